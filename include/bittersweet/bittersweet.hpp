@@ -1,0 +1,17 @@
+// Bittersweet: exact, fused, deterministic pruning of neural networks while they train.
+//
+// The map of the house:
+//   score/    formulas, one a file; scorers.hpp is their list; a ScoreView is a scorer and the tensors it reads
+//   engine/   what a device must do (engine.hpp), and the plain loops that define it (reference.hpp)
+//   select/   from summaries of scores to the one threshold that meets a budget; selectors.hpp is the list
+//   mask/     keep bits: layout, and how a threshold becomes bits
+//   scope.hpp who competes with whom, and how much each tensor gives
+//   flow.hpp  the four together, for any engine
+//   prune.hpp the same as functions of the linked library, on its fast engines
+#pragma once
+
+#include "bittersweet/engine/reference.hpp"
+#include "bittersweet/error.hpp"
+#include "bittersweet/flow.hpp"
+#include "bittersweet/prune.hpp"
+#include "bittersweet/version.hpp"

@@ -1,0 +1,54 @@
+// The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp.
+#pragma once
+
+#include <string>
+
+#include "bittersweet/engine/engine.hpp"
+
+namespace bittersweet {
+
+namespace cpu {
+struct Kernels;
+}
+
+class CpuEngine {
+ public:
+  CpuEngine();                                     // the best instruction set, or the one BITTERSWEET_CPU_ISA names
+  explicit CpuEngine(const std::string& isa);      // this one; throws ArgumentError when it does not run here
+  CpuEngine(const std::string& isa, int threads);  // with this many threads whatever the size of the work
+
+  const char* isa() const noexcept;
+
+  void write_scores(const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs);
+  void sample(const ScoreView& view, const LineSample& plan, float* out);
+  void gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out);
+  BracketResult bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket, MaskTable masks,
+                        std::int64_t capacity, Workspace& workspace);
+  void histogram(const ScoreView& view, std::span<const Chunk> chunks, const Digit& digit, std::span<std::int64_t> bins,
+                 Workspace& workspace);
+  Moments moments(const ScoreView& view, std::span<const Chunk> chunks);
+  void count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
+             std::span<CountsAt> counts);
+  std::int64_t write_mask(const ScoreView& view, std::span<const Chunk> chunks, std::span<const ChunkQuota> quotas,
+                          float threshold, MaskTable masks);
+  void settle(std::span<const Chunk> chunks, std::span<const Candidates> candidates, float threshold,
+              std::span<const std::int64_t> ties, MaskTable masks);
+  std::int64_t group_mask(const ScoreView& view, std::size_t t, const GroupRule& rule, MaskTable masks);
+  void apply_mask(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                  std::span<const std::uint64_t* const> masks, std::uint32_t which);
+  void verify_mask(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                   std::span<const std::uint64_t* const> masks, std::uint32_t which,
+                   std::span<std::int64_t> per_tensor);
+  void popcount(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                std::span<std::int64_t> per_tensor);
+
+ private:
+  int threads(std::int64_t elements) const;
+
+  const cpu::Kernels& kernels_;
+  int forced_threads_ = 0;
+};
+
+static_assert(Engine<CpuEngine>);
+
+}  // namespace bittersweet

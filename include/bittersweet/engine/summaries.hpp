@@ -1,0 +1,168 @@
+// What an engine tells a selector: small mergeable integers (and, for moments, doubles in a fixed order). Threads,
+// tensors and processes merge them the same way. Integers decide; floats only propose.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "bittersweet/score/score_view.hpp"
+
+namespace bittersweet {
+
+// Work is cut into the same pieces whatever the number of threads: up to 65,536 consecutive elements of one tensor,
+// in order of (tensor, flat index). A piece starts on a mask word.
+struct Chunk {
+  static constexpr std::int64_t size = 65536;
+  std::uint32_t tensor;
+  std::uint32_t count;
+  std::int64_t first;
+};
+
+inline std::vector<Chunk> make_chunks(std::span<const ScoreInputs> tensors) {
+  std::vector<Chunk> chunks;
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    for (std::int64_t first = 0; first < tensors[t].numel; first += Chunk::size)
+      chunks.push_back({static_cast<std::uint32_t>(t),
+                        static_cast<std::uint32_t>(std::min(Chunk::size, tensors[t].numel - first)), first});
+  return chunks;
+}
+
+// A bracket around the wanted rank. Scores outside [low, high] are decided by it; those strictly inside are collected.
+struct Bracket {
+  float low = 0;
+  float high = 0;
+  bool heavy_ends = false;  // one end is a value of many elements: count it in registers rather than one by one
+};
+
+// How live scores lie against a bracket. `equal_high` stays 0 when low == high.
+struct BracketCounts {
+  std::int64_t below = 0;
+  std::int64_t equal_low = 0;
+  std::int64_t inside = 0;
+  std::int64_t equal_high = 0;
+  std::int64_t above = 0;
+  std::int64_t nan = 0;
+
+  BracketCounts& operator+=(const BracketCounts& other) noexcept {
+    below += other.below;
+    equal_low += other.equal_low;
+    inside += other.inside;
+    equal_high += other.equal_high;
+    above += other.above;
+    nan += other.nan;
+    return *this;
+  }
+  std::int64_t total() const noexcept { return below + equal_low + inside + equal_high + above + nan; }
+  bool operator==(const BracketCounts&) const = default;
+};
+
+// The scores strictly inside the bracket that one chunk holds, in order of index. Borrowed from the workspace.
+struct Candidates {
+  const float* scores = nullptr;
+  const std::uint16_t* offsets = nullptr;  // index within the chunk
+  std::uint32_t count = 0;
+};
+
+struct BracketResult {
+  BracketCounts total;
+  std::vector<BracketCounts> chunk;               // one per chunk
+  std::vector<Candidates> candidates;             // one per chunk; incomplete when `overflow`
+  std::vector<std::span<const float>> collected;  // the same scores in a few pieces, in no order
+  bool overflow = false;                          // more inside than the capacity; the counts are exact all the same
+  std::int64_t bytes = 0;                         // of workspace used
+};
+
+// One digit of the radix search: the keys whose leading `prefix_bits` bits are `prefix`, by their next `digit_bits`.
+struct Digit {
+  std::uint32_t prefix = 0;
+  int prefix_bits = 0;
+  int digit_bits = 16;
+
+  int shift() const noexcept { return 32 - prefix_bits - digit_bits; }
+  bool matches(std::uint32_t key) const noexcept { return prefix_bits == 0 || (key >> (32 - prefix_bits)) == prefix; }
+  std::uint32_t bin(std::uint32_t key) const noexcept { return (key >> shift()) & ((1u << digit_bits) - 1); }
+};
+
+// Sums of the finite live scores. Doubles are added in one fixed order: within blocks of 4,096 consecutive elements
+// of a tensor in 16 interleaved lanes (element i to lane i mod 16), the lanes pairwise, then block after block.
+struct Moments {
+  std::int64_t finite = 0;
+  std::int64_t nan = 0;
+  std::int64_t total = 0;
+  double sum = 0;
+  double sum_of_squares = 0;
+
+  static constexpr std::int64_t block = 4096;
+  static constexpr int lanes = 16;
+
+  Moments& operator+=(const Moments& other) noexcept {
+    finite += other.finite;
+    nan += other.nan;
+    total += other.total;
+    sum += other.sum;
+    sum_of_squares += other.sum_of_squares;
+    return *this;
+  }
+};
+
+// The lanes of one block, folded pairwise: (0+8, 1+9, ...), then (0+4, ...), down to one.
+inline double fold_lanes(std::array<double, Moments::lanes> lane) noexcept {
+  for (int width = Moments::lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[static_cast<std::size_t>(i)] += lane[static_cast<std::size_t>(i + width)];
+  return lane[0];
+}
+
+struct CountsAt {  // of one threshold
+  std::int64_t below = 0;
+  std::int64_t equal = 0;
+  bool operator==(const CountsAt&) const = default;
+};
+
+// Which chunks to write a mask for, and how many of the scores equal to the threshold to prune in each (the first).
+struct ChunkQuota {
+  std::uint32_t chunk;
+  std::int64_t ties;
+};
+inline constexpr std::int64_t all_ties = INT64_MAX;
+
+// A sample for a bracket: short runs of neighbours (128 bytes of f32: two cache lines that one page look-up brings in),
+// one per stratum of the sequence, at a hashed place in it.
+struct LineSample {
+  static constexpr std::int64_t width = 32;
+  std::int64_t lines = 0;
+  std::uint64_t seed = 0;
+};
+
+// Begin of the j-th of `parts` nearly equal stretches of 0..n.
+inline std::int64_t stretch(std::int64_t j, std::int64_t n, std::int64_t parts) noexcept {
+  return j * (n / parts) + std::min(j, n % parts);
+}
+
+// The sampled position in the stretch of line `line`.
+inline std::int64_t line_position(const ScoreView& view, const LineSample& plan, std::int64_t line,
+                                  std::uint32_t random) noexcept {
+  const std::int64_t begin = stretch(line, view.size(), plan.lines), end = stretch(line + 1, view.size(), plan.lines);
+  return view.offset[0] + begin + (end > begin ? static_cast<std::int64_t>(random) % (end - begin) : 0);
+}
+
+// Where line `line` of a sample begins: its tensor and flat index, a multiple of LineSample::width.
+inline std::pair<std::size_t, std::int64_t> line_at(const ScoreView& view, const LineSample& plan, std::int64_t line) {
+  const auto random = philox(static_cast<std::uint64_t>(line) / 4, plan.seed, Purpose::bracket_sample);
+  const std::int64_t position = line_position(view, plan, line, random[static_cast<std::size_t>(line % 4)]);
+  const std::size_t t = tensor_at(view, position);
+  const std::int64_t index = position - view.offset[t];
+  return {t, index - index % LineSample::width};
+}
+
+// How many of each group's lowest scores to prune: group g of a tensor gives `base`, the first `extra` rows one more.
+struct GroupRule {
+  std::int64_t group = 0;  // 0: a whole output row; M: every M consecutive inputs at one inner position
+  std::int64_t base = 0;
+  std::int64_t extra = 0;
+};
+
+}  // namespace bittersweet

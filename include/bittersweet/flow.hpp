@@ -1,0 +1,303 @@
+// The flow, once, for every engine: score view -> selector -> threshold -> mask bits. prune.cpp runs it on the fast
+// engines; with headers alone, `flow::make_masks(ReferenceEngine{}, ...)` is the same thing on plain loops.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "bittersweet/mask/commit.hpp"
+#include "bittersweet/mask/mask_view.hpp"
+#include "bittersweet/prune.hpp"
+
+namespace bittersweet::flow {
+
+// The tensors as they compete: with regrow the dead ones score again.
+inline std::vector<ScoreInputs> competitors(std::span<const ScoreInputs> tensors, bool regrow) {
+  std::vector<ScoreInputs> copy(tensors.begin(), tensors.end());
+  if (regrow)
+    for (ScoreInputs& tensor : copy) tensor.mask = nullptr;
+  return copy;
+}
+
+inline Ties ties_of(const PruneOptions& options) {
+  const bool approximate = is_approximate(options.selector);
+  const Ties ties = options.ties.value_or(approximate ? Ties::at_or_below : Ties::exact);
+  if (ties == Ties::exact && approximate)
+    throw ArgumentError("ties: 'exact' with the approximate selector '" + std::string(name_of(options.selector)) +
+                        "', which cannot promise a count; use 'at_or_below' or 'below', or an exact selector");
+  return ties;
+}
+
+inline void check(const PruneOptions& options) {
+  if (options.scope.kind == Scope::global && options.distribution)
+    throw ArgumentError(
+        "distribution: given with scope 'global', where the threshold alone decides; drop it, or use "
+        "scope 'tensor', 'row' or 'N:M'");
+  if (options.scope.in_groups() && options.ties.value_or(Ties::exact) != Ties::exact)
+    throw ArgumentError("ties: scopes 'row' and 'N:M' prune exact counts; drop ties");
+  if (options.max_tensor_sparsity) {
+    if (options.scope.kind != Scope::global)
+      throw ArgumentError("max_tensor_sparsity: it guards scope 'global'; drop it with another scope");
+    if (!(*options.max_tensor_sparsity >= 0.0 && *options.max_tensor_sparsity <= 1.0))
+      throw ArgumentError("max_tensor_sparsity: " + std::to_string(*options.max_tensor_sparsity) +
+                          "; a fraction from 0 to 1 is accepted");
+  }
+  if (const auto* sampling = std::get_if<Sampling>(&options.selector);
+      sampling && !(sampling->fraction > 0.0 && sampling->fraction <= 1.0))
+    throw ArgumentError("fraction: " + std::to_string(sampling->fraction) +
+                        " in selector 'sampling'; accepted are "
+                        "fractions above 0, up to 1");
+  if (const auto* streaming = std::get_if<Streaming>(&options.selector);
+      streaming && !(streaming->tolerance >= 0.0 && streaming->tolerance < 1.0))
+    throw ArgumentError("tolerance: " + std::to_string(streaming->tolerance) +
+                        " in selector 'streaming'; accepted "
+                        "are fractions from 0 to below 1");
+}
+
+// Raises for NaN scores, naming the first. Slow, and only on the way to an error.
+[[noreturn]] inline void raise_nonfinite(const ScoreView& view, std::int64_t count) {
+  std::visit(
+      [&](const auto& scorer) {
+        for (std::size_t t = 0; t < view.tensors.size(); ++t)
+          for (std::int64_t i = 0; i < view.tensors[t].numel; ++i)
+            if (is_live(view.tensors[t], i) && std::isnan(score_element(scorer, view, t, i)))
+              throw NonFiniteScoreError(std::string(view.tensors[t].name), count, i);
+      },
+      view.scorer);
+  throw Error("scores changed while they were read: a NaN was counted and is gone");
+}
+
+inline void raise_if_nonfinite(const ScoreView& view, std::int64_t nan, NonFinite policy) {
+  if (nan > 0 && policy == NonFinite::error) raise_nonfinite(view, nan);
+}
+
+// One selection over one view; `masks` may be empty.
+template <Engine E>
+Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64_t live, const PruneOptions& options,
+                 MaskTable masks, Workspace& workspace) {
+  const Ties ties = ties_of(options);
+  const std::vector<Chunk> chunks = make_chunks(view.tensors);
+  const SelectContext context{options.seed, options.nonfinite, live, options.between_passes};
+  if (rank <= 0) {
+    if (!masks.empty())
+      for (const Chunk& chunk : chunks) fill_chunk(view.tensors[chunk.tensor], chunk, masks[chunk.tensor], true);
+    return {};
+  }
+  Selection selection;
+  if (const auto* exact = std::get_if<Exact>(&options.selector); exact && !masks.empty()) {
+    ExactRun run = run_exact(*exact, engine, view, chunks, rank, context, workspace, masks);
+    raise_if_nonfinite(view, run.selection.nan, options.nonfinite);
+    run.selection.passes += run.masks_hold ? complete_masks(engine, view, chunks, run, ties, masks)
+                                           : write_masks(engine, view, chunks, run.selection, ties, workspace, masks);
+    return run.selection;
+  }
+  selection = std::visit([&](const auto& s) { return select_kth(s, engine, view, chunks, rank, context, workspace); },
+                         options.selector);
+  raise_if_nonfinite(view, selection.nan, options.nonfinite);
+  if (masks.empty()) return selection;
+  selection.passes += write_masks(engine, view, chunks, selection, ties, workspace, masks);
+  raise_if_nonfinite(view, selection.nan, options.nonfinite);
+  return selection;
+}
+
+inline void add(PruneReport& report, const Selection& selection) {
+  report.passes += selection.passes;
+  report.extra_bytes = std::max(report.extra_bytes, selection.extra_bytes);
+  report.nonfinite += selection.nan;
+  report.converged &= selection.converged;
+  report.count_below = selection.below < 0 || report.count_below < 0 ? -1 : report.count_below + selection.below;
+  report.count_equal = selection.equal < 0 || report.count_equal < 0 ? -1 : report.count_equal + selection.equal;
+  if (selection.standard_error) report.standard_error = selection.standard_error;
+  report.path = name_of(selection.place);
+  if (selection.overflow) report.path += ", candidates overflowed";
+}
+
+// Shares of exp_avg_sq below eps and at zero, when the scorer reads it: exact up to 2^17 elements, else from as many.
+template <Engine E>
+void report_second_moment(E& engine, const ScoreView& view, PruneReport& report, Workspace& workspace) {
+  constexpr std::int64_t lines = 8192;
+  if (!(info_of(view.scorer).reads & reads::exp_avg_sq) || view.size() == 0) return;
+  const float eps = std::visit(
+      [](const auto& s) {
+        if constexpr (requires { s.eps; })
+          return s.eps;
+        else
+          return 0.0f;
+      },
+      view.scorer);
+  std::vector<ScoreInputs> states(view.tensors.begin(), view.tensors.end());
+  for (ScoreInputs& state : states) {
+    state.scores = state.exp_avg_sq;
+    state.modifier = 1.0f;
+  }
+  const ScoreView moments = make_view(states, Identity{});
+  std::int64_t live = 0, under = 0, zero = 0;
+  const auto tally = [&](const float* values, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      live += !std::isnan(values[i]);
+      under += values[i] < eps;
+      zero += values[i] == 0.0f;
+    }
+  };
+  const LineSample plan{std::min(lines, moments.size() / LineSample::width + 1), 0};
+  float* const values =
+      workspace.get<float>(Workspace::sample, static_cast<std::size_t>(plan.lines * LineSample::width));
+  if (moments.size() <= lines * LineSample::width) {
+    std::vector<std::int64_t> positions(static_cast<std::size_t>(moments.size()));
+    std::iota(positions.begin(), positions.end(), std::int64_t{0});
+    engine.gather(moments, positions, values);
+    tally(values, moments.size());
+  } else {
+    engine.sample(moments, plan, values);
+    tally(values, plan.lines * LineSample::width);
+  }
+  if (live == 0) return;
+  report.v_below_eps = static_cast<double>(under) / static_cast<double>(live);
+  report.v_zero = static_cast<double>(zero) / static_cast<double>(live);
+}
+
+template <Engine E>
+PruneReport threshold(E& engine, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
+                      const PruneOptions& options, Workspace& workspace) {
+  check(options);
+  const Ties ties = ties_of(options);
+  const std::vector<ScoreInputs> competing = competitors(tensors, options.regrow);
+  const ScoreView view = make_view(competing, scorer);
+  PruneReport report{.total = view.size()};
+  report.k = resolve(budget, report.total);
+  report.dead = report.total - live_elements(engine, competing);
+  const Selection selection = select(engine, view, std::max<std::int64_t>(0, report.k - report.dead),
+                                     report.total - report.dead, options, {}, workspace);
+  add(report, selection);
+  report.value = selection.value;
+  report.pruned = selection.below < 0 ? -1 : report.dead + selection.below + ties_wanted(ties, selection);
+  report_second_moment(engine, view, report, workspace);
+  return report;
+}
+
+// Scope global under a cap: tensors that would lose more give exactly their cap, the others share what is left.
+template <Engine E>
+void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const ScoreView& view, PruneReport& report,
+                    std::span<const std::int64_t> dead, const PruneOptions& options, MaskTable masks,
+                    Workspace& workspace) {
+  const std::size_t count = tensors.size();
+  std::vector<bool> capped(count);
+  std::int64_t budget = report.k;
+  for (;;) {
+    std::vector<ScoreInputs> free;
+    std::vector<std::uint64_t*> words;
+    std::vector<std::size_t> index;
+    std::int64_t dead_here = 0;
+    for (std::size_t t = 0; t < count; ++t) {
+      if (capped[t]) continue;
+      free.push_back(tensors[t]);
+      words.push_back(masks[t]);
+      index.push_back(t);
+      dead_here += dead[t];
+    }
+    ScoreView rest{view.scorer, free, {0}, view.modified};
+    for (const ScoreInputs& tensor : free) rest.offset.push_back(rest.offset.back() + tensor.numel);
+    const ScoreView& competing = free.size() == count ? view : rest;
+    const std::int64_t rank = std::clamp<std::int64_t>(budget - dead_here, 0, competing.size() - dead_here);
+    const Selection selection =
+        select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    report.count_below = report.count_equal = 0;
+    add(report, selection);
+    report.value = selection.value;
+    std::fill(report.tensor_threshold.begin(), report.tensor_threshold.end(), std::nullopt);
+    for (const std::size_t t : index) report.tensor_threshold[t] = selection.value;
+    if (!options.max_tensor_sparsity) return;
+
+    std::vector<const std::uint64_t*> bits(words.begin(), words.end());
+    std::vector<std::int64_t> live(free.size());
+    engine.popcount(free, bits, live);
+    bool changed = false;
+    for (std::size_t i = 0; i < free.size(); ++i) {
+      const auto most = std::max(
+          dead[index[i]],
+          static_cast<std::int64_t>(std::floor(*options.max_tensor_sparsity * static_cast<double>(free[i].numel))));
+      if (free[i].numel - live[i] <= most) continue;
+      const std::size_t t = index[i];
+      PruneOptions own = options;
+      own.max_tensor_sparsity.reset();
+      add(report,
+          select(engine, only(view, t), most - dead[t], free[i].numel - dead[t], own, masks.subspan(t, 1), workspace));
+      capped[t] = changed = true;
+      budget -= most;
+    }
+    if (!changed) return;
+  }
+}
+
+template <Engine E>
+PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
+                       const PruneOptions& options, MaskTable masks, Workspace& workspace) {
+  check(options);
+  ties_of(options);
+  const std::vector<ScoreInputs> competing = competitors(tensors, options.regrow);
+  const ScoreView view = make_view(competing, scorer);
+  PruneReport report{.total = view.size()};
+  const Scope& scope = options.scope;
+  const double most =
+      scope.kind == Scope::n_of_m ? 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of) : 1.0;
+  Budget asked = budget;
+  if (scope.kind == Scope::n_of_m && !asked.sparsity && !asked.k) asked.sparsity = most;
+  report.k = resolve(asked, report.total);
+  if (scope.kind == Scope::n_of_m && static_cast<double>(report.k) > most * static_cast<double>(report.total) + 0.5)
+    throw ArgumentError("sparsity: more than 1 - N/M = " + std::to_string(most) + " of scope '" +
+                        std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
+                        "'; give less, or omit it to prune M - N of each group");
+  std::vector<std::int64_t> dead(tensors.size());
+  live_elements(engine, competing, dead);
+  for (std::size_t t = 0; t < tensors.size(); ++t) dead[t] = tensors[t].numel - dead[t];
+  report.dead = std::accumulate(dead.begin(), dead.end(), std::int64_t{0});
+  report.tensor_threshold.resize(tensors.size());
+
+  if (scope.kind == Scope::global) {
+    prune_globally(engine, competing, view, report, dead, options, masks, workspace);
+  } else {
+    const std::vector<std::int64_t> share =
+        allocate(competing, dead, options.distribution.value_or(Distribution::uniform), report.k, report.total,
+                 asked.sparsity, most);
+    const bool uniform = options.distribution.value_or(Distribution::uniform) == Distribution::uniform;
+    const double s = report.total > 0
+                         ? asked.sparsity.value_or(static_cast<double>(report.k) / static_cast<double>(report.total))
+                         : 0;
+    report.k = 0;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      if (scope.kind == Scope::tensor) {
+        const Selection selection = select(engine, only(view, t), share[t] - dead[t], tensors[t].numel - dead[t],
+                                           options, masks.subspan(t, 1), workspace);
+        add(report, selection);
+        report.tensor_threshold[t] = selection.value;
+        report.k += share[t];
+        continue;
+      }
+      const GroupRule rule = group_rule(competing[t], scope, options.rounding, options.remainder, uniform, s, share[t]);
+      const std::int64_t nan = engine.group_mask(view, t, rule, masks);
+      raise_if_nonfinite(only(view, t), nan, options.nonfinite);
+      report.nonfinite += nan;
+      report.k += pruned_by(competing[t].geometry, rule);
+      if (options.between_passes) options.between_passes();
+    }
+    report.passes =
+        scope.in_groups() ? 1 : report.passes / static_cast<double>(std::max<std::size_t>(tensors.size(), 1));
+    if (scope.in_groups()) report.path = "groups";
+  }
+
+  std::vector<const std::uint64_t*> fresh(masks.begin(), masks.end());
+  report.tensor_pruned.resize(tensors.size());
+  engine.popcount(tensors, fresh, report.tensor_pruned);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    report.tensor_pruned[t] = tensors[t].numel - report.tensor_pruned[t];
+    report.pruned += report.tensor_pruned[t];
+    report.empty_rows += emptied_rows(tensors[t], masks[t]);
+    if (options.regrow) report.churn += differing(tensors[t], masks[t]);
+  }
+  if (!options.regrow) report.churn = report.pruned - report.dead;  // dead stay dead, so only live bits can differ
+  report_second_moment(engine, view, report, workspace);
+  return report;
+}
+
+}  // namespace bittersweet::flow

@@ -1,0 +1,64 @@
+// How masks lie in memory: one keep bit per element, 64 to a word, lowest bit first; each tensor starts on its own
+// word and the bits after its last element are 0. The only file that shifts mask bits.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace bittersweet::bits {
+
+inline constexpr std::int64_t per_word = 64;
+
+constexpr std::int64_t words(std::int64_t numel) noexcept { return (numel + per_word - 1) / per_word; }
+
+constexpr bool get(const std::uint64_t* mask, std::int64_t index) noexcept {
+  return (mask[index / per_word] >> (index % per_word)) & 1u;
+}
+
+constexpr void clear(std::uint64_t* mask, std::int64_t index) noexcept {
+  mask[index / per_word] &= ~(std::uint64_t{1} << (index % per_word));
+}
+
+// Clears bit `index` where `condition`, without a branch.
+constexpr void clear_if(std::uint64_t* mask, std::int64_t index, bool condition) noexcept {
+  mask[index / per_word] &= ~(std::uint64_t{condition} << (index % per_word));
+}
+
+constexpr void set(std::uint64_t* mask, std::int64_t index) noexcept {
+  mask[index / per_word] |= std::uint64_t{1} << (index % per_word);
+}
+
+// The bits of word `word` that belong to a tensor of `numel` elements.
+constexpr std::uint64_t valid(std::int64_t numel, std::int64_t word) noexcept {
+  const std::int64_t left = numel - word * per_word;
+  return left >= per_word ? ~std::uint64_t{0} : left <= 0 ? 0 : (std::uint64_t{1} << left) - 1;
+}
+
+// The live bits of word `word`: the mask's, or all that are valid where there is no mask.
+constexpr std::uint64_t live(const std::uint64_t* mask, std::int64_t numel, std::int64_t word) noexcept {
+  return mask ? mask[word] : valid(numel, word);
+}
+
+constexpr int count(std::uint64_t word) noexcept { return std::popcount(word); }
+
+// Index of the lowest set bit, or per_word when there is none.
+constexpr int lowest_or_width(std::uint64_t word) noexcept { return std::countr_zero(word); }
+
+constexpr std::uint64_t without_lowest(std::uint64_t word) noexcept { return word & (word - 1); }
+
+// Bytes (0 or not) to words and back; the last word is padded with zeros.
+inline void pack(const unsigned char* keep, std::int64_t numel, std::uint64_t* mask) noexcept {
+  for (std::int64_t word = 0; word < words(numel); ++word) {
+    std::uint64_t packed = 0;
+    for (std::int64_t i = word * per_word; i < std::min(numel, (word + 1) * per_word); ++i)
+      packed |= std::uint64_t{keep[i] != 0} << (i % per_word);
+    mask[word] = packed;
+  }
+}
+
+inline void unpack(const std::uint64_t* mask, std::int64_t numel, unsigned char* keep) noexcept {
+  for (std::int64_t i = 0; i < numel; ++i) keep[i] = get(mask, i);
+}
+
+}  // namespace bittersweet::bits

@@ -1,0 +1,128 @@
+// From a threshold to the final mask bits: which of the scores equal to it are pruned, and the words that a bracket
+// pass could not decide.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "bittersweet/engine/engine.hpp"
+#include "bittersweet/mask/bit_layout.hpp"
+#include "bittersweet/select/exact.hpp"
+
+namespace bittersweet {
+
+// How many of the scores equal to the threshold each chunk prunes, given how many it has: the first in order of
+// (tensor, flat index) until `wanted` are found.
+inline std::vector<std::int64_t> share_ties(const std::vector<std::int64_t>& present, std::int64_t wanted) {
+  std::vector<std::int64_t> quota(present.size());
+  for (std::size_t c = 0; c < present.size(); ++c) {
+    quota[c] = std::min(present[c], wanted);
+    wanted -= quota[c];
+  }
+  return quota;
+}
+
+// Scores equal to the threshold that are to be pruned.
+inline std::int64_t ties_wanted(Ties ties, const Selection& selection) {
+  switch (ties) {
+    case Ties::exact: return selection.rank - selection.below;
+    case Ties::at_or_below: return selection.equal;
+    case Ties::below: break;
+  }
+  return 0;
+}
+
+inline void fill_chunk(const ScoreInputs& tensor, const Chunk& chunk, std::uint64_t* mask, bool keep) {
+  const std::int64_t first = chunk.first / bits::per_word;
+  for (std::int64_t word = first; word < first + bits::words(chunk.count); ++word)
+    mask[word] = keep ? bits::live(tensor.mask, tensor.numel, word) : 0;
+}
+
+// Completes masks that a bracket pass wrote (keep = live and not score <= low). Chunks that the provisional bits
+// already describe are left alone; those that hold nothing but ties and decided scores are filled; the rest are
+// scored once more. Returns the extra passes over the inputs that this took.
+template <Engine E>
+double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run, Ties ties,
+                      MaskTable masks) {
+  const Selection& selection = run.selection;
+  const BracketResult& result = run.counts;
+  const std::int64_t wanted = ties_wanted(ties, selection);
+  std::vector<std::int64_t> present(chunks.size());
+  const bool split = wanted != 0 && wanted != selection.equal;
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    const BracketCounts& counts = result.chunk[c];
+    switch (selection.place) {
+      case Place::zeros_below: present[c] = counts.below; break;
+      case Place::at_low: present[c] = counts.equal_low; break;
+      case Place::at_high: present[c] = counts.equal_high; break;
+      case Place::inside:
+        if (split)
+          present[c] = std::count(result.candidates[c].scores, result.candidates[c].scores + result.candidates[c].count,
+                                  selection.value);
+        break;
+      default: break;
+    }
+  }
+  std::vector<std::int64_t> quota = share_ties(present, wanted);
+  if (selection.place == Place::inside && !split) std::fill(quota.begin(), quota.end(), wanted == 0 ? 0 : all_ties);
+
+  std::vector<ChunkQuota> again;
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    const BracketCounts& counts = result.chunk[c];
+    const ScoreInputs& tensor = view.tensors[chunks[c].tensor];
+    std::uint64_t* const mask = masks[chunks[c].tensor];
+    const bool all = quota[c] == present[c], none = quota[c] == 0;
+    bool stale = false;
+    switch (selection.place) {
+      case Place::nothing: fill_chunk(tensor, chunks[c], mask, true); break;
+      case Place::zeros_below:  // provisional: zeros and the smallest positive number are pruned
+        if (none)
+          fill_chunk(tensor, chunks[c], mask, true);
+        else
+          stale = !all || counts.equal_low > 0;
+        break;
+      case Place::at_low:  // provisional: all ties are pruned
+        if (none && counts.below == 0)
+          fill_chunk(tensor, chunks[c], mask, true);
+        else
+          stale = !all;
+        break;
+      case Place::at_high:  // provisional: no tie is pruned; the inside is settled below
+        if (!none && all && counts.above == 0 && counts.nan == 0)
+          fill_chunk(tensor, chunks[c], mask, false);
+        else
+          stale = !none;
+        break;
+      default: break;
+    }
+    if (stale) again.push_back({static_cast<std::uint32_t>(c), quota[c]});
+  }
+  if (selection.place == Place::inside || selection.place == Place::at_high)
+    engine.settle(chunks, result.candidates, selection.value, quota, masks);
+  if (again.empty()) return 0;
+  engine.write_mask(view, chunks, again, selection.value, masks);
+  std::int64_t rescored = 0;
+  for (const ChunkQuota& q : again) rescored += chunks[q.chunk].count;
+  return static_cast<double>(rescored) / static_cast<double>(view.size());
+}
+
+// Masks for a threshold found without them: one read when ties go one way, else a bracket on the threshold itself,
+// whose counts share the ties out. Returns the passes. NaN scores met are added to selection.nan.
+template <Engine E>
+double write_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, Selection& selection, Ties ties,
+                   Workspace& workspace, MaskTable masks) {
+  const std::int64_t wanted = ties_wanted(ties, selection);
+  if (selection.rank <= 0 || ties != Ties::exact || wanted == selection.equal) {
+    std::vector<ChunkQuota> quotas(chunks.size());
+    for (std::size_t c = 0; c < chunks.size(); ++c)
+      quotas[c] = {static_cast<std::uint32_t>(c), ties == Ties::below || selection.rank <= 0 ? 0 : all_ties};
+    selection.nan = engine.write_mask(view, chunks, quotas, selection.value, masks);
+    return 1;
+  }
+  ExactRun run{.selection = selection, .bracket = {selection.value, selection.value, true}};
+  run.selection.place = Place::at_low;
+  run.counts = engine.bracket(view, chunks, run.bracket, masks, 0, workspace);
+  return 1 + complete_masks(engine, view, chunks, run, ties, masks);
+}
+
+}  // namespace bittersweet

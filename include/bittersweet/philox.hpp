@@ -1,0 +1,37 @@
+// Random numbers without state: Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3).
+// The key is (seed, purpose), the counter an element's position, so a number depends on neither threads nor order.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "bittersweet/config.hpp"
+
+namespace bittersweet {
+
+enum class Purpose : std::uint32_t { random_score = 1, bracket_sample = 2, sampling = 3 };
+
+BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, std::uint64_t seed,
+                                                        Purpose purpose) noexcept {
+  std::uint32_t c0 = static_cast<std::uint32_t>(counter), c1 = static_cast<std::uint32_t>(counter >> 32);
+  std::uint32_t c2 = static_cast<std::uint32_t>(purpose), c3 = 0;
+  std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0;
+    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    c1 = static_cast<std::uint32_t>(p1);
+    c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c3 = static_cast<std::uint32_t>(p0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {c0, c1, c2, c3};
+}
+
+// A uniform float in [0, 1) with 24 bits for one position; four neighbours share one Philox block.
+BITTERSWEET_FORMULA float uniform_at(std::uint64_t seed, Purpose purpose, std::uint64_t position) noexcept {
+  return static_cast<float>(philox(position >> 2, seed, purpose)[position & 3] >> 8) * 0x1p-24f;
+}
+
+}  // namespace bittersweet

@@ -1,0 +1,18 @@
+// Gradient: the size of the current gradient.
+#pragma once
+
+#include "bittersweet/score/scorer.hpp"
+
+namespace bittersweet {
+
+struct Gradient {
+  static constexpr ScorerInfo info{"gradient", "|g|", reads::grad};
+  template <class F>
+  BITTERSWEET_FORMULA F operator()(const Elements<F>& x) const {
+    return abs(x.g);
+  }
+};
+
+static_assert(ScorerType<Gradient>);
+
+}  // namespace bittersweet
