@@ -1,0 +1,268 @@
+// The verbs that read scores: tiles of each chunk, scored in the first cache, and a thread's own summaries.
+#include <mutex>
+
+#include "bittersweet/engine/cpu.hpp"
+#include "cpu/isa.hpp"
+#include "cpu/parallel.hpp"
+#include "cpu/plan.hpp"
+#include "cpu/tiles.hpp"
+
+namespace bittersweet {
+
+using namespace cpu;
+
+namespace {
+
+const std::uint64_t* words_at(const std::uint64_t* mask, std::int64_t index) {
+  return mask ? mask + index / bits::per_word : nullptr;
+}
+
+// f(tiles, input, first, count) for every tile of a chunk; `first` counts from the chunk's first element.
+template <class F>
+void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
+  Tiles tiles(kernels, view, chunk.tensor);
+  for (std::int64_t first = 0; first < chunk.count; first += tile_size) {
+    const std::int64_t count = std::min<std::int64_t>(tile_size, chunk.count - first);
+    f(tiles, tiles.at(chunk.first + first, count), first, count);
+  }
+}
+
+// f(scores, live, first, count) for every scored block of `Size` elements; scores are padded to a whole word.
+template <std::int64_t Size, class F>
+void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
+  static_assert(Size % tile_size == 0);
+  alignas(64) float scores[Size];
+  std::int64_t filled = 0;
+  for_each_tile(kernels, view, chunk, [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
+    tiles.score(in, count, scores + filled);
+    filled += count;
+    if (filled < Size && first + count < chunk.count) return;
+    std::fill(scores + filled, scores + bits::words(filled) * bits::per_word, 0.0f);
+    const std::int64_t begin = first + count - filled;
+    f(scores, words_at(view.tensors[chunk.tensor].mask, chunk.first + begin), begin, filled);
+    filled = 0;
+  });
+}
+
+// Runs of `width` neighbours, in ascending order of (tensor, first index).
+struct Runs {
+  std::array<std::size_t, tile_size> tensor;
+  std::array<std::int64_t, tile_size> first;
+  std::int64_t count = 0;
+  std::int64_t width = 1;
+
+  void add(std::size_t t, std::int64_t index) {
+    tensor[static_cast<std::size_t>(count)] = t;
+    first[static_cast<std::size_t>(count++)] = index;
+  }
+};
+
+// The runs' scores; NaN for elements that are dead or beyond their tensor's end.
+void score_runs(const Kernels& kernels, const ScoreView& view, const Runs& runs, float* out) {
+  for (std::int64_t begin = 0, n = 0; begin < runs.count; begin += n) {
+    const std::size_t t = runs.tensor[static_cast<std::size_t>(begin)];
+    const std::int64_t* const firsts = runs.first.data() + begin;
+    Tiles tiles(kernels, view, t);
+    for (n = 0; begin + n < runs.count && runs.tensor[static_cast<std::size_t>(begin + n)] == t; ++n)
+      tiles.prefetch(firsts[n], runs.width);
+    float* const scores = out + begin * runs.width;
+    tiles.score(tiles.at(firsts, n, runs.width), n * runs.width, scores);
+    const ScoreInputs& tensor = view.tensors[t];
+    for (std::int64_t r = 0; r < n; ++r) {
+      if (tensor.mask == nullptr && firsts[r] + runs.width <= tensor.numel) continue;
+      for (std::int64_t c = 0; c < runs.width; ++c)
+        if (firsts[r] + c >= tensor.numel || !is_live(tensor, firsts[r] + c))
+          scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+}
+
+}  // namespace
+
+CpuEngine::CpuEngine() : kernels_(cpu::kernels()) {}
+CpuEngine::CpuEngine(const std::string& isa) : kernels_(kernels_of(isa)) {}
+CpuEngine::CpuEngine(const std::string& isa, int threads) : kernels_(kernels_of(isa)), forced_threads_(threads) {}
+
+const char* CpuEngine::isa() const noexcept { return kernels_.name; }
+
+int CpuEngine::threads(std::int64_t elements) const {
+  return forced_threads_ > 0 ? forced_threads_ : threads_for(elements);
+}
+
+void CpuEngine::write_scores(const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs) {
+  parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    float* const out = outputs[chunk.tensor] + chunk.first;
+    for_each_tile(kernels_, view, chunk,
+                  [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
+                    tiles.score(in, count, out + first);
+                  });
+  });
+}
+
+void CpuEngine::sample(const ScoreView& view, const LineSample& plan, float* out) {
+  constexpr std::int64_t block = tile_size / LineSample::width;
+  parallel_for(threads(plan.lines * 64), (plan.lines + block - 1) / block, [&](int, std::int64_t b) {
+    Runs runs{.width = LineSample::width};
+    const std::int64_t first = b * block, last = std::min(plan.lines, first + block);
+    std::size_t t = 0;
+    std::array<std::uint32_t, 4> random{};
+    for (std::int64_t line = first; line < last; ++line) {
+      if (line == first || line % 4 == 0)
+        random = philox(static_cast<std::uint64_t>(line) / 4, plan.seed, Purpose::bracket_sample);
+      const std::int64_t position = line_position(view, plan, line, random[static_cast<std::size_t>(line % 4)]);
+      if (line == first) t = tensor_at(view, position);
+      while (position >= view.offset[t + 1]) ++t;
+      const std::int64_t index = position - view.offset[t];
+      runs.add(t, index - index % LineSample::width);
+    }
+    score_runs(kernels_, view, runs, out + first * LineSample::width);
+  });
+}
+
+void CpuEngine::gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out) {
+  const auto count = static_cast<std::int64_t>(positions.size());
+  parallel_for(threads(count * 8), (count + tile_size - 1) / tile_size, [&](int, std::int64_t b) {
+    Runs runs;
+    const std::int64_t first = b * tile_size, last = std::min(first + tile_size, count);
+    std::size_t t = tensor_at(view, positions[static_cast<std::size_t>(first)]);
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t position = positions[static_cast<std::size_t>(i)];
+      while (position >= view.offset[t + 1]) ++t;
+      runs.add(t, position - view.offset[t]);
+    }
+    score_runs(kernels_, view, runs, out + first);
+  });
+}
+
+BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                                 MaskTable masks, std::int64_t capacity, Workspace& workspace) {
+  BracketResult result;
+  result.chunk.resize(chunks.size());
+  result.candidates.resize(chunks.size());
+  const BracketPlan plan = plan_bracket(bracket, view);
+  const int count = threads(view.size());
+  std::vector<BracketState> states(static_cast<std::size_t>(count));
+  for (std::size_t thread = 0; thread < states.size(); ++thread) {
+    const std::size_t slot = Workspace::first_arena + 2 * thread;
+    states[thread].scores = workspace.get<float>(slot, static_cast<std::size_t>(capacity));
+    states[thread].offsets = workspace.get<std::uint16_t>(slot + 1, static_cast<std::size_t>(capacity));
+    states[thread].capacity = capacity;
+  }
+  parallel_for(count, static_cast<std::int64_t>(chunks.size()), [&](int thread, std::int64_t c) {
+    const auto at = static_cast<std::size_t>(c);
+    const Chunk& chunk = chunks[at];
+    BracketState& state = states[static_cast<std::size_t>(thread)];
+    const std::int64_t stored = state.stored;
+    state.counts = {};
+    std::uint64_t* const mask = masks.empty() ? nullptr : masks[chunk.tensor];
+    for_each_tile(kernels_, view, chunk, [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
+      const std::int64_t word = (chunk.first + first) / bits::per_word;
+      kernels_.bracket[view.scorer.index()][tiles.stored()](
+          view.scorer, in, plan,
+          {static_cast<std::uint32_t>(first), n, words_at(view.tensors[chunk.tensor].mask, chunk.first + first),
+           mask ? mask + word : nullptr},
+          state);
+    });
+    result.chunk[at] = state.counts;
+    result.candidates[at] = {state.scores + stored, state.offsets + stored,
+                             static_cast<std::uint32_t>(state.stored - stored)};
+  });
+  for (const BracketCounts& counts : result.chunk) result.total += counts;
+  for (const BracketState& state : states) {
+    result.overflow |= state.overflow;
+    result.collected.emplace_back(state.scores, static_cast<std::size_t>(state.stored));
+    result.bytes += state.stored * std::int64_t{sizeof(float) + sizeof(std::uint16_t)};
+  }
+  return result;
+}
+
+void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, const Digit& digit,
+                          std::span<std::int64_t> bins, Workspace& workspace) {
+  constexpr std::int64_t flush_at = std::int64_t{1} << 31;  // before a 32-bit bin can overflow
+  struct Local {
+    std::uint32_t* bins;
+    std::int64_t counted = 0;
+  };
+  const int count = threads(view.size());
+  std::vector<Local> locals(static_cast<std::size_t>(count));
+  for (std::size_t thread = 0; thread < locals.size(); ++thread) {
+    locals[thread].bins = workspace.get<std::uint32_t>(Workspace::first_arena + 2 * thread, bins.size());
+    std::fill_n(locals[thread].bins, bins.size(), 0u);
+  }
+  std::fill(bins.begin(), bins.end(), 0);
+  std::mutex mutex;
+  const auto flush = [&](Local& local) {
+    const std::scoped_lock lock(mutex);
+    for (std::size_t b = 0; b < bins.size(); ++b) bins[b] += std::exchange(local.bins[b], 0u);
+    local.counted = 0;
+  };
+  parallel_for(count, static_cast<std::int64_t>(chunks.size()), [&](int thread, std::int64_t c) {
+    Local& local = locals[static_cast<std::size_t>(thread)];
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    for_each_scored<tile_size>(kernels_, view, chunk,
+                               [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
+                                 kernels_.histogram(scores, live, n, digit, local.bins);
+                               });
+    local.counted += chunk.count;
+    if (local.counted >= flush_at) flush(local);
+  });
+  for (Local& local : locals) flush(local);
+}
+
+Moments CpuEngine::moments(const ScoreView& view, std::span<const Chunk> chunks) {
+  constexpr std::size_t blocks = Chunk::size / Moments::block;
+  std::vector<Moments> all(chunks.size() * blocks);
+  parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    std::size_t block = static_cast<std::size_t>(c) * blocks;
+    for_each_scored<Moments::block>(kernels_, view, chunks[static_cast<std::size_t>(c)],
+                                    [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
+                                      kernels_.moments(scores, live, n, all[block++]);
+                                    });
+  });
+  Moments total;
+  for (const Moments& block : all) total += block;
+  return total;
+}
+
+void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
+                      std::span<CountsAt> counts) {
+  std::fill(counts.begin(), counts.end(), CountsAt{});
+  std::mutex mutex;
+  parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    std::vector<CountsAt> mine(counts.size());
+    for_each_scored<tile_size>(kernels_, view, chunks[static_cast<std::size_t>(c)],
+                               [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
+                                 for (std::size_t j = 0; j < thresholds.size(); ++j) {
+                                   const CountsAt found = kernels_.count(scores, live, n, thresholds[j]);
+                                   mine[j].below += found.below;
+                                   mine[j].equal += found.equal;
+                                 }
+                               });
+    const std::scoped_lock lock(mutex);
+    for (std::size_t j = 0; j < counts.size(); ++j) {
+      counts[j].below += mine[j].below;
+      counts[j].equal += mine[j].equal;
+    }
+  });
+}
+
+std::int64_t CpuEngine::write_mask(const ScoreView& view, std::span<const Chunk> chunks,
+                                   std::span<const ChunkQuota> quotas, float threshold, MaskTable masks) {
+  std::atomic<std::int64_t> nan{0};
+  parallel_for(threads(static_cast<std::int64_t>(quotas.size()) * Chunk::size),
+               static_cast<std::int64_t>(quotas.size()), [&](int, std::int64_t q) {
+                 const ChunkQuota& quota = quotas[static_cast<std::size_t>(q)];
+                 const Chunk& chunk = chunks[quota.chunk];
+                 std::int64_t ties = quota.ties;
+                 for_each_scored<tile_size>(
+                     kernels_, view, chunk,
+                     [&](const float* scores, const std::uint64_t* live, std::int64_t first, std::int64_t n) {
+                       std::uint64_t* const mask = masks[chunk.tensor] + (chunk.first + first) / bits::per_word;
+                       nan += kernels_.write_mask(scores, live, n, threshold, ties, mask);
+                     });
+               });
+  return nan;
+}
+
+}  // namespace bittersweet

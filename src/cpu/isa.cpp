@@ -1,0 +1,76 @@
+#include <cstdlib>
+#include <string>
+
+#include "bittersweet/error.hpp"
+#include "cpu/isa.hpp"
+
+namespace bittersweet::cpu {
+namespace {
+
+struct Choice {
+  const char* name;
+  const Kernels& (*table)();
+  bool runs_here;
+};
+
+// Best last. __builtin_cpu_supports also asks whether the system saves the registers.
+std::vector<Choice> choices() {
+  std::vector<Choice> all{{"portable", &kernels_portable, true}};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+  const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  all.push_back({"v2", &kernels_v2, v2});
+  all.push_back({"v3", &kernels_v3, v3});
+  all.push_back({"v4", &kernels_v4, v4});
+#elif defined(__aarch64__)
+  all.push_back({"neon", &kernels_neon, true});
+#endif
+  return all;
+}
+
+const Kernels& choose() {
+  const std::vector<Choice> all = choices();
+  const char* const forced = std::getenv("BITTERSWEET_CPU_ISA");
+  const Choice* chosen = nullptr;
+  std::string usable;
+  for (const Choice& choice : all) {
+    if (!choice.runs_here) continue;
+    usable += (usable.empty() ? "" : ", ") + std::string(choice.name);
+    if (forced == nullptr || forced == std::string(choice.name)) chosen = &choice;
+  }
+  if (chosen == nullptr)
+    throw ArgumentError("BITTERSWEET_CPU_ISA: '" + std::string(forced) + "'; this machine and build can use " + usable);
+  const Kernels& table = chosen->table();
+  if (table.contracts())
+    throw Error("the kernels '" + std::string(table.name) +
+                "' were compiled with contraction of a * b + c, so scores would differ between machines; build with "
+                "-ffp-contract=off");
+  return table;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+std::vector<std::string> usable_isas() {
+  std::vector<std::string> names;
+  for (const Choice& choice : choices())
+    if (choice.runs_here) names.emplace_back(choice.name);
+  return names;
+}
+
+const Kernels& kernels_of(const std::string& name) {
+  for (const Choice& choice : choices())
+    if (choice.runs_here && name == choice.name) return choice.table();
+  throw ArgumentError("isa: '" + name + "' does not run here");
+}
+
+}  // namespace bittersweet::cpu

@@ -1,0 +1,95 @@
+// What one instruction set offers: a table of functions over tiles of at most 2,048 elements that lie in the first
+// cache. Filled by verbs_*.cpp, chosen once by isa.cpp. Threads and tensors are engine.cpp's business.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "bittersweet/engine/summaries.hpp"
+#include "bittersweet/score/scorers.hpp"
+
+namespace bittersweet::cpu {
+
+inline constexpr std::int64_t tile_size = 2048;
+inline constexpr std::size_t scorer_count = std::variant_size_v<Scorer>;
+
+enum Stored : std::size_t { as_f32, as_bf16, stored_count };  // how a tile's arrays are stored: all alike
+
+// One tile: pointers to its first element, of the Stored type; those the scorer does not read are null.
+struct TileInput {
+  const void* w = nullptr;
+  const void* m = nullptr;
+  const void* v = nullptr;
+  const void* g = nullptr;
+  const void* norm = nullptr;
+  const void* score = nullptr;
+  const void* uniform = nullptr;
+  float bias_correction1 = 1.0f;
+  float modifier = 1.0f;
+};
+
+// How a bracket is decided: by the score; the same with equality counted in registers; by the power form; by the power
+// form with zeros below.
+enum class Decide : std::size_t { by_score, by_score_heavy, by_power, by_power_above_zero, count };
+
+struct BracketPlan {
+  Bracket bracket;
+  Decide decide = Decide::by_score;
+  float power_low = 0.0f;   // scores whose power lies under it are surely below the bracket
+  float power_high = 0.0f;  // at or above it (and finite): surely above
+};
+
+// What a thread carries from tile to tile.
+struct BracketState {
+  BracketCounts counts;
+  float* scores = nullptr;  // candidates of this thread
+  std::uint16_t* offsets = nullptr;
+  std::int64_t capacity = 0;
+  std::int64_t stored = 0;
+  bool overflow = false;
+};
+
+// A tile's place: index of its first element within the chunk, live bits and output words (either may be null).
+struct TilePlace {
+  std::uint32_t offset;
+  std::int64_t count;
+  const std::uint64_t* live;
+  std::uint64_t* mask;
+};
+
+// Arrays to be masked together; null pointers are skipped.
+struct ApplyArrays {
+  std::array<void*, 5> data{};
+  std::array<bool, 5> narrow{};  // 16-bit elements
+};
+
+struct Kernels {
+  const char* name;
+  bool (*contracts)();
+  void (*score[scorer_count][stored_count])(const Scorer&, const TileInput&, std::int64_t count, float* out);
+  void (*bracket[scorer_count][stored_count])(const Scorer&, const TileInput&, const BracketPlan&, const TilePlace&,
+                                              BracketState&);
+  void (*from_f16)(const std::uint16_t*, std::int64_t count, float* out);
+  void (*from_bf16)(const std::uint16_t*, std::int64_t count, float* out);
+  void (*uniform)(std::uint64_t seed, std::uint64_t position, std::int64_t count, float* out);
+  void (*histogram)(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit&,
+                    std::uint32_t* bins);
+  void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&);
+  CountsAt (*count)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold);
+  std::int64_t (*write_mask)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
+                             std::int64_t& ties, std::uint64_t* mask);
+  void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
+  std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
+};
+
+const Kernels& kernels_portable();
+const Kernels& kernels_v2();
+const Kernels& kernels_v3();
+const Kernels& kernels_v4();
+const Kernels& kernels_neon();
+
+// The kernels in use: the best that this machine runs, or the one that BITTERSWEET_CPU_ISA names. Throws ArgumentError
+// for a name that is unknown or does not run here.
+const Kernels& kernels();
+
+}  // namespace bittersweet::cpu

@@ -1,0 +1,38 @@
+// How the bracket pass decides: by the score, or by a cheaper power of it with exact scores near the ends.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/kernels.hpp"
+
+namespace bittersweet::cpu {
+
+// The power form's relative error is below this where the power is above smallest_power (tests sweep it).
+inline constexpr double power_margin = 4e-6;
+inline constexpr double smallest_power = 1e-34;
+inline constexpr double largest_power = 1e37;
+
+inline BracketPlan plan_bracket(const Bracket& bracket, const ScoreView& view) {
+  BracketPlan plan{bracket, bracket.heavy_ends ? Decide::by_score_heavy : Decide::by_score};
+  if (bracket.heavy_ends || view.modified) return plan;
+  return std::visit(
+      [&](const auto& scorer) {
+        if constexpr (HasPower<std::decay_t<decltype(scorer)>>) {
+          const double high = std::pow(static_cast<double>(bracket.high), scorer.power) * (1 + power_margin);
+          const double low = std::pow(static_cast<double>(bracket.low), scorer.power) * (1 - power_margin);
+          if (!(bracket.low > 0.0f) || !(high <= largest_power)) return plan;
+          if (bracket.low == std::numeric_limits<float>::denorm_min()) {
+            plan.decide = Decide::by_power_above_zero;
+            plan.power_high = static_cast<float>(std::max(high, smallest_power));
+          } else if (low >= smallest_power) {
+            plan.decide = Decide::by_power;
+            plan.power_low = static_cast<float>(low);
+            plan.power_high = static_cast<float>(high);
+          }
+        }
+        return plan;
+      },
+      view.scorer);
+}
+
+}  // namespace bittersweet::cpu

@@ -1,0 +1,144 @@
+// Vectors of floats for the instruction set that this unit is compiled for. Included by verbs_*.cpp only: everything
+// is in an unnamed namespace, so that no unit can lend its instructions to another.
+//
+// Formulas are written for a value type F; Vec is one. Masks are plain unsigned words with one bit a lane.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "bittersweet/score/scorer.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace bittersweet {
+namespace {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define BITTERSWEET_LANES 16
+#elif defined(__AVX2__) && defined(__F16C__)
+#define BITTERSWEET_LANES 8
+#else
+#define BITTERSWEET_LANES 4
+#endif
+
+constexpr int lanes = BITTERSWEET_LANES;
+
+using FloatVector = float __attribute__((vector_size(4 * BITTERSWEET_LANES)));
+using IntVector = std::int32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
+using HalfVector = std::uint16_t __attribute__((vector_size(2 * BITTERSWEET_LANES)));
+
+struct Vec {
+  FloatVector x;
+};
+
+#define BITTERSWEET_INLINE inline __attribute__((always_inline))
+
+BITTERSWEET_INLINE Vec splat(float value) { return {FloatVector{} + value}; }
+
+BITTERSWEET_INLINE Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
+BITTERSWEET_INLINE Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
+BITTERSWEET_INLINE Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
+BITTERSWEET_INLINE Vec operator/(Vec a, Vec b) { return {a.x / b.x}; }
+BITTERSWEET_INLINE Vec operator+(Vec a, float b) { return a + splat(b); }
+BITTERSWEET_INLINE Vec operator*(float a, Vec b) { return splat(a) * b; }
+BITTERSWEET_INLINE Vec operator*(Vec a, float b) { return a * splat(b); }
+BITTERSWEET_INLINE Vec operator/(Vec a, float b) { return a / splat(b); }
+
+BITTERSWEET_INLINE Vec as_floats(IntVector bits) { return {reinterpret_cast<FloatVector>(bits)}; }
+BITTERSWEET_INLINE IntVector as_bits(Vec a) { return reinterpret_cast<IntVector>(a.x); }
+
+BITTERSWEET_INLINE Vec abs(Vec a) { return as_floats(as_bits(a) & 0x7fffffff); }
+BITTERSWEET_INLINE Vec min(Vec a, Vec b) { return {a.x < b.x ? a.x : b.x}; }
+BITTERSWEET_INLINE Vec sign(Vec a) {
+  const FloatVector zero{}, one = zero + 1.0f;
+  return {a.x > zero ? one : (a.x < zero ? -one : zero)};
+}
+
+BITTERSWEET_INLINE Vec sqrt(Vec a) {
+#if BITTERSWEET_LANES == 16
+  return {_mm512_sqrt_ps(a.x)};
+#elif BITTERSWEET_LANES == 8
+  return {_mm256_sqrt_ps(a.x)};
+#elif defined(__SSE2__)
+  return {_mm_sqrt_ps(a.x)};
+#elif defined(__aarch64__)
+  return {vsqrtq_f32(a.x)};
+#else
+  for (int i = 0; i < lanes; ++i) a.x[i] = bittersweet::sqrt(a.x[i]);
+  return a;
+#endif
+}
+
+BITTERSWEET_INLINE Vec rsqrt(Vec a) { return splat(1.0f) / sqrt(a); }
+
+// Rounded to the nearest half. The instructions ignore flush-to-zero modes and agree with round_to_half.
+BITTERSWEET_INLINE Vec half(Vec a) {
+#if BITTERSWEET_LANES == 16
+  return {_mm512_cvtph_ps(_mm512_cvtps_ph(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
+#elif BITTERSWEET_LANES == 8
+  return {_mm256_cvtph_ps(_mm256_cvtps_ph(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
+#else
+  for (int i = 0; i < lanes; ++i) a.x[i] = round_to_half(a.x[i]);
+  return a;
+#endif
+}
+
+// One bit a lane of a comparison.
+#if BITTERSWEET_LANES == 16
+BITTERSWEET_INLINE std::uint32_t less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LT_OQ); }
+BITTERSWEET_INLINE std::uint32_t less_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LE_OQ); }
+BITTERSWEET_INLINE std::uint32_t equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_EQ_OQ); }
+#else
+BITTERSWEET_INLINE std::uint32_t lane_bits(IntVector mask) {
+#if BITTERSWEET_LANES == 8
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<std::uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
+#else
+  const IntVector weight{1, 2, 4, 8};
+  const IntVector bits = mask & weight;
+  return static_cast<std::uint32_t>(bits[0] | bits[1] | bits[2] | bits[3]);
+#endif
+}
+BITTERSWEET_INLINE std::uint32_t less(Vec a, Vec b) { return lane_bits(a.x < b.x); }
+BITTERSWEET_INLINE std::uint32_t less_equal(Vec a, Vec b) { return lane_bits(a.x <= b.x); }
+BITTERSWEET_INLINE std::uint32_t equal(Vec a, Vec b) { return lane_bits(a.x == b.x); }
+#endif
+
+// Elements index .. index + lanes of an array of floats, or of bf16 bits.
+BITTERSWEET_INLINE Vec load(const float* data, std::int64_t index) {
+  Vec a;
+  std::memcpy(&a.x, data + index, sizeof a.x);
+  return a;
+}
+
+BITTERSWEET_INLINE Vec load(const std::uint16_t* data, std::int64_t index) {
+#if BITTERSWEET_LANES == 16
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + index));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+#elif BITTERSWEET_LANES == 8
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(data + index));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+#else
+  HalfVector bits;
+  std::memcpy(&bits, data + index, sizeof bits);
+  return as_floats(__builtin_convertvector(bits, IntVector) << 16);
+#endif
+}
+
+BITTERSWEET_INLINE void store(float* data, std::int64_t index, Vec a) { std::memcpy(data + index, &a.x, sizeof a.x); }
+
+// Is a product followed by a sum rounded twice here? A unit that contracts them would score other bits.
+inline bool contracts() {
+  volatile float almost_one = 1.0f + 0x1p-12f, subtrahend = 1.0f + 0x1p-11f;
+  const Vec a = splat(almost_one), b = splat(subtrahend);
+  return (a * a - b).x[0] != 0.0f;
+}
+
+}  // namespace
+}  // namespace bittersweet

@@ -1,0 +1,42 @@
+// Sums of one tile in the fixed lanes that Moments states; a tile is half a block, so the lanes are carried on.
+#pragma once
+
+#include <cmath>
+
+#include "bittersweet/engine/summaries.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/verbs/bits.hpp"
+
+namespace bittersweet {
+namespace {
+
+// `scores` holds one whole block of Moments::block elements or fewer.
+inline void moments_block(const float* scores, const std::uint64_t* live, std::int64_t count, Moments& total) {
+  std::array<double, Moments::lanes> sum{}, squares{};
+  Moments block;
+  for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
+    std::uint64_t number = 0, finite = 0;
+    for (int k = 0; k < bits::per_word; k += lanes) {
+      const Vec s = load(scores, index + k);
+      number |= static_cast<std::uint64_t>(less_equal(s, s)) << k;
+      finite |= static_cast<std::uint64_t>(less(abs(s), splat(std::numeric_limits<float>::infinity()))) << k;
+    }
+    finite &= live_bits;
+    block.total += bits::count(live_bits);
+    block.nan += bits::count(live_bits & ~number);
+    block.finite += bits::count(finite);
+    for (std::int64_t base = 0; base < bits::per_word; base += Moments::lanes)
+      for (std::int64_t lane = 0; lane < Moments::lanes; ++lane) {
+        const bool use = bits::get(&finite, base + lane);
+        const double s = use ? static_cast<double>(scores[index + base + lane]) : 0.0;
+        sum[static_cast<std::size_t>(lane)] += s;
+        squares[static_cast<std::size_t>(lane)] += s * s;
+      }
+  });
+  block.sum = fold_lanes(sum);
+  block.sum_of_squares = fold_lanes(squares);
+  total += block;
+}
+
+}  // namespace
+}  // namespace bittersweet

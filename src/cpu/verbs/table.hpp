@@ -1,0 +1,41 @@
+// All kernels of this unit, as the table that isa.cpp chooses from.
+#pragma once
+
+#include "cpu/kernels.hpp"
+#include "cpu/verbs/apply_mask.hpp"
+#include "cpu/verbs/bracket.hpp"
+#include "cpu/verbs/convert.hpp"
+#include "cpu/verbs/count.hpp"
+#include "cpu/verbs/histogram.hpp"
+#include "cpu/verbs/moments.hpp"
+#include "cpu/verbs/score.hpp"
+#include "cpu/verbs/write_mask.hpp"
+
+namespace bittersweet {
+namespace {
+
+inline cpu::Kernels make_kernels(const char* name) {
+  cpu::Kernels k{};
+  k.name = name;
+  k.contracts = &contracts;
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    ((k.score[I][cpu::as_f32] = &score_tile<std::variant_alternative_t<I, Scorer>, cpu::as_f32>,
+      k.score[I][cpu::as_bf16] = &score_tile<std::variant_alternative_t<I, Scorer>, cpu::as_bf16>,
+      k.bracket[I][cpu::as_f32] = &bracket_any<std::variant_alternative_t<I, Scorer>, cpu::as_f32>,
+      k.bracket[I][cpu::as_bf16] = &bracket_any<std::variant_alternative_t<I, Scorer>, cpu::as_bf16>),
+     ...);
+  }(std::make_index_sequence<cpu::scorer_count>{});
+  k.from_f16 = &from_f16;
+  k.from_bf16 = &from_bf16;
+  k.uniform = &uniform_tile;
+  k.histogram = &histogram_tile;
+  k.moments = &moments_block;
+  k.count = &count_tile;
+  k.write_mask = &write_mask_tile;
+  k.apply_mask = &apply_mask_tile;
+  k.popcount = &popcount_words;
+  return k;
+}
+
+}  // namespace
+}  // namespace bittersweet

@@ -1,0 +1,117 @@
+// The composition root: guards the floating-point environment, checks the addresses, and hands the flow to the engine
+// of the device. The only file that knows the engines.
+#include "bittersweet/prune.hpp"
+
+#include "bittersweet/engine/cpu.hpp"
+#include "bittersweet/flow.hpp"
+#include "bittersweet/version.hpp"
+#include "cpu/isa.hpp"
+#include "cpu/parallel.hpp"
+#include "cuda_engine.hpp"
+#include "fp_environment.hpp"
+
+namespace bittersweet {
+namespace {
+
+CpuEngine& cpu_engine() {
+  static CpuEngine engine;
+  return engine;
+}
+
+// Vector loads accept any element's own alignment, and no less.
+void check_alignment(std::span<const ScoreInputs> tensors) {
+  for (const ScoreInputs& tensor : tensors)
+    for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,
+                                    &tensor.input_norm, &tensor.scores, &tensor.max_exp_avg_sq})
+      if (array->dtype != DType::none && reinterpret_cast<std::uintptr_t>(array->data) % size_of(array->dtype) != 0)
+        throw LayoutError("tensor '" + std::string(tensor.name) + "': its address is not a multiple of the size of " +
+                          name_of(array->dtype) + "; copy it to aligned memory");
+}
+
+void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks) {
+  if (masks != tensors.size())
+    throw ShapeError("masks: " + std::to_string(masks) + " for " + std::to_string(tensors.size()) +
+                     " tensors; one is needed for each");
+}
+
+}  // namespace
+
+void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores) {
+  const FpEnvironment environment;
+  check_alignment(tensors);
+  check_masks(tensors, scores.size());
+  const ScoreView view = make_view(tensors, scorer);
+  cpu_engine().write_scores(view, make_chunks(tensors), scores);
+}
+
+PruneReport threshold(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
+                      const PruneOptions& options, Workspace& workspace) {
+  const FpEnvironment environment;
+  check_alignment(tensors);
+  return flow::threshold(cpu_engine(), tensors, scorer, budget, options, workspace);
+}
+
+PruneReport make_masks(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
+                       const PruneOptions& options, MaskTable masks, Workspace& workspace) {
+  const FpEnvironment environment;
+  check_alignment(tensors);
+  check_masks(tensors, masks.size());
+  return flow::make_masks(cpu_engine(), tensors, scorer, budget, options, masks, workspace);
+}
+
+void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                 std::uint32_t which) {
+  const FpEnvironment environment;
+  check_alignment(tensors);
+  check_masks(tensors, masks.size());
+  cpu_engine().apply_mask(tensors, make_chunks(tensors), masks, which);
+}
+
+PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
+                  const PruneOptions& options, MaskTable masks, Workspace& workspace, std::uint32_t which) {
+  PruneReport report = make_masks(tensors, scorer, budget, options, masks, workspace);
+  apply_masks(tensors, std::vector<const std::uint64_t*>(masks.begin(), masks.end()), which);
+  return report;
+}
+
+std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
+                                           std::span<const std::uint64_t* const> masks, std::uint32_t which) {
+  check_alignment(tensors);
+  check_masks(tensors, masks.size());
+  std::vector<std::int64_t> found(tensors.size());
+  cpu_engine().verify_mask(tensors, make_chunks(tensors), masks, which, found);
+  return found;
+}
+
+std::vector<std::int64_t> count_live(std::span<const ScoreInputs> tensors,
+                                     std::span<const std::uint64_t* const> masks) {
+  check_masks(tensors, masks.size());
+  std::vector<std::int64_t> live(tensors.size());
+  cpu_engine().popcount(tensors, masks, live);
+  return live;
+}
+
+void set_num_threads(int n) {
+  if (n < 0) throw ArgumentError("n: " + std::to_string(n) + " threads; 1 or more are accepted, 0 for the default");
+  cpu::set_thread_limit(n);
+}
+
+int num_threads() { return cpu::thread_limit(); }
+
+BuildInfo build_info() {
+#if defined(__clang__)
+  const std::string compiler = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  const std::string compiler = "GCC " __VERSION__;
+#else
+  const std::string compiler = "unknown";
+#endif
+#if defined(NDEBUG)
+  const std::string type = "release";
+#else
+  const std::string type = "with assertions";
+#endif
+  return {BITTERSWEET_VERSION_STRING, compiler, type, cuda::describe(), cpu_engine().isa(), cpu::usable_isas()};
+}
+
+}  // namespace bittersweet
