@@ -1,0 +1,58 @@
+// Masks: apply, verify, count, pack and unpack.
+#include "bittersweet/bittersweet.hpp"
+#include "table.hpp"
+
+namespace py = pybind11;
+
+namespace bittersweet::python {
+namespace {
+
+template <class T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace
+
+void bind_mask(py::module_& module) {
+  module.def(
+      "apply_masks",
+      [](const py::buffer& table, std::size_t which, std::uint32_t roles) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        apply_masks(rows.tensors, rows.masks_of(which), roles);
+      },
+      py::arg("table"), py::arg("which"), py::arg("roles"));
+  module.def(
+      "count_violations",
+      [](const py::buffer& table, std::size_t which, std::uint32_t roles) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        return count_violations(rows.tensors, rows.masks_of(which), roles);
+      },
+      py::arg("table"), py::arg("which"), py::arg("roles"));
+  module.def(
+      "count_live",
+      [](const py::buffer& table, std::size_t which) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        return count_live(rows.tensors, rows.masks_of(which));
+      },
+      py::arg("table"), py::arg("which"));
+  module.def(
+      "pack_mask",
+      [](std::uintptr_t keep, std::int64_t numel, std::uintptr_t words) {
+        const py::gil_scoped_release release;
+        bits::pack(at<const unsigned char>(keep), numel, at<std::uint64_t>(words));
+      },
+      py::arg("bool_ptr"), py::arg("numel"), py::arg("words_ptr"));
+  module.def(
+      "unpack_mask",
+      [](std::uintptr_t words, std::int64_t numel, std::uintptr_t keep) {
+        const py::gil_scoped_release release;
+        bits::unpack(at<const std::uint64_t>(words), numel, at<unsigned char>(keep));
+      },
+      py::arg("words_ptr"), py::arg("numel"), py::arg("bool_ptr"));
+}
+
+}  // namespace bittersweet::python

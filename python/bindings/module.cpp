@@ -1,0 +1,11 @@
+// Table of contents of the private module bittersweet._core.
+#include "table.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Compiled core of bittersweet; private, use the functions of the package.";
+  bittersweet::python::bind_errors(module);
+  bittersweet::python::bind_info(module);
+  bittersweet::python::bind_score(module);
+  bittersweet::python::bind_prune(module);
+  bittersweet::python::bind_mask(module);
+}
