@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets everything up in ./.venv and trains a small GPT while Bittersweet prunes it.
+# Usage: scripts/demo.sh [options of `python -m bittersweet demo`, for example --steps 300 --sparsity 0.5]
+# shellcheck source=scripts/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+need_system lacks_python lacks_compiler
+make_venv
+install_torch_and_build_tools
+say "Building and installing bittersweet (a few minutes the first time)"
+pip_install --no-build-isolation --config-settings build-dir=build/demo ".[torch,demo]"
+say "Running: python -m bittersweet demo $*"
+exec python -m bittersweet demo "$@"
