@@ -76,6 +76,7 @@ PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, co
 
 std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                            std::span<const std::uint64_t* const> masks, std::uint32_t which) {
+  const FpEnvironment environment;
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   std::vector<std::int64_t> found(tensors.size());

@@ -203,7 +203,9 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     const Selection selection =
         select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
     report.count_below = report.count_equal = 0;
+    const std::int64_t nan = free.size() == count ? selection.nan : report.nonfinite;  // the first look saw them all
     add(report, selection);
+    report.nonfinite = nan;
     report.value = selection.value;
     std::fill(report.tensor_threshold.begin(), report.tensor_threshold.end(), std::nullopt);
     for (const std::size_t t : index) report.tensor_threshold[t] = selection.value;
@@ -221,8 +223,12 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
       const std::size_t t = index[i];
       PruneOptions own = options;
       own.max_tensor_sparsity.reset();
-      add(report,
-          select(engine, only(view, t), most - dead[t], free[i].numel - dead[t], own, masks.subspan(t, 1), workspace));
+      own.selector = Exact{};  // a cap is a count, whatever the rule outside it
+      own.ties = Ties::exact;
+      Selection at_cap =
+          select(engine, only(view, t), most - dead[t], free[i].numel - dead[t], own, masks.subspan(t, 1), workspace);
+      at_cap.nan = 0;  // counted already
+      add(report, at_cap);
       capped[t] = changed = true;
       budget -= most;
     }

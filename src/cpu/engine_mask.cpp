@@ -57,14 +57,20 @@ void score_indices(GroupScratch& scratch, std::int64_t n, bool consecutive) {
   }
 }
 
+// Dead elements that are not zero (of either sign), by their bits.
 template <class T>
 std::int64_t violations(const T* data, const std::uint64_t* mask, std::int64_t first, std::int64_t count) {
+  constexpr T magnitude = static_cast<T>(~T{0} >> 1);
   std::int64_t found = 0;
-  for (std::int64_t i = first; i < first + count; ++i) {
-    if constexpr (sizeof(T) == 4)
-      found += !bits::get(mask, i) && data[i] != 0.0f;
-    else
-      found += !bits::get(mask, i) && (data[i] & 0x7fffu) != 0;
+  for (std::int64_t i = first; i < first + count; i += bits::per_word) {
+    const std::int64_t n = std::min(bits::per_word, first + count - i);
+    const std::uint64_t dead = ~mask[i / bits::per_word] & bits::valid(n, 0);
+    T any = 0;  // most words hold zeros alone, seen without a look at each element
+    T judged[bits::per_word];
+    bits::spread(dead, judged);
+    for (std::int64_t j = 0; j < n; ++j) any |= static_cast<T>(data[i + j] & magnitude & judged[j]);
+    if (any == 0) continue;
+    for (std::int64_t j = 0; j < n; ++j) found += (data[i + j] & magnitude & judged[j]) != 0;
   }
   return found;
 }
@@ -168,7 +174,7 @@ void CpuEngine::verify_mask(std::span<const ScoreInputs> tensors, std::span<cons
       if (!(which & role) || array.data == nullptr) continue;
       found[static_cast<std::size_t>(c)] +=
           array.dtype == DType::f32
-              ? violations(static_cast<const float*>(array.data), masks[chunk.tensor], chunk.first, chunk.count)
+              ? violations(static_cast<const std::uint32_t*>(array.data), masks[chunk.tensor], chunk.first, chunk.count)
               : violations(static_cast<const std::uint16_t*>(array.data), masks[chunk.tensor], chunk.first,
                            chunk.count);
     }

@@ -17,12 +17,14 @@ const std::uint64_t* words_at(const std::uint64_t* mask, std::int64_t index) {
   return mask ? mask + index / bits::per_word : nullptr;
 }
 
-// f(tiles, input, first, count) for every tile of a chunk; `first` counts from the chunk's first element.
+// f(tiles, input, first, count) for every tile of a chunk; `first` counts from the chunk's first element. With
+// `in_one`, inputs that lie in the caller's memory come as one tile of the whole chunk.
 template <class F>
-void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
+void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, bool in_one, F&& f) {
   Tiles tiles(kernels, view, chunk.tensor);
-  for (std::int64_t first = 0; first < chunk.count; first += tile_size) {
-    const std::int64_t count = std::min<std::int64_t>(tile_size, chunk.count - first);
+  const std::int64_t size = in_one && tiles.in_place() ? Chunk::size : tile_size;
+  for (std::int64_t first = 0; first < chunk.count; first += size) {
+    const std::int64_t count = std::min<std::int64_t>(size, chunk.count - first);
     f(tiles, tiles.at(chunk.first + first, count), first, count);
   }
 }
@@ -33,15 +35,16 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
   static_assert(Size % tile_size == 0);
   alignas(64) float scores[Size];
   std::int64_t filled = 0;
-  for_each_tile(kernels, view, chunk, [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
-    tiles.score(in, count, scores + filled);
-    filled += count;
-    if (filled < Size && first + count < chunk.count) return;
-    std::fill(scores + filled, scores + bits::words(filled) * bits::per_word, 0.0f);
-    const std::int64_t begin = first + count - filled;
-    f(scores, words_at(view.tensors[chunk.tensor].mask, chunk.first + begin), begin, filled);
-    filled = 0;
-  });
+  for_each_tile(kernels, view, chunk, false,
+                [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
+                  tiles.score(in, count, scores + filled);
+                  filled += count;
+                  if (filled < Size && first + count < chunk.count) return;
+                  std::fill(scores + filled, scores + bits::words(filled) * bits::per_word, 0.0f);
+                  const std::int64_t begin = first + count - filled;
+                  f(scores, words_at(view.tensors[chunk.tensor].mask, chunk.first + begin), begin, filled);
+                  filled = 0;
+                });
 }
 
 // Runs of `width` neighbours, in ascending order of (tensor, first index).
@@ -93,7 +96,7 @@ void CpuEngine::write_scores(const ScoreView& view, std::span<const Chunk> chunk
   parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     float* const out = outputs[chunk.tensor] + chunk.first;
-    for_each_tile(kernels_, view, chunk,
+    for_each_tile(kernels_, view, chunk, true,
                   [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
                     tiles.score(in, count, out + first);
                   });
@@ -156,14 +159,15 @@ BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> c
     const std::int64_t stored = state.stored;
     state.counts = {};
     std::uint64_t* const mask = masks.empty() ? nullptr : masks[chunk.tensor];
-    for_each_tile(kernels_, view, chunk, [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
-      const std::int64_t word = (chunk.first + first) / bits::per_word;
-      kernels_.bracket[view.scorer.index()][tiles.stored()](
-          view.scorer, in, plan,
-          {static_cast<std::uint32_t>(first), n, words_at(view.tensors[chunk.tensor].mask, chunk.first + first),
-           mask ? mask + word : nullptr},
-          state);
-    });
+    for_each_tile(kernels_, view, chunk, true,
+                  [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
+                    const std::int64_t word = (chunk.first + first) / bits::per_word;
+                    kernels_.bracket[view.scorer.index()][tiles.stored()](
+                        view.scorer, in, plan,
+                        {static_cast<std::uint32_t>(first), n,
+                         words_at(view.tensors[chunk.tensor].mask, chunk.first + first), mask ? mask + word : nullptr},
+                        state);
+                  });
     result.chunk[at] = state.counts;
     result.candidates[at] = {state.scores + stored, state.offsets + stored,
                              static_cast<std::uint32_t>(state.stored - stored)};

@@ -1,5 +1,6 @@
-// What one instruction set offers: a table of functions over tiles of at most 2,048 elements that lie in the first
-// cache. Filled by verbs_*.cpp, chosen once by isa.cpp. Threads and tensors are engine.cpp's business.
+// What one instruction set offers: a table of functions over tiles: at most 2,048 elements that lie in the first cache,
+// or a whole chunk where nothing had to be converted. Filled by verbs_*.cpp, chosen once by isa.cpp. Threads and
+// tensors are engine.cpp's business.
 #pragma once
 
 #include <array>
@@ -28,8 +29,8 @@ struct TileInput {
   float modifier = 1.0f;
 };
 
-// How a bracket is decided: by the score; the same with equality counted in registers; by the power form; by the power
-// form with zeros below.
+// How a bracket is decided: by the score (no modifiers); by the score times its modifier, with equality counted in
+// registers; by the power form; by the power form with zeros below.
 enum class Decide : std::size_t { by_score, by_score_heavy, by_power, by_power_above_zero, count };
 
 struct BracketPlan {

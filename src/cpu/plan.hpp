@@ -13,7 +13,7 @@ inline constexpr double smallest_power = 1e-34;
 inline constexpr double largest_power = 1e37;
 
 inline BracketPlan plan_bracket(const Bracket& bracket, const ScoreView& view) {
-  BracketPlan plan{bracket, bracket.heavy_ends ? Decide::by_score_heavy : Decide::by_score};
+  BracketPlan plan{bracket, bracket.heavy_ends || view.modified ? Decide::by_score_heavy : Decide::by_score};
   if (bracket.heavy_ends || view.modified) return plan;
   return std::visit(
       [&](const auto& scorer) {

@@ -88,27 +88,54 @@ BITTERSWEET_INLINE Vec half(Vec a) {
 #endif
 }
 
-// One bit a lane of a comparison.
+// Comparisons give a Mask; the masks of 64 elements are packed into one word, lowest lane first.
 #if BITTERSWEET_LANES == 16
-BITTERSWEET_INLINE std::uint32_t less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LT_OQ); }
-BITTERSWEET_INLINE std::uint32_t less_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LE_OQ); }
-BITTERSWEET_INLINE std::uint32_t equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_EQ_OQ); }
+using Mask = __mmask16;
+BITTERSWEET_INLINE Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LT_OQ); }
+BITTERSWEET_INLINE Mask less_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LE_OQ); }
+BITTERSWEET_INLINE Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_EQ_OQ); }
+BITTERSWEET_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
 #else
-BITTERSWEET_INLINE std::uint32_t lane_bits(IntVector mask) {
-#if BITTERSWEET_LANES == 8
-  return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+using Mask = IntVector;
+BITTERSWEET_INLINE Mask less(Vec a, Vec b) { return a.x < b.x; }
+BITTERSWEET_INLINE Mask less_equal(Vec a, Vec b) { return a.x <= b.x; }
+BITTERSWEET_INLINE Mask equal(Vec a, Vec b) { return a.x == b.x; }
+BITTERSWEET_INLINE Mask both(Mask a, Mask b) { return a & b; }
+#endif
+
+constexpr int vectors_per_word = 64 / lanes;
+
+BITTERSWEET_INLINE std::uint64_t pack(const Mask (&mask)[vectors_per_word]) {
+#if BITTERSWEET_LANES == 16
+  const __mmask32 low = _mm512_kunpackw(mask[1], mask[0]), high = _mm512_kunpackw(mask[3], mask[2]);
+  return _mm512_kunpackd(high, low);
+#elif BITTERSWEET_LANES == 8
+  const auto bytes = [&](int first) {  // 32 masks to 32 bytes; packing works on 128-bit halves, so words are put back
+    const auto at = [&](int i) { return reinterpret_cast<__m256i>(mask[first + i]); };
+    const __m256i low = _mm256_packs_epi32(at(0), at(1)), high = _mm256_packs_epi32(at(2), at(3));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return static_cast<std::uint32_t>(
+        _mm256_movemask_epi8(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order)));
+  };
+  return bytes(0) | static_cast<std::uint64_t>(bytes(4)) << 32;
 #elif defined(__SSE2__)
-  return static_cast<std::uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
+  std::uint64_t word = 0;
+  for (int i = 0; i < vectors_per_word; i += 4) {
+    const auto at = [&](int j) { return reinterpret_cast<__m128i>(mask[i + j]); };
+    const __m128i bytes = _mm_packs_epi16(_mm_packs_epi32(at(0), at(1)), _mm_packs_epi32(at(2), at(3)));
+    word |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm_movemask_epi8(bytes))) << (4 * i);
+  }
+  return word;
 #else
-  const IntVector weight{1, 2, 4, 8};
-  const IntVector bits = mask & weight;
-  return static_cast<std::uint32_t>(bits[0] | bits[1] | bits[2] | bits[3]);
+  std::uint64_t word = 0;
+  for (int i = 0; i < vectors_per_word; ++i) {
+    const IntVector weighted = mask[i] & IntVector{1, 2, 4, 8};
+    const auto nibble = static_cast<std::uint32_t>(weighted[0] | weighted[1] | weighted[2] | weighted[3]);
+    word |= static_cast<std::uint64_t>(nibble) << (4 * i);
+  }
+  return word;
 #endif
 }
-BITTERSWEET_INLINE std::uint32_t less(Vec a, Vec b) { return lane_bits(a.x < b.x); }
-BITTERSWEET_INLINE std::uint32_t less_equal(Vec a, Vec b) { return lane_bits(a.x <= b.x); }
-BITTERSWEET_INLINE std::uint32_t equal(Vec a, Vec b) { return lane_bits(a.x == b.x); }
-#endif
 
 // Elements index .. index + lanes of an array of floats, or of bf16 bits.
 BITTERSWEET_INLINE Vec load(const float* data, std::int64_t index) {

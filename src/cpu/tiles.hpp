@@ -35,7 +35,14 @@ class Tiles {
 
   Stored stored() const noexcept { return stored_; }
 
-  // Elements first .. first + count, count <= tile_size. Valid until the next call.
+  // Does at() point into the caller's memory? Then any number of elements can be asked for at once.
+  bool in_place() const noexcept {
+    bool direct = !(reads_ & (reads::input_norm | reads::position));
+    for (std::size_t s = 0; s < streams_; ++s) direct &= stored_ == as_bf16 || stream_[s].array.dtype == DType::f32;
+    return direct;
+  }
+
+  // Elements first .. first + count; count <= tile_size unless in_place(). Valid until the next call.
   const TileInput& at(std::int64_t first, std::int64_t count) {
     for (std::size_t s = 0; s < streams_; ++s) {
       const TensorView& array = stream_[s].array;

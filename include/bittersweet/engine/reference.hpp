@@ -174,6 +174,7 @@ class ReferenceEngine {
         for (std::int64_t lane = 0; lane < (rule.group > 0 ? g.inner : 1); ++lane) {
           group.clear();
           const std::int64_t end = std::min(begin + size, g.inputs);
+          const bool whole = end - begin == size;  // an incomplete last group is kept dense, unscored
           std::int64_t dead = 0, numbers = 0;
           for (std::int64_t input = begin; input < end; ++input)
             for (std::int64_t inner = rule.group > 0 ? lane : 0; inner < (rule.group > 0 ? lane + 1 : g.inner);
@@ -183,13 +184,12 @@ class ReferenceEngine {
                 ++dead;
                 continue;
               }
-              const std::uint32_t key = key_of(score_at(view, t, index));
+              const std::uint32_t key = whole ? key_of(score_at(view, t, index)) : key_of_zero;
               numbers += key != key_of_nan;
               nan += key == key_of_nan;
               group.emplace_back(key, index);
             }
           std::stable_sort(group.begin(), group.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-          const bool whole = end - begin == size;  // an incomplete last group is kept dense
           const std::int64_t share = whole ? rule.base + (row < rule.extra) : 0;
           const std::int64_t k = std::clamp<std::int64_t>(share - dead, 0, numbers);
           for (std::size_t j = static_cast<std::size_t>(k); j < group.size(); ++j) bits::set(masks[t], group[j].second);

@@ -40,12 +40,31 @@ constexpr std::uint64_t live(const std::uint64_t* mask, std::int64_t numel, std:
   return mask ? mask[word] : valid(numel, word);
 }
 
+// Are the `count` bits from `first` all 0?
+constexpr bool none(const std::uint64_t* mask, std::int64_t first, std::int64_t count) noexcept {
+  for (const std::int64_t end = first + count; first < end;) {
+    const std::int64_t offset = first % per_word, n = std::min(per_word - offset, end - first);
+    if ((mask[first / per_word] >> offset) & valid(n, 0)) return false;
+    first += n;
+  }
+  return true;
+}
+
 constexpr int count(std::uint64_t word) noexcept { return std::popcount(word); }
 
 // Index of the lowest set bit, or per_word when there is none.
 constexpr int lowest_or_width(std::uint64_t word) noexcept { return std::countr_zero(word); }
 
 constexpr std::uint64_t without_lowest(std::uint64_t word) noexcept { return word & (word - 1); }
+
+// Each bit of a word as an integer with all bits set, or none.
+template <class T>
+constexpr void spread(std::uint64_t word, T (&out)[64]) noexcept {
+  for (int half = 0; half < 2; ++half) {  // 32-bit words: their variable shifts vectorise
+    const auto bits = static_cast<std::uint32_t>(word >> (32 * half));
+    for (int i = 0; i < 32; ++i) out[32 * half + i] = static_cast<T>(0u - ((bits >> i) & 1u));
+  }
+}
 
 // Bytes (0 or not) to words and back; the last word is padded with zeros.
 inline void pack(const unsigned char* keep, std::int64_t numel, std::uint64_t* mask) noexcept {

@@ -26,9 +26,9 @@ std::int64_t live_elements(E& engine, std::span<const ScoreInputs> tensors) {
 }
 
 inline bool row_is_empty(const std::uint64_t* mask, const Geometry& g, std::int64_t row) {
+  if (g.rows_are_contiguous()) return bits::none(mask, row * g.row_stride, g.row_size());
   for (std::int64_t input = 0; input < g.inputs; ++input)
-    for (std::int64_t inner = 0; inner < g.inner; ++inner)
-      if (bits::get(mask, row * g.row_stride + input * g.input_stride + inner)) return false;
+    if (!bits::none(mask, row * g.row_stride + input * g.input_stride, g.inner)) return false;
   return true;
 }
 

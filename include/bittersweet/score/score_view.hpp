@@ -29,6 +29,14 @@ struct ScoreView {
 inline ScoreView make_view(std::span<const ScoreInputs> tensors, const Scorer& scorer) {
   ScoreView view{scorer, tensors, {0}, false};
   const ScorerInfo info = info_of(scorer);
+  std::visit(
+      [&](const auto& s) {
+        if constexpr (requires { s.eps; })
+          if (!(s.eps >= 0.0f))
+            throw ArgumentError("eps: " + std::to_string(s.eps) + " for scorer '" + std::string(info.name) +
+                                "'; a number from 0 is accepted");
+      },
+      scorer);
   for (const ScoreInputs& tensor : tensors) {
     const std::string name(tensor.name);
     const auto require = [&](std::uint32_t role, const TensorView& input, const char* argument) {

@@ -1,5 +1,6 @@
 // WANDA: weight times the norm of its input feature. Its comparison group is the output row (scope "row").
-// Source: Sun et al., A Simple and Effective Pruning Approach for Large Language Models.
+// Norms are taken as given: a negative one gives negative scores. Source: Sun et al., A Simple and Effective Pruning
+// Approach for Large Language Models.
 #pragma once
 
 #include "bittersweet/score/scorer.hpp"
@@ -7,7 +8,7 @@
 namespace bittersweet {
 
 struct Wanda {
-  static constexpr ScorerInfo info{"wanda", "|w_ij| * norm_j", reads::weight | reads::input_norm};
+  static constexpr ScorerInfo info{"wanda", "|w_ij| * norm_j", reads::weight | reads::input_norm, -1.0f, false};
   template <class F>
   BITTERSWEET_FORMULA F operator()(const Elements<F>& x) const {
     return abs(x.w) * x.norm;

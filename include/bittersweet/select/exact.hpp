@@ -53,24 +53,23 @@ struct ExactRun {
 template <Engine E>
 ExactRun run_exact(const Exact& options, E& engine, const ScoreView& view, std::span<const Chunk> chunks,
                    std::int64_t rank, const SelectContext& context, Workspace& workspace, MaskTable masks) {
-  ExactRun run;
+  ExactRun run{.bracket = {minus_infinity, plus_infinity}};
   const bool non_negative = info_of(view.scorer).non_negative &&
                             std::ranges::all_of(view.tensors, [](const auto& t) { return t.modifier >= 0.0f; });
   const std::int64_t n = view.size();
   std::int64_t capacity = options.capacity.value_or(std::max(Chunk::size, n / 32));
   Selection& selection = run.selection;
   if (options.guess) {
-    run.bracket = *options.guess;
-  } else if (n <= Chunk::size / 2) {
-    run.bracket = {minus_infinity, plus_infinity};
-  } else {
+    if (options.guess->low <= options.guess->high) run.bracket = *options.guess;
+  } else if (n > Chunk::size / 2) {
     const LineSample plan{lines_for(n), context.seed};
     const auto size = static_cast<std::size_t>(plan.lines * LineSample::width);
-    float* const sample = workspace.get<float>(Workspace::sample, 2 * size);
+    const auto scratch = static_cast<std::size_t>(plan.lines);
+    float* const sample = workspace.get<float>(Workspace::sample, size + scratch);
     engine.sample(view, plan, sample);
     run.bracket = guess_bracket({sample, size}, std::max<std::int64_t>(rank, 1),
                                 std::max<std::int64_t>(context.live, 1), non_negative, sample + size);
-    selection.extra_bytes += static_cast<std::int64_t>(2 * size * sizeof(float));
+    selection.extra_bytes += static_cast<std::int64_t>((size + scratch) * sizeof(float));
   }
 
   run.counts = engine.bracket(view, chunks, run.bracket, masks, capacity, workspace);

@@ -33,17 +33,15 @@ struct SampleCounts {
   double drawn = 0;         // numbers in the sample
   double below = 0;         // under the rough range
   double zeros = 0;         // within it, and kept apart: half of a pruned model is zero
-  double under_middle = 0;  // at or under the rough middle
-  double deviation = 0;     // of under_middle
+  double deviation = 0;     // of the number at or under the rough middle
   std::span<float> inside;  // the other numbers within the rough range
 };
 
 // The deviation comes from the differences of neighbouring lines: scores of one line share their row's scale, so they
 // are not independent, but what separates tensors must not count.
-inline SampleCounts count_sample(std::span<const float> sample, float from, float to, float middle, double share,
-                                 float* inside) {
+inline SampleCounts count_sample(std::span<float> sample, float from, float to, float middle, double share) {
   SampleCounts counts;
-  float* const first = inside;
+  float* inside = sample.data();  // those within the range move to the front, behind what has been read
   double sum = 0, previous = 0;
   for (std::size_t line = 0; line + LineSample::width <= sample.size(); line += LineSample::width) {
     int under = 0, drawn = 0, below = 0, above = 0, zeros = 0;
@@ -68,9 +66,8 @@ inline SampleCounts count_sample(std::span<const float> sample, float from, floa
     counts.drawn += drawn;
     counts.below += below;
     counts.zeros += zeros;
-    counts.under_middle += under;
   }
-  counts.inside = {first, inside};
+  counts.inside = {sample.data(), inside};
   counts.deviation = std::sqrt(sum / 2);
   return counts;
 }
@@ -79,8 +76,8 @@ inline SampleCounts count_sample(std::span<const float> sample, float from, floa
 
 // A bracket for the `rank`-th of `live` scores. `sample` holds LineSample::width scores a line, NaN where there is
 // none. For non-negative scores an end at zero becomes the smallest positive number: all that lies below it is zero.
-// `scratch` has room for as many numbers as the sample.
-inline Bracket guess_bracket(std::span<const float> sample, std::int64_t rank, std::int64_t live, bool non_negative,
+// The sample is used up; `scratch` has room for one number a line.
+inline Bracket guess_bracket(std::span<float> sample, std::int64_t rank, std::int64_t live, bool non_negative,
                              float* scratch) {
   constexpr double sigmas = 5;
   Bracket bracket{non_negative ? smallest_positive : minus_infinity, plus_infinity};
@@ -100,7 +97,7 @@ inline Bracket guess_bracket(std::span<const float> sample, std::int64_t rank, s
   const float from = share * lines - rough < 1 ? minus_infinity : detail::nth(first, share * lines - rough);
   const float to = share * lines + rough > lines ? plus_infinity : detail::nth(first, share * lines + rough);
 
-  detail::SampleCounts counts = detail::count_sample(sample, from, to, middle, share, scratch);
+  detail::SampleCounts counts = detail::count_sample(sample, from, to, middle, share);
   const double wanted = share * counts.drawn;
   const double deviation = std::max(counts.deviation, 0.7 * std::sqrt(counts.drawn * share * (1 - share)));
   const auto move = [&](float& end, double order) {  // to the order-th smallest of the sample

@@ -1,6 +1,6 @@
 // streaming: no sample and no memory. Mean and spread of the scores place a first guess by the inverse normal CDF;
 // bisection on the integer key then counts until the achieved share is within the tolerance, or the bracket's keys
-// are neighbours (the answer is one heavily repeated value). At most 34 reads; it never ends unconverged.
+// are neighbours (the answer is one heavily repeated value). At most 35 reads; it never ends unconverged.
 #pragma once
 
 #include <cmath>

@@ -46,7 +46,7 @@ enum class Place { nothing, zeros_below, at_low, inside, at_high, missed_low, mi
 
 constexpr const char* name_of(Place place) noexcept {
   switch (place) {
-    case Place::nothing: return "nothing to prune";
+    case Place::nothing: return "";
     case Place::zeros_below: return "bracket: at zero";
     case Place::at_low: return "bracket: at its low end";
     case Place::inside: return "bracket: inside";

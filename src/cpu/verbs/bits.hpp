@@ -26,16 +26,15 @@ struct Compared {
 
 // The 64 scores from `scores`; the caller's tile buffers are padded, so whole words can always be read.
 BITTERSWEET_INLINE Compared compare(const float* scores, float threshold) {
-  Compared word;
   const Vec t = splat(threshold);
-  for (int k = 0; k < bits::per_word; k += lanes) {
-    const Vec s = load(scores, k);
-    constexpr std::uint32_t all = static_cast<std::uint32_t>((std::uint64_t{1} << lanes) - 1);
-    word.below |= static_cast<std::uint64_t>(less(s, t)) << k;
-    word.equal |= static_cast<std::uint64_t>(equal(s, t)) << k;
-    word.nan |= static_cast<std::uint64_t>(all & ~equal(s, s)) << k;
+  Mask below[vectors_per_word], same[vectors_per_word], number[vectors_per_word];
+  for (int k = 0; k < vectors_per_word; ++k) {
+    const Vec s = load(scores, k * lanes);
+    below[k] = less(s, t);
+    same[k] = equal(s, t);
+    number[k] = equal(s, s);
   }
-  return word;
+  return {pack(below), pack(same), ~pack(number)};
 }
 
 inline std::int64_t popcount_words(const std::uint64_t* words, std::int64_t count) {

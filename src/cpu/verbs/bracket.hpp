@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "bittersweet/mask/bit_layout.hpp"
+#include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/score.hpp"
 
 namespace bittersweet {
@@ -21,85 +23,109 @@ struct Decided {  // one bit an element of a group of 64
 template <cpu::Decide D, class S, class T>
 BITTERSWEET_INLINE Decided decide(const S& scorer, const cpu::TileInput& in, std::int64_t index,
                                   const cpu::BracketPlan& plan) {
-  constexpr std::uint32_t all = static_cast<std::uint32_t>((std::uint64_t{1} << lanes) - 1);
-  Decided group;
-  for (int k = 0; k < bits::per_word; k += lanes) {
-    std::uint32_t below, above;
-    if constexpr (D == cpu::Decide::by_score) {
-      const Vec s = score_at<S, T>(scorer, in, index + k);
-      below = less(s, splat(plan.bracket.low));
-      above = less(splat(plan.bracket.high), s);
-    } else if constexpr (D == cpu::Decide::by_score_heavy) {
-      const Vec s = score_at<S, T>(scorer, in, index + k);
-      const Vec low = splat(plan.bracket.low), high = splat(plan.bracket.high);
-      below = less_equal(s, low);
-      above = less_equal(high, s);
-      group.equal_low |= static_cast<std::uint64_t>(equal(s, low)) << k;
-      group.equal_high |= static_cast<std::uint64_t>(equal(s, high)) << k;
-    } else {
-      const Elements<Vec> x = elements_at<S, T>(in, index + k);
-      const Vec p = scorer.powered(x);
-      above = less_equal(splat(plan.power_high), p) & less_equal(p, splat(std::numeric_limits<float>::max()));
-      if constexpr (D == cpu::Decide::by_power)
-        below = less(p, splat(plan.power_low));
-      else
-        below = equal(p, splat(0.0f)) & equal(scorer.least_factor(x), splat(0.0f));
+  const Vec low = splat(plan.bracket.low), high = splat(plan.bracket.high);
+  Mask below[vectors_per_word], above[vectors_per_word];
+  if constexpr (D == cpu::Decide::by_score) {
+    for (int k = 0; k < vectors_per_word; ++k) {
+      const Vec s = scorer(elements_at<S, T>(in, index + k * lanes));
+      below[k] = less(s, low);
+      above[k] = less(high, s);
     }
-    group.below |= static_cast<std::uint64_t>(below) << k;
-    group.undecided |= static_cast<std::uint64_t>(all & ~(below | above)) << k;
-  }
-  if constexpr (D == cpu::Decide::by_score_heavy) {
-    group.below &= ~group.equal_low;
-    group.undecided &= ~group.equal_low;
+  } else if constexpr (D == cpu::Decide::by_score_heavy) {
+    Mask equal_low[vectors_per_word], equal_high[vectors_per_word];
+    for (int k = 0; k < vectors_per_word; ++k) {
+      const Vec s = score_at<S, T>(scorer, in, index + k * lanes);
+      below[k] = less(s, low);
+      above[k] = less(high, s);
+      equal_low[k] = equal(s, low);
+      equal_high[k] = equal(s, high);
+    }
+    Decided group{pack(below), pack(equal_low), pack(equal_high)};
+    group.undecided = ~(group.below | pack(above) | group.equal_low | group.equal_high);
     if (plan.bracket.low == plan.bracket.high) group.equal_high = 0;
+    return group;
+  } else {
+    const Vec largest = splat(std::numeric_limits<float>::max());
+    for (int k = 0; k < vectors_per_word; ++k) {
+      const Elements<Vec> x = elements_at<S, T>(in, index + k * lanes);
+      const Vec p = scorer.powered(x);
+      above[k] = both(less_equal(splat(plan.power_high), p), less_equal(p, largest));
+      if constexpr (D == cpu::Decide::by_power)
+        below[k] = less(p, splat(plan.power_low));
+      else
+        below[k] = both(equal(p, splat(0.0f)), equal(scorer.least_factor(x), splat(0.0f)));
+    }
   }
-  return group;
+  const std::uint64_t surely_below = pack(below);
+  return {.below = surely_below, .undecided = ~(surely_below | pack(above))};
 }
 
-// Exact scores of the listed positions of a tile, and what they mean.
+// Up to 64 exact scores against the bracket, as words.
+BITTERSWEET_INLINE Decided compare_ends(const float* scores, const Bracket& bracket) {
+  const Vec low = splat(bracket.low), high = splat(bracket.high);
+  Mask below[vectors_per_word], above[vectors_per_word], equal_low[vectors_per_word], equal_high[vectors_per_word];
+  for (int k = 0; k < vectors_per_word; ++k) {
+    const Vec s = load(scores, k * lanes);
+    below[k] = less(s, low);
+    above[k] = less(high, s);
+    equal_low[k] = equal(s, low);
+    equal_high[k] = equal(s, high);
+  }
+  Decided word{pack(below), pack(equal_low), bracket.low == bracket.high ? 0 : pack(equal_high)};
+  word.undecided = ~(word.below | word.equal_low | word.equal_high | pack(above) | compare(scores, 0.0f).nan);
+  return word;
+}
+
+// Exact scores of the listed positions of a tile, and what they mean. Nearly all lie inside, so whole words are copied.
 template <class S, class T>
 void classify(const S& scorer, const cpu::TileInput& in, const std::uint16_t* list, std::int64_t count,
               const cpu::BracketPlan& plan, const cpu::TilePlace& place, cpu::BracketState& state) {
-  constexpr std::int64_t batch = 256;
-  const float low = plan.bracket.low, high = plan.bracket.high;
+  constexpr std::int64_t batch = bits::per_word;
+  const auto collect = [&](const float* score, const std::uint16_t* at, std::int64_t n) {
+    std::memcpy(state.scores + state.stored, score, static_cast<std::size_t>(n) * sizeof(float));
+    for (std::int64_t j = 0; j < n; ++j)
+      state.offsets[state.stored + j] = static_cast<std::uint16_t>(place.offset + at[j]);
+    state.stored += n;
+  };
   for (std::int64_t first = 0; first < count; first += batch, list += batch) {
     const std::int64_t n = std::min(batch, count - first);
-    const std::int64_t padded = (n + lanes - 1) / lanes * lanes;
-    const Padded<S, T, batch> gathered(in, n, padded, [&](const T* array, std::int64_t j) { return array[list[j]]; });
+    const Padded<S, T, batch> gathered(in, n, batch, [&](const T* array, std::int64_t j) { return array[list[j]]; });
     float scores[batch];
-    for (std::int64_t j = 0; j < padded; j += lanes) store(scores, j, score_at<S, T>(scorer, gathered.in, j));
+    for (std::int64_t j = 0; j < batch; j += lanes) store(scores, j, score_at<S, T>(scorer, gathered.in, j));
 
-    const bool room = state.stored + n <= state.capacity;
-    std::int64_t below = 0, equal_low = 0, inside = 0, equal_high = 0, nan = 0;
-    for (std::int64_t j = 0; j < n; ++j) {
-      const float s = scores[j];
-      const bool is_inside = s > low && s < high;
-      below += s < low;
-      equal_low += s == low;
-      equal_high += s == high;
-      nan += s != s;
-      if (place.mask) bits::clear_if(place.mask, list[j], s <= low);
-      if (room) {
-        state.scores[state.stored + inside] = s;
-        state.offsets[state.stored + inside] = static_cast<std::uint16_t>(place.offset + list[j]);
-      }
-      inside += is_inside;
+    const std::uint64_t valid = bits::valid(n, 0);
+    const Decided word = compare_ends(scores, plan.bracket);
+    const std::uint64_t inside = word.undecided & valid, nan = compare(scores, 0.0f).nan & valid;
+    const BracketCounts found{bits::count(word.below & valid),
+                              bits::count(word.equal_low & valid),
+                              bits::count(inside),
+                              bits::count(word.equal_high & valid),
+                              0,
+                              bits::count(nan)};
+    state.counts += found;
+    state.counts.above += n - found.total();
+    if (place.mask)
+      for (std::uint64_t left = (word.below | word.equal_low) & valid; left != 0; left = bits::without_lowest(left))
+        bits::clear(place.mask, list[bits::lowest_or_width(left)]);
+    if (state.stored + n > state.capacity) {
+      state.overflow |= inside != 0;
+    } else if (inside == valid) {
+      collect(scores, list, n);
+    } else {
+      for (std::uint64_t left = inside; left != 0; left = bits::without_lowest(left))
+        collect(scores + bits::lowest_or_width(left), list + bits::lowest_or_width(left), 1);
     }
-    if (low == high) equal_high = 0;
-    state.counts += {below, equal_low, inside, equal_high, n - below - equal_low - inside - equal_high - nan, nan};
-    if (room)
-      state.stored += inside;
-    else
-      state.overflow |= inside > 0;
   }
 }
 
 template <cpu::Decide D, class S, class T>
 void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketPlan& plan, const cpu::TilePlace& place,
                   cpu::BracketState& state) {
-  constexpr std::int64_t ahead = 512;  // elements; a new page or stream is not left to the hardware prefetcher
-  std::uint16_t list[cpu::tile_size + 4];
-  std::int64_t listed = 0, below = 0, equal_low = 0, equal_high = 0, live_count = 0;
+  constexpr std::int64_t ahead = 512;    // elements; a new page is not left to the hardware prefetcher
+  constexpr std::int64_t enough = 1024;  // undecided positions to score at a time
+  std::uint16_t list[enough + bits::per_word + 4];
+  std::int64_t listed = 0, below = 0, equal_low = 0, equal_high = 0, undecided = 0;
+  std::int64_t live_count = place.live ? 0 : place.count;
   const auto take = [&](Decided group, std::int64_t word, std::uint64_t live) {
     group.below &= live;
     group.undecided &= live;
@@ -111,21 +137,22 @@ void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketP
       equal_high += bits::count(group.equal_high & live);
       pruned |= group.equal_low;
     }
-    live_count += bits::count(live);
+    if (place.live) live_count += bits::count(live);
     if (place.mask) place.mask[word] = live & ~pruned;
-    const std::int64_t base = word * bits::per_word;
-    const std::int64_t found = bits::count(group.undecided);
+    const std::int64_t base = word * bits::per_word, found = bits::count(group.undecided);
     std::uint64_t left = group.undecided;
-    for (int j = 0; j < 3; ++j) {  // three positions without a branch; more are rare
+    const auto add = [&](std::int64_t j) {
       list[listed + j] = static_cast<std::uint16_t>(base + bits::lowest_or_width(left));
       left = bits::without_lowest(left);
-    }
-    if (found > 3) [[unlikely]]
-      for (std::int64_t j = 3; j < found; ++j) {
-        list[listed + j] = static_cast<std::uint16_t>(base + bits::lowest_or_width(left));
-        left = bits::without_lowest(left);
-      }
+    };
+    add(0);  // two positions without a branch; more are rare
+    add(1);
+    if (found > 2) [[unlikely]]
+      for (std::int64_t j = 2; j < found; ++j) add(j);
     listed += found;
+    if (listed < enough) return;
+    classify<S, T>(scorer, in, list, listed, plan, place, state);
+    undecided += std::exchange(listed, 0);
   };
   const std::int64_t whole = place.count / bits::per_word;
   for (std::int64_t word = 0; word < whole; ++word) {
@@ -143,11 +170,12 @@ void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketP
     const std::uint64_t valid = bits::valid(place.count, whole);
     take(decide<D, S, T>(scorer, tail.in, 0, plan), whole, place.live ? place.live[whole] & valid : valid);
   }
+  classify<S, T>(scorer, in, list, listed, plan, place, state);
+  undecided += listed;
   state.counts.below += below;
   state.counts.equal_low += equal_low;
   state.counts.equal_high += equal_high;
-  state.counts.above += live_count - below - equal_low - equal_high - listed;
-  classify<S, T>(scorer, in, list, listed, plan, place, state);
+  state.counts.above += live_count - below - equal_low - equal_high - undecided;
 }
 
 template <class S, std::size_t St>

@@ -13,10 +13,7 @@ inline void histogram_tile(const float* scores, const std::uint64_t* live, std::
                            std::uint32_t* bins) {
   std::uint32_t zeros = 0;
   for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
-    std::uint64_t zero = 0;
-    for (int k = 0; k < bits::per_word; k += lanes)
-      zero |= static_cast<std::uint64_t>(equal(load(scores, index + k), splat(0.0f))) << k;
-    zero &= live_bits;
+    const std::uint64_t zero = compare(scores + index, 0.0f).equal & live_bits;
     zeros += static_cast<std::uint32_t>(bits::count(zero));
     std::uint64_t left = live_bits & ~zero;
     const auto add = [&](std::int64_t i) {

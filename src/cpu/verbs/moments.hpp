@@ -15,15 +15,12 @@ inline void moments_block(const float* scores, const std::uint64_t* live, std::i
   std::array<double, Moments::lanes> sum{}, squares{};
   Moments block;
   for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
-    std::uint64_t number = 0, finite = 0;
-    for (int k = 0; k < bits::per_word; k += lanes) {
-      const Vec s = load(scores, index + k);
-      number |= static_cast<std::uint64_t>(less_equal(s, s)) << k;
-      finite |= static_cast<std::uint64_t>(less(abs(s), splat(std::numeric_limits<float>::infinity()))) << k;
-    }
-    finite &= live_bits;
+    Mask is_finite[vectors_per_word];
+    for (int k = 0; k < vectors_per_word; ++k)
+      is_finite[k] = less(abs(load(scores, index + k * lanes)), splat(std::numeric_limits<float>::infinity()));
+    const std::uint64_t finite = pack(is_finite) & live_bits;
     block.total += bits::count(live_bits);
-    block.nan += bits::count(live_bits & ~number);
+    block.nan += bits::count(compare(scores + index, 0.0f).nan & live_bits);
     block.finite += bits::count(finite);
     for (std::int64_t base = 0; base < bits::per_word; base += Moments::lanes)
       for (std::int64_t lane = 0; lane < Moments::lanes; ++lane) {
