@@ -1,0 +1,175 @@
+"""Bittersweet prunes neural networks while they train: score, threshold, mask, in one read of the weights.
+
+Start with `Pruner` in a training loop, `prune_` for one shot, `make_masks` for masks alone. Importing this
+package loads neither torch nor the compiled module; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .errors import (
+    ArgumentError,
+    CheckpointError,
+    DeviceError,
+    DTypeError,
+    Error,
+    LayoutError,
+    MissingStateError,
+    NonFiniteScoreError,
+    ShapeError,
+)
+
+if TYPE_CHECKING:
+    from ._core import __version__
+    from ._scorers import (
+        AdamVariance,
+        Bitter0,
+        Bitter1,
+        Bitter2,
+        Bitter3,
+        Bitter4,
+        Bitter5,
+        Bitter5Published,
+        Bitter6,
+        Bitter7,
+        Bitter8,
+        Bitter8BiasCorrected,
+        Bitter8Published,
+        Bitter9,
+        Bitter9Hybrid,
+        Bitter9HybridPublished,
+        Bitter10z,
+        Gradient,
+        Identity,
+        Magnitude,
+        Random,
+        Taylor,
+        Wanda,
+        scorers,
+    )
+    from ._selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
+    from ._table import ScoreInputs
+    from .events import MaskEvent, MaskHistory
+    from .functional import (
+        Threshold,
+        apply_masks_,
+        count_violations,
+        kth_value,
+        make_masks,
+        prune_,
+        score,
+        threshold,
+    )
+    from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
+    from .masks import Mask, Masks
+    from .pruner import Pruner
+    from .schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
+    from .scopes import Global, NofM, Row, Tensor
+
+_SCORERS = (
+    "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
+    "Bitter8BiasCorrected Bitter8Published Bitter9 Bitter9Hybrid Bitter9HybridPublished Bitter10z Gradient "
+    "Identity Magnitude Random Taylor Wanda scorers"
+)
+_MODULES = {
+    "_core": "__version__",
+    "_scorers": _SCORERS,
+    "_selectors": "Exact Histogram KthValue Sampling Streaming selectors",
+    "_table": "ScoreInputs",
+    "events": "MaskEvent MaskHistory",
+    "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
+    "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
+    "masks": "Mask Masks",
+    "pruner": "Pruner",
+    "schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
+    "scopes": "Global NofM Row Tensor",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'bittersweet' has no attribute '{name}'")
+    value = globals()[name] = getattr(importlib.import_module(f".{module}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+__all__ = [
+    "AdamVariance",
+    "ArgumentError",
+    "Bitter0",
+    "Bitter1",
+    "Bitter2",
+    "Bitter3",
+    "Bitter4",
+    "Bitter5",
+    "Bitter5Published",
+    "Bitter6",
+    "Bitter7",
+    "Bitter8",
+    "Bitter8BiasCorrected",
+    "Bitter8Published",
+    "Bitter9",
+    "Bitter9Hybrid",
+    "Bitter9HybridPublished",
+    "Bitter10z",
+    "CheckpointError",
+    "Cosine",
+    "DTypeError",
+    "DeviceError",
+    "Error",
+    "Exact",
+    "Global",
+    "Gradient",
+    "Histogram",
+    "Identity",
+    "KthValue",
+    "LayoutError",
+    "Linear",
+    "Magnitude",
+    "Mask",
+    "MaskEvent",
+    "MaskHistory",
+    "Masks",
+    "MissingStateError",
+    "NofM",
+    "NonFiniteScoreError",
+    "OneShot",
+    "PolynomialDecay",
+    "PowerRamp",
+    "Pruner",
+    "Random",
+    "Row",
+    "Sampling",
+    "ScoreInputs",
+    "ShapeError",
+    "Streaming",
+    "Taylor",
+    "Tensor",
+    "Threshold",
+    "Wanda",
+    "__version__",
+    "apply_masks_",
+    "build_info",
+    "count_violations",
+    "errors",
+    "get_cmake_dir",
+    "get_include",
+    "get_num_threads",
+    "kth_value",
+    "make_masks",
+    "prune_",
+    "score",
+    "scorers",
+    "selectors",
+    "set_num_threads",
+    "threshold",
+]

@@ -1,0 +1,100 @@
+"""The compiled module. Private: its tables hold addresses, and only the Python layer checks what goes in."""
+
+from array import array
+from typing import Any, TypedDict
+
+__version__: str
+TABLE_COLUMNS: tuple[str, ...]
+
+ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
+SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
+
+class ScorerRow(TypedDict):
+    name: str
+    alias_of: str | None
+    formula: str
+    reads: list[str]
+    default_eps: float | None
+    signed: bool
+
+class ThresholdResult(TypedDict):
+    value: float
+    k: int
+    total: int
+    pruned: int | None
+    dead: int
+    count_below: int | None
+    count_equal: int | None
+    passes: float
+    extra_bytes: int
+    nonfinite: int
+    standard_error: float | None
+    converged: bool
+    v_below_eps: float | None
+    v_zero: float | None
+    path: str
+
+class MasksResult(TypedDict):
+    value: float | None
+    k: int
+    total: int
+    pruned: int
+    dead: int
+    count_below: int | None
+    count_equal: int | None
+    passes: float
+    extra_bytes: int
+    nonfinite: int
+    standard_error: float | None
+    converged: bool
+    v_below_eps: float | None
+    v_zero: float | None
+    path: str
+    tensor_pruned: list[int]
+    tensor_threshold: list[float | None]
+    churn: int
+    empty_rows: int
+
+def build_info() -> dict[str, Any]: ...
+def scorer_table() -> list[ScorerRow]: ...
+def selector_names() -> list[str]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def write_scores(table: array[int], names: list[str], scorer: ScorerSpec, out: array[int]) -> None: ...
+def threshold(
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    selector: SelectorSpec,
+    *,
+    sparsity: float | None,
+    k: int | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> ThresholdResult: ...
+def make_masks(
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    selector: SelectorSpec,
+    *,
+    sparsity: float | None,
+    k: int | None,
+    scope: str,
+    distribution: str | None,
+    rounding: str,
+    remainder: str,
+    max_tensor_sparsity: float | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> MasksResult: ...
+def apply_masks(table: array[int], which: int, roles: int) -> None: ...
+def count_violations(table: array[int], which: int, roles: int) -> list[int]: ...
+def count_live(table: array[int], which: int) -> list[int]: ...
+def pack_mask(bool_ptr: int, numel: int, words_ptr: int) -> None: ...
+def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
+def release_workspace() -> None: ...

@@ -1,0 +1,115 @@
+"""From names to tensors: what the plan's targets, the optimizer and the gradients are at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import optimizer_state
+from ._table import ScoreInputs
+from .errors import MissingStateError
+from .targets import PlanEntry, lookup
+
+if TYPE_CHECKING:
+    import torch
+
+    from .masks import Mask
+    from .optimizer_state import ParameterState
+
+__all__ = ["Bound", "bind", "element_items", "missing_reads", "score_inputs"]
+
+
+@dataclass(slots=True)
+class Bound:
+    """One target now: its tensor, and its optimizer state. `in_optimizer` is None without an optimizer."""
+
+    entry: PlanEntry
+    parameter: torch.Tensor
+    state: ParameterState
+    in_optimizer: bool | None
+
+    def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
+        """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
+        absent."""
+        item = ScoreInputs(self.parameter, in_dim=self.entry.in_dim, name=self.entry.name)
+        for argument in arguments:
+            if argument == "grad":
+                item.grad = self.parameter.grad
+            elif argument in optimizer_state.MOMENTS:
+                setattr(item, argument, getattr(self.state, argument))
+        return item
+
+
+def bind(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    targets: Sequence[PlanEntry],
+    with_groups: bool = False,
+) -> list[Bound]:
+    """Looks up every target by name. With `with_groups` the optimizer's step counts and betas are read too.
+
+    Raises:
+        Error, ShapeError: The model has changed; see `targets.lookup`.
+    """
+    groups: Mapping[int, Mapping[str, Any]] = {}
+    if with_groups and optimizer is not None:
+        groups = optimizer_state.groups_of(optimizer)
+    bound = []
+    for entry in targets:
+        parameter = lookup(model, entry)
+        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)))
+        member = None if optimizer is None or not with_groups else id(parameter) in groups
+        bound.append(Bound(entry, parameter, state, member))
+    return bound
+
+
+def score_inputs(bound: Bound, reads: frozenset[str], mask: Mask | None) -> ScoreInputs:
+    """What a scorer reads of this target, and the mask that says what is dead."""
+    item = bound.inputs(reads)
+    item.mask = mask
+    item.step = bound.state.step
+    if bound.state.betas is not None:
+        item.betas = bound.state.betas
+    return item
+
+
+def element_items(
+    optimizer: torch.optim.Optimizer | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
+) -> tuple[list[ScoreInputs], list[Mask]]:
+    """Per-element optimizer state beyond the moments, as weights to be masked, with the masks."""
+    items, chosen = [], []
+    for one in bound:
+        if (mask := masks.get(one.entry.name)) is not None:
+            for key, tensor in optimizer_state.element_state(optimizer, one.parameter).items():
+                items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
+                chosen.append(mask)
+    return items, chosen
+
+
+def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | None:
+    """The error to raise if this target lacks something that the scorer reads; None if it has everything."""
+    name, state = bound.entry.name, bound.state
+    if "grad" in reads and bound.parameter.grad is None:
+        return MissingStateError(
+            f"parameter '{name}' has no gradient, and the scorer reads it. Call pruner.step() between "
+            "backward() and zero_grad(), or leave such parameters dense with missing='skip'"
+        )
+    lacking: list[str] = [
+        key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
+    ]
+    if reads & {"step", "bias_correction1"} and not state.step:
+        lacking.append("step")
+    if not lacking:
+        return None
+    if bound.in_optimizer is False:
+        why = "it is not in the optimizer now (was it replaced after the optimizer was made?)"
+    elif state.keys:
+        why = f"the optimizer keeps {', '.join(state.keys)} for it"
+    else:
+        why = "the optimizer has no state for it, because it has had no gradient in any optimizer step yet"
+    return MissingStateError(
+        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, and the scorer reads it: {why}. "
+        "Begin the schedule after the first optimizer step, exclude it with ignore, or leave it dense with "
+        "missing='skip'"
+    )

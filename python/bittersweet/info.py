@@ -1,0 +1,101 @@
+"""What this installation is and can do: ``python -m bittersweet info``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import operator
+import os
+import pathlib
+import platform
+from typing import Any
+
+from . import _core, _threads
+from ._scorers import scorers
+from ._selectors import selectors
+from .errors import ArgumentError
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler, instruction sets, threads and CUDA support of the compiled library."""
+    return dict(_core.build_info())
+
+
+def set_num_threads(n: int) -> None:
+    """Sets how many threads the CPU engine uses from now on, torch or not. Results do not depend on it.
+
+    Raises:
+        ArgumentError: `n` is not an integer from 1.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ArgumentError(f"n: {n!r}; accepted: an integer from 1")
+    _threads.choose(count)
+
+
+def get_num_threads() -> int:
+    """How many threads the CPU engine uses.
+
+    What was set, else the CPUs this process may use, and never more than torch uses once torch is loaded.
+    """
+    _threads.follow_torch()
+    return _core.get_num_threads()
+
+
+def get_include() -> str:
+    """Directory of the C++ headers inside the installed package, for ``-I``."""
+    return str(_package() / "include")
+
+
+def get_cmake_dir() -> str:
+    """Directory of the CMake package inside the installed package, for ``-Dbittersweet_DIR=``."""
+    return str(_package() / "lib" / "cmake" / "bittersweet")
+
+
+def collect() -> dict[str, Any]:
+    """Everything that ``info`` prints, as plain values."""
+    return {
+        **build_info(),
+        "threads": get_num_threads(),
+        "scorers": scorers(),
+        "selectors": selectors(),
+        "include": get_include(),
+        "cmake": get_cmake_dir(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: _installed(name) for name in ("numpy", "torch", "tqdm", "matplotlib")},
+    }
+
+
+def print_info(*, as_json: bool) -> None:
+    """Prints `collect` to standard output, as one JSON object or as aligned lines."""
+    values = collect()
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    width = max(len(key) for key in values)
+    for key, value in values.items():
+        print(f"{key.ljust(width)}  {_text(value)}")
+
+
+def _package() -> pathlib.Path:
+    return pathlib.Path(__file__).resolve().parent
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item or 'absent'}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return str(value)

@@ -1,0 +1,373 @@
+"""`Pruner`: prunes a torch model while it trains, and keeps it pruned."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import checkpoint, optimizer_state, report
+from ._mask_view import MaskView
+from ._scorers import Scorer
+from ._selectors import Selector
+from ._settings import Settings
+from .binding import Bound, bind, element_items, missing_reads, score_inputs
+from .errors import ArgumentError, Error
+from .events import MaskEvent, MaskHistory
+from .functional import count_violations
+from .holding import Holder, kept_by_both, outside_of_compilation
+from .masks import Mask, kept_counts
+from .report import PruneReport, Sparsity, TensorSparsity
+from .schedules import Schedule
+from .scopes import Scope
+from .targets import Plan, find_targets, unwrap
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Pruner"]
+
+
+class Pruner:
+    """Prunes `model` by `schedule` while it trains, and keeps pruned weights at exactly 0.
+
+    Call `step` after every ``optimizer.step()`` and before ``zero_grad()``, or `attach` it to the optimizer.
+    Masks live here, one bit per element, never in ``optimizer.state``. Parameters are looked up by name every
+    time; which names are pruned is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
+
+    Args:
+        model: The model. Wrapped or not.
+        optimizer: The torch optimizer that trains it; its state is what most scorers read. Not needed by
+            magnitude, random, gradient and taylor. Parameters that it does not hold are not pruned.
+        scorer: A name or an object. ``"bitter4"`` alone means scope ``"tensor"`` with ``"layer_adaptive"``
+            too.
+        schedule: When to prune, and how much.
+        selector: How the threshold is found; a name or an object.
+        scope: Who competes with whom: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"``, or an object.
+        distribution: How much each tensor gives, for scopes other than global; see `make_masks`.
+        targets: Globs of names, modules or module types that narrow the choice; see `targets.find_targets`.
+        ignore: The same, for what is to be left alone.
+        max_tensor_sparsity: Cap per tensor under a global threshold.
+        mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of pruned weights as
+            well.
+        hold: Between events, ``"weights"`` writes the zeros again after every step, which is right for every
+            optimizer. ``"grads"`` zeroes gradients before every ``optimizer.step()`` instead, at a third of
+            the memory traffic; all per-element state of newly pruned weights (momentum too) is zeroed at the
+            event, and the zeros are verified at the next one. It needs an optimizer that is known to update
+            element by element.
+        regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
+            weight starts from 0. False: what is pruned stays pruned.
+        missing: A target without the state that the scorer reads is an ``"error"``, or is left dense and
+            listed in the event (``"skip"``).
+        nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
+        ties: See `make_masks`.
+        sync: Whether the numbers of an event are read at once. On the CPU they always are: both values behave
+            alike.
+        seed: For scorer ``"random"`` and for selectors that sample.
+
+    Raises:
+        ArgumentError: A bad option, options that exclude each other, a pattern that matches nothing, or
+            nothing to prune. Most of what could fail at the first event fails here.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        scorer: str | Scorer = "bitter7",
+        schedule: Schedule,
+        selector: str | Selector = "exact",
+        scope: str | Scope = "global",
+        distribution: str | None = None,
+        targets: Any = None,
+        ignore: Any = None,
+        max_tensor_sparsity: float | None = None,
+        mask_optimizer_state: bool = True,
+        hold: str = "weights",
+        regrow: bool = False,
+        missing: str = "error",
+        nonfinite: str = "error",
+        ties: str | None = None,
+        sync: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if sync not in (True, False):
+            raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
+        self._model = unwrap(model)
+        self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
+        self._settings = Settings.checked(
+            self._optimizer,
+            scorer,
+            schedule=schedule,
+            selector=selector,
+            scope=scope,
+            distribution=distribution,
+            max_tensor_sparsity=max_tensor_sparsity,
+            mask_optimizer_state=mask_optimizer_state,
+            hold=hold,
+            regrow=regrow,
+            missing=missing,
+            nonfinite=nonfinite,
+            ties=ties,
+            seed=seed,
+        )
+        self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
+        self._settings.check_shapes(self._plan.targets)
+        self._eagerly = outside_of_compilation()
+        self._step = 0
+        self._fired = 0
+        self._masks: dict[str, Mask] = {}
+        self._ordered: tuple[Mask, ...] = ()
+        self._history = MaskHistory()
+        self._finalized = False
+        self._attached: Any = None
+        self._gradient_hook: Any = None
+        self._roles = ("weight", *optimizer_state.MOMENTS) if mask_optimizer_state else ("weight",)
+        self._holder = Holder(self._roles)
+        self._gradient_holder = Holder(("grad",))
+        if hold == "grads" and self._optimizer is not None:
+            self._gradient_hook = self._optimizer.register_step_pre_hook(lambda *_: self.mask_grads_())
+
+    def step(self, skipped: bool = False) -> MaskEvent | None:
+        """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
+
+        Steps are the calls of this function, from 1. An event fires if a step on which the schedule is due
+        lies after the last call that could fire, up to this one.
+
+        Args:
+            skipped: The optimizer skipped its step (GradScaler found infinities). The call counts and holds
+                the masks; an event that is due waits for the next call.
+
+        Returns:
+            The event, or None.
+
+        Raises:
+            MissingStateError: A target lacks what the scorer reads, under ``missing="error"``.
+            NonFiniteScoreError: A score is NaN, under ``nonfinite="error"``.
+            Error: After `finalize`; while attached; or if pruned weights left zero under ``hold="grads"``.
+                After any error weights, state, masks and the step count are as they were.
+        """
+        if self._attached is not None:
+            raise Error(
+                "this pruner is attached: optimizer.step() calls it. Do not call step() as well, or detach() "
+                "it"
+            )
+        event: MaskEvent | None = self._eagerly(self._advance, skipped)
+        return event
+
+    def attach(self) -> Pruner:
+        """Runs `step` after every ``optimizer.step()``, for loops that a trainer owns. Attaching twice is
+        once.
+
+        A step that GradScaler skips on the host does not reach the optimizer and is not counted; one that a
+        fused optimizer skips counts as ``skipped``. Returns the pruner itself. `detach` or `finalize` undoes
+        it.
+
+        Raises:
+            ArgumentError: There is no optimizer.
+            Error: After `finalize`.
+        """
+        self._require_open()
+        if self._optimizer is None:
+            raise ArgumentError(
+                "attach: this pruner has no optimizer. Pass one to Pruner, or call step() in the loop"
+            )
+        if self._attached is None:
+            self._attached = self._optimizer.register_step_post_hook(self._after_optimizer_step)
+        return self
+
+    def detach(self) -> None:
+        """Undoes `attach`: `step` is called by hand again. Does nothing if not attached."""
+        if self._attached is not None:
+            self._attached.remove()
+            self._attached = None
+
+    def plan(self) -> Plan:
+        """What is pruned and what not, and why; prints as a table. Settled when the pruner was made."""
+        return self._plan
+
+    @property
+    def masks(self) -> MaskView:
+        """The masks now, by parameter name."""
+        return MaskView(self._plan, self._masks)
+
+    @property
+    def history(self) -> MaskHistory:
+        """The mask events so far."""
+        return self._history
+
+    def sparsity(self) -> Sparsity:
+        """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
+        kept = dict(zip(self._masks, kept_counts(self._ordered), strict=True)) if self._masks else {}
+        rows = {}
+        for one in bind(self._model, None, self._plan.targets):
+            elements, name = one.entry.numel, one.entry.name
+            zeros = elements - int(one.parameter.detach().count_nonzero())
+            rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), zeros)
+        return Sparsity(rows)
+
+    def report(self) -> PruneReport:
+        """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
+        sparsity, history = self.sparsity(), MaskHistory(self._history)
+        return PruneReport(
+            self._settings.describe(), self._step, sparsity, history, self.masks.nbytes, self._finalized
+        )
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Writes a PNG: sparsity over steps and per tensor, milliseconds per event. Needs matplotlib."""
+        report.plot(self.report(), path)
+
+    def mask_grads_(self) -> None:
+        """Zeroes the gradients of pruned weights, in one pass; before clipping, for example.
+
+        Parameters without a gradient are passed over. With ``hold="grads"`` this happens before every
+        optimizer step.
+
+        Raises:
+            LayoutError: A gradient is sparse.
+        """
+        self._eagerly(self._mask_grads)
+
+    def finalize(self) -> PruneReport:
+        """Holds the masks once more, verifies that every pruned weight is 0, and removes all hooks.
+
+        Returns the report. A later `step` raises; calling this again returns the report again.
+
+        Raises:
+            Error: A pruned weight is not 0.
+        """
+        if not self._finalized:
+            self._apply(self._masks, {})
+            self._verify("finalize() has just written the zeros, so that something else writes this memory")
+            self.detach()
+            if self._gradient_hook is not None:
+                self._gradient_hook.remove()
+            self._finalized = True
+        return self.report()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, for ``torch.load(weights_only=True)``; see `checkpoint` for the
+        format."""
+        words = {name: mask.words for name, mask in self._masks.items()}
+        events = [event.to_dict() for event in self._history]
+        config = self._settings.to_config()
+        return checkpoint.pack(config, self._plan.targets, self._step, self._fired, words, events)
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes over a saved state and writes the zeros of its masks at once.
+
+        With model and optimizer restored too, training goes on bit for bit as if it had not stopped.
+
+        Args:
+            state: What `state_dict` returned, of this model under any wrapper.
+            strict: A different configuration is an error; False continues with the new one.
+
+        Raises:
+            CheckpointError: Naming what differs. Nothing has been changed.
+        """
+        self._require_open()
+        restored = checkpoint.validate(state, self._settings.to_config(), self._plan.targets, strict)
+        shapes = {entry.name: entry.shape for entry in self._plan.targets}
+        masks = {name: Mask(words, shapes[name], name, "torch") for name, words in restored.masks.items()}
+        self._apply(masks, {})
+        self._step, self._fired, self._history = restored.step, restored.fired, restored.history
+
+    def _mask_grads(self) -> None:
+        if self._masks:
+            items = [one.inputs(("grad",)) for one in self._bind(self._masks, None)]
+            self._gradient_holder.apply(items, self._ordered)
+
+    def _advance(self, skipped: bool) -> MaskEvent | None:
+        self._require_open()
+        now = self._step + 1
+        due = None if skipped else self._settings.schedule.last_due(self._fired, now)
+        event = None
+        if due is not None:
+            event = self._fire(now, due[1])
+            self._history.append(event)
+        elif self._masks and self._settings.hold == "weights":
+            bound = self._bind(self._masks, self._optimizer)
+            self._holder.apply([one.inputs(self._roles) for one in bound], self._ordered)
+        self._step = now
+        if not skipped:
+            self._fired = now
+        return event
+
+    def _fire(self, now: int, sparsity: float) -> MaskEvent:
+        started = time.perf_counter()
+        if self._settings.hold == "grads":
+            self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
+        inputs, skipped = [], []
+        for one in bind(self._model, self._optimizer, self._plan.targets, with_groups=True):
+            error = missing_reads(one, self._settings.call.reads)
+            if error is None:
+                inputs.append(score_inputs(one, self._settings.call.reads, self._masks.get(one.entry.name)))
+            elif self._settings.missing == "error":
+                raise error
+            else:
+                skipped.append(one.entry.name)
+        made = self._settings.select(inputs, sparsity)
+        assert made.event is not None
+        self._apply({**self._masks, **{mask.name: mask for mask in made}}, self._masks)
+        overall = None
+        if skipped:
+            kept = dict(zip(self._masks, kept_counts(self._ordered), strict=True))
+            elements = sum(entry.numel for entry in self._plan.targets)
+            dead = sum(mask.numel - kept[name] for name, mask in self._masks.items())
+            overall = dead / elements if elements else 0.0
+        return replace(
+            made.event,
+            step=now,
+            skipped=tuple(skipped),
+            achieved_sparsity_all=overall,
+            milliseconds=1e3 * (time.perf_counter() - started),
+        )
+
+    def _apply(self, masks: Mapping[str, Mask], former: Mapping[str, Mask]) -> None:
+        """Writes zeros by `masks` and then makes them the pruner's own; a failure changes nothing.
+
+        What `former` masks prune is written too: a weight that is reopened starts from 0.
+        """
+        ordered = {entry.name: masks[entry.name] for entry in self._plan.targets if entry.name in masks}
+        bound = self._bind(ordered, self._optimizer)
+        items, writing = [one.inputs(self._roles) for one in bound], list(ordered.values())
+        if self._settings.regrow:
+            writing = [kept_by_both(mask, former.get(mask.name)) for mask in writing]
+        if self._settings.hold == "grads":
+            extra, chosen = element_items(self._optimizer, bound, {mask.name: mask for mask in writing})
+            items, writing = items + extra, writing + chosen
+        self._holder.apply(items, writing)
+        self._masks, self._ordered = ordered, tuple(ordered.values())
+
+    def _bind(self, masks: Mapping[str, Mask], optimizer: torch.optim.Optimizer | None) -> list[Bound]:
+        return bind(self._model, optimizer, [entry for entry in self._plan.targets if entry.name in masks])
+
+    def _verify(self, why: str) -> None:
+        if not self._masks:
+            return
+        items = [one.inputs(()) for one in self._bind(self._masks, None)]
+        counts = count_violations(items, list(self._ordered))
+        bad = {name: count for name, count in counts.items() if count}
+        if bad:
+            listed = ", ".join(f"{count:,} in '{name}'" for name, count in bad.items())
+            raise Error(
+                f"pruned weights are not 0 ({listed}): {why}. hold='weights' repairs such writes on every "
+                "step"
+            )
+
+    def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._eagerly(self._advance_after, optimizer)
+
+    def _advance_after(self, optimizer: torch.optim.Optimizer) -> None:
+        # GradScaler leaves this for fused optimizers, which skip the step by themselves.
+        found = getattr(optimizer, "found_inf", None)
+        self._advance(skipped=found is not None and bool(found))
+
+    def _require_open(self) -> None:
+        if self._finalized:
+            raise Error(
+                "this pruner is finalized: it holds no masks any more. Make a new Pruner to go on pruning"
+            )
