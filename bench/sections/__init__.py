@@ -1,0 +1,1 @@
+"""The sections of bench/run.py: each module measures one topic and returns its tables."""

@@ -1,0 +1,167 @@
+// Mask bits: one keep bit an element, lowest bit first, each tensor padded to a word; and what is read off masks alone.
+#include "bittersweet/mask/bit_layout.hpp"
+
+#include "bittersweet/mask/commit.hpp"
+#include "bittersweet/mask/mask_view.hpp"
+#include "support/compare.hpp"
+#include "support/inputs.hpp"
+
+namespace bittersweet::test {
+namespace {
+
+TEST(BitLayout, Words) {
+  EXPECT_EQ(bits::words(0), 0);
+  EXPECT_EQ(bits::words(1), 1);
+  EXPECT_EQ(bits::words(64), 1);
+  EXPECT_EQ(bits::words(65), 2);
+  EXPECT_EQ(bits::words((std::int64_t{1} << 31) + 1), (std::int64_t{1} << 25) + 1);
+}
+
+TEST(BitLayout, LowestBitFirst) {
+  const std::uint64_t mask[] = {0b1011, std::uint64_t{1} << 63};
+  for (std::int64_t i = 0; i < 128; ++i) EXPECT_EQ(bits::get(mask, i), i == 0 || i == 1 || i == 3 || i == 127) << i;
+}
+
+TEST(BitLayout, SetAndClearTouchOneBit) {
+  for (std::int64_t i = 0; i < 192; ++i) {
+    std::uint64_t ones[] = {~0ull, ~0ull, ~0ull}, zeros[] = {0, 0, 0}, copy[] = {~0ull, ~0ull, ~0ull};
+    bits::clear(ones, i);
+    bits::set(zeros, i);
+    bits::clear_if(copy, i, false);
+    for (std::int64_t j = 0; j < 192; ++j) {
+      EXPECT_EQ(bits::get(ones, j), j != i);
+      EXPECT_EQ(bits::get(zeros, j), j == i);
+      EXPECT_TRUE(bits::get(copy, j));
+    }
+    bits::clear_if(copy, i, true);
+    EXPECT_TRUE(same_words(ones, copy));
+  }
+}
+
+TEST(BitLayout, ValidAndLive) {
+  for (const std::int64_t numel : {0, 1, 63, 64, 65, 127, 128, 200})
+    for (std::int64_t word = 0; word < 5; ++word) {
+      std::uint64_t expected = 0;
+      for (std::int64_t i = 0; i < 64; ++i)
+        if (word * 64 + i < numel) expected |= std::uint64_t{1} << i;
+      EXPECT_EQ(bits::valid(numel, word), expected) << numel << " elements, word " << word;
+      EXPECT_EQ(bits::live(nullptr, numel, word), expected);
+    }
+  const std::uint64_t mask[] = {5, 6};
+  EXPECT_EQ(bits::live(mask, 128, 1), 6u);
+}
+
+TEST(BitLayout, LowestBits) {
+  EXPECT_EQ(bits::lowest_or_width(0), 64);
+  EXPECT_EQ(bits::lowest_or_width(0b101000), 3);
+  EXPECT_EQ(bits::without_lowest(0b101000), 0b100000u);
+  EXPECT_EQ(bits::without_lowest(0), 0u);
+  EXPECT_EQ(bits::count(0xff00ff), 16);
+}
+
+TEST(BitLayout, PackAndUnpack) {
+  for (const std::int64_t numel : {0, 1, 63, 64, 65, 1000}) {
+    Generator random(static_cast<std::uint64_t>(numel));
+    std::vector<unsigned char> keep(static_cast<std::size_t>(numel)), back(keep.size() + 1, 77);
+    for (unsigned char& k : keep) k = static_cast<unsigned char>(random.below(3));  // any nonzero byte is true
+    std::vector<std::uint64_t> mask(static_cast<std::size_t>(bits::words(numel)) + 1, ~0ull);
+    bits::pack(keep.data(), numel, mask.data());
+    EXPECT_EQ(mask.back(), ~0ull) << "a word behind the mask was written";
+    for (std::int64_t i = 0; i < bits::words(numel) * 64; ++i)
+      ASSERT_EQ(bits::get(mask.data(), i), i < numel && keep[static_cast<std::size_t>(i)] != 0) << i;
+    bits::unpack(mask.data(), numel, back.data());
+    for (std::size_t i = 0; i < keep.size(); ++i) ASSERT_EQ(back[i], keep[i] != 0);
+    EXPECT_EQ(back.back(), 77) << "a byte behind the array was written";
+  }
+}
+
+// ---- from thresholds to bits ----
+
+TEST(Ties, TheFirstInOrderArePruned) {
+  using Counts = std::vector<std::int64_t>;
+  EXPECT_EQ(share_ties({3, 0, 5, 2}, 0), (Counts{0, 0, 0, 0}));
+  EXPECT_EQ(share_ties({3, 0, 5, 2}, 4), (Counts{3, 0, 1, 0}));
+  EXPECT_EQ(share_ties({3, 0, 5, 2}, 8), (Counts{3, 0, 5, 0}));
+  EXPECT_EQ(share_ties({3, 0, 5, 2}, 10), (Counts{3, 0, 5, 2}));
+  EXPECT_EQ(share_ties({}, 0), Counts{});
+}
+
+TEST(Ties, Wanted) {
+  const Selection selection{.value = 1, .rank = 7, .below = 5, .equal = 4};
+  EXPECT_EQ(ties_wanted(Ties::exact, selection), 2);
+  EXPECT_EQ(ties_wanted(Ties::at_or_below, selection), 4);
+  EXPECT_EQ(ties_wanted(Ties::below, selection), 0);
+}
+
+TEST(Fill, WritesTheChunkAlone) {
+  const Words current = random_mask(65536 + 70, 0.5, 1);
+  const ScoreInputs tensor{.mask = current.data(), .numel = 65536 + 70};
+  for (const bool masked : {false, true})
+    for (const bool keep : {false, true}) {
+      ScoreInputs t = tensor;
+      if (!masked) t.mask = nullptr;
+      const std::vector<ScoreInputs> tensors{t};
+      const std::vector<Chunk> chunks = make_chunks(tensors);
+      FreshMasks masks(tensors);
+      fill_chunk(t, chunks[1], masks.table()[0], keep);
+      const Bits found = masks.bits();
+      EXPECT_EQ(found[0][1023], 0xdeadbeefcafef00du) << "the chunk before was written";
+      for (std::int64_t w = 1024; w < 1026; ++w)
+        EXPECT_EQ(found[0][static_cast<std::size_t>(w)], keep ? bits::live(t.mask, t.numel, w) : 0u);
+    }
+}
+
+// ---- what is read off masks ----
+
+struct Shape {
+  const char* name;
+  Geometry geometry;
+};
+
+TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
+  const Shape shapes[] = {{"linear", matrix(6, 10)},
+                          {"conv", {6, 5, 4, 20, 4}},
+                          {"transposed", {6, 10, 1, 1, 6}},
+                          {"a conv whose rows interleave", {6, 5, 2, 2, 12}}};
+  for (const Shape& shape : shapes) {
+    const Geometry& g = shape.geometry;
+    const std::int64_t numel = g.rows * g.inputs * g.inner;
+    const auto row_of = [&](std::int64_t row, auto&& f) {
+      for (std::int64_t input = 0; input < g.inputs; ++input)
+        for (std::int64_t inner = 0; inner < g.inner; ++inner) f(row * g.row_stride + input * g.input_stride + inner);
+    };
+    Words before(numel), after(numel);
+    before.fill(0);
+    after.fill(0);
+    for (std::int64_t row = 0; row < g.rows; ++row)
+      row_of(row, [&](std::int64_t i) {
+        if (row != 2) bits::set(before.data(), i);             // row 2 was empty already
+        if (row != 2 && row != 4) bits::set(after.data(), i);  // row 4 becomes empty
+      });
+    row_of(5, [&](std::int64_t i) { bits::clear(after.data(), i); });
+    bits::set(after.data(), 5 * g.row_stride + (g.inputs - 1) * g.input_stride + g.inner - 1);  // one is left in row 5
+    const ScoreInputs masked{.mask = before.data(), .numel = numel, .geometry = g};
+    const ScoreInputs whole{.numel = numel, .geometry = g};
+    EXPECT_EQ(emptied_rows(masked, after.data()), 1) << shape.name;
+    EXPECT_EQ(emptied_rows(whole, after.data()), 2) << shape.name;
+    EXPECT_TRUE(row_is_empty(after.data(), g, 4)) << shape.name;
+    EXPECT_FALSE(row_is_empty(after.data(), g, 5)) << shape.name;
+  }
+  EXPECT_EQ(emptied_rows(ScoreInputs{.geometry = {3, 0, 1, 0, 1}}, nullptr), 0);
+}
+
+TEST(MaskView, Differing) {
+  for (const std::int64_t numel : {0, 1, 64, 65, 1000}) {
+    const Words a = random_mask(numel, 0.5, 1), b = random_mask(numel, 0.5, 2);
+    std::int64_t from_mask = 0, from_whole = 0;
+    for (std::int64_t i = 0; i < numel; ++i) {
+      from_mask += bits::get(a.data(), i) != bits::get(b.data(), i);
+      from_whole += !bits::get(b.data(), i);
+    }
+    EXPECT_EQ(differing({.mask = a.data(), .numel = numel}, b.data()), from_mask);
+    EXPECT_EQ(differing({.numel = numel}, b.data()), from_whole);
+  }
+}
+
+}  // namespace
+}  // namespace bittersweet::test
