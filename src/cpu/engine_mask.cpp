@@ -60,7 +60,7 @@ void score_indices(GroupScratch& scratch, std::int64_t n, bool consecutive) {
 // Dead elements that are not zero (of either sign), by their bits.
 template <class T>
 std::int64_t violations(const T* data, const std::uint64_t* mask, std::int64_t first, std::int64_t count) {
-  constexpr T magnitude = static_cast<T>(~T{0} >> 1);
+  constexpr T magnitude = std::numeric_limits<T>::max() >> 1;
   std::int64_t found = 0;
   for (std::int64_t i = first; i < first + count; i += bits::per_word) {
     const std::int64_t n = std::min(bits::per_word, first + count - i);
@@ -146,7 +146,7 @@ void CpuEngine::apply_mask(std::span<const ScoreInputs> tensors, std::span<const
   std::int64_t total = 0;
   for (const Chunk& chunk : chunks) total += chunk.count;
   parallel_for(threads(total), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
-    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const Chunk& chunk = chunks[chunks.size() - 1 - static_cast<std::size_t>(c)];  // what was read last is still cached
     if (masks[chunk.tensor] == nullptr) return;
     ApplyArrays arrays;
     std::size_t used = 0;

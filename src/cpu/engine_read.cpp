@@ -49,8 +49,8 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
 
 // Runs of `width` neighbours, in ascending order of (tensor, first index).
 struct Runs {
-  std::array<std::size_t, tile_size> tensor;
-  std::array<std::int64_t, tile_size> first;
+  std::array<std::size_t, tile_size> tensor{};
+  std::array<std::int64_t, tile_size> first{};
   std::int64_t count = 0;
   std::int64_t width = 1;
 
