@@ -113,10 +113,10 @@ inline void add(PruneReport& report, const Selection& selection) {
   if (selection.overflow) report.path += ", candidates overflowed";
 }
 
-// Shares of exp_avg_sq below eps and at zero, when the scorer reads it: exact up to 2^17 elements, else from as many.
+// Shares of exp_avg_sq below eps and at zero, when the scorer reads it: exact up to 2^16 elements, else from as many.
 template <Engine E>
 void report_second_moment(E& engine, const ScoreView& view, PruneReport& report, Workspace& workspace) {
-  constexpr std::int64_t lines = 8192;
+  constexpr std::int64_t lines = 2048;
   if (!(info_of(view.scorer).reads & reads::exp_avg_sq) || view.size() == 0) return;
   const float eps = std::visit(
       [](const auto& s) {

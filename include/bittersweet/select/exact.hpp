@@ -64,12 +64,12 @@ ExactRun run_exact(const Exact& options, E& engine, const ScoreView& view, std::
   } else if (n > Chunk::size / 2) {
     const LineSample plan{lines_for(n), context.seed};
     const auto size = static_cast<std::size_t>(plan.lines * LineSample::width);
-    const auto scratch = static_cast<std::size_t>(plan.lines);
-    float* const sample = workspace.get<float>(Workspace::sample, size + scratch);
+    float* const sample = workspace.get<float>(Workspace::sample, 2 * size);
     engine.sample(view, plan, sample);
-    run.bracket = guess_bracket({sample, size}, std::max<std::int64_t>(rank, 1),
-                                std::max<std::int64_t>(context.live, 1), non_negative, sample + size);
-    selection.extra_bytes += static_cast<std::int64_t>((size + scratch) * sizeof(float));
+    run.bracket =
+        guess_bracket(engine, std::span<const float>(sample, size), std::max<std::int64_t>(rank, 1),
+                      std::max<std::int64_t>(context.live, 1), non_negative, sample + size, workspace.nested());
+    selection.extra_bytes += static_cast<std::int64_t>((size + size / LineSample::width) * sizeof(float));
   }
 
   run.counts = engine.bracket(view, chunks, run.bracket, masks, capacity, workspace);

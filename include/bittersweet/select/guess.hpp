@@ -28,95 +28,84 @@ inline float nth(std::span<float> values, double wanted) {
   return values[static_cast<std::size_t>(at)];
 }
 
-// What one look at the whole sample tells, given a rough idea of where the wanted score lies.
-struct SampleCounts {
-  double drawn = 0;         // numbers in the sample
-  double below = 0;         // under the rough range
-  double zeros = 0;         // within it, and kept apart: half of a pruned model is zero
-  double deviation = 0;     // of the number at or under the rough middle
-  std::span<float> inside;  // the other numbers within the rough range
-};
-
-// The deviation comes from the differences of neighbouring lines: scores of one line share their row's scale, so they
-// are not independent, but what separates tensors must not count.
-inline SampleCounts count_sample(std::span<float> sample, float from, float to, float middle, double share) {
-  SampleCounts counts;
-  float* inside = sample.data();  // those within the range move to the front, behind what has been read
+// Standard deviation of the number of sampled scores up to `middle`, from the differences of neighbouring lines: scores
+// of one line share their row's scale, so they are not independent, but what separates tensors must not count.
+inline double rank_deviation(std::span<const float> sample, float middle, double share) {
   double sum = 0, previous = 0;
   for (std::size_t line = 0; line + LineSample::width <= sample.size(); line += LineSample::width) {
-    int under = 0, drawn = 0, below = 0, above = 0, zeros = 0;
+    int under = 0, drawn = 0;
     for (std::size_t c = 0; c < LineSample::width; ++c) {
-      const float s = sample[line + c];
-      under += s <= middle;
-      drawn += s == s;
-      below += s < from;
-      above += s > to;
-      zeros += s == 0.0f;
+      under += sample[line + c] <= middle;
+      drawn += sample[line + c] == sample[line + c];
     }
-    if (!(from <= 0.0f && 0.0f <= to)) zeros = 0;
-    if (below + above + zeros < drawn)
-      for (std::size_t c = 0; c < LineSample::width; ++c) {
-        const float s = sample[line + c];
-        *inside = s;
-        inside += (s >= from) & (s <= to) & (s != 0.0f);
-      }
     const double excess = under - share * drawn;
     if (line > 0) sum += (excess - previous) * (excess - previous);
     previous = excess;
-    counts.drawn += drawn;
-    counts.below += below;
-    counts.zeros += zeros;
   }
-  counts.inside = {sample.data(), inside};
-  counts.deviation = std::sqrt(sum / 2);
-  return counts;
+  return std::sqrt(sum / 2);
 }
 
 }  // namespace detail
 
 // A bracket for the `rank`-th of `live` scores. `sample` holds LineSample::width scores a line, NaN where there is
-// none. For non-negative scores an end at zero becomes the smallest positive number: all that lies below it is zero.
-// The sample is used up; `scratch` has room for one number a line.
-inline Bracket guess_bracket(std::span<float> sample, std::int64_t rank, std::int64_t live, bool non_negative,
-                             float* scratch) {
+// none; `scratch` has room for as many. For non-negative scores an end at zero becomes the smallest positive number:
+// all that lies below it is zero.
+template <Engine E>
+Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t rank, std::int64_t live, bool non_negative,
+                      float* scratch, Workspace& workspace) {
   constexpr double sigmas = 5;
   Bracket bracket{non_negative ? smallest_positive : minus_infinity, plus_infinity};
-  float* end_of_first = scratch;  // one number of every line: a rough idea of the middle, and of a range around it
+  float* end = scratch;  // one number of every line: a rough idea of the middle, and of a range around it
   for (std::size_t line = 0; line + LineSample::width <= sample.size(); line += LineSample::width)
     for (std::size_t c = 0; c < LineSample::width; ++c)
       if (sample[line + c] == sample[line + c]) {
-        *end_of_first++ = sample[line + c];
+        *end++ = sample[line + c];
         break;
       }
-  const std::span<float> first(scratch, end_of_first);
+  const std::span<float> first(scratch, end);
   const auto lines = static_cast<double>(first.size());
   if (lines < 64) return bracket;
   const double share = static_cast<double>(rank) / static_cast<double>(live);
   const double rough = 6 * std::sqrt(lines * share * (1 - share)) + 8;
   const float middle = detail::nth(first, share * lines);
-  const float from = share * lines - rough < 1 ? minus_infinity : detail::nth(first, share * lines - rough);
+  const float least = non_negative ? 0.0f : minus_infinity;
+  const float from = share * lines - rough < 1 ? least : detail::nth(first, share * lines - rough);
   const float to = share * lines + rough > lines ? plus_infinity : detail::nth(first, share * lines + rough);
 
-  detail::SampleCounts counts = detail::count_sample(sample, from, to, middle, share);
-  const double wanted = share * counts.drawn;
-  const double deviation = std::max(counts.deviation, 0.7 * std::sqrt(counts.drawn * share * (1 - share)));
-  const auto move = [&](float& end, double order) {  // to the order-th smallest of the sample
-    order -= counts.below;
-    const auto negative = static_cast<double>(
-        non_negative ? 0 : std::count_if(counts.inside.begin(), counts.inside.end(), [](float s) { return s < 0; }));
-    double copies = counts.zeros;
-    if (order > negative && order <= negative + counts.zeros) {
-      end = non_negative ? smallest_positive : 0.0f;
-      if (non_negative) return;  // zeros are counted below it at no cost
-    } else if (!counts.inside.empty()) {
-      end = detail::nth(counts.inside, order > negative ? order - counts.zeros : order);
-      copies = static_cast<double>(std::count(counts.inside.begin(), counts.inside.end(), end));
+  // The sample against its rough range, by the same verb that will read the model.
+  const auto size = static_cast<std::int64_t>(sample.size());
+  const ScoreInputs tensor{.scores = view(sample.data()), .numel = size, .geometry = flat(size)};
+  const std::span<const ScoreInputs> one(&tensor, 1);
+  const BracketResult found =
+      engine.bracket(make_view(one, Identity{}), make_chunks(one), {from, to, true}, {}, size, workspace);
+  const auto drawn = static_cast<double>(found.total.total() - found.total.nan);
+  float* last = scratch;
+  for (const auto& piece : found.collected) last = std::copy(piece.begin(), piece.end(), last);
+  const std::span<float> inside(scratch, last);
+  const double wanted = share * drawn;
+  const double deviation =
+      std::max(detail::rank_deviation(sample, middle, share), 0.7 * std::sqrt(drawn * share * (1 - share)));
+  const auto move = [&](float& to_move, double order) {  // to the order-th smallest of the sample
+    order -= static_cast<double>(found.total.below);
+    auto copies = static_cast<double>(found.total.equal_low);
+    float value = from;
+    if (order > copies && order <= copies + static_cast<double>(inside.size())) {
+      value = detail::nth(inside, order - copies);
+      copies = static_cast<double>(std::count(inside.begin(), inside.end(), value));
+    } else if (order > copies) {
+      value = to;
+      copies = static_cast<double>(found.total.equal_high);
     }
-    bracket.heavy_ends |= copies >= std::max(16.0, counts.drawn / 2048);
+    if (non_negative && value == 0.0f) {
+      to_move = smallest_positive;  // zeros are counted below it at no cost
+      return;
+    }
+    to_move = value;
+    bracket.heavy_ends |= copies >= std::max(16.0, drawn / 2048);
   };
   const double low = std::floor(wanted - sigmas * deviation) - 1, high = std::ceil(wanted + sigmas * deviation) + 1;
   if (low >= 1) move(bracket.low, low);
-  if (high <= counts.drawn) move(bracket.high, high);
+  if (high <= drawn) move(bracket.high, high);
   if (!(bracket.low <= bracket.high)) bracket.high = bracket.low;
   return bracket;
 }

@@ -28,7 +28,7 @@ BITTERSWEET_INLINE Elements<Vec> elements_at(const cpu::TileInput& in, std::int6
 
 // f(member of TileInput) for every array that the scorer reads.
 template <class S, class F>
-BITTERSWEET_INLINE void for_each_array(F&& f) {
+BITTERSWEET_INLINE constexpr void for_each_array(F&& f) {
   constexpr std::uint32_t r = S::info.reads;
   if constexpr (r & reads::weight) f(&cpu::TileInput::w);
   if constexpr (r & reads::exp_avg) f(&cpu::TileInput::m);
