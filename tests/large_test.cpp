@@ -13,14 +13,6 @@
 #include "support/engines.hpp"
 #include "support/memory.hpp"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define BITTERSWEET_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define BITTERSWEET_SANITIZED 1
-#endif
-#endif
-
 namespace bittersweet::test {
 namespace {
 
@@ -55,9 +47,7 @@ class SparseWeights {
 class Large : public testing::Test {
  protected:
   void SetUp() override {
-#if defined(BITTERSWEET_SANITIZED)
-    GTEST_SKIP() << "gigabytes of zeros take too long under a sanitizer";
-#endif
+    if (sanitized) GTEST_SKIP() << "gigabytes of zeros take too long under a sanitizer";
   }
   Workspace workspace_;
 };

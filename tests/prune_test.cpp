@@ -86,17 +86,21 @@ TEST(Prune, GlobalEventOnEveryDtype) {
 }
 
 TEST(Prune, EveryScorerAgainstASort) {
-  Model model = training_model({500, 40000, 7}, mixed, 3);
-  model.set_masks(0.2, 5);
-  const auto inputs = model.inputs();
   Workspace workspace;
-  for (const Scorer& scorer : all_scorers()) {
-    const SortOracle oracle = oracle_of(model, scorer);
-    const std::int64_t k = model.numel() / 2, rank = k - (model.numel() - oracle.live());
-    FreshMasks masks(inputs);
-    const PruneReport report = make_masks(inputs, scorer, {.k = k}, {}, masks.table(), workspace);
-    EXPECT_TRUE(same_masks(oracle.masks(rank, Ties::exact), masks.bits())) << info_of(scorer).name;
-    EXPECT_EQ(*report.value, oracle.value(rank)) << info_of(scorer).name;
+  for (const bool modified : {false, true}) {
+    Model model = training_model({500, 40000, 7}, mixed, 3);
+    model.set_masks(0.2, 5);
+    if (modified) model.tensors[0].modifier = 0.0f;
+    if (modified) model.tensors[1].modifier = 0.25f;
+    const auto inputs = model.inputs();
+    for (const Scorer& scorer : all_scorers()) {
+      const SortOracle oracle = oracle_of(model, scorer);
+      const std::int64_t k = model.numel() / 2, rank = k - (model.numel() - oracle.live());
+      FreshMasks masks(inputs);
+      const PruneReport report = make_masks(inputs, scorer, {.k = k}, {}, masks.table(), workspace);
+      EXPECT_TRUE(same_masks(oracle.masks(rank, Ties::exact), masks.bits())) << info_of(scorer).name;
+      EXPECT_EQ(*report.value, oracle.value(rank)) << info_of(scorer).name;
+    }
   }
 }
 

@@ -171,6 +171,16 @@ std::int64_t at(const Geometry& g, std::int64_t row, std::int64_t input, std::in
   return row * g.row_stride + input * g.input_stride + inner;
 }
 
+TEST(Layouts, InputFeatures) {
+  for (const Layout& layout : layouts) {
+    const Geometry& g = layout.geometry;
+    for (std::int64_t row = 0; row < g.rows; ++row)
+      for (std::int64_t input = 0; input < g.inputs; ++input)
+        for (std::int64_t inner = 0; inner < g.inner; ++inner)
+          ASSERT_EQ(input_feature(g, at(g, row, input, inner)), input) << layout.name;
+  }
+}
+
 // The members of every group: a row's all elements, or `group` consecutive inputs at one inner position.
 std::vector<std::vector<std::int64_t>> groups_of(const Geometry& g, std::int64_t group) {
   std::vector<std::vector<std::int64_t>> all;

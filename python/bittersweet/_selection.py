@@ -48,7 +48,7 @@ def select_masks(
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
     sparsity, k = as_fraction("sparsity", options.sparsity), as_count(options.k)
     table = Table(items, call, writes)
-    masks = [Mask.empty(s, n, table.framework) for s, n in zip(table.shapes, table.names, strict=True)]
+    masks = Mask.empty_all(table.shapes, table.names, table.framework)
     table.attach(masks)
     found = _core.make_masks(
         table.data,

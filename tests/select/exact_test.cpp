@@ -253,6 +253,49 @@ TEST_P(ExactPaths, AnyBracketGivesTheSameAnswer) {
   });
 }
 
+// A sample that lies: every line that the guess will read, and no other, is far above or far below the rest. The
+// bracket misses, the counts show it, and the answer is right all the same.
+struct Lie {
+  static constexpr std::int64_t n = 200000;
+  static constexpr std::uint64_t seed = 21;
+  Model model;
+  std::vector<ScoreInputs> inputs;
+  SortOracle oracle;
+
+  explicit Lie(float value) : Lie(lies(value)) {}
+
+ private:
+  explicit Lie(const Values& values) : model(model_of({values})), inputs(model.inputs()), oracle({values}, inputs) {}
+  static Values lies(float value) {
+    Values values = values_named("half_normal", n, 3);
+    const Model truth = model_of({values});
+    const auto tensors = truth.inputs();
+    const ScoreView view = make_view(tensors, Identity{});
+    const LineSample plan{lines_for(n), seed};
+    for (std::int64_t line = 0; line < plan.lines; ++line) {
+      const std::int64_t first = line_at(view, plan, line).second;
+      for (std::int64_t i = first; i < std::min(n, first + LineSample::width); ++i)
+        values[static_cast<std::size_t>(i)] = value * (1.0f + 1e-4f * static_cast<float>(line % 97));
+    }
+    return values;
+  }
+};
+
+TEST_P(ExactPaths, LyingSample) {
+  static const Lie above(100.0f), below(-100.0f);
+  run([](auto& engine) {
+    Workspace workspace;
+    for (const Lie* lie : {&above, &below}) {
+      FreshMasks masks(lie->inputs);
+      const Selection found = flow::select(engine, make_view(lie->inputs, Identity{}), Lie::n / 2, Lie::n,
+                                           {.seed = Lie::seed}, masks.table(), workspace);
+      EXPECT_EQ(found.place, lie == &above ? Place::missed_low : Place::missed_high);
+      EXPECT_EQ(found.value, lie->oracle.value(Lie::n / 2));
+      EXPECT_TRUE(same_masks(lie->oracle.masks(Lie::n / 2, Ties::exact), masks.bits()));
+    }
+  });
+}
+
 // The sampled bracket holds on every kind of input: the threshold takes one read. So do its masks, but for ties that
 // must be split: then the chunks that the provisional bits misjudge are scored once more.
 TEST_P(ExactPaths, SampledBracketTakesOneRead) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-DEFAULT_STEPS = 720
+DEFAULT_STEPS = 640
 MIN_STEPS = 20
 MIN_EVENTS = 10
 TARGET_EVENTS = 16
