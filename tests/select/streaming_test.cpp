@@ -11,7 +11,7 @@ namespace {
 class StreamingOnEngines : public EngineTest {};
 BITTERSWEET_FOR_EVERY(engines, StreamingOnEngines);
 
-constexpr double most_reads = 34;
+constexpr double most_reads = 35;
 
 template <class E>
 PruneReport stream(E& engine, std::span<const ScoreInputs> inputs, std::int64_t k, double tolerance) {

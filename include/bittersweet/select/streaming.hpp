@@ -66,7 +66,7 @@ Selection select_kth(const Streaming& options, E& engine, const ScoreView& view,
     const bool is_kth = counts.below < result.rank && result.rank <= reached;
     search.narrow(key, reached < result.rank);
     if (is_kth || (options.tolerance > 0 && error <= options.tolerance)) {
-      result.value = threshold;
+      result.value = threshold == 0.0f ? 0.0f : threshold;  // the two zeros are one value: +0
       result.below = counts.below;
       result.equal = counts.equal;
       return result;
