@@ -1,4 +1,4 @@
-// Sums of one tile in the fixed lanes that Moments states; a tile is half a block, so the lanes are carried on.
+// Sums of one whole block in the fixed lanes that Moments states.
 #pragma once
 
 #include <cmath>
