@@ -1,0 +1,107 @@
+// The public face of the CUDA engine: a whole prune step on a stream. It names no CUDA header; a build without CUDA
+// links cuda_absent.cpp, where every function throws DeviceError with the reason.
+//
+// Promises of every function that takes a Queue:
+//   - all work is enqueued on the caller's stream; no synchronisation with the host, no allocation, no host memory read
+//     after the call returns (tables travel as kernel arguments), so a call can be captured in a CUDA graph (global
+//     capture mode) and replayed on the same pointers, with a new budget read from device memory;
+//   - pointers inside ScoreInputs, masks, workspace and reports are device memory of queue.device;
+//   - arguments are checked on the host before anything is enqueued (the errors of make_view, DeviceError,
+//   ArgumentError
+//     for a workspace that is too small); what only the device can see is a bit of StepReport::status;
+//   - same bits as the CPU engine for every scorer but bitter8 (approximate reciprocal square roots; score/bitter8.hpp
+//     and docs/selectors.md state the bound), whatever the grid or the order of blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bittersweet/engine/engine.hpp"
+#include "bittersweet/select/threshold.hpp"
+
+namespace bittersweet::cuda {
+
+struct Queue {
+  int device = 0;
+  void* stream = nullptr;  // cudaStream_t; null is the device's default stream
+};
+
+// Bits of StepReport::status. `nan` under NonFinite::error is the only one that makes a step void: then no mask bit
+// that the step was to commit and no weight or state has been written.
+namespace status {
+inline constexpr std::uint32_t nan = 1;       // a live score is NaN
+inline constexpr std::uint32_t overflow = 2;  // more candidates than the capacity; a narrower retry or radix passes ran
+inline constexpr std::uint32_t missed = 4;    // the bracket missed the rank; radix passes ran
+inline constexpr std::uint32_t bad_k = 8;     // k outside 0..total; the step is void
+inline constexpr std::uint32_t failed = 128;  // void: NaN under NonFinite::error, or bad_k
+}  // namespace status
+
+// What a step found. It lies in device memory (8-byte aligned) and is copied to the host by whoever reads it.
+struct StepReport {
+  std::uint32_t status = 0;
+  std::uint32_t place = 0;  // bittersweet::Place
+  float value = 0;          // the threshold
+  float passes = 0;         // reads of the inputs
+  std::int64_t k = 0;       // asked for, dead elements included
+  std::int64_t total = 0;
+  std::int64_t dead = 0;
+  std::int64_t below = 0;      // live scores below the threshold
+  std::int64_t equal = 0;      // live scores equal to it
+  std::int64_t ties = 0;       // of those, pruned
+  std::int64_t nan = 0;        // live NaN scores
+  std::int64_t first_nan = 0;  // the lowest position of one in the whole sequence
+  std::int64_t pruned = 0;     // dead + below + ties
+  std::int64_t churn = 0;      // new mask bits that differ from the current ones
+  std::int64_t empty_rows = 0;
+  std::int64_t v_sampled = 0, v_below_eps = 0, v_zero = 0;  // as flow::report_second_moment samples exp_avg_sq
+};
+
+struct StepOptions {
+  Ties ties = Ties::exact;
+  NonFinite nonfinite = NonFinite::error;
+  std::uint64_t seed = 0;
+  bool regrow = false;     // true: dead elements compete again
+  std::uint32_t zero = 0;  // bits of roles: arrays that get +0 where the new keep bit is 0, in the same step
+};
+
+// Scope global, selector exact: threshold, and unless `new_masks` is empty the keep bits, and then the zeros. `k` and
+// `report` are device memory; `tensor_pruned` too (one count per tensor) or null.
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
+                                 bool masks);
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
+          std::size_t workspace_bytes, StepReport* report);
+
+// *k = value, by a kernel argument.
+void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value);
+
+// scores[t][i] = f32 score of element i of tensor t, dead or alive.
+void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                  std::span<float* const> scores);
+
+// +0 where a keep bit is 0. Writes nothing where `gate` (a StepReport::status in device memory, or null) says failed.
+void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                 std::uint32_t which, const std::uint32_t* gate = nullptr);
+
+// Per tensor: live elements; elements of the chosen arrays that are not 0 although their keep bit is. Device memory.
+void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                std::int64_t* live);
+void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
+                      std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found);
+
+// Host side: what is there, and whether this build can use it. Never throws for a missing driver or device.
+struct DeviceVerdict {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;
+  std::string verdict;  // "native code", "PTX, compiled at first use", "unsupported: ...", "driver too old: ..."
+  bool usable = false;
+};
+std::vector<DeviceVerdict> devices();
+std::string describe();             // one line for build_info()
+std::string self_test(int device);  // "" where a small step gives the reference engine's bits, else what differed
+
+}  // namespace bittersweet::cuda
