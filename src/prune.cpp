@@ -13,6 +13,12 @@
 namespace bittersweet {
 namespace {
 
+// What one call sets up and takes down again.
+struct Call {
+  FpEnvironment environment;
+  cpu::Team team;
+};
+
 CpuEngine& cpu_engine() {
   static CpuEngine engine;
   return engine;
@@ -37,7 +43,7 @@ void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks) {
 }  // namespace
 
 void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores) {
-  const FpEnvironment environment;
+  const Call call;
   check_alignment(tensors);
   check_masks(tensors, scores.size());
   const ScoreView view = make_view(tensors, scorer);
@@ -46,14 +52,14 @@ void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, st
 
 PruneReport threshold(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                       const PruneOptions& options, Workspace& workspace) {
-  const FpEnvironment environment;
+  const Call call;
   check_alignment(tensors);
   return flow::threshold(cpu_engine(), tensors, scorer, budget, options, workspace);
 }
 
 PruneReport make_masks(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                        const PruneOptions& options, MaskTable masks, Workspace& workspace) {
-  const FpEnvironment environment;
+  const Call call;
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   return flow::make_masks(cpu_engine(), tensors, scorer, budget, options, masks, workspace);
@@ -61,7 +67,7 @@ PruneReport make_masks(std::span<const ScoreInputs> tensors, const Scorer& score
 
 void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                  std::uint32_t which) {
-  const FpEnvironment environment;
+  const Call call;
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   cpu_engine().apply_mask(tensors, make_chunks(tensors), masks, which);
@@ -69,6 +75,7 @@ void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint
 
 PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                   const PruneOptions& options, MaskTable masks, Workspace& workspace, std::uint32_t which) {
+  const Call call;
   PruneReport report = make_masks(tensors, scorer, budget, options, masks, workspace);
   apply_masks(tensors, std::vector<const std::uint64_t*>(masks.begin(), masks.end()), which);
   return report;
@@ -76,7 +83,7 @@ PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, co
 
 std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                            std::span<const std::uint64_t* const> masks, std::uint32_t which) {
-  const FpEnvironment environment;
+  const Call call;
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   std::vector<std::int64_t> found(tensors.size());

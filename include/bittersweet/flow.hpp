@@ -294,11 +294,10 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
 
   std::vector<const std::uint64_t*> fresh(masks.begin(), masks.end());
   report.tensor_pruned.resize(tensors.size());
-  engine.popcount(tensors, fresh, report.tensor_pruned);
+  report.empty_rows = engine.survey(tensors, make_chunks(tensors), fresh, report.tensor_pruned);
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     report.tensor_pruned[t] = tensors[t].numel - report.tensor_pruned[t];
     report.pruned += report.tensor_pruned[t];
-    report.empty_rows += emptied_rows(tensors[t], masks[t]);
     if (options.regrow) report.churn += differing(tensors[t], masks[t]);
   }
   if (!options.regrow) report.churn = report.pruned - report.dead;  // dead stay dead, so only live bits can differ

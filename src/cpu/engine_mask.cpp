@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "bittersweet/engine/cpu.hpp"
+#include "bittersweet/mask/rows.hpp"
 #include "bittersweet/radix_key.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/tiles.hpp"
@@ -186,11 +187,34 @@ void CpuEngine::verify_mask(std::span<const ScoreInputs> tensors, std::span<cons
 void CpuEngine::popcount(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                          std::span<std::int64_t> per_tensor) {
   std::int64_t total = 0;
-  for (const ScoreInputs& tensor : tensors) total += tensor.numel;
+  for (std::size_t t = 0; t < tensors.size(); ++t) total += masks[t] ? tensors[t].numel : 0;
   parallel_for(threads(total / 16), static_cast<std::int64_t>(tensors.size()), [&](int, std::int64_t at) {
     const auto t = static_cast<std::size_t>(at);
     per_tensor[t] = masks[t] ? kernels_.popcount(masks[t], bits::words(tensors[t].numel)) : tensors[t].numel;
   });
+}
+
+std::int64_t CpuEngine::survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                               std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor) {
+  std::vector<std::int64_t> live(chunks.size());
+  std::atomic<std::int64_t> emptied{0};
+  parallel_for(threads(std::ssize(chunks) * Chunk::size / 16), std::ssize(chunks), [&](int, std::int64_t at) {
+    const auto c = static_cast<std::size_t>(at);
+    const Chunk& chunk = chunks[c];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    const Geometry& g = tensor.geometry;
+    const std::uint64_t* const mask = masks[chunk.tensor];
+    live[c] = kernels_.popcount(mask + chunk.first / bits::per_word, bits::words(chunk.count));
+    std::int64_t first = chunk.first == 0 ? 0 : g.rows, last = g.rows;  // interleaved rows fall to the first chunk
+    if (g.rows_are_contiguous()) {                                      // else those that begin in this one
+      first = (chunk.first + g.row_size() - 1) / g.row_size();
+      last = (chunk.first + chunk.count + g.row_size() - 1) / g.row_size();
+    }
+    if (const std::int64_t found = emptied_rows(tensor, mask, first, last); found > 0) emptied += found;
+  });
+  std::fill(per_tensor.begin(), per_tensor.end(), 0);
+  for (std::size_t c = 0; c < chunks.size(); ++c) per_tensor[chunks[c].tensor] += live[c];
+  return emptied;
 }
 
 }  // namespace bittersweet

@@ -38,6 +38,11 @@ struct BracketPlan {
   Decide decide = Decide::by_score;
   float power_low = 0.0f;   // scores whose power lies under it are surely below the bracket
   float power_high = 0.0f;  // at or above it (and finite): surely above
+  // For magnitudes of bf16: the least bits at or above the low end, the least above the high end; are the ends bf16?
+  std::int16_t bits_low = 0;
+  std::int16_t bits_high = 0;
+  bool bits_hold_low = false;
+  bool bits_hold_high = false;
 };
 
 // What a thread carries from tile to tile.

@@ -1,5 +1,6 @@
 #include "cpu/parallel.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -7,6 +8,9 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#endif
+#if defined(__SSE2__)
+#include <immintrin.h>
 #endif
 
 namespace bittersweet::cpu {
@@ -40,7 +44,80 @@ int default_limit() {
   return value;
 }
 
+thread_local Team* team_of_thread = nullptr;
+
+void relax() noexcept {
+#if defined(__SSE2__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Returns the new value when it is no longer `old`. The kernel takes longer to wake a thread than most verbs leave
+// between them, so a millisecond passes before it is asked to; yielding leaves the processor to whoever needs it more.
+int await_change(std::atomic<int>& value, int old) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point awake_until = Clock::now() + std::chrono::milliseconds(1);
+  do {
+    for (int i = 0; i < 64; ++i, relax())
+      if (const int now = value.load(std::memory_order_acquire); now != old) return now;
+    std::this_thread::yield();
+  } while (Clock::now() < awake_until);
+  value.wait(old, std::memory_order_acquire);
+  return value.load(std::memory_order_acquire);
+}
+
 }  // namespace
+
+struct Team::Worker {
+  Worker(Team& owner, int index) : team(owner), thread_index(index), thread([this] { live(); }) {}
+
+  ~Worker() { give(nullptr, nullptr); }
+
+  void give(Work new_work, const void* new_context) {  // a null work ends the thread
+    work = new_work;
+    context = new_context;
+    ticket.fetch_add(1, std::memory_order_release);
+    ticket.notify_one();
+  }
+
+  void live() {
+    for (int seen = 0;;) {
+      seen = await_change(ticket, seen);
+      if (work == nullptr) return;
+      work(context, thread_index);
+      if (team.working_.fetch_sub(1, std::memory_order_acq_rel) == 1) team.working_.notify_one();
+    }
+  }
+
+  Team& team;
+  const int thread_index;
+  Work work = nullptr;
+  const void* context = nullptr;
+  std::atomic<int> ticket{0};
+  std::jthread thread;  // last: it uses the others, and is joined before they go
+};
+
+Team::Team() : outer_(team_of_thread) {
+  if (!outer_) team_of_thread = this;
+}
+
+Team::~Team() {
+  if (!outer_) team_of_thread = nullptr;
+}
+
+Team& Team::current() { return *team_of_thread; }
+
+void Team::fork_and_join(int threads, Work work, const void* context) {
+  const auto others = static_cast<std::size_t>(threads - 1);
+  while (workers_.size() < others)
+    workers_.push_back(std::make_unique<Worker>(*this, static_cast<int>(workers_.size()) + 1));
+  working_.store(threads - 1, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < others; ++i) workers_[i]->give(work, context);
+  work(context, 0);
+  for (int left = working_.load(std::memory_order_acquire); left != 0;) left = await_change(working_, left);
+}
 
 void set_thread_limit(int n) { limit = std::max(0, n); }
 

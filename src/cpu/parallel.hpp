@@ -1,11 +1,12 @@
-// Fork and join over fixed pieces of work. Threads live for one call, so nothing survives a fork or the interpreter,
-// and no second OpenMP runtime enters the process. Which thread takes which piece never shows in a result.
+// Fork and join over fixed pieces of work. Threads live for one public call, so nothing survives a fork or the
+// interpreter, and no second OpenMP runtime enters the process. Which thread takes which piece never shows in a result.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -19,6 +20,34 @@ int threads_for(std::int64_t elements);
 void set_thread_limit(int n);  // 0: CPU affinity and cgroup quota
 int thread_limit();
 
+// The threads of one call. They start with the first work that needs them and wait for more until the Team ends:
+// awake for a moment, since one verb follows another, then asleep. A Team inside another's life is the same team.
+class Team {
+ public:
+  Team();
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  static Team& current();  // of this thread; there must be one
+
+  // work(thread) on the caller (thread 0) and on threads - 1 others; returns when all have.
+  template <class F>
+  void run(int threads, const F& work) {
+    fork_and_join(threads, [](const void* context, int thread) { (*static_cast<const F*>(context))(thread); }, &work);
+  }
+
+ private:
+  using Work = void (*)(const void*, int);
+  struct Worker;
+
+  void fork_and_join(int threads, Work work, const void* context);
+
+  Team* const outer_;
+  std::atomic<int> working_{0};
+  std::vector<std::unique_ptr<Worker>> workers_;  // last: they use the others until they have ended
+};
+
 // f(thread, piece) for every piece in 0..pieces, handed out one by one in ascending order.
 template <class F>
 void parallel_for(int threads, std::int64_t pieces, F&& f) {
@@ -26,9 +55,11 @@ void parallel_for(int threads, std::int64_t pieces, F&& f) {
     for (std::int64_t piece = 0; piece < pieces; ++piece) f(0, piece);
     return;
   }
+  threads = static_cast<int>(std::min<std::int64_t>(threads, pieces));
   std::atomic<std::int64_t> next{0};
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(threads));
-  const auto work = [&](int thread) {
+  Team team;
+  Team::current().run(threads, [&](int thread) {
     const FpEnvironment environment;
     try {
       for (std::int64_t piece = next++; piece < pieces; piece = next++) f(thread, piece);
@@ -36,12 +67,7 @@ void parallel_for(int threads, std::int64_t pieces, F&& f) {
       failures[static_cast<std::size_t>(thread)] = std::current_exception();
       next = pieces;
     }
-  };
-  {
-    std::vector<std::jthread> workers;
-    for (int thread = 1; thread < threads && thread < pieces; ++thread) workers.emplace_back(work, thread);
-    work(0);
-  }
+  });
   for (const std::exception_ptr& failure : failures)
     if (failure) std::rethrow_exception(failure);
 }

@@ -1,6 +1,7 @@
 // How the bracket pass decides: by the score, or by a cheaper power of it with exact scores near the ends.
 #pragma once
 
+#include <bit>
 #include <cmath>
 
 #include "cpu/kernels.hpp"
@@ -12,8 +13,21 @@ inline constexpr double power_margin = 4e-6;
 inline constexpr double smallest_power = 1e-34;
 inline constexpr double largest_power = 1e37;
 
+// The ends as bits of bf16 magnitudes: rounded up for the least that is not below, down and one more for the least
+// above.
+inline void plan_bits(BracketPlan& plan) {
+  const auto bits = [](float end) { return end > 0.0f ? std::bit_cast<std::uint32_t>(end) : 0u; };
+  const auto holds = [&](float end) { return end >= 0.0f && (bits(end) & 0xffffu) == 0; };
+  const Bracket& bracket = plan.bracket;
+  plan.bits_low = static_cast<std::int16_t>((bits(bracket.low) + 0xffffu) >> 16);
+  plan.bits_high = static_cast<std::int16_t>(bracket.high < 0.0f ? 0 : (bits(bracket.high) >> 16) + 1);
+  plan.bits_hold_low = holds(bracket.low);
+  plan.bits_hold_high = holds(bracket.high);
+}
+
 inline BracketPlan plan_bracket(const Bracket& bracket, const ScoreView& view) {
   BracketPlan plan{bracket, bracket.heavy_ends || view.modified ? Decide::by_score_heavy : Decide::by_score};
+  plan_bits(plan);
   if (bracket.heavy_ends || view.modified) return plan;
   return std::visit(
       [&](const auto& scorer) {

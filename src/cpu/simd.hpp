@@ -137,6 +137,50 @@ BITTERSWEET_INLINE std::uint64_t pack(const Mask (&mask)[vectors_per_word]) {
 #endif
 }
 
+// The same for 64 magnitudes of bf16 (0 to 0x7fff, so that signed and unsigned order agree) against one another.
+constexpr int short_lanes = 2 * lanes;
+constexpr int shorts_per_word = 64 / short_lanes;
+using ShortVector = std::int16_t __attribute__((vector_size(2 * short_lanes)));
+
+#if BITTERSWEET_LANES == 16
+using ShortMask = __mmask32;
+BITTERSWEET_INLINE __m512i as_512(ShortVector a) { return reinterpret_cast<__m512i>(a); }
+BITTERSWEET_INLINE ShortMask less(ShortVector a, ShortVector b) {
+  return _mm512_cmplt_epi16_mask(as_512(a), as_512(b));
+}
+BITTERSWEET_INLINE ShortMask equal(ShortVector a, ShortVector b) {
+  return _mm512_cmpeq_epi16_mask(as_512(a), as_512(b));
+}
+BITTERSWEET_INLINE std::uint64_t pack(const ShortMask (&mask)[shorts_per_word]) {
+  return _mm512_kunpackd(mask[1], mask[0]);
+}
+#else
+using ShortMask = ShortVector;
+BITTERSWEET_INLINE ShortMask less(ShortVector a, ShortVector b) { return a < b; }
+BITTERSWEET_INLINE ShortMask equal(ShortVector a, ShortVector b) { return a == b; }
+BITTERSWEET_INLINE std::uint64_t pack(const ShortMask (&mask)[shorts_per_word]) {
+  std::uint64_t word = 0;
+#if BITTERSWEET_LANES == 8
+  for (int i = 0; i < shorts_per_word; i += 2) {  // packing works on 128-bit halves, so quarters are put back
+    const __m256i bytes =
+        _mm256_packs_epi16(reinterpret_cast<__m256i>(mask[i]), reinterpret_cast<__m256i>(mask[i + 1]));
+    const auto bits = static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0xd8)));
+    word |= static_cast<std::uint64_t>(bits) << (short_lanes * i);
+  }
+#elif defined(__SSE2__)
+  for (int i = 0; i < shorts_per_word; i += 2) {
+    const __m128i bytes = _mm_packs_epi16(reinterpret_cast<__m128i>(mask[i]), reinterpret_cast<__m128i>(mask[i + 1]));
+    word |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm_movemask_epi8(bytes))) << (short_lanes * i);
+  }
+#else
+  for (int i = 0; i < shorts_per_word; ++i)
+    for (int lane = 0; lane < short_lanes; ++lane)
+      word |= static_cast<std::uint64_t>(mask[i][lane] & 1) << (short_lanes * i + lane);
+#endif
+  return word;
+}
+#endif
+
 // Elements index .. index + lanes of an array of floats, or of bf16 bits.
 BITTERSWEET_INLINE Vec load(const float* data, std::int64_t index) {
   Vec a;

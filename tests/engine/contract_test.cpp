@@ -367,5 +367,48 @@ TEST_P(EngineContract, ApplyVerifyPopcount) {
   });
 }
 
+// Against element-by-element logic: rows that cross chunks and words, interleaved rows, convolutions, no elements.
+TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
+  const std::vector<Geometry> shapes{matrix(37, 100),    matrix(3, 70'000),     matrix(1024, 64),
+                                     {96, 50, 1, 1, 96}, {8, 16, 9, 144, 9},    {0, 5, 1, 5, 1},
+                                     matrix(1, 1),       {500, 300, 1, 1, 500}, matrix(2500, 33)};
+  run([&](auto& engine) {
+    std::vector<Words> own, fresh;
+    std::vector<ScoreInputs> tensors;
+    std::vector<std::int64_t> expected_live;
+    std::int64_t expected_rows = 0;
+    for (std::size_t t = 0; t < shapes.size(); ++t) {
+      const Geometry& g = shapes[t];
+      const std::int64_t numel = g.rows * g.row_size();
+      own.push_back(random_mask(numel, 0.3, 7 * t + 1));
+      fresh.push_back(random_mask(numel, 0.5, 7 * t + 2));
+      const auto each = [&](std::int64_t row, auto&& f) {
+        for (std::int64_t i = 0; i < g.inputs; ++i)
+          for (std::int64_t c = 0; c < g.inner; ++c) f(row * g.row_stride + i * g.input_stride + c);
+      };
+      std::int64_t live = 0;
+      for (std::int64_t row = 0; row < g.rows; ++row) {
+        if (row % 3 == 0) each(row, [&](std::int64_t i) { bits::clear(fresh[t].data(), i); });
+        if (row % 6 == 0) each(row, [&](std::int64_t i) { bits::clear(own[t].data(), i); });
+        bool had = t % 2 == 0 && g.inputs > 0, has = false;
+        each(row, [&](std::int64_t i) {
+          had |= bits::get(own[t].data(), i);
+          has |= bits::get(fresh[t].data(), i);
+          live += bits::get(fresh[t].data(), i);
+        });
+        expected_rows += had && !has;
+      }
+      expected_live.push_back(live);
+      tensors.push_back({.mask = t % 2 == 0 ? nullptr : own[t].data(), .numel = numel, .geometry = g});
+    }
+    std::vector<const std::uint64_t*> masks;
+    for (const Words& words : fresh) masks.push_back(words.data());
+    std::vector<std::int64_t> live(shapes.size(), -1);
+    EXPECT_EQ(engine.survey(tensors, make_chunks(tensors), masks, live), expected_rows);
+    EXPECT_EQ(live, expected_live);
+    EXPECT_GT(expected_rows, 1000);
+  });
+}
+
 }  // namespace
 }  // namespace bittersweet::test

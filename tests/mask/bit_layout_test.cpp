@@ -3,6 +3,7 @@
 
 #include "bittersweet/mask/commit.hpp"
 #include "bittersweet/mask/mask_view.hpp"
+#include "bittersweet/mask/rows.hpp"
 #include "support/compare.hpp"
 #include "support/inputs.hpp"
 

@@ -41,6 +41,8 @@ class CpuEngine {
                    std::span<std::int64_t> per_tensor);
   void popcount(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                 std::span<std::int64_t> per_tensor);
+  std::int64_t survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                      std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor);
 
  private:
   int threads(std::int64_t elements) const;

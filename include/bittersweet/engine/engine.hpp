@@ -88,6 +88,9 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
 
   // per_tensor[t] = live elements of tensor t.
   engine.popcount(tensors, bits, per_tensor);
+
+  // The same under new masks; returns the output rows that had a live weight under the tensors' own and now have none.
+  { engine.survey(tensors, chunks, bits, per_tensor) } -> std::same_as<std::int64_t>;
 };
 
 }  // namespace bittersweet

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/mask/rows.hpp"
 #include "bittersweet/radix_key.hpp"
 
 namespace bittersweet {
@@ -223,6 +224,14 @@ class ReferenceEngine {
       for (std::int64_t word = 0; word < bits::words(tensors[t].numel); ++word)
         per_tensor[t] += bits::count(bits::live(mask[t], tensors[t].numel, word));
     }
+  }
+
+  std::int64_t survey(std::span<const ScoreInputs> tensors, std::span<const Chunk>,
+                      std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor) {
+    popcount(tensors, masks, per_tensor);
+    std::int64_t emptied = 0;
+    for (std::size_t t = 0; t < tensors.size(); ++t) emptied += emptied_rows(tensors[t], masks[t]);
+    return emptied;
   }
 
  private:

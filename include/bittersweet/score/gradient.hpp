@@ -7,6 +7,7 @@ namespace bittersweet {
 
 struct Gradient {
   static constexpr ScorerInfo info{"gradient", "|g|", reads::grad};
+  static constexpr bool is_magnitude = true;
   template <class F>
   BITTERSWEET_FORMULA F operator()(const Elements<F>& x) const {
     return abs(x.g);

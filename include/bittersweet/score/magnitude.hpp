@@ -7,6 +7,7 @@ namespace bittersweet {
 
 struct Magnitude {
   static constexpr ScorerInfo info{"magnitude", "|w|", reads::weight};
+  static constexpr bool is_magnitude = true;
   template <class F>
   BITTERSWEET_FORMULA F operator()(const Elements<F>& x) const {
     return abs(x.w);

@@ -5,7 +5,8 @@
 //   operator()   the formula, generic over the value type F: float, a SIMD vector, or float on a GPU;
 //   and may offer
 //   powered()    a monotone power of the score without roots (`power` says which), to compare without scoring,
-//                and with it least_factor(), zero only where the score is.
+//                and with it least_factor(), zero only where the score is;
+//   is_magnitude true where the score is |x| of the one array that it reads, so that stored bits can be compared.
 // Every score is keep-high, prune-low. All arithmetic is f32, evaluated as written, without contraction.
 #pragma once
 
@@ -64,6 +65,9 @@ concept ScorerType = requires(const S& scorer, const Elements<float>& x) {
   { S::info } -> std::convertible_to<ScorerInfo>;
   { scorer(x) } -> std::same_as<float>;
 };
+
+template <class S>
+concept IsMagnitude = requires { requires S::is_magnitude; };
 
 // Does S offer powered(), a monotone power of its score?
 template <class S>

@@ -59,6 +59,37 @@ BITTERSWEET_INLINE Decided decide(const S& scorer, const cpu::TileInput& in, std
   return {.below = surely_below, .undecided = ~(surely_below | pack(above))};
 }
 
+// Scores that are the magnitude of one bf16 array, by its bits: they order like the floats, with NaN above infinity.
+template <cpu::Decide D, class S>
+BITTERSWEET_INLINE Decided decide_bits(const cpu::TileInput& in, std::int64_t index, const cpu::BracketPlan& plan) {
+  const std::uint16_t* data = nullptr;
+  for_each_array<S>([&](auto member) { data = static_cast<const std::uint16_t*>(in.*member) + index; });
+  const auto all = [](int value) { return ShortVector{} + static_cast<std::int16_t>(value); };
+  const ShortVector low = all(plan.bits_low), high = all(plan.bits_high), infinity = all(0x7f80);
+  ShortMask below[shorts_per_word], not_above[shorts_per_word], equal_low[shorts_per_word], equal_high[shorts_per_word],
+      nan[shorts_per_word];
+  for (int k = 0; k < shorts_per_word; ++k) {
+    ShortVector a;
+    std::memcpy(&a, data + k * short_lanes, sizeof a);
+    a &= 0x7fff;
+    below[k] = less(a, low);
+    not_above[k] = less(a, high);
+    nan[k] = less(infinity, a);
+    if constexpr (D == cpu::Decide::by_score_heavy) {
+      equal_low[k] = equal(a, low);
+      equal_high[k] = equal(a, high - 1);
+    }
+  }
+  Decided group{.below = pack(below)};
+  group.undecided = (pack(not_above) & ~group.below) | pack(nan);
+  if constexpr (D == cpu::Decide::by_score_heavy) {
+    group.equal_low = plan.bits_hold_low ? pack(equal_low) : 0;
+    group.equal_high = plan.bits_hold_high && plan.bracket.low != plan.bracket.high ? pack(equal_high) : 0;
+    group.undecided &= ~(group.equal_low | group.equal_high);
+  }
+  return group;
+}
+
 // Up to 64 exact scores against the bracket, as words.
 BITTERSWEET_INLINE Decided compare_ends(const float* scores, const Bracket& bracket) {
   const Vec low = splat(bracket.low), high = splat(bracket.high);
@@ -132,7 +163,7 @@ constexpr std::int64_t parts_of() {
   return std::max(1, 4 / arrays);
 }
 
-template <cpu::Decide D, class S, class T>
+template <cpu::Decide D, class S, class T, bool Bits = false>
 void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketPlan& plan, const cpu::TilePlace& place,
                   cpu::BracketState& state) {
   constexpr std::int64_t ahead = 512;  // elements; a new page is not left to the hardware prefetcher
@@ -166,13 +197,19 @@ void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketP
       for (std::int64_t j = 2; j < found; ++j) add(j);
     listed.count += found;
   };
+  const auto decide_any = [&](const cpu::TileInput& group, std::int64_t index) {
+    if constexpr (Bits)
+      return decide_bits<D, S>(group, index, plan);
+    else
+      return decide<D, S, T>(scorer, group, index, plan);
+  };
   const auto whole_word = [&](std::int64_t word, Listed& listed) {
     const std::int64_t index = word * bits::per_word;
     for_each_array<S>([&](auto member) {
       const char* const next = reinterpret_cast<const char*>(static_cast<const T*>(in.*member) + index + ahead);
       for (std::size_t line = 0; line < bits::per_word * sizeof(T); line += 64) __builtin_prefetch(next + line);
     });
-    take(decide<D, S, T>(scorer, in, index, plan), word, place.live ? place.live[word] : ~std::uint64_t{0}, listed);
+    take(decide_any(in, index), word, place.live ? place.live[word] : ~std::uint64_t{0}, listed);
   };
   const std::int64_t whole = place.count / bits::per_word, stride = whole / parts;
   Listed listed[parts];
@@ -186,7 +223,7 @@ void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketP
     const Padded<S, T, bits::per_word> tail(in, rest, bits::per_word,
                                             [&](const T* array, std::int64_t j) { return array[index + j]; });
     const std::uint64_t valid = bits::valid(place.count, whole);
-    take(decide<D, S, T>(scorer, tail.in, 0, plan), whole, place.live ? place.live[whole] & valid : valid, last);
+    take(decide_any(tail.in, 0), whole, place.live ? place.live[whole] & valid : valid, last);
   }
   for (const Listed& part : listed) {
     classify<S, T>(scorer, in, part.at, part.count, plan, place, state);
@@ -209,6 +246,11 @@ void bracket_any(const Scorer& variant, const cpu::TileInput& in, const cpu::Bra
     if (plan.decide == Decide::by_power_above_zero)
       return bracket_tile<Decide::by_power_above_zero, S, T>(scorer, in, plan, place, state);
   }
+  if constexpr (IsMagnitude<S> && std::is_same_v<T, std::uint16_t>)
+    if (in.modifier == 1.0f)
+      return plan.decide == Decide::by_score_heavy
+                 ? bracket_tile<Decide::by_score_heavy, S, T, true>(scorer, in, plan, place, state)
+                 : bracket_tile<Decide::by_score, S, T, true>(scorer, in, plan, place, state);
   if (plan.decide == Decide::by_score_heavy)
     return bracket_tile<Decide::by_score_heavy, S, T>(scorer, in, plan, place, state);
   bracket_tile<Decide::by_score, S, T>(scorer, in, plan, place, state);

@@ -47,9 +47,8 @@ struct Padded {
 
   // element(array, j) gives element j of the copy.
   template <class E>
-  BITTERSWEET_INLINE Padded(const cpu::TileInput& from, std::int64_t count, std::int64_t padded, E&& element) {
-    in.bias_correction1 = from.bias_correction1;
-    in.modifier = from.modifier;
+  BITTERSWEET_INLINE Padded(const cpu::TileInput& from, std::int64_t count, std::int64_t padded, E&& element)
+      : in(from) {
     int slot = 0;
     for_each_array<S>([&](auto member) {
       T* const to = data[slot++];
