@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .events import encode
 from .report import text_table
 
 __all__ = ["ProbeIteration", "ProbeLayer", "ProbeResult", "ProbeRound"]
@@ -103,13 +104,12 @@ class ProbeResult:
         return {layer.name: layer.sparsity for layer in self.layers}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite number becomes the string ``"inf"`` or ``"-inf"``."""
-        values = asdict(self)
-        for key in ("threshold", "gradient_threshold"):
-            if values[key] in (float("inf"), float("-inf")):
-                values[key] = str(values[key])
+        """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
+        values = {item.name: encode(getattr(self, item.name)) for item in fields(self)}
         values["layers"] = [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]
-        return values | {"achieved_sparsity": self.achieved_sparsity}
+        for key in ("achieved_sparsity", "candidates", "pruned", "kept", "zero_gradients", "total"):
+            values[key] = getattr(self, key)
+        return values
 
     def __str__(self) -> str:
         rows: list[Sequence[str]] = [
@@ -182,22 +182,15 @@ class ProbeIteration:
         return self.accepted[-1].result.achieved_sparsity if self.accepted else self.initial_sparsity
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "reference": self.reference,
-            "metric": self.metric,
-            "budget": self.budget if self.budget != float("inf") else "inf",
-            "lower_is_better": self.lower_is_better,
-            "initial_sparsity": self.initial_sparsity,
-            "requested_sparsity": self.requested_sparsity,
-            "achieved_sparsity": self.achieved_sparsity,
-            "stopped": self.stopped,
-            "rounds": [
-                {"metric": str(r.metric) if r.metric != r.metric else r.metric, "accepted": r.accepted}
-                | {"result": r.result.to_dict()}
-                for r in self.rounds
-            ],
-        }
+        """Plain values for JSON; infinities and NaN become strings."""
+        values = {item.name: encode(getattr(self, item.name)) for item in fields(self)}
+        values["rounds"] = [
+            {"result": one.result.to_dict(), "metric": encode(one.metric), "accepted": one.accepted}
+            for one in self.rounds
+        ]
+        for key in ("metric", "requested_sparsity", "achieved_sparsity"):
+            values[key] = encode(getattr(self, key))
+        return values
 
     def __str__(self) -> str:
         rows = [("round", "requested", "achieved", "candidates", "pruned", "metric", "", "ms")]
