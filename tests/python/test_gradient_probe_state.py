@@ -6,13 +6,15 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import bittersweet as bs
 import numpy as np
 import pytest
 import torch
-from bittersweet._preserve import preserved
+import torch.distributed as dist
+from bittersweet._preserve import _random_states, preserved
 from probe_support import (
     Noisy,
     cross_entropy,
@@ -27,6 +29,8 @@ from probe_support import (
     values,
 )
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 ORDERS = ("global", "reverse", "size", "forward")
@@ -172,8 +176,63 @@ def test_preserved_copies_are_real_and_slots_come_back() -> None:
     assert surroundings(model) == around
 
 
-def one_batch(model: nn.Module, batch: Any) -> torch.Tensor:
-    return square_loss(model, batch)
+def test_the_random_states_of_the_model_s_devices_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices of a kind, and one kind whose functions take no index, played by stand-ins."""
+    states = {"cuda:0": 1, "cuda:1": 2, "mps": 3}
+    for kind in ("cuda", "mps"):
+        monkeypatch.setattr(
+            getattr(torch, kind), "get_rng_state", lambda device="mps": states[str(device)], raising=False
+        )
+        monkeypatch.setattr(
+            getattr(torch, kind),
+            "set_rng_state",
+            lambda state, device="mps": states.__setitem__(str(device), state),
+            raising=False,
+        )
+    devices = [torch.device(name) for name in ("cpu", "cuda:0", "cuda:1", "mps", "meta")]
+    found = list(_random_states(devices))
+    assert len(found) == 6
+    states.update({"cuda:0": 7, "cuda:1": 8, "mps": 9})
+    for put, state in found:
+        put(state)
+    assert states == {"cuda:0": 1, "cuda:1": 2, "mps": 3}
+
+
+@pytest.mark.parametrize("order", ["global", "forward"])
+def test_channels_last_weights_keep_their_layout(order: str) -> None:
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 2)).to(memory_format=layout)
+        strides = [parameter.stride() for parameter in model.parameters()]
+        data = torch.randn(2, 3, 6, 6)
+        loss_fn = noting(lambda inner, batch: inner(batch).square().sum(), [], lambda _: None)
+        probe = bs.GradientProbe(model, loss_fn, [data], order=order, gradient_threshold=math.inf)
+        probe.prune(0.5)
+        assert [parameter.stride() for parameter in model.parameters()] == strides
+        found.append((probe.masks, [parameter.detach().contiguous() for parameter in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+def test_checkpointed_activations_and_a_data_parallel_wrapper(tmp_path: Path) -> None:
+    def checkpointed(model: Any, batch: Any) -> torch.Tensor:
+        assert type(model) is nn.Sequential
+        outputs = checkpoint(model, batch[0], use_reentrant=False)
+        assert isinstance(outputs, torch.Tensor)
+        return (outputs - batch[1]).square().sum()
+
+    expected = bs.GradientProbe(integer_net(), square_loss, integer_batches())
+    expected.prune(0.5)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(integer_net())
+        probe = bs.GradientProbe(model, checkpointed, integer_batches())
+        probe.prune(0.5)
+    finally:
+        dist.destroy_process_group()
+    assert probe.masks == expected.masks
 
 
 def generator() -> Iterator[Any]:
