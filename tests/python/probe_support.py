@@ -7,12 +7,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import bittersweet as bs
 import numpy as np
 import torch
 from torch import nn
 
 Array = np.ndarray[Any, Any]
 SIZES = (6, 7, 5, 3)
+ORDERS = ("global", "reverse", "size", "forward")
 NAMES = ["0.weight", "2.weight", "4.weight"]
 TOTAL = sum(a * b for a, b in itertools.pairwise(SIZES))
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -130,6 +132,18 @@ def probed(
 
 def all_live(weights: Sequence[Array]) -> list[Array]:
     return [np.ones(weight.shape, dtype=bool) for weight in weights]
+
+
+def kept(probe: bs.GradientProbe) -> list[Array]:
+    return [mask.bool().numpy() for mask in probe.masks.values()]
+
+
+def assert_as_probed(model: nn.Module, probe: bs.GradientProbe, weights: Any, live: Any) -> None:
+    assert list(probe.masks) == NAMES
+    for found, expected in zip(kept(probe), live, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(matrices(model), weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 class Noisy(nn.Module):

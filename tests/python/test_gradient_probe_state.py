@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from bittersweet._preserve import _random_states, preserved
 from probe_support import (
+    ORDERS,
     Noisy,
     cross_entropy,
     integer_batches,
@@ -32,8 +33,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
-
-ORDERS = ("global", "reverse", "size", "forward")
 
 
 class Interrupted:
