@@ -63,8 +63,10 @@ if TYPE_CHECKING:
         score,
         threshold,
     )
+    from .gradient_probe import GradientProbe
     from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
     from .masks import Mask, Masks
+    from .probe_report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
     from .pruner import Pruner
     from .schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
     from .scopes import Global, NofM, Row, Tensor
@@ -81,8 +83,10 @@ _MODULES = {
     "_table": "ScoreInputs",
     "events": "MaskEvent MaskHistory",
     "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
+    "gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "masks": "Mask Masks",
+    "probe_report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "pruner": "Pruner",
     "schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
     "scopes": "Global NofM Row Tensor",
@@ -129,6 +133,7 @@ __all__ = [
     "Exact",
     "Global",
     "Gradient",
+    "GradientProbe",
     "Histogram",
     "Identity",
     "KthValue",
@@ -145,6 +150,10 @@ __all__ = [
     "OneShot",
     "PolynomialDecay",
     "PowerRamp",
+    "ProbeIteration",
+    "ProbeLayer",
+    "ProbeResult",
+    "ProbeRound",
     "Pruner",
     "Random",
     "Row",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,12 +58,12 @@ class Settings:
             options["scope"] = "tensor" if options["scope"] == "global" else options["scope"]
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
         settings = cls(scorer=scorer, call=call, **options)
-        _one_of("hold", settings.hold, ("weights", "grads"))
-        _one_of("missing", settings.missing, ("error", "skip"))
+        one_of("hold", settings.hold, ("weights", "grads"))
+        one_of("missing", settings.missing, ("error", "skip"))
         for flag in ("mask_optimizer_state", "regrow"):
-            _one_of(flag, getattr(settings, flag), (False, True))
+            one_of(flag, getattr(settings, flag), (False, True))
         settings._check_schedule()
-        settings._check_scorer(optimizer)
+        require_inputs(call, optimizer)
         settings._check_hold(optimizer)
         settings._rehearse()
         return settings
@@ -148,31 +149,6 @@ class Settings:
                 "schedule there"
             )
 
-    def _check_scorer(self, optimizer: torch.optim.Optimizer | None) -> None:
-        foreign = sorted(self.call.reads - _IN_TRAINING)
-        if foreign:
-            raise ArgumentError(
-                f"scorer: '{self.call.name}' reads {', '.join(foreign)}, which a training loop does not "
-                "have. Use make_masks or prune_, which take it as an argument"
-            )
-        moments = sorted(self.call.reads & _MOMENT_READS)
-        if not moments:
-            return
-        if optimizer is None:
-            raise ArgumentError(
-                f"optimizer: None, and scorer '{self.call.name}' reads {', '.join(moments)} of the "
-                "optimizer. Pass the optimizer, or choose a scorer that does without (magnitude, gradient, "
-                "taylor, random)"
-            )
-        kept = optimizer_state.kept_moments(optimizer)
-        lacking = [] if kept is None else [name for name in moments if name not in kept]
-        if lacking:
-            raise ArgumentError(
-                f"optimizer: {type(optimizer).__name__} keeps no {', '.join(lacking)}, and scorer "
-                f"'{self.call.name}' reads it. Use Adam or AdamW, or a scorer that does without (magnitude, "
-                "gradient, taylor, random)"
-            )
-
     def _check_hold(self, optimizer: torch.optim.Optimizer | None) -> None:
         if self.hold != "grads":
             return
@@ -206,6 +182,43 @@ class Settings:
         return ScoreInputs(ones, exp_avg=ones, exp_avg_sq=ones, grad=ones, in_dim=in_dim, step=1, name=name)
 
 
-def _one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> None:
+def require_inputs(
+    call: ScorerCall, optimizer: torch.optim.Optimizer | None, given: frozenset[str] = frozenset()
+) -> None:
+    """Raises ArgumentError if the scorer reads what neither training, nor this optimizer, nor `given` has."""
+    foreign = sorted(call.reads - _IN_TRAINING - given)
+    if foreign:
+        raise ArgumentError(
+            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Use "
+            "make_masks or prune_, which take it as an argument"
+        )
+    moments = sorted(call.reads & _MOMENT_READS)
+    if not moments:
+        return
+    if optimizer is None:
+        raise ArgumentError(
+            f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
+            "the optimizer, or choose a scorer that does without (magnitude, gradient, taylor, random)"
+        )
+    kept = optimizer_state.kept_moments(optimizer)
+    lacking = [] if kept is None else [name for name in moments if name not in kept]
+    if lacking:
+        raise ArgumentError(
+            f"optimizer: {type(optimizer).__name__} keeps no {', '.join(lacking)}, and scorer '{call.name}' "
+            "reads it. Use Adam or AdamW, or a scorer that does without (magnitude, gradient, taylor, random)"
+        )
+
+
+def one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> None:
     if value not in accepted:
         raise ArgumentError(f"{argument}: {value!r}; accepted: {', '.join(map(repr, accepted))}")
+
+
+def as_number(argument: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise ArgumentError(f"{argument}: {value!r}; accepted: a number from {low:g} to {high:g}")
+    return number

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import optimizer_state
-from ._table import ScoreInputs
-from .errors import MissingStateError
+from ._table import ScoreInputs, as_mask
+from .errors import ArgumentError, MissingStateError
+from .masks import Mask
 from .targets import PlanEntry, lookup
 
 if TYPE_CHECKING:
     import torch
 
-    from .masks import Mask
     from .optimizer_state import ParameterState
 
-__all__ = ["Bound", "bind", "element_items", "missing_reads", "score_inputs"]
+__all__ = ["Bound", "bind", "element_items", "masks_of", "missing_reads", "score_inputs"]
 
 
 @dataclass(slots=True)
@@ -72,6 +72,28 @@ def score_inputs(bound: Bound, reads: frozenset[str], mask: Mask | None) -> Scor
     if bound.state.betas is not None:
         item.betas = bound.state.betas
     return item
+
+
+def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str, Mask]:
+    """Masks by parameter name, from `Mask` objects or bool arrays under any name of a target.
+
+    Raises:
+        ArgumentError: A name that is not a target's, or one target under two names.
+        ShapeError, DTypeError, DeviceError, LayoutError: A mask that does not fit its weight.
+    """
+    known = {name: entry for entry in targets for name in (entry.name, *entry.aliases)}
+    masks: dict[str, Mask] = {}
+    for name, value in given.items():
+        entry = known.get(name)
+        if entry is None:
+            raise ArgumentError(
+                f"masks: '{name}' is not among the weights that are pruned: {', '.join(known)}"
+            )
+        if entry.name in masks:
+            raise ArgumentError(f"masks: '{name}' and another name give a mask to the same tied parameter")
+        mask = as_mask(value, entry.shape, entry.name)
+        masks[entry.name] = Mask(mask.words, mask.shape, entry.name, "torch")
+    return masks
 
 
 def element_items(

@@ -85,7 +85,7 @@ class MaskEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
-        return {item.name: _encode(getattr(self, item.name)) for item in fields(self)}
+        return {item.name: encode(getattr(self, item.name)) for item in fields(self)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> MaskEvent:
@@ -186,11 +186,12 @@ def _count(value: int | None) -> str:
     return "uncounted" if value is None else f"{value:,}"
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """A plain value for JSON: infinities and NaN as strings, tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

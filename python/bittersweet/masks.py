@@ -64,6 +64,15 @@ class Mask:
         return cls(words, shape, name, framework)
 
     @classmethod
+    def full(cls, shape: Sequence[int], name: str, framework: str) -> Mask:
+        """A mask that keeps everything."""
+        numel = math.prod(shape)
+        words = np.full(words_for(numel), 2**64 - 1, dtype=np.uint64)
+        if numel % 64:
+            words[-1] = 2 ** (numel % 64) - 1
+        return cls(words, shape, name, framework)
+
+    @classmethod
     def empty_all(cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str) -> list[Mask]:
         """One mask a tensor, all in one block: a block of the same size as before is memory that is warm."""
         sizes = [words_for(math.prod(shape)) for shape in shapes]

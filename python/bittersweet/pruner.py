@@ -13,13 +13,13 @@ from ._mask_view import MaskView
 from ._scorers import Scorer
 from ._selectors import Selector
 from ._settings import Settings
-from .binding import Bound, bind, element_items, missing_reads, score_inputs
+from .binding import Bound, bind, element_items, masks_of, missing_reads, score_inputs
 from .errors import ArgumentError, Error
 from .events import MaskEvent, MaskHistory
 from .functional import count_violations
 from .holding import Holder, kept_by_both, outside_of_compilation
 from .masks import Mask, kept_counts
-from .report import PruneReport, Sparsity, TensorSparsity
+from .report import PruneReport, Sparsity, count_sparsity
 from .schedules import Schedule
 from .scopes import Scope
 from .targets import Plan, find_targets, unwrap
@@ -201,13 +201,7 @@ class Pruner:
 
     def sparsity(self) -> Sparsity:
         """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
-        kept = dict(zip(self._masks, kept_counts(self._ordered), strict=True)) if self._masks else {}
-        rows = {}
-        for one in bind(self._model, None, self._plan.targets):
-            elements, name = one.entry.numel, one.entry.name
-            zeros = elements - int(one.parameter.detach().count_nonzero())
-            rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), zeros)
-        return Sparsity(rows)
+        return count_sparsity(bind(self._model, None, self._plan.targets), self._masks)
 
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
@@ -274,6 +268,19 @@ class Pruner:
         masks = {name: Mask(words, shapes[name], name, "torch") for name, words in restored.masks.items()}
         self._apply(masks, {})
         self._step, self._fired, self._history = restored.step, restored.fired, restored.history
+
+    def load_masks(self, masks: Mapping[str, Any]) -> None:
+        """Takes over masks made elsewhere, such as `GradientProbe.masks`, and writes their zeros at once.
+
+        Args:
+            masks: By parameter name: `Mask` objects or bool arrays, True = keep. A target that is not named
+                keeps the mask it has.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been changed.
+        """
+        self._require_open()
+        self._apply({**self._masks, **masks_of(self._plan.targets, masks)}, {})
 
     def _mask_grads(self) -> None:
         if self._masks:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .events import MaskHistory
+from .masks import Mask, kept_counts
 
-__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "plot"]
+if TYPE_CHECKING:
+    from .binding import Bound
+
+__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,33 @@ class Sparsity:
         rows = [("tensor", "elements", "masked", "zero")]
         rows += [_sparsity_row(name, row) for name, row in self.per_tensor.items()]
         rows.append(_sparsity_row("all", self.overall))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            row[0].ljust(widths[0])
-            + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in rows
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return text_table(rows)
+
+
+def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsity:
+    """Counts mask bits and zeros of these targets; one without a mask is all kept."""
+    kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
+    rows = {}
+    for one in bound:
+        elements, name = one.entry.numel, one.entry.name
+        zeros = elements - int(one.parameter.detach().count_nonzero())
+        rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), zeros)
+    return Sparsity(rows)
 
 
 def _sparsity_row(name: str, row: TensorSparsity) -> tuple[str, str, str, str]:
     return name, f"{row.elements:,}", f"{row.masked:.4f}", f"{row.zero:.4f}"
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as text: the first row is the header, the first column is flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        row[0].ljust(widths[0])
+        + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 @dataclass(frozen=True)

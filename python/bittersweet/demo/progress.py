@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from bittersweet._progress import progress_bar
+
 _SMOOTHING = 0.9
-_WIDEST_BAR = 120
 
 
 class Progress:
@@ -26,12 +23,7 @@ class Progress:
         self._loss: float | None = None
         self._ms: float | None = None
         self._start = time.perf_counter()
-        self._bar: Any = None
-        if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
-            tqdm = importlib.import_module("tqdm").tqdm
-            layout = f"{self._title} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
-            columns = min(shutil.get_terminal_size((80, 24)).columns - 1, _WIDEST_BAR)
-            self._bar = tqdm(total=total, bar_format=layout, ncols=columns, file=sys.stderr)
+        self._bar: Any = progress_bar(self._title, total)
 
     def __enter__(self) -> Progress:
         return self

@@ -1,0 +1,50 @@
+"""The norms of input features that scorer ``"wanda"`` reads, read once and kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ArgumentError, MissingStateError
+from .targets import PlanEntry
+
+__all__ = ["InputNorms"]
+
+
+class InputNorms:
+    """A mapping from parameter names to norms, or a callable that returns one; `load` copies it once."""
+
+    def __init__(self, source: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None) -> None:
+        if not (source is None or isinstance(source, Mapping) or callable(source)):
+            raise ArgumentError(
+                f"input_norms: found {type(source).__name__}; accepted: a mapping from parameter names to "
+                "norms, or a callable that returns one"
+            )
+        self._source = source
+        self._kept: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> frozenset[str]:
+        """What a scorer can read of it, as an argument of `ScoreInputs`."""
+        return frozenset() if self._source is None else frozenset(("input_norm",))
+
+    def load(self) -> None:
+        """Reads or calls the source, unless that has been done since the last `invalidate`."""
+        if self._kept is None:
+            source = self._source() if callable(self._source) else self._source
+            self._kept = {name: copy.deepcopy(norm) for name, norm in (source or {}).items()}
+
+    def of(self, entry: PlanEntry) -> Any:
+        """The norms of one target, under any of its names. Raises MissingStateError if there are none."""
+        for name in (entry.name, *entry.aliases):
+            if self._kept is not None and name in self._kept:
+                return self._kept[name]
+        raise MissingStateError(
+            f"input_norms: there are none for '{entry.name}', and the scorer reads them. Give them (call "
+            "invalidate() if they came after the first probe), or leave this weight out with ignore"
+        )
+
+    def invalidate(self) -> None:
+        """Forgets the copies: the next `load` reads (or calls) the source again."""
+        self._kept = None
