@@ -32,20 +32,25 @@ inline float nth(std::span<float>& values, double wanted) {
 }
 
 // Standard deviation of the number of sampled scores up to `middle`, from the differences of neighbouring lines: scores
-// of one line share their row's scale, so they are not independent, but what separates tensors must not count.
+// of one line share their row's scale, so they are not independent, but what separates tensors must not count. A
+// quarter of the pairs of a large sample tell it to two percent.
 inline double rank_deviation(std::span<const float> sample, float middle, double share) {
-  double sum = 0, previous = 0;
-  for (std::size_t line = 0; line + LineSample::width <= sample.size(); line += LineSample::width) {
+  const std::size_t lines = sample.size() / LineSample::width, step = lines < 4096 ? 2 : 8;
+  const auto excess = [&](std::size_t line) {
     int under = 0, drawn = 0;
-    for (std::size_t c = 0; c < LineSample::width; ++c) {
-      under += sample[line + c] <= middle;
-      drawn += sample[line + c] == sample[line + c];
+    for (std::size_t c = line * LineSample::width; c < (line + 1) * LineSample::width; ++c) {
+      under += sample[c] <= middle;
+      drawn += sample[c] == sample[c];
     }
-    const double excess = under - share * drawn;
-    if (line > 0) sum += (excess - previous) * (excess - previous);
-    previous = excess;
+    return under - share * drawn;
+  };
+  double sum = 0;
+  std::size_t pairs = 0;
+  for (std::size_t line = 0; line + 1 < lines; line += step, ++pairs) {
+    const double difference = excess(line) - excess(line + 1);
+    sum += difference * difference;
   }
-  return std::sqrt(sum / 2);
+  return std::sqrt(sum / 2 * static_cast<double>(lines) / static_cast<double>(std::max<std::size_t>(pairs, 1)));
 }
 
 }  // namespace detail
@@ -69,7 +74,7 @@ Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t ran
   const auto lines = static_cast<double>(first.size());
   if (lines < 64) return bracket;
   const double share = static_cast<double>(rank) / static_cast<double>(live);
-  const double rough = 6 * std::sqrt(lines * share * (1 - share)) + 8;
+  const double rough = 5 * std::sqrt(lines * share * (1 - share)) + 8;
   const float to = share * lines + rough > lines ? plus_infinity : detail::nth(first, share * lines + rough);
   const float middle = detail::nth(first, share * lines);
   const float least = non_negative ? 0.0f : minus_infinity;
