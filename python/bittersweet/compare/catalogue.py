@@ -10,8 +10,10 @@ from bittersweet.demo.plan import DemoError
 
 _HAD = frozenset(("weight", "exp_avg", "exp_avg_sq", "step", "bias_correction1", "grad", "input_norm"))
 """What frozen weights, their optimizer and calibration text can give; training can too."""
-_LACKING = {"scores": "takes scores that the caller computed, so that there is nothing of its own to measure"}
-_BITTER4 = "its score is that of bitter3; it differs in training, where Pruner gives it another scope"
+_LACKING = {
+    "scores": "it takes scores that the caller computed, so that there is nothing of its own to measure"
+}
+_BITTER4 = "it has the score of bitter3; it differs in training, where Pruner gives it another scope"
 
 
 @dataclass(frozen=True)
@@ -60,5 +62,5 @@ def entries(wanted: Sequence[str] | None, histories: Mapping[str, object]) -> li
 
 def _unmet(reads: frozenset[str]) -> str | None:
     for column in sorted(reads - _HAD):
-        return _LACKING.get(column, f"reads {column}, which nothing in this comparison records")
+        return _LACKING.get(column, f"it reads {column}, which nothing in this comparison records")
     return None

@@ -16,10 +16,15 @@ from bittersweet.demo.report import Spread, aligned_table
 _TIED = 0.01
 """From this surplus over the sparsity asked for, ties count as worth a remark."""
 
+_ONE_SHOT_NOTE = (
+    "Every scorer on the same frozen weights and Adam state of each seed, without training afterwards; best "
+    "under scope global first. gradient, taylor and wanda take their inputs from calibration text."
+)
+
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a table whose first row is the head (or none), and a line about it."""
+    """A heading, a table whose first row is the head, and what to know about it."""
 
     title: str
     rows: list[list[str]]
@@ -29,7 +34,7 @@ class Section:
 def sections(document: dict[str, Any]) -> list[Section]:
     """The tables of what is finished, in reading order."""
     found = [_one_shot(document, level) for level in document["one_shot"]["levels"]]
-    found += [_training(document), _overlap(document), _left_out(document)]
+    found += [_training(document), _overlap(document)]
     return [section for section in found if len(section.rows) > 1]
 
 
@@ -43,9 +48,9 @@ def circumstances(document: dict[str, Any]) -> str:
         f"`{run['command']}`, {run['date']}, {run['cpu']}, {run['threads']} threads, "
         f"{run['seconds']:.0f} s; bittersweet {run['bittersweet']}, torch {run['torch']}, Python "
         f"{run['python']}.{state} Byte-level GPT with {run['parameters']:,} parameters, of which "
-        f"{run['eligible']:,} can be pruned ({plan['layers']} blocks of width {plan['width']}); {plan['steps']} "
-        f"steps of {plan['batch'] * plan['context']:,} bytes; {text['source']}. Losses are nats per byte on "
-        f"text that was never trained on, mean ± sample standard deviation over {run['seeds']} "
+        f"{run['eligible']:,} can be pruned ({plan['layers']} blocks of width {plan['width']}); "
+        f"{plan['steps']} steps of {plan['batch'] * plan['context']:,} bytes; {text['source']}. Losses are "
+        f"nats per byte on text that was never trained on, mean ± sample standard deviation over {run['seeds']} "
         f"{'seed' if run['seeds'] == 1 else 'seeds'}. Dense: {loss}; byte frequencies alone: "
         f"{text['unigram_loss']:.3f}."
     )
@@ -61,41 +66,40 @@ def remarks(document: dict[str, Any]) -> list[str]:
     lines = [
         "A model this small, trained this briefly, shows that the tools work and where a score is wrong; it "
         "does not rank scorers for large models. Differences within the spread are no differences.",
-        *document["notes"],
+        *_left_out(document),
     ]
     if tied:
-        lines.insert(
-            0,
+        lines.append(
             "Ties: pruning every score at or below the threshold, as published code does, instead of exactly "
-            f"the share asked for, would have pruned: {'; '.join(tied)}.",
+            f"the share asked for, would have pruned, under scope global: {'; '.join(tied)}."
         )
-    return lines
+    return [*lines, *(f"The library warned: {note}" for note in document["notes"])]
 
 
 def text(document: dict[str, Any]) -> str:
     """Everything as aligned plain text."""
     parts = [textwrap.fill(circumstances(document).replace("**", ""), 110)]
     for section in sections(document):
-        parts.append(
-            f"{section.title}\n\n{aligned_table(section.rows)}\n\n{textwrap.fill(section.note, 110)}"
-        )
-    wrapped = [
-        textwrap.fill(line, 110, initial_indent="- ", subsequent_indent="  ") for line in remarks(document)
-    ]
-    return "\n\n".join([*parts, "\n".join(wrapped)]) + "\n"
+        parts += [section.title, aligned_table(section.rows), textwrap.fill(section.note, 110)]
+    return _joined([*parts, _list(remarks(document), 110)])
 
 
 def markdown(document: dict[str, Any]) -> str:
     """Everything as Markdown, to be pasted into documents."""
     parts = [textwrap.fill(circumstances(document), 118)]
     for section in sections(document):
-        parts.append(f"**{section.title}**")
-        parts.append(_markdown_table(section.rows))
-        parts.append(textwrap.fill(section.note, 118))
-    wrapped = [
-        textwrap.fill(line, 118, initial_indent="- ", subsequent_indent="  ") for line in remarks(document)
-    ]
-    return "\n\n".join([*parts, "\n".join(wrapped)]) + "\n"
+        parts += [f"**{section.title}**", _markdown_table(section.rows), textwrap.fill(section.note, 118)]
+    return _joined([*parts, _list(remarks(document), 118)])
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _list(lines: Sequence[str], width: int) -> str:
+    return "\n".join(
+        textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  ") for line in lines
+    )
 
 
 def show(document: dict[str, Any]) -> None:
@@ -128,11 +132,11 @@ def _one_shot(document: dict[str, Any], level: float) -> Section:
         dict.fromkeys(row["scorer"] for row in rows), key=lambda n: _rank(cells.get((n, "global")))
     )
     body = [[name, *(_spread(cells.get((name, scope))) for scope in scopes)] for name in order]
+    first = level == document["one_shot"]["levels"][0]
     return Section(
         f"One-shot, {percent(level)} pruned: held-out loss by scope",
         [["scorer", *scopes], *body],
-        "Every scorer on the same frozen weights and Adam state of each seed, without training afterwards; "
-        "best under scope global first. gradient, taylor and wanda take their inputs from calibration text.",
+        _ONE_SHOT_NOTE if first else "",
     )
 
 
@@ -176,22 +180,21 @@ def _overlap(document: dict[str, Any]) -> Section:
     )
 
 
-def _left_out(document: dict[str, Any]) -> Section:
+def _left_out(document: dict[str, Any]) -> list[str]:
     parts = {"one_shot": "one-shot", "training": "training"}
-    rows = []
+    lines = []
     for scorer in document["scorers"]:
-        reasons: dict[str, list[str]] = {}
+        places: dict[str, list[str]] = {}
         for part, reason in scorer["left_out"].items():
             if reason is not None:
-                reasons.setdefault(reason, []).append(parts[part])
-        rows += [[scorer["name"], " and ".join(where), reason] for reason, where in reasons.items()]
-    aliases = "; ".join(
-        f"{' and '.join(scorer['aliases'])} as {scorer['name']}"
-        for scorer in document["scorers"]
-        if scorer["aliases"]
-    )
-    note = f"Other names of a score are shown once: {aliases}." if aliases else ""
-    return Section("Left out", [["scorer", "of", "because"], *rows], note)
+                places.setdefault(reason, []).append(parts[part])
+        lines += [
+            f"Left out of {' and '.join(where)}: {scorer['name']}: {reason}."
+            for reason, where in places.items()
+        ]
+    others = [scorer for scorer in document["scorers"] if scorer["aliases"]]
+    names = "; ".join(f"{' and '.join(scorer['aliases'])} as {scorer['name']}" for scorer in others)
+    return [*lines, f"Other names of a score are shown once: {names}."] if names else lines
 
 
 def _rank(loss: dict[str, Any] | None) -> float:
