@@ -56,9 +56,7 @@ def _paint_one_shot(figure: Any, document: dict[str, Any]) -> None:
         panel.set_xlabel("weights pruned (%)")
         panel.grid(axis="y", color=GRID)
     panels[0].set_ylabel("held-out loss, difference to dense (nats per byte)")
-    figure.suptitle(
-        f"One-shot pruning of the same frozen weights ({_seeds(document)}; band: lowest to highest)"
-    )
+    figure.suptitle(f"One-shot pruning of the same frozen weights ({_seeds(document, 'band')})")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6)
 
@@ -110,10 +108,12 @@ def _paint_training(figure: Any, document: dict[str, Any]) -> None:
     axes.set_xlabel("held-out loss, difference to dense (nats per byte)")
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
-    level, seeds = percent(part["sparsity"]), _seeds(document)
-    axes.set_title(f"Pruned during training to {level} ({seeds}; whiskers: lowest to highest)")
+    level, seeds = percent(part["sparsity"]), _seeds(document, "whiskers")
+    axes.set_title(f"Pruned during training to {level} ({seeds})")
 
 
-def _seeds(document: dict[str, Any]) -> str:
+def _seeds(document: dict[str, Any], spread: str | None = None) -> str:
     seeds = document["run"]["seeds"]
-    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+    if seeds == 1:
+        return "one seed"
+    return f"mean of {seeds} seeds" + (f"; {spread}: lowest to highest" if spread else "")

@@ -43,15 +43,18 @@ def circumstances(document: dict[str, Any]) -> str:
     run, plan, text = document["run"], document["plan"], document["text"]
     dense = document["dense"]["held_out_loss"]
     loss = "none finished" if dense is None else _spread(dense)
+    seeds = "one seed"
+    if run["seeds"] > 1:
+        seeds = f"mean ± sample standard deviation over {run['seeds']} seeds"
+    blocks = "1 block" if plan["layers"] == 1 else f"{plan['layers']} blocks"
     state = "" if run["finished"] else " **Interrupted: this is what was finished.**"
     return (
         f"`{run['command']}`, {run['date']}, {run['cpu']}, {run['threads']} threads, "
         f"{run['seconds']:.0f} s; bittersweet {run['bittersweet']}, torch {run['torch']}, Python "
         f"{run['python']}.{state} Byte-level GPT with {run['parameters']:,} parameters, of which "
-        f"{run['eligible']:,} can be pruned ({plan['layers']} blocks of width {plan['width']}); "
+        f"{run['eligible']:,} can be pruned ({blocks} of width {plan['width']}); "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']:,} bytes; {text['source']}. Losses are "
-        f"nats per byte on text that was never trained on, mean ± sample standard deviation over {run['seeds']} "
-        f"{'seed' if run['seeds'] == 1 else 'seeds'}. Dense: {loss}; byte frequencies alone: "
+        f"nats per byte on text that was never trained on, {seeds}. Dense: {loss}; byte frequencies alone: "
         f"{text['unigram_loss']:.3f}."
     )
 
