@@ -219,8 +219,8 @@ def test_tables_of_a_document_made_by_hand() -> None:
         ["b", "2.0000 ± 0.5000", "-"],
         ["a", "3.0000 ± 0.5000", "4.0000 ± 0.5000"],
     ]
-    assert overlap.rows == [["scorer", "1", "2"], ["1 a", "1.00", "0.25"], ["2 b", "0.25", "1.00"]]
-    assert "kept" in overlap.note and "0.33" in overlap.note
+    assert overlap.rows == [["scorer", "1", "2"], ["1 a", "100", "25"], ["2 b", "25", "100"]]
+    assert "kept" in overlap.note and "33 %" in overlap.note
     lines = "\n".join(tables.remarks(document))
     assert "a at 50 %: 99 %" in lines and "b at 50 %" not in lines
     assert "Left out of one-shot: c: it will not." in lines
@@ -236,6 +236,22 @@ def test_a_loss_that_is_not_a_number_comes_last() -> None:
     document = hand_made_document()
     document["one_shot"]["summary"][2]["held_out_loss"] |= {"mean": math.nan}
     assert [row[0] for row in tables.sections(document)[0].rows] == ["scorer", "a", "b"]
+
+
+def test_a_terminal_gets_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "150")
+    shown = []
+    for forced in ("1", ""):
+        monkeypatch.setenv("FORCE_COLOR", forced)
+        tables.show(hand_made_document())
+        shown.append(capsys.readouterr().out)
+    by_rich, plain = shown
+    assert "━" in by_rich and "━" not in plain
+    for words in ("2.0000 ± 0.5000", "Jaccard index", "2000-01-01", "careful"):
+        assert words in by_rich and words in plain
 
 
 def test_markdown_escapes_and_aligns() -> None:

@@ -78,7 +78,7 @@ def score_frozen(
     frozen = Frozen()
     todo = combinations(levels)
     for entry in scored:
-        progress.title = f"seed {seed} · one-shot · {entry.name}"
+        progress.begin(f"seed {seed} · one-shot · {entry.name}")
         inputs = _inputs(trainer, entry, columns, histories.get(entry.name))
         done = 0
         try:

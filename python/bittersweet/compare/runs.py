@@ -89,7 +89,7 @@ def _run_seed(
         if entry.name in histories.MAKERS
     }
     dense = ArmResult(Arm(None, 0.0), seed)
-    progress.title = f"seed {seed} · dense"
+    progress.begin(f"seed {seed} · dense")
     advance(trainer, dense, 1, plan.steps, progress, on_step=[one.on_step for one in recorded.values()])
     columns = {
         "grad": calibration.gradients(trainer.model, windows),

@@ -46,10 +46,11 @@ def circumstances(document: dict[str, Any]) -> str:
     seeds = "one seed"
     if run["seeds"] > 1:
         seeds = f"mean ± sample standard deviation over {run['seeds']} seeds"
+    threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
     blocks = "1 block" if plan["layers"] == 1 else f"{plan['layers']} blocks"
     state = "" if run["finished"] else " **Interrupted: this is what was finished.**"
     return (
-        f"`{run['command']}`, {run['date']}, {run['cpu']}, {run['threads']} threads, "
+        f"`{run['command']}`, {run['date']}, {run['cpu']}, {threads}, "
         f"{run['seconds']:.0f} s; bittersweet {run['bittersweet']}, torch {run['torch']}, Python "
         f"{run['python']}.{state} Byte-level GPT with {run['parameters']:,} parameters, of which "
         f"{run['eligible']:,} can be pruned ({blocks} of width {plan['width']}); "
@@ -172,14 +173,14 @@ def _overlap(document: dict[str, Any]) -> Section:
     part = document["overlap"]
     names = part["scorers"]
     body = [
-        [f"{position + 1} {name}", *(f"{value:.2f}" for value in row)]
+        [f"{position + 1} {name}", *(f"{100 * value:.0f}" for value in row)]
         for position, (name, row) in enumerate(zip(names, part["mean"], strict=True))
     ]
     return Section(
-        f"Overlap of the masks at {percent(part['sparsity'])}, scope global",
+        f"Overlap of the masks in %, {percent(part['sparsity'])} pruned, scope global",
         [["scorer", *(str(position + 1) for position in range(len(names)))], *body],
         "Jaccard index of the sets of kept weights (intersection by union), mean over seeds, one-shot. Two "
-        f"unrelated masks have about {part['by_chance']:.2f}.",
+        f"unrelated masks have about {100 * part['by_chance']:.0f} %.",
     )
 
 

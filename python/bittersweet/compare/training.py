@@ -92,7 +92,7 @@ def train_pruned(
     else:
         pruner = bittersweet.Pruner(model, optimizer, scorer=entry.name, schedule=schedule, seed=seed)
     result = ArmResult(Arm(entry.name, sparsity), seed)
-    progress.title = f"seed {seed} · {result.arm.name}"
+    progress.begin(f"seed {seed} · {result.arm.name}")
     advance(trainer, result, 1, plan.steps, progress, pruner)
     check_pruned(pruner, trainer, result, wanted=result.events[-1]["k"] if entry.scope == "row" else None)
     return result

@@ -16,25 +16,29 @@ _WIDEST_BAR = 120
 
 
 class Progress:
-    """`total` units of work, named by `title`, which may change on the way.
+    """`total` units of work, named by `title`; see `begin`.
 
     The bar goes to stderr and needs tqdm and a terminal there; otherwise `say` prints `lines` lines in all.
     """
 
     def __init__(self, title: str, total: int, say: Callable[[str], None], lines: int = 10) -> None:
-        self.title = title
         self._total = total
         self._say = say
         self._lines = lines
         self._done = 0
-        self._loss: float | None = None
-        self._ms: float | None = None
+        self.begin(title)
         self._start = time.perf_counter()
         self._bar: Any = None
         if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
             tqdm = importlib.import_module("tqdm").tqdm
             columns = min(shutil.get_terminal_size((80, 24)).columns - 1, _WIDEST_BAR)
             self._bar = tqdm(total=total, bar_format=self._layout(), ncols=columns, file=sys.stderr)
+
+    def begin(self, title: str) -> None:
+        """Names what comes next, whose losses and times have nothing to do with those before."""
+        self._title = f"{title:<24}"
+        self._loss: float | None = None
+        self._ms: float | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -63,7 +67,7 @@ class Progress:
             elapsed = time.perf_counter() - self._start
             left = elapsed * (self._total - self._done) / self._done
             share = f"{self._done * 100 // self._total:3d} %  {self._done:5d}/{self._total}"
-            self._say(f"{self.title:<24} {share}  {state}  {elapsed:5.1f} s, {left:.0f} s left")
+            self._say(f"{self._title} {share}  {state}  {elapsed:5.1f} s, {left:.0f} s left")
 
     def _layout(self) -> str:
-        return f"{self.title:<24} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
+        return f"{self._title} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
