@@ -12,13 +12,12 @@ from torch import Tensor
 
 import bittersweet
 from bittersweet import ScoreInputs
-from bittersweet.binding import bind, score_inputs
 from bittersweet.compare.catalogue import Entry
 from bittersweet.compare.histories import History
+from bittersweet.compare.inputs import score_inputs
 from bittersweet.demo.plan import percent
 from bittersweet.demo.progress import Progress
 from bittersweet.demo.train import Trainer
-from bittersweet.targets import find_targets
 
 SCOPES = ("global", "tensor", "row")
 NM_SCOPE, NM_SPARSITY = "2:4", 0.5
@@ -79,9 +78,9 @@ def score_frozen(
     todo = combinations(levels)
     for entry in scored:
         progress.begin(f"seed {seed} · one-shot · {entry.name}")
-        inputs = _inputs(trainer, entry, columns, histories.get(entry.name))
         done = 0
         try:
+            inputs = _inputs(trainer, entry, columns, histories.get(entry.name))
             for scope, level in todo:
                 masks = bittersweet.make_masks(
                     inputs, sparsity=level, scope=scope, scorer=entry.name, seed=seed
@@ -105,17 +104,13 @@ def score_frozen(
 def _inputs(
     trainer: Trainer, entry: Entry, columns: Mapping[str, Mapping[str, Tensor]], history: History | None
 ) -> list[ScoreInputs]:
-    model, optimizer = trainer.model, trainer.optimizer
-    bound = bind(model, optimizer, find_targets(model, optimizer).targets, with_groups=True)
-    found = []
-    for one in bound:
-        inputs = score_inputs(one, entry.reads, None)
+    found = score_inputs(trainer.model, trainer.optimizer)
+    for inputs in found:
         for column, values in columns.items():
             if column in entry.reads:
-                setattr(inputs, column, values[one.entry.name])
+                setattr(inputs, column, values[str(inputs.name)])
         if history is not None:
             history.complete(inputs)
-        found.append(inputs)
     return found
 
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 import bittersweet
-from bittersweet.binding import bind, score_inputs
 from bittersweet.compare.calibration import batches, input_norms
 from bittersweet.compare.catalogue import Entry
+from bittersweet.compare.inputs import score_inputs
 from bittersweet.demo.plan import Arm, Plan
 from bittersweet.demo.progress import Progress
 from bittersweet.demo.train import ArmResult, Data, Stepper, Trainer, advance, check_pruned
-from bittersweet.targets import find_targets
 
 _ROLES = ("weight", "exp_avg", "exp_avg_sq")
 
@@ -23,9 +22,9 @@ _ROLES = ("weight", "exp_avg", "exp_avg_sq")
 class WandaPruner:
     """Prunes by WANDA per output row at the events of `schedule`, with norms measured anew at each.
 
-    `Pruner` refuses a scorer that reads input norms, because a training loop has none; here they come from
-    `windows` of calibration text. Pruned weights stay pruned, and are held at 0 with their moments, as in
-    `Pruner`.
+    Norms go stale as the model learns, so that every event measures them again on `windows` of calibration
+    text, which `Pruner` does not. The rest is as there: pruned weights stay pruned, and are held at 0 with
+    their moments.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class WandaPruner:
         self._optimizer = optimizer
         self._schedule = schedule
         self._windows = windows
-        self._targets = find_targets(model, optimizer).targets
         self._step = 0
         self._masks: dict[str, bittersweet.Mask] = {}
 
@@ -51,14 +49,14 @@ class WandaPruner:
     def step(self) -> bittersweet.MaskEvent | None:
         """Counts one optimizer step: makes masks if they are due, and holds those there are."""
         self._step += 1
-        bound = bind(self._model, self._optimizer, self._targets, with_groups=True)
-        items = [score_inputs(one, frozenset(_ROLES), self._masks.get(one.entry.name)) for one in bound]
+        items = score_inputs(self._model, self._optimizer)
         due, sparsity = self._schedule(self._step)
         event = None
         if due:
             norms = input_norms(self._model, batches(self._windows))
             for item in items:
                 item.input_norm = norms[str(item.name)]
+                item.mask = self._masks.get(str(item.name))
             made = bittersweet.make_masks(items, sparsity=sparsity, scope="row", scorer="wanda")
             self._masks = {mask.name: mask for mask in made}
             assert made.event is not None
