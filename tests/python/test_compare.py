@@ -250,6 +250,10 @@ def test_a_terminal_gets_the_same_numbers(
         shown.append(capsys.readouterr().out)
     by_rich, plain = shown
     assert "━" in by_rich and "━" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")  # no table is cut off where there is no room for it
+    tables.show(hand_made_document())
+    assert "2.0000 ± 0.5000                -" in capsys.readouterr().out
     for words in ("2.0000 ± 0.5000", "Jaccard index", "2000-01-01", "careful"):
         assert words in by_rich and words in plain
 

@@ -119,13 +119,17 @@ def show(document: dict[str, Any]) -> None:
     console.print(circumstances(document).replace("**", ""))
     for section in sections(document):
         head, *rows = section.rows
-        table = rich_table.Table(title=section.title, title_justify="left")
+        table = rich_table.Table()
         for position, cell in enumerate(head):
-            table.add_column(cell, justify="right" if position else "left", no_wrap=not position)
+            table.add_column(cell, justify="right" if position else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        console.print("", table, section.note)
-    console.print("", *(f"- {line}" for line in remarks(document)), sep="\n")
+        width = 1 + sum(3 + max(map(len, column)) for column in zip(*section.rows, strict=True))
+        body = table if width <= console.width else aligned_table(section.rows)
+        console.print("", section.title, body, sep="\n", soft_wrap=True)
+        if section.note:
+            console.print(section.note)
+    console.print("", _list(remarks(document), console.width), sep="\n")
 
 
 def _one_shot(document: dict[str, Any], level: float) -> Section:
