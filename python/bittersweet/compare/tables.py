@@ -45,7 +45,8 @@ def circumstances(document: dict[str, Any]) -> str:
     loss = "none finished" if dense is None else _spread(dense)
     seeds = "one seed"
     if run["seeds"] > 1:
-        seeds = f"mean ± sample standard deviation over {run['seeds']} seeds"
+        up_to = "" if run["finished"] else "up to "
+        seeds = f"mean ± sample standard deviation over {up_to}{run['seeds']} seeds"
     threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
     blocks = "1 block" if plan["layers"] == 1 else f"{plan['layers']} blocks"
     state = "" if run["finished"] else " **Interrupted: this is what was finished.**"
