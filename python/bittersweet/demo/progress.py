@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from bittersweet._progress import bar_layout, progress_bar
+
 _SMOOTHING = 0.9
-_WIDEST_BAR = 120
 
 
 class Progress:
@@ -28,11 +25,7 @@ class Progress:
         self._done = 0
         self.begin(title)
         self._start = time.perf_counter()
-        self._bar: Any = None
-        if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
-            tqdm = importlib.import_module("tqdm").tqdm
-            columns = min(shutil.get_terminal_size((80, 24)).columns - 1, _WIDEST_BAR)
-            self._bar = tqdm(total=total, bar_format=self._layout(), ncols=columns, file=sys.stderr)
+        self._bar: Any = progress_bar(self._title, total)
 
     def begin(self, title: str) -> None:
         """Names what comes next, whose losses and times have nothing to do with those before."""
@@ -60,7 +53,7 @@ class Progress:
         before = self._done
         self._done += units
         if self._bar is not None:
-            self._bar.bar_format = self._layout()
+            self._bar.bar_format = bar_layout(self._title)
             self._bar.set_description_str(state, refresh=False)
             self._bar.update(units)
         elif self._done * self._lines // self._total > before * self._lines // self._total:
@@ -68,6 +61,3 @@ class Progress:
             left = elapsed * (self._total - self._done) / self._done
             share = f"{self._done * 100 // self._total:3d} %  {self._done:5d}/{self._total}"
             self._say(f"{self._title} {share}  {state}  {elapsed:5.1f} s, {left:.0f} s left")
-
-    def _layout(self) -> str:
-        return f"{self._title} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
