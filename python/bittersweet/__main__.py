@@ -1,4 +1,4 @@
-"""``python -m bittersweet``: ``info`` says what is installed, ``demo`` prunes a model while it trains."""
+"""``python -m bittersweet``: `info` says what is installed, `demo` prunes in training, `compare` measures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="version, build, instruction sets, scorers and selectors")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     demo = commands.add_parser("demo", help="train a small language model on the CPU and prune it on the way")
+    compare = commands.add_parser("compare", help="measure every scorer on the demo's model")
     if arguments[:1] == ["demo"]:
-        from .demo import cli
+        from .demo import cli as demo_cli
 
-        cli.add_arguments(demo)
+        demo_cli.add_arguments(demo)
+    if arguments[:1] == ["compare"]:
+        from .compare import cli as compare_cli
+
+        compare_cli.add_arguments(compare)
     options = parser.parse_args(arguments)
     try:
         if options.command == "demo":
-            return cli.run(options)
+            return demo_cli.run(options)
+        if options.command == "compare":
+            return compare_cli.run(options)
         from .info import print_info
 
         print_info(as_json=options.json)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["progress_bar", "ticking"]
+__all__ = ["bar_layout", "progress_bar", "ticking"]
 
 _WIDEST_BAR = 120
 
@@ -20,9 +20,13 @@ def progress_bar(title: str, total: int | None) -> Any:
     if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
         return None
     tqdm = importlib.import_module("tqdm").tqdm
-    layout = f"{title} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
     columns = min(shutil.get_terminal_size((80, 24)).columns - 1, _WIDEST_BAR)
-    return tqdm(total=total, bar_format=layout, ncols=columns, file=sys.stderr)
+    return tqdm(total=total, bar_format=bar_layout(title), ncols=columns, file=sys.stderr)
+
+
+def bar_layout(title: str) -> str:
+    """The `bar_format` of such a bar."""
+    return f"{title} {{percentage:3.0f}} % |{{bar}}| {{remaining}}  {{desc}}"
 
 
 @contextmanager

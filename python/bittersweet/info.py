@@ -8,6 +8,7 @@ import operator
 import os
 import pathlib
 import platform
+import re
 from typing import Any
 
 from . import _core, _threads
@@ -66,9 +67,20 @@ def collect() -> dict[str, Any]:
         "cmake": get_cmake_dir(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "packages": {name: _installed(name) for name in ("numpy", "torch", "tqdm", "matplotlib")},
     }
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, else the name of its architecture."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()
 
 
 def print_info(*, as_json: bool) -> None:

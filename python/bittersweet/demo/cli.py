@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         _complain("the demo trains with PyTorch, which is not installed; run: python -m pip install torch")
         return 1
-    folder = _folder(args.out)
+    folder = output_folder(args.out)
     threads = set_threads(args.threads)
     from bittersweet.demo.train import CheckFailed, train_seed
 
@@ -123,7 +123,8 @@ def _arms(scorers: Sequence[str], levels: Sequence[float]) -> list[Arm]:
     return [Arm(None, 0.0), *pruned]
 
 
-def _folder(path: str) -> Path:
+def output_folder(path: str) -> Path:
+    """Makes the folder if need be; raises `DemoError` if it cannot be made or written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

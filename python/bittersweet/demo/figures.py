@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
     from bittersweet.demo.train import ArmResult
 
 _DENSE = "#000000"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's palette
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's palette
 _MARKERS = "os^Dv"
 _GREY = "#7f7f7f"
-_GRID = "#e6e6e6"
+GRID = "#e6e6e6"
 _SHARES = ([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
 def draw(folder: Path, results: Sequence[ArmResult], plan: Plan) -> list[Path]:
-    """Writes loss.png and layers.png into `folder` and returns their paths.
+    """Writes loss.png and layers.png into `folder` and returns their paths; see `save`."""
+    paints = {"loss.png": _paint_loss, "layers.png": _paint_layers}
+    return save(folder, {name: partial(paint, results=results, plan=plan) for name, paint in paints.items()})
+
+
+def save(folder: Path, paints: Mapping[str, Callable[[Any], None]]) -> list[Path]:
+    """Writes one PNG per entry of `paints`, each drawn by a call with an empty figure; returns the paths.
 
     Uses no display and leaves matplotlib's global settings alone. Raises `ImportError` without matplotlib.
     """
@@ -38,10 +45,10 @@ def draw(folder: Path, results: Sequence[ArmResult], plan: Plan) -> list[Path]:
     }
     paths = []
     with rc_context(style):
-        for name, paint in (("loss.png", _paint_loss), ("layers.png", _paint_layers)):
+        for name, paint in paints.items():
             figure = Figure(layout="constrained")
             FigureCanvasAgg(figure)
-            paint(figure, results, plan)
+            paint(figure)
             paths.append(folder / name)
             figure.savefig(paths[-1], dpi=140)
     return paths
@@ -60,7 +67,7 @@ def _runs(results: Sequence[ArmResult], scorer: str | None, level: float) -> lis
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
+    return {"color": COLOURS[index % len(COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
 def _legend(figure: Any, panel: Any) -> None:
@@ -94,7 +101,7 @@ def _paint_loss(figure: Any, results: Sequence[ArmResult], plan: Plan) -> None:
         losses.set_title(f"{percent(level)} of the Linear weights pruned")
         gaps.set_xlabel("training step")
         for panel in (losses, gaps):
-            panel.grid(axis="y", color=_GRID)
+            panel.grid(axis="y", color=GRID)
     shown = [loss for result in results for step, loss in result.curve if step >= plan.begin_step]
     margin = 0.08 * (max(shown) - min(shown))
     grid[0][0].set_xlim(0.9 * plan.begin_step, plan.steps + 0.1 * plan.begin_step)
@@ -155,7 +162,7 @@ def _paint_layers(figure: Any, results: Sequence[ArmResult], plan: Plan) -> None
             panel.plot(means, rows, linestyle="", markersize=6, label=scorer, **_style(position))
         panel.set_title(f"{percent(level)} of the Linear weights pruned")
         panel.set_xlabel("sparsity of the layer")
-        panel.grid(axis="x", color=_GRID)
+        panel.grid(axis="x", color=GRID)
         panel.set_axisbelow(True)
         panel.set_xticks(*_SHARES)
     panels[0].set_xlim(-0.03, 1.03)

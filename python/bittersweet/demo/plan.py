@@ -16,7 +16,7 @@ seven arms stay below four minutes."""
 
 
 class DemoError(Exception):
-    """A request the demo cannot serve. The message is one line and says what to do."""
+    """A request that cannot be served, here or in the comparison. The message is one line: what to do."""
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over seeds; with one seed there is no deviation to speak of."""
+    """Mean, sample standard deviation, lowest and highest over seeds; one seed has no deviation."""
 
     mean: float
     deviation: float | None
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, min(values), max(values))
 
     def text(self, sign: str = "") -> str:
         mean = f"{self.mean:{sign}.4f}"
@@ -91,8 +94,12 @@ _COLUMNS = ("arm", "sparsity", "achieved", "held-out loss", "vs dense", "ms/step
 
 def table(summaries: Sequence[Summary]) -> str:
     """The summaries as aligned text; losses in nats per byte."""
-    rows = [_COLUMNS, *(_row(summary) for summary in summaries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return aligned_table([_COLUMNS, *(_row(summary) for summary in summaries)])
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first row is the head, the first column is flush left, the rest right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
@@ -159,17 +166,9 @@ def write_files(
 ) -> list[Path]:
     """Writes results.json and events.jsonl into `folder`; returns their paths. `run` says how it was run."""
     document = {
-        "run": {**run, "python": platform.python_version(), "machine": platform.machine()},
-        "plan": {**asdict(plan), "mask_events": plan.events},
-        "text": {
-            "source": corpus.source,
-            "sha256": corpus.sha256,
-            "train_bytes": len(corpus.train),
-            "held_out_bytes": len(corpus.held_out),
-            "unigram_loss": corpus.unigram_loss,
-        },
+        **circumstances(run, plan, corpus),
         "arms": [{**asdict(summary), "overhead": summary.overhead} for summary in summaries],
-        "runs": [_run(result) for result in results],
+        "runs": [run_record(result) for result in results],
     }
     table_path, events_path = folder / "results.json", folder / "events.jsonl"
     table_path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -181,7 +180,23 @@ def write_files(
     return [table_path, events_path]
 
 
-def _run(result: ArmResult) -> dict[str, Any]:
+def circumstances(run: dict[str, Any], plan: Plan, corpus: Corpus) -> dict[str, Any]:
+    """How it was run, by which plan and on which text, as plain values."""
+    return {
+        "run": {**run, "python": platform.python_version(), "machine": platform.machine()},
+        "plan": {**asdict(plan), "mask_events": plan.events},
+        "text": {
+            "source": corpus.source,
+            "sha256": corpus.sha256,
+            "train_bytes": len(corpus.train),
+            "held_out_bytes": len(corpus.held_out),
+            "unigram_loss": corpus.unigram_loss,
+        },
+    }
+
+
+def run_record(result: ArmResult) -> dict[str, Any]:
+    """One arm of one seed as plain values."""
     return {
         "arm": result.arm.name,
         "scorer": result.arm.scorer,

@@ -6,9 +6,9 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,17 @@ from bittersweet.demo.model import ByteGPT
 from bittersweet.demo.plan import Arm, Plan
 from bittersweet.demo.progress import Progress
 from bittersweet.demo.text import Corpus
+
+OnStep = Callable[[nn.Module, torch.optim.Optimizer], None]
+
+
+class Stepper(Protocol):
+    """What a training loop needs of a pruner; `bittersweet.Pruner` is one."""
+
+    def step(self) -> bittersweet.MaskEvent | None: ...
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]: ...
 
 
 class CheckFailed(Exception):
@@ -62,12 +73,17 @@ class Data:
         generator = torch.Generator().manual_seed(seed)
         last = len(corpus.train) - plan.context - 1
         self._offsets = torch.randint(last + 1, (plan.steps, plan.batch), generator=generator)
-        held_out = torch.frombuffer(bytearray(corpus.held_out), dtype=torch.uint8)
-        starts = torch.linspace(0, len(corpus.held_out) - plan.context - 1, plan.held_out_windows).long()
-        self.held_out = held_out[starts[:, None] + self._span].long()
+        self.held_out = spaced_windows(corpus.held_out, plan.held_out_windows, plan.context)
 
     def batch(self, step: int) -> Tensor:
         return self._train[self._offsets[step - 1][:, None] + self._span].long()
+
+
+def spaced_windows(text: bytes, count: int, context: int) -> Tensor:
+    """`count` windows of `context` + 1 bytes each, evenly spaced over `text`: int64, (count, context + 1)."""
+    values = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    starts = torch.linspace(0, len(text) - context - 1, count).long()
+    return values[starts[:, None] + torch.arange(context + 1)].long()
 
 
 class Trainer:
@@ -130,7 +146,8 @@ def train_seed(
     data = Data(corpus, plan, seed)
     trainer = Trainer(plan, data, seed)
     shared = ArmResult(Arm(None, 0.0), seed)
-    _advance(trainer, shared, 1, plan.begin_step, f"seed {seed} · all arms, dense", say)
+    with Progress(f"seed {seed} · all arms, dense", plan.begin_step, say) as progress:
+        advance(trainer, shared, 1, plan.begin_step, progress)
     step_ms = statistics.median(shared.step_ms)
     if adapt:
         plan = plan.shortened(step_ms)
@@ -145,9 +162,11 @@ def train_seed(
         trainer.restore(snapshot)
         result = ArmResult(arm, seed, curve=list(shared.curve))
         pruner = _pruner(trainer, arm, seed) if arm.scorer is not None else None
-        _advance(trainer, result, plan.begin_step + 1, plan.steps, f"seed {seed} · {arm.name}", say, pruner)
+        with Progress(f"seed {seed} · {arm.name}", plan.steps - plan.begin_step, say) as progress:
+            advance(trainer, result, plan.begin_step + 1, plan.steps, progress, pruner)
         if pruner is not None:
-            _conclude(pruner, trainer, result)
+            check_pruned(pruner, trainer, result)
+            pruner.finalize()
         results.append(result)
     return plan, results
 
@@ -168,37 +187,47 @@ def _pruner(trainer: Trainer, arm: Arm, seed: int) -> bittersweet.Pruner:
     return bittersweet.Pruner(model, optimizer, scorer=arm.scorer, schedule=schedule, seed=seed)
 
 
-def _advance(
+def advance(
     trainer: Trainer,
     result: ArmResult,
     first: int,
     last: int,
-    title: str,
-    say: Callable[[str], None],
-    pruner: bittersweet.Pruner | None = None,
+    progress: Progress,
+    pruner: Stepper | None = None,
+    on_step: Sequence[OnStep] = (),
 ) -> None:
-    """Steps `first` to `last`; with a pruner every optimizer step is followed by `pruner.step()`."""
+    """Steps `first` to `last`.
+
+    Every optimizer step is followed by the calls of `on_step`, and then, with a pruner, by `pruner.step()`.
+    Gradients are still in place for both.
+    """
     sparsity = 0.0
-    with Progress(title, last - first + 1, say) as progress:
-        for step in range(first, last + 1):
-            start = time.perf_counter()
-            loss = trainer.train_step(step)
-            stepped = time.perf_counter()
-            result.step_ms.append(1e3 * (stepped - start))
-            if pruner is not None:
-                event = pruner.step()
-                spent = 1e3 * (time.perf_counter() - stepped)
-                (result.hold_ms if event is None else result.event_ms).append(spent)
-                if event is not None:
-                    sparsity = event.achieved_sparsity
-                    result.events.append({"train_step": step, **event.to_dict()})
-            if trainer.plan.evaluates_at(step):
-                result.curve.append((step, trainer.evaluate()))
-            progress.update(loss, sparsity, result.step_ms[-1])
+    for step in range(first, last + 1):
+        start = time.perf_counter()
+        loss = trainer.train_step(step)
+        stepped = time.perf_counter()
+        result.step_ms.append(1e3 * (stepped - start))
+        for call in on_step:
+            call(trainer.model, trainer.optimizer)
+        if pruner is not None:
+            called = time.perf_counter()
+            event = pruner.step()
+            spent = 1e3 * (time.perf_counter() - called)
+            (result.hold_ms if event is None else result.event_ms).append(spent)
+            if event is not None:
+                sparsity = event.achieved_sparsity
+                result.events.append({"train_step": step, **event.to_dict()})
+        if trainer.plan.evaluates_at(step):
+            result.curve.append((step, trainer.evaluate()))
+        progress.update(loss, sparsity, result.step_ms[-1])
 
 
-def _conclude(pruner: bittersweet.Pruner, trainer: Trainer, result: ArmResult) -> None:
-    """Counts what was pruned, and refuses weights that are not zero or a sparsity that was not asked for."""
+def check_pruned(pruner: Stepper, trainer: Trainer, result: ArmResult, wanted: int | None = None) -> None:
+    """Counts what was pruned into `result`.
+
+    Raises `CheckFailed` for a pruned weight that is not zero, for a number of pruned weights other than
+    `wanted` (floor(sparsity * n + 0.5) if None), and for a number of mask events that was not planned.
+    """
     parameters = dict(trainer.model.named_parameters())
     for name, mask in pruner.masks.items():
         weight, keep = parameters[name].detach(), mask.bool()
@@ -208,11 +237,11 @@ def _conclude(pruner: bittersweet.Pruner, trainer: Trainer, result: ArmResult) -
         result.eligible += weight.numel()
         result.pruned += dead
         result.per_tensor[name] = dead / weight.numel()
-    wanted = math.floor(result.arm.sparsity * result.eligible + 0.5)
+    if wanted is None:
+        wanted = math.floor(result.arm.sparsity * result.eligible + 0.5)
     _check(result.pruned == wanted, f"{result.arm.name}: {result.pruned:,} weights pruned, not {wanted:,}")
-    events, planned = len(result.events), trainer.plan.events
+    events, planned = sum(event["requested_sparsity"] > 0 for event in result.events), trainer.plan.events
     _check(events == planned, f"{result.arm.name}: {events} mask events, {planned} planned")
-    pruner.finalize()
 
 
 def _check(holds: bool, otherwise: str) -> None:
