@@ -35,11 +35,16 @@ int quota() {
   return std::max(1, static_cast<int>(std::ceil(std::strtod(most.c_str(), nullptr) / period)));
 }
 
+int processors() {
+  static const int value = std::min(affinity(), quota());
+  return value;
+}
+
 int default_limit() {
   static const int value = [] {
     const char* const asked = std::getenv("BITTERSWEET_NUM_THREADS");
     const int n = asked ? std::atoi(asked) : 0;
-    return n > 0 ? n : std::min(affinity(), quota());
+    return n > 0 ? n : processors();
   }();
   return value;
 }
@@ -55,15 +60,14 @@ void relax() noexcept {
 }
 
 // Returns the new value when it is no longer `old`. The kernel takes longer to wake a thread than most verbs leave
-// between them, so a millisecond passes before it is asked to; yielding leaves the processor to whoever needs it more.
-int await_change(std::atomic<int>& value, int old) {
+// between them, so the first millisecond is spent awake, where every thread has a processor to itself.
+int await_change(std::atomic<int>& value, int old, bool awake) {
   using Clock = std::chrono::steady_clock;
-  const Clock::time_point awake_until = Clock::now() + std::chrono::milliseconds(1);
+  const Clock::time_point until = Clock::now() + std::chrono::milliseconds(awake ? 1 : 0);
   do {
     for (int i = 0; i < 64; ++i, relax())
       if (const int now = value.load(std::memory_order_acquire); now != old) return now;
-    std::this_thread::yield();
-  } while (Clock::now() < awake_until);
+  } while (Clock::now() < until);
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);
 }
@@ -84,7 +88,7 @@ struct Team::Worker {
 
   void live() {
     for (int seen = 0;;) {
-      seen = await_change(ticket, seen);
+      seen = await_change(ticket, seen, team.awake_);
       if (work == nullptr) return;
       work(context, thread_index);
       if (team.working_.fetch_sub(1, std::memory_order_acq_rel) == 1) team.working_.notify_one();
@@ -111,12 +115,13 @@ Team& Team::current() { return *team_of_thread; }
 
 void Team::fork_and_join(int threads, Work work, const void* context) {
   const auto others = static_cast<std::size_t>(threads - 1);
+  awake_ = std::max(threads, static_cast<int>(workers_.size()) + 1) <= processors();
   while (workers_.size() < others)
     workers_.push_back(std::make_unique<Worker>(*this, static_cast<int>(workers_.size()) + 1));
   working_.store(threads - 1, std::memory_order_relaxed);
   for (std::size_t i = 0; i < others; ++i) workers_[i]->give(work, context);
   work(context, 0);
-  for (int left = working_.load(std::memory_order_acquire); left != 0;) left = await_change(working_, left);
+  for (int left = working_.load(std::memory_order_acquire); left != 0;) left = await_change(working_, left, awake_);
 }
 
 void set_thread_limit(int n) { limit = std::max(0, n); }

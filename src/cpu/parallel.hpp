@@ -21,7 +21,8 @@ void set_thread_limit(int n);  // 0: CPU affinity and cgroup quota
 int thread_limit();
 
 // The threads of one call. They start with the first work that needs them and wait for more until the Team ends:
-// awake for a moment, since one verb follows another, then asleep. A Team inside another's life is the same team.
+// awake for a moment, since one verb follows another, then asleep. Work does not start work on the same team. A Team
+// inside another's life is the same team.
 class Team {
  public:
   Team();
@@ -44,6 +45,7 @@ class Team {
   void fork_and_join(int threads, Work work, const void* context);
 
   Team* const outer_;
+  std::atomic<bool> awake_{false};
   std::atomic<int> working_{0};
   std::vector<std::unique_ptr<Worker>> workers_;  // last: they use the others until they have ended
 };
