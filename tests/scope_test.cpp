@@ -162,7 +162,11 @@ const Layout layouts[] = {
     {"one column", matrix(300, 1)},
     {"conv", {70, 12, 9, 108, 9}},
     {"wide conv", {3, 260, 9, 2340, 9}},
+    {"wide linear", matrix(2, 2100)},
     {"transposed", {66, 40, 1, 1, 66}},
+    {"transposed, blocks that start on mask words", {192, 23, 1, 1, 192}},
+    {"transposed conv", {70, 12, 9, 9, 630}},
+    {"wide transposed conv", {130, 5, 49, 49, 6370}},
     {"inputs that 4 does not divide", matrix(9, 23)},
 };
 
@@ -239,7 +243,7 @@ TEST_P(GroupMasks, AreThoseOfBruteForce) {
           const auto inputs = model.inputs();
           for (const GroupRule rule :
                {GroupRule{0, g.row_size() / 3, 0}, GroupRule{0, g.row_size() / 2, g.rows / 2}, GroupRule{4, 2, 0},
-                GroupRule{2, 1, 0}, GroupRule{4, 4, 0}, GroupRule{7, 3, 0}}) {
+                GroupRule{2, 1, 0}, GroupRule{4, 4, 0}, GroupRule{7, 3, 0}, GroupRule{100, 41, 0}}) {
             FreshMasks masks(inputs);
             ASSERT_EQ(engine.group_mask(make_view(inputs, Magnitude{}), 0, rule, masks.table()), 0);
             ASSERT_TRUE(same_words(brute_force(model.tensors[0], rule), masks.bits()[0]))
@@ -251,19 +255,51 @@ TEST_P(GroupMasks, AreThoseOfBruteForce) {
 
 TEST_P(GroupMasks, NaNIsCountedAndNeverPruned) {
   run([](auto& engine) {
-    Values values = values_named("half_normal", 40 * 24, 1);
-    for (std::size_t i = 0; i < values.size(); i += 5) values[i] = not_a_number;
-    Model model = model_of({values});
-    model.tensors[0].geometry = matrix(40, 24);
-    model.set_masks(0.2, 4);
-    const auto inputs = model.inputs();
-    std::int64_t nan = 0;
-    for (std::size_t i = 0; i < values.size(); ++i)
-      nan += std::isnan(values[i]) && bits::get(inputs[0].mask, static_cast<std::int64_t>(i));
-    for (const GroupRule rule : {GroupRule{0, 23, 0}, GroupRule{4, 3, 0}}) {
-      FreshMasks masks(inputs);
-      EXPECT_EQ(engine.group_mask(make_view(inputs, Magnitude{}), 0, rule, masks.table()), nan);
-      ASSERT_TRUE(same_words(brute_force(model.tensors[0], rule), masks.bits()[0]));
+    for (const Geometry& geometry : {matrix(40, 24), matrix(8, 120), Geometry{40, 24, 1, 1, 40}}) {
+      Values values = values_named("infinities", 40 * 24, 1);
+      for (std::size_t i = 0; i < values.size(); i += 5) values[i] = i % 2 == 0 ? not_a_number : -not_a_number;
+      Model model = model_of({values});
+      model.tensors[0].geometry = geometry;
+      model.set_masks(0.2, 4);
+      const auto inputs = model.inputs();
+      std::int64_t nan = 0;
+      for (std::size_t i = 0; i < values.size(); ++i)
+        nan += std::isnan(values[i]) && bits::get(inputs[0].mask, static_cast<std::int64_t>(i));
+      for (const GroupRule rule : {GroupRule{0, geometry.inputs - 1, 0}, GroupRule{4, 3, 0}, GroupRule{4, 4, 0}}) {
+        FreshMasks masks(inputs);
+        EXPECT_EQ(engine.group_mask(make_view(inputs, Magnitude{}), 0, rule, masks.table()), nan);
+        ASSERT_TRUE(same_words(brute_force(model.tensors[0], rule), masks.bits()[0]));
+      }
+    }
+  });
+}
+
+// Scores of both signs, which no absolute value hides: denormals, zeros of both signs, infinities, and few values.
+TEST_P(GroupMasks, SignedScoresAreThoseOfTheReference) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    Generator random(11);
+    for (const bool few : {false, true}) {
+      Model model = training_model({37 * 260}, {DType::f32}, 12);
+      model.tensors[0].geometry = matrix(37, 260);
+      for (std::size_t i = 0; i < model.tensors[0].scores.size(); ++i) {
+        const float any = random.any_float();
+        const float rare[] = {0.0f, -0.0f, 1e-45f, -1e-45f, 1.0f, -1.0f};
+        model.tensors[0].scores.set(i, few ? rare[std::bit_cast<std::uint32_t>(any) % 6] : any);
+      }
+      for (const double dead : {0.0, 0.5}) {
+        if (dead > 0) model.set_masks(dead, 13);
+        const auto inputs = model.inputs();
+        const ScoreView view = make_view(inputs, Identity{});
+        for (std::int64_t k = 0; k <= 260; k += 13)
+          for (const std::int64_t group : {0, 4, 65}) {
+            const GroupRule rule{group, group > 0 ? k % (group + 1) : k, 5};
+            FreshMasks expected(inputs), found(inputs);
+            const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+            ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+            ASSERT_TRUE(same_masks(expected.bits(), found.bits())) << "groups of " << group << ", " << rule.base;
+          }
+      }
     }
   });
 }

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from ._selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
     from ._table import ScoreInputs
+    from .calibration import Calibrator
     from .events import MaskEvent, MaskHistory
     from .functional import (
         Threshold,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from .pruner import Pruner
     from .schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
     from .scopes import Global, NofM, Row, Tensor
+    from .sequential import BlockInput, SequentialReport, capture_block_inputs, prune_blocks_
 
 _SCORERS = (
     "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
@@ -81,6 +83,7 @@ _MODULES = {
     "_scorers": _SCORERS,
     "_selectors": "Exact Histogram KthValue Sampling Streaming selectors",
     "_table": "ScoreInputs",
+    "calibration": "Calibrator",
     "events": "MaskEvent MaskHistory",
     "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
     "gradient_probe": "GradientProbe",
@@ -90,6 +93,7 @@ _MODULES = {
     "pruner": "Pruner",
     "schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
     "scopes": "Global NofM Row Tensor",
+    "sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -125,6 +129,8 @@ __all__ = [
     "Bitter9Hybrid",
     "Bitter9HybridPublished",
     "Bitter10z",
+    "BlockInput",
+    "Calibrator",
     "CheckpointError",
     "Cosine",
     "DTypeError",
@@ -159,6 +165,7 @@ __all__ = [
     "Row",
     "Sampling",
     "ScoreInputs",
+    "SequentialReport",
     "ShapeError",
     "Streaming",
     "Taylor",
@@ -168,6 +175,7 @@ __all__ = [
     "__version__",
     "apply_masks_",
     "build_info",
+    "capture_block_inputs",
     "count_violations",
     "errors",
     "get_cmake_dir",
@@ -176,6 +184,7 @@ __all__ = [
     "kth_value",
     "make_masks",
     "prune_",
+    "prune_blocks_",
     "score",
     "scorers",
     "selectors",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .errors import ArgumentError, MissingStateError
+import numpy as np
+
+from .errors import ArgumentError, MissingStateError, ShapeError
 from .targets import PlanEntry
 
 __all__ = ["InputNorms"]
@@ -44,6 +47,40 @@ class InputNorms:
             f"input_norms: there are none for '{entry.name}', and the scorer reads them. Give them (call "
             "invalidate() if they came after the first probe), or leave this weight out with ignore"
         )
+
+    def missing(self, entry: PlanEntry, reads: frozenset[str]) -> MissingStateError | None:
+        """The error to raise if the scorer reads norms and this target has none."""
+        if "input_norm" in reads:
+            try:
+                self.of(entry)
+            except MissingStateError as error:
+                return error
+        return None
+
+    def check(self, targets: Iterable[PlanEntry], skip: bool) -> None:
+        """Loads, and raises what a use would: ShapeError, and MissingStateError unless `skip`."""
+        self.load()
+        for entry in targets if self._source is not None else ():
+            if (error := self.missing(entry, self.given)) is not None:
+                if skip:
+                    continue
+                raise error
+            if tuple(self.of(entry).shape) != (entry.inputs,):
+                raise ShapeError(
+                    f"input_norms: that of '{entry.name}' has shape {tuple(self.of(entry).shape)}; accepted: "
+                    f"({entry.inputs},), one norm per input feature"
+                )
+
+    def digest(self) -> str | None:
+        """A short text that differs where norms differ, for checkpoints; None without a source."""
+        if self._source is None:
+            return None
+        self.load()
+        found = hashlib.sha256()
+        for name, norm in sorted((self._kept or {}).items()):
+            values = norm.detach().cpu().float().numpy() if hasattr(norm, "detach") else np.asarray(norm)
+            found.update(name.encode() + b"\0" + values.astype(np.float32).tobytes())
+        return found.hexdigest()[:16]
 
     def invalidate(self) -> None:
         """Forgets the copies: the next `load` reads (or calls) the source again."""

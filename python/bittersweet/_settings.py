@@ -31,7 +31,7 @@ _MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked options. `call` is the resolved scorer."""
+    """Checked options. `call` is the resolved scorer, `norms_digest` stands for the input norms, if any."""
 
     scorer: str | Scorer
     schedule: Schedule
@@ -46,6 +46,7 @@ class Settings:
     nonfinite: str
     ties: str | None
     seed: int
+    norms_digest: str | None
     call: ScorerCall
 
     @classmethod
@@ -63,7 +64,10 @@ class Settings:
         for flag in ("mask_optimizer_state", "regrow"):
             one_of(flag, getattr(settings, flag), (False, True))
         settings._check_schedule()
-        require_inputs(call, optimizer)
+        norms_given = settings.norms_digest is not None
+        require_inputs(call, optimizer, frozenset(("input_norm",)) if norms_given else frozenset())
+        if norms_given and "input_norm" not in call.reads:
+            raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
         settings._check_hold(optimizer)
         settings._rehearse()
         return settings
@@ -89,9 +93,7 @@ class Settings:
         if resolve_scope(self.scope, "nearest", "error").fixed_sparsity is None:
             return
         for entry in targets:
-            axis = entry.in_dim if entry.in_dim is not None else min(1, len(entry.shape) - 1)
-            thin = tuple(size if i == axis else 1 for i, size in enumerate(entry.shape))
-            self.select([self._stand_in(thin, entry.name, entry.in_dim)], 0.0)
+            self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
 
     def to_config(self) -> dict[str, Any]:
         """What must agree for a saved run to go on as if it had not stopped, as plain values."""
@@ -103,7 +105,9 @@ class Settings:
             zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
         )
         scope = resolve_scope(self.scope, "nearest", "error")
+        norms = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
         return {
+            **norms,
             "scorer": {"name": name, "eps": eps, "q": q, "seed": seed},
             "schedule": self.schedule.to_config(),
             "selector": selector,
@@ -179,7 +183,16 @@ class Settings:
 
     def _stand_in(self, shape: tuple[int, ...], name: str, in_dim: int | None) -> ScoreInputs:
         ones = np.ones(shape, dtype=np.float32)
-        return ScoreInputs(ones, exp_avg=ones, exp_avg_sq=ones, grad=ones, in_dim=in_dim, step=1, name=name)
+        return ScoreInputs(
+            ones,
+            exp_avg=ones,
+            exp_avg_sq=ones,
+            grad=ones,
+            input_norm=ones.reshape(-1),
+            in_dim=in_dim,
+            step=1,
+            name=name,
+        )
 
 
 def require_inputs(
@@ -189,8 +202,11 @@ def require_inputs(
     foreign = sorted(call.reads - _IN_TRAINING - given)
     if foreign:
         raise ArgumentError(
-            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Use "
-            "make_masks or prune_, which take it as an argument"
+            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Pass "
+            "input_norms=Calibrator(model).run(batches).norms for it"
+            if foreign == ["input_norm"]
+            else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
+            "Use make_masks or prune_, which take it as an argument"
         )
     moments = sorted(call.reads & _MOMENT_READS)
     if not moments:

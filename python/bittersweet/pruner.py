@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint, optimizer_state, report
+from ._input_norms import InputNorms
 from ._mask_view import MaskView
 from ._scorers import Scorer
 from ._selectors import Selector
@@ -66,6 +67,8 @@ class Pruner:
         sync: Whether the numbers of an event are read at once. On the CPU they always are: both values behave
             alike.
         seed: For scorer ``"random"`` and for selectors that sample.
+        input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them. They
+            are copied, and used at every event; a resumed pruner must be given the same ones.
 
     Raises:
         ArgumentError: A bad option, options that exclude each other, a pattern that matches nothing, or
@@ -93,11 +96,13 @@ class Pruner:
         ties: str | None = None,
         sync: bool = True,
         seed: int = 0,
+        input_norms: Mapping[str, Any] | None = None,
     ) -> None:
         if sync not in (True, False):
             raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
         self._model = unwrap(model)
         self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
+        self._norms = InputNorms(input_norms)
         self._settings = Settings.checked(
             self._optimizer,
             scorer,
@@ -113,9 +118,11 @@ class Pruner:
             nonfinite=nonfinite,
             ties=ties,
             seed=seed,
+            norms_digest=self._norms.digest(),
         )
         self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
         self._settings.check_shapes(self._plan.targets)
+        self._norms.check(self._plan.targets, skip=missing == "skip")
         self._eagerly = outside_of_compilation()
         self._step = 0
         self._fired = 0
@@ -307,11 +314,12 @@ class Pruner:
         started = time.perf_counter()
         if self._settings.hold == "grads":
             self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
-        inputs, skipped = [], []
+        inputs, skipped, reads = [], [], self._settings.call.reads
         for one in bind(self._model, self._optimizer, self._plan.targets, with_groups=True):
-            error = missing_reads(one, self._settings.call.reads)
+            error = missing_reads(one, reads) or self._norms.missing(one.entry, reads)
             if error is None:
-                inputs.append(score_inputs(one, self._settings.call.reads, self._masks.get(one.entry.name)))
+                inputs.append(score_inputs(one, reads, self._masks.get(one.entry.name)))
+                inputs[-1].input_norm = self._norms.of(one.entry) if "input_norm" in reads else None
             elif self._settings.missing == "error":
                 raise error
             else:

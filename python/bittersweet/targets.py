@@ -54,6 +54,17 @@ class PlanEntry:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def one_row(self) -> tuple[int, ...]:
+        """The shape of one output row: all axes but that of the inputs have length 1."""
+        axis = self.in_dim if self.in_dim is not None else min(1, len(self.shape) - 1)
+        return tuple(size if i == axis else 1 for i, size in enumerate(self.shape))
+
+    @property
+    def inputs(self) -> int:
+        """Length of the input axis: input features or channels."""
+        return math.prod(self.one_row)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,

@@ -69,6 +69,12 @@ struct ApplyArrays {
   std::array<bool, 5> narrow{};  // 16-bit elements
 };
 
+// Which scores of a group go: those below the threshold, and the first `ties` of those equal to it.
+struct Cut {
+  float threshold;
+  std::int64_t ties;
+};
+
 struct Kernels {
   const char* name;
   bool (*contracts)();
@@ -86,6 +92,11 @@ struct Kernels {
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
+  // The three of group.hpp: a row's k lowest; dead elements out of the way; the lowest of every few inputs.
+  Cut (*cut_below)(const float* scores, std::int64_t count, std::int64_t k);
+  void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
+  std::int64_t (*lowest_of_groups)(float* row, const std::uint64_t* live, std::int64_t blocks, std::int64_t size,
+                                   std::int64_t inner, std::int64_t share, std::int32_t* scratch);
 };
 
 const Kernels& kernels_portable();

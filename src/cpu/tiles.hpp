@@ -133,6 +133,15 @@ class Tiles {
       const Geometry& g = tensor_.geometry;
       const auto* const norm = static_cast<const float*>(tensor_.input_norm.data);
       std::int64_t input = input_feature(g, first), left = g.input_stride - first % g.input_stride;
+      if (g.input_stride == 1 && input + count <= g.inputs) {
+        in_.norm = norm + input;
+        return;
+      }
+      if (count <= left) {
+        std::fill_n(copy, count, norm[input]);
+        in_.norm = copy;
+        return;
+      }
       for (std::int64_t i = 0; i < count; ++i) {
         copy[i] = norm[input];
         if (--left > 0) continue;

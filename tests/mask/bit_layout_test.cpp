@@ -76,6 +76,30 @@ TEST(BitLayout, PackAndUnpack) {
   }
 }
 
+TEST(BitLayout, ExtractAndMerge) {
+  Generator random(5);
+  std::vector<std::uint64_t> mask(5);
+  for (std::uint64_t& word : mask) word = random.bits();
+  for (const std::int64_t first : {0, 1, 63, 64, 100, 191})
+    for (const std::int64_t count : {0, 1, 27, 28, 29, 64, 65, 127, 128, 129}) {
+      std::vector<std::uint64_t> out(static_cast<std::size_t>(bits::words(count)) + 1, ~0ull);
+      const std::size_t used = static_cast<std::size_t>(bits::words(first + count));
+      const std::vector<std::uint64_t> exact(mask.begin(), mask.begin() + static_cast<std::ptrdiff_t>(used));
+      bits::extract(exact.data(), first, count, out.data());  // a word read behind the mask: ASan would tell
+      ASSERT_EQ(out.back(), ~0ull) << "a word behind the output was written";
+      for (std::int64_t i = 0; i < bits::words(count) * 64; ++i)
+        ASSERT_EQ(bits::get(out.data(), i), i < count && bits::get(mask.data(), first + i)) << first << ", " << i;
+
+      std::vector<std::uint64_t> into(used, 0);
+      if (used > 0) bits::set(into.data(), 0);
+      bits::merge(out.data(), count, into.data(), first);
+      for (std::int64_t i = 0; i < static_cast<std::int64_t>(used) * 64; ++i) {
+        const bool there = i >= first && i < first + count && bits::get(mask.data(), i);
+        ASSERT_EQ(bits::get(into.data(), i), there || i == 0) << first << ", " << i;
+      }
+    }
+}
+
 // ---- from thresholds to bits ----
 
 TEST(Ties, TheFirstInOrderArePruned) {

@@ -61,7 +61,7 @@ def test_python_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_documents_that_should_have_examples_have_them() -> None:
     assert {
         "README.md",
-        *(f"docs/{name}.md" for name in ("gradient_probe", "scorers", "selectors", "training")),
+        *(f"docs/{name}.md" for name in ("gradient_probe", "scorers", "selectors", "training", "wanda")),
     } <= {*with_blocks("python")}
     assert {"README.md", "docs/adding_a_scorer.md"} <= {*with_blocks("cpp")}
 

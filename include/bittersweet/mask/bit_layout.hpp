@@ -50,6 +50,27 @@ constexpr bool none(const std::uint64_t* mask, std::int64_t first, std::int64_t 
   return true;
 }
 
+// `count` bits of a mask, from bit `first` on, as words of their own; the last is padded with zeros.
+constexpr void extract(const std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t* out) noexcept {
+  const std::int64_t shift = first % per_word;
+  mask += first / per_word;
+  for (std::int64_t word = 0; word < words(count); ++word) {
+    out[word] = mask[word] >> shift;
+    if (shift > 0 && per_word - shift < count - word * per_word) out[word] |= mask[word + 1] << (per_word - shift);
+    out[word] &= valid(count, word);
+  }
+}
+
+// Sets the bits of a mask, from bit `first` on, that `count` bits of `from` (padded with zeros) have set.
+constexpr void merge(const std::uint64_t* from, std::int64_t count, std::uint64_t* mask, std::int64_t first) noexcept {
+  const std::int64_t shift = first % per_word;
+  mask += first / per_word;
+  for (std::int64_t word = 0; word < words(count); ++word) {
+    mask[word] |= from[word] << shift;
+    if (shift > 0 && per_word - shift < count - word * per_word) mask[word + 1] |= from[word] >> (per_word - shift);
+  }
+}
+
 constexpr int count(std::uint64_t word) noexcept { return std::popcount(word); }
 
 // Index of the lowest set bit, or per_word when there is none.

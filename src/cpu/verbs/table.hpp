@@ -6,6 +6,7 @@
 #include "cpu/verbs/bracket.hpp"
 #include "cpu/verbs/convert.hpp"
 #include "cpu/verbs/count.hpp"
+#include "cpu/verbs/group.hpp"
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/score.hpp"
@@ -34,6 +35,9 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;
+  k.cut_below = &cut_below;
+  k.bury = &bury;
+  k.lowest_of_groups = &lowest_of_groups;
   return k;
 }
 

@@ -1,0 +1,176 @@
+// The verb group_mask: masks of rows and of N:M groups, row by row in the first caches.
+#include <atomic>
+#include <optional>
+
+#include "bittersweet/engine/cpu.hpp"
+#include "cpu/parallel.hpp"
+#include "cpu/tiles.hpp"
+
+namespace bittersweet {
+
+using namespace cpu;
+
+namespace {
+
+// One thread's rows: their scores side by side (each padded to whole mask words), live and keep bits.
+class Rows {
+ public:
+  Rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule, std::int64_t together)
+      : kernels_(kernels),
+        tensor_(view.tensors[t]),
+        g_(tensor_.geometry),
+        rule_(rule),
+        size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
+        words_(bits::words(g_.row_size())),
+        tiles_(kernels, view, t),
+        scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
+        live_(static_cast<std::size_t>(together * words_)),
+        keep_(live_.size()) {
+    if (!g_.rows_are_contiguous()) {
+      const std::int64_t width = together * g_.inner;
+      block_.resize(static_cast<std::size_t>(columns_ * width));
+      bytes_.resize(static_cast<std::size_t>(width));
+      packed_.resize(static_cast<std::size_t>(bits::words(width)));
+    }
+    if (rule.group > 0) ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
+  }
+
+  // Masks of rows first .. first + count. Returns the live NaN.
+  std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
+    if (g_.rows_are_contiguous())
+      load_row(first);
+    else
+      load_columns(first, count);
+    std::int64_t nan = 0;
+    for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
+    if (g_.rows_are_contiguous())
+      bits::merge(keep(0), g_.row_size(), mask, first * g_.row_stride);
+    else
+      store_columns(first, count, mask);
+    return nan;
+  }
+
+ private:
+  float* scores(std::int64_t r) { return scores_.data() + r * words_ * bits::per_word; }
+  std::uint64_t* live(std::int64_t r) { return live_.data() + r * words_; }
+  std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
+
+  void load_row(std::int64_t row) {
+    const std::int64_t begin = row * g_.row_stride;
+    for (std::int64_t i = 0; i < size_; i += tile_size) {
+      const std::int64_t n = std::min(tile_size, size_ - i);
+      tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
+    }
+    if (tensor_.mask)
+      bits::extract(tensor_.mask, begin, g_.row_size(), live(0));
+    else
+      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(g_.row_size(), word);
+  }
+
+  // Inputs are taken a few at a time, so that each row is written in runs.
+  void load_columns(std::int64_t first, std::int64_t count) {
+    const std::int64_t width = count * g_.inner;  // elements of these rows at one input: neighbours in memory
+    for (std::int64_t begin = 0; begin < size_ / g_.inner; begin += columns_) {
+      const std::int64_t end = std::min(begin + columns_, size_ / g_.inner);
+      for (std::int64_t input = begin; input < end; ++input)
+        for (std::int64_t i = 0; i < width; i += tile_size) {
+          const std::int64_t n = std::min(tile_size, width - i);
+          tiles_.score(tiles_.at(index_of(first, input) + i, n), n, block_.data() + (input - begin) * width + i);
+        }
+      for (std::int64_t r = 0; r < count; ++r)
+        for (std::int64_t input = begin; input < end; ++input) {
+          const float* const from = block_.data() + (input - begin) * width + r * g_.inner;
+          float* const to = scores(r) + input * g_.inner;
+          for (std::int64_t c = 0; c < g_.inner; ++c) to[c] = from[c];  // mostly one: no call for it
+        }
+    }
+    for (std::int64_t r = 0; r < count; ++r) {
+      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
+      if (!tensor_.mask) continue;
+      for (std::int64_t place = 0; place < g_.row_size(); ++place)
+        bits::clear_if(live(r), place,
+                       !bits::get(tensor_.mask, index_of(first + r, place / g_.inner) + place % g_.inner));
+    }
+  }
+
+  void store_columns(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
+    const std::int64_t width = count * g_.inner;
+    for (std::int64_t input = 0; input < g_.inputs; ++input) {
+      for (std::int64_t r = 0; r < count; ++r)
+        for (std::int64_t c = 0; c < g_.inner; ++c)
+          bytes_[static_cast<std::size_t>(r * g_.inner + c)] = bits::get(keep(r), input * g_.inner + c);
+      bits::pack(bytes_.data(), width, packed_.data());
+      bits::merge(packed_.data(), width, mask, index_of(first, input));
+    }
+  }
+
+  std::int64_t index_of(std::int64_t row, std::int64_t input) const {
+    return row * g_.row_stride + input * g_.input_stride;
+  }
+
+  // Keep bits of the r-th row here. Inputs after the last whole group are kept.
+  std::int64_t choose(std::int64_t row, std::int64_t r) {
+    const std::int64_t share = rule_.base + (row < rule_.extra), words = bits::words(size_);
+    std::copy_n(live(r), words_, keep(r));
+    if (size_ == 0) return 0;
+    if (rule_.group > 0) {
+      const std::uint64_t* const buried = tensor_.mask ? live(r) : nullptr;
+      const std::int64_t nan = kernels_.lowest_of_groups(scores(r), buried, size_ / (rule_.group * g_.inner),
+                                                         rule_.group, g_.inner, share, ints_.data());
+      keep_words(r, words, {0.0f, 0});
+      return nan;
+    }
+    std::int64_t alive = 0;
+    for (std::int64_t word = 0; word < words; ++word) alive += bits::count(live(r)[word]);
+    if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
+    return keep_words(r, words, kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive)));
+  }
+
+  std::int64_t keep_words(std::int64_t r, std::int64_t words, Cut cut) {
+    const std::uint64_t after = keep(r)[words - 1] & ~bits::valid(size_, words - 1);
+    const std::int64_t nan = kernels_.write_mask(scores(r), live(r), size_, cut.threshold, cut.ties, keep(r));
+    keep(r)[words - 1] |= after;
+    return nan;
+  }
+
+  const Kernels& kernels_;
+  const ScoreInputs& tensor_;
+  const Geometry& g_;
+  const GroupRule& rule_;
+  std::int64_t size_;   // elements of a row that are in a group
+  std::int64_t words_;  // mask words of a row
+  Tiles tiles_;
+  std::vector<float> scores_;
+  std::vector<std::uint64_t> live_, keep_;
+  std::vector<std::int32_t> ints_;
+  static constexpr std::int64_t columns_ = 16;
+  std::vector<float> block_;  // the rest is for rows that interleave in memory
+  std::vector<unsigned char> bytes_;
+  std::vector<std::uint64_t> packed_;
+};
+
+}  // namespace
+
+std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const GroupRule& rule, MaskTable masks) {
+  const ScoreInputs& tensor = view.tensors[t];
+  const Geometry& g = tensor.geometry;
+  std::fill_n(masks[t], bits::words(tensor.numel), 0);
+  if (tensor.numel == 0) return 0;
+  // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide.
+  constexpr std::int64_t piece = bits::per_word;
+  const bool alone = g.rows_are_contiguous() || g.input_stride % bits::per_word == 0;
+  const std::int64_t together = g.rows_are_contiguous() ? 1 : piece;
+  const int most = alone ? threads(tensor.numel) : 1;
+  std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
+  std::atomic<std::int64_t> nan{0};
+  parallel_for(most, (g.rows + piece - 1) / piece, [&](int thread, std::int64_t at) {
+    std::optional<Rows>& own = rows[static_cast<std::size_t>(thread)];
+    if (!own) own.emplace(kernels_, view, t, rule, together);
+    const std::int64_t end = std::min(g.rows, (at + 1) * piece);
+    for (std::int64_t row = at * piece; row < end; row += together)
+      nan += own->run(row, std::min(together, end - row), masks[t]);
+  });
+  return nan;
+}
+
+}  // namespace bittersweet
