@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bittersweet/engine/summaries.hpp"
+#include "bittersweet/engine/track.hpp"
 #include "bittersweet/score/scorers.hpp"
 
 namespace bittersweet::cpu {
@@ -69,6 +70,18 @@ struct ApplyArrays {
   std::array<bool, 5> narrow{};  // 16-bit elements
 };
 
+// One block of a tracked tensor, all f32: Moments::block elements or fewer. `live` may be null.
+struct TrackBlock {
+  const float* w = nullptr;
+  const float* m = nullptr;
+  const float* v = nullptr;         // snapshot
+  const float* snapshot = nullptr;  // snapshot
+  float* previous = nullptr;        // coherence
+  float* average = nullptr;         // coherence
+  const std::uint64_t* live = nullptr;
+  std::int64_t count = 0;
+};
+
 struct Kernels {
   const char* name;
   bool (*contracts)();
@@ -86,6 +99,9 @@ struct Kernels {
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
+  TrackSums (*coherence)(const TrackBlock&, float decay);
+  TrackSums (*snapshot)(const TrackBlock&);
+  void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
 };
 
 const Kernels& kernels_portable();

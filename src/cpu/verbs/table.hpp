@@ -9,6 +9,7 @@
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/score.hpp"
+#include "cpu/verbs/track.hpp"
 #include "cpu/verbs/write_mask.hpp"
 
 namespace bittersweet {
@@ -34,6 +35,9 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;
+  k.coherence = &coherence_block;
+  k.snapshot = &snapshot_block;
+  k.movement = &movement_block;
   return k;
 }
 
