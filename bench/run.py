@@ -28,7 +28,7 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, peers, selectors, sizes
+from sections import cliffs, headline, hold, peers, selectors, sizes, trackers
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -38,6 +38,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "sizes": sizes.run,
     "peers": peers.run,
     "selectors": selectors.run,
+    "trackers": trackers.run,
 }
 JUDGED_FROM = 100_000_000
 REPEATS, LEAST_REPEATS = 7, 5

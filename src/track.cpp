@@ -77,13 +77,18 @@ void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* 
 std::vector<std::int64_t> sketch_positions(std::string_view name, std::int64_t numel, std::uint64_t seed) {
   std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a: a name's own stretch of the generator's counter
   for (const char letter : name) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+  constexpr std::int64_t width = SketchMemory::run;
+  const std::int64_t runs = (std::min(SketchMemory::most, numel) + width - 1) / width, places = numel / width;
   std::vector<std::int64_t> positions;
-  const std::int64_t count = std::min(SketchMemory::most, numel);
-  for (std::int64_t j = 0; j < count; ++j) {
-    const std::int64_t begin = stretch(j, numel, count), size = stretch(j + 1, numel, count) - begin;
-    const auto random = philox(hash + static_cast<std::uint64_t>(j), seed, Purpose::sketch);
-    const std::uint64_t place = random[0] | static_cast<std::uint64_t>(random[1]) << 32;
-    positions.push_back(begin + static_cast<std::int64_t>(place % static_cast<std::uint64_t>(size)));
+  for (std::int64_t j = 0; j < runs; ++j) {
+    std::int64_t first = j * width;
+    if (numel > SketchMemory::most) {
+      const std::int64_t begin = stretch(j, places, runs), size = stretch(j + 1, places, runs) - begin;
+      const auto random = philox(hash + static_cast<std::uint64_t>(j), seed, Purpose::sketch);
+      const std::uint64_t place = random[0] | static_cast<std::uint64_t>(random[1]) << 32;
+      first = (begin + static_cast<std::int64_t>(place % static_cast<std::uint64_t>(size))) * width;
+    }
+    for (std::int64_t i = first; i < std::min(first + width, numel); ++i) positions.push_back(i);
   }
   return positions;
 }

@@ -30,8 +30,8 @@ void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Snap
 void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* const> accumulators,
                          std::span<const float> rates);
 
-// Where bitter10s looks: up to 64 flat indices in ascending order, one in each of equal stretches of the tensor, at a
-// place drawn by Philox from the seed and the tensor's name (all indices of a tensor that has no more).
+// Where bitter10s looks: 16 runs of 4 neighbours as flat indices in ascending order, one run in each of equal stretches
+// of the tensor, at a place drawn by Philox from the seed and the tensor's name. A tensor of up to 64 elements: all.
 std::vector<std::int64_t> sketch_positions(std::string_view name, std::int64_t numel, std::uint64_t seed);
 
 }  // namespace bittersweet

@@ -1,12 +1,14 @@
 """What a tracker reads on every training step, found by name and packed into one table.
 
-The names are settled once. The tensors behind them are looked up on every call; what was packed before is
-used again only while every tensor is of the same kind (type, dtype, shape, layout, device), with its address
-of now.
+The names are settled once. The tensors behind them are looked up on every call. What was packed before is
+used again as it is only for the same tensors at the same addresses, and with new addresses for tensors of the
+same kind (type, dtype, shape, layout, device).
 """
 
 from __future__ import annotations
 
+import operator
+import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,20 +78,25 @@ class Source:
             found.append(lookup(self._model, entry) if parameter is None else parameter)
         return found
 
-    def tensors(self, roles: Sequence[str]) -> list[tuple[torch.Tensor | None, ...]]:
-        """Per parameter, its tensors of these roles: weight, grad, or keys of the optimizer's state."""
+    def look(self, roles: Sequence[str]) -> tuple[list[int], list[torch.Tensor]]:
+        """The parameters that have a tensor for each of these roles, by position, and those tensors in a row.
+
+        Roles are ``weight`` or not, first; then ``grad``, or keys of the optimizer's state.
+        """
         state: Mapping[Any, Any] = {} if self.optimizer is None else self.optimizer.state
-        empty: Mapping[str, Any] = {}
-        rows = []
-        for parameter in self.parameters():
-            kept = state.get(parameter) or empty
-            rows.append(
-                tuple(
-                    parameter if role == "weight" else parameter.grad if role == "grad" else kept.get(role)
-                    for role in roles
-                )
-            )
-        return rows
+        weight, *keys = roles if roles[0] == "weight" else (None, *roles)
+        present: list[int] = []
+        tensors: list[Any] = []
+        for i, parameter in enumerate(self.parameters()):
+            kept = {"grad": parameter.grad} if keys == ["grad"] else state.get(parameter)
+            found = [kept.get(key) for key in keys] if kept else [None]
+            if any([tensor is None for tensor in found]):  # noqa: C419  (a list is faster)
+                continue
+            present.append(i)
+            if weight:
+                tensors.append(parameter)
+            tensors += found
+        return present, tensors
 
     def _take(self, parameters: Any) -> list[PlanEntry]:
         import torch
@@ -132,7 +139,8 @@ class Feed:
         self._pointers: list[int] = []
         self._masks: Mapping[str, Mask] | None = None
         self._table: Table | None = None
-        self.present: tuple[int, ...] | None = None
+        self._tensors: list[torch.Tensor] = []
+        self.present: list[int] | None = None
         self.data = array("Q")
         self.names: list[str] = []
         self.generation = 0
@@ -144,31 +152,36 @@ class Feed:
         Raises:
             ShapeError, DTypeError, DeviceError, LayoutError: For what the CPU engine cannot read.
         """
-        from torch import strided
-
-        rows = self._source.tensors(self._roles)
-        present = tuple([i for i, row in enumerate(rows) if None not in row]) if rows else ()
-        tensors: list[Any] = [tensor for i in present for tensor in rows[i]]
-        kinds = [
-            (type(t), t.dtype, t.shape, t.is_cpu, t.layout is strided and t.is_contiguous()) for t in tensors
-        ]
+        present, tensors = self._source.look(self._roles)
+        try:
+            pointers = [tensor.data_ptr() for tensor in tensors]
+        except RuntimeError:  # a sparse tensor has none, and packing says so
+            pointers = []
         follow_torch()
-        if present != self.present or kinds != self._kinds:
-            self._pack(present, rows, masks)
-            self._kinds = None if self.copied_bytes else kinds
-            return
-        pointers = [t.data_ptr() for t in tensors]
-        if pointers != self._pointers:
-            self._point(pointers)
+        same = present == self.present and len(tensors) == len(self._tensors)
+        if not (same and pointers == self._pointers and all(map(operator.is_, tensors, self._tensors))):
+            kinds = [_kind(tensor) for tensor in tensors]
+            if present == self.present and kinds == self._kinds:
+                for at, pointer in zip(self._places(), pointers, strict=True):
+                    self.data[at] = pointer
+            else:
+                self._pack(present, tensors)
+                self._set_masks(masks)
+            # What is re-laid for one call says nothing about the next.
+            self._kinds, self._tensors = (None, []) if self.copied_bytes else (kinds, tensors)
+            self._pointers = pointers
         if masks is not self._masks:
             self._set_masks(masks)
 
-    def _pack(self, present: tuple[int, ...], rows: Sequence[Any], masks: Mapping[str, Mask]) -> None:
-        parameters = self._source.parameters()
+    def _pack(self, present: list[int], tensors: list[torch.Tensor]) -> None:
+        parameters, width = self._source.parameters(), len(self._roles)
         items = []
-        for i in present:
+        for row, i in enumerate(present):
             name = self._source.entries[i].name
-            for role, tensor in zip(self._roles, rows[i], strict=True):
+            given: dict[str, Any] = dict(
+                zip(self._roles, tensors[row * width : (row + 1) * width], strict=True)
+            )
+            for role, tensor in given.items():
                 if tensor.device.type not in ("cpu", "meta"):
                     raise DeviceError(
                         f"{role} of '{name}' is on {tensor.device}; trackers (bitter10, bitter10s, "
@@ -176,29 +189,27 @@ class Feed:
                         "choose a scorer without a memory"
                     )
             check_shape(self._source.entries[i], parameters[i])
-            given = dict(zip(self._roles, rows[i], strict=True))
             items.append(ScoreInputs(**{"weight": parameters[i], **given}, name=name))
         table = Table(items, ScorerCall("tracker", None, ("", None, None, 0), frozenset(self._roles)))
         if present != self.present:
             self.generation += 1
         self.present, self.data, self.names = present, table.data, table.names
         self._table, self.copied_bytes = table, table.copied_bytes  # the table keeps re-laid copies alive
-        self._pointers = [self.data[at] for at in self._places()]
-        self._set_masks(masks)
 
     def _places(self) -> list[int]:
         return [start + column for start in range(0, len(self.data), WIDTH) for column in self._columns]
-
-    def _point(self, pointers: list[int]) -> None:
-        for at, pointer in zip(self._places(), pointers, strict=True):
-            self.data[at] = pointer
-        self._pointers = pointers
 
     def _set_masks(self, masks: Mapping[str, Mask]) -> None:
         self._masks = masks
         for row, name in enumerate(self.names):
             mask = masks.get(name)
             self.data[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
+
+
+def _kind(tensor: torch.Tensor) -> Any:
+    """All that the table depends on beside the address."""
+    strided = tensor.layout is sys.modules["torch"].strided
+    return type(tensor), tensor.dtype, tensor.shape, tensor.is_cpu, strided and tensor.is_contiguous()
 
 
 def packed(masks: Any, entries: Sequence[PlanEntry]) -> dict[str, Mask]:

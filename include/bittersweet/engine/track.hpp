@@ -48,6 +48,7 @@ struct CoherenceMemory {
 
 struct SketchMemory {
   static constexpr std::int64_t most = 64;
+  static constexpr std::int64_t run = 4;    // neighbours, since a miss costs as much for four as for one
   const std::int64_t* positions = nullptr;  // flat indices
   std::int64_t count = 0;                   // of them: up to `most`
   float* previous = nullptr;                // exp_avg there, at the last update
@@ -110,23 +111,31 @@ inline void observe(Coherence& scalars, const TrackSums& sums, double decay) noe
 // The sketch of one tensor: x is exp_avg now and y its past at the same places, r the root of exp_avg_sq. The past
 // becomes the present, at dead places zero. The same on every engine: 64 elements are nothing to share out.
 inline TrackSums sketch_tensor(const ScoreInputs& tensor, const SketchMemory& sketch) noexcept {
-  float now[SketchMemory::most], root[SketchMemory::most];
-  bool live[SketchMemory::most];
+  std::array<float, SketchMemory::most> now{}, past{}, root{};
+  TrackLanes lanes;
+  const bool known = sketch.scalars->updates > 0;
   for (std::int64_t i = 0; i < sketch.count; ++i) {  // all loads first, so that their misses overlap
     const std::int64_t at = sketch.positions[i];
-    now[i] = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, at);
-    root[i] = load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, at);
-    live[i] = is_live(tensor, at);
+    const auto slot = static_cast<std::size_t>(i);
+    if (!is_live(tensor, at)) continue;
+    now[slot] = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, at);
+    root[slot] = load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, at);
+    past[slot] = sketch.previous[i];
+    ++lanes.counts.live;
   }
-  TrackLanes lanes;
-  for (std::int64_t i = 0; i < sketch.count; ++i) {
-    const auto lane = static_cast<std::size_t>(i % Moments::lanes);
-    if (live[i] && sketch.scalars->updates > 0) {
-      lanes.add(lane, static_cast<double>(now[i]), static_cast<double>(sketch.previous[i]));
-      lanes.add_jitter(lane, static_cast<double>(sqrt(root[i])));
+  std::copy_n(now.begin(), sketch.count, sketch.previous);
+  if (!known) return {};
+  for (std::size_t base = 0; base < now.size(); base += lanes.xy.size())
+    for (std::size_t lane = 0; lane < lanes.xy.size(); ++lane) {
+      const auto x = static_cast<double>(now[base + lane]), y = static_cast<double>(past[base + lane]);
+      const auto r = static_cast<double>(sqrt(root[base + lane]));
+      lanes.counts.flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
+      lanes.xy[lane] += x * y;
+      lanes.xx[lane] += x * x;
+      lanes.yy[lane] += y * y;
+      lanes.r[lane] += r;
+      lanes.rr[lane] += r * r;
     }
-    sketch.previous[i] = live[i] ? now[i] : 0.0f;
-  }
   return lanes.fold();
 }
 
