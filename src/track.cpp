@@ -34,6 +34,14 @@ void check(std::span<const ScoreInputs> tensors, std::size_t memory, std::uint32
   check_alignment(tensors);
 }
 
+// Asks the memory for what sketch_tensor will read.
+void prefetch(const ScoreInputs& tensor, const SketchMemory& sketch) {
+  for (std::int64_t i = 0; i < sketch.count; i += SketchMemory::run)
+    for (const TensorView* array : {&tensor.exp_avg, &tensor.exp_avg_sq})
+      __builtin_prefetch(static_cast<const char*>(array->data) +
+                         static_cast<std::size_t>(sketch.positions[i]) * size_of(array->dtype));
+}
+
 void check_decay(double decay) {
   if (!(decay >= 0.0 && decay < 1.0))
     throw ArgumentError("decay: " + std::to_string(decay) + "; a number from 0 to below 1 is accepted");
@@ -54,8 +62,11 @@ void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMe
   const FpEnvironment environment;
   check(tensors, memory.size(), reads::exp_avg | reads::exp_avg_sq);
   check_decay(decay);
-  for (std::size_t t = 0; t < tensors.size(); ++t)
-    observe(*memory[t].scalars, sketch_tensor(tensors[t], memory[t]), decay);
+  constexpr std::size_t ahead = 4;  // tensors whose misses overlap with the work on this one
+  for (std::size_t t = 0; t < tensors.size() + ahead; ++t) {
+    if (t < tensors.size()) prefetch(tensors[t], memory[t]);
+    if (t >= ahead) observe(*memory[t - ahead].scalars, sketch_tensor(tensors[t - ahead], memory[t - ahead]), decay);
+  }
 }
 
 void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory) {

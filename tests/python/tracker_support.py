@@ -28,6 +28,7 @@ class Scripted:
         self.optimizer = torch.optim.Adam(self.named.values())
         for parameter in self.named.values():
             state = self.optimizer.state[parameter]
+            state["step"] = torch.tensor(1.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
     def tensor(self, shape: tuple[int, ...], scale: float) -> torch.Tensor:

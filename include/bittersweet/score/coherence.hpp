@@ -37,7 +37,7 @@ inline std::optional<double> finite(double x) noexcept { return std::isfinite(x)
 
 // dot / (norm * norm), between -1 and 1; none where a norm is zero or not finite.
 inline std::optional<double> cosine(double xy, double xx, double yy) noexcept {
-  if (!(xx > 0.0 && yy > 0.0)) return std::nullopt;
+  if (!(xx > 0.0 && yy > 0.0 && std::isfinite(xx + yy))) return std::nullopt;
   const std::optional<double> value = finite(xy / (std::sqrt(xx) * std::sqrt(yy)));
   return value ? std::optional(std::clamp(*value, -1.0, 1.0)) : value;
 }
