@@ -78,8 +78,10 @@ def test_version_and_build() -> None:
 def test_lists() -> None:
     assert bs.selectors() == ["exact", "histogram", "kthvalue", "sampling", "streaming"]
     assert len(bs.scorers()) == len(set(bs.scorers()))
-    classes = (getattr(bs, name) for name in bs.__all__)
-    assert set(bs.scorers()) == {cls.name for cls in classes if isinstance(getattr(cls, "name", None), str)}
+    from bittersweet._scorers import Scorer
+
+    objects = [value for name in bs.__all__ if isinstance(value := getattr(bs, name), type)]
+    assert set(bs.scorers()) == {cls.name for cls in objects if issubclass(cls, Scorer)}
     bs.scorers().clear()
     assert bs.scorers()
 

@@ -96,7 +96,10 @@ def test_float64_within_a_bound(name: str) -> None:
         "gradient": (np.abs(g),),
         "taylor": (np.abs(w * g),),
         "identity": (w,),
+        "movement": (w,),
     }
+    for modified in ("bitter10", "bitter10s", "bitter10c"):
+        parts[modified] = (oracle.MODIFIER * np.abs(w) * np.sqrt(np.abs(m) + eps),)
     terms = parts.get(name, (np.abs(w),))
     x = [a.astype(np.float32) for a in (w, m, v, g, norm)]
     result = bs.score(x[0], name, **arguments(name, *x)).astype(np.float64)
