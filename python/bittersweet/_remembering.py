@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._tracker import Tracker
     from .targets import PlanEntry
 
-__all__ = ["TRACKED", "make_tracker", "parameters_of", "supply"]
+__all__ = ["TRACKED", "describe", "make_tracker", "parameters_of", "supply"]
 
 TRACKED: dict[str, type[Scorer]] = {cls.name: cls for cls in (Bitter10, Bitter10s, Bitter10c, Movement)}
 """Scorers with a memory, by name."""
@@ -58,6 +58,13 @@ def make_tracker(
     given = parameters_of(settings.scorer, settings.seed)
     assert optimizer is not None  # the settings have been checked
     return tracker_class(name)(model, optimizer, **given, _entries=entries)
+
+
+def describe(tracker: Tracker | None) -> dict[str, str]:
+    """What a report says of the scorer's memory; nothing if it has none."""
+    if tracker is None:
+        return {}
+    return {"memory": f"{tracker.scorer.name} keeps {tracker.nbytes:,} bytes of {len(tracker.names)} tensors"}
 
 
 def supply(item: ScoreInputs, answer: Any) -> MissingStateError | None:

@@ -27,6 +27,8 @@ from .targets import Plan, find_targets, unwrap
 if TYPE_CHECKING:
     import torch
 
+    from ._tracker import Tracker
+
 __all__ = ["Pruner"]
 
 
@@ -202,6 +204,11 @@ class Pruner:
         """The mask events so far."""
         return self._history
 
+    @property
+    def tracker(self) -> Tracker | None:
+        """What a scorer with a memory remembers, fed by `step`; None with any other scorer."""
+        return self._tracker
+
     def sparsity(self) -> Sparsity:
         """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
         return count_sparsity(bind(self._model, None, self._plan.targets), self._masks)
@@ -209,9 +216,8 @@ class Pruner:
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
         sparsity, history = self.sparsity(), MaskHistory(self._history)
-        return PruneReport(
-            self._settings.describe(), self._step, sparsity, history, self.masks.nbytes, self._finalized
-        )
+        settings = {**self._settings.describe(), **_remembering.describe(self._tracker)}
+        return PruneReport(settings, self._step, sparsity, history, self.masks.nbytes, self._finalized)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Writes a PNG: sparsity over steps and per tensor, milliseconds per event. Needs matplotlib."""

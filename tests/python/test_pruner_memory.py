@@ -109,7 +109,7 @@ def test_resume_equals_the_uninterrupted_run(scorer: Any, regrow: bool, hold: st
 def test_masking_does_not_look_like_a_step(scorer: str) -> None:
     """Weights that an event zeroes, or that hold zeroes again, are seen by no difference."""
     model, optimizer, pruner = make(scorer)
-    tracker = pruner._tracker
+    tracker = pruner.tracker
     assert tracker is not None
     train(model, optimizer, pruner, 4)
     before = {name: model.get_parameter(name).detach().clone() for name in tracker.names}
@@ -184,6 +184,15 @@ def test_gradient_accumulation_is_one_step(scorer: str) -> None:
         found.append(tensors["scalars" if scorer == "bitter10s" else "updates"])
         assert float(found[-1][0]) == 5.0
     assert torch.allclose(found[0].double(), found[1].double(), rtol=0.2)
+
+
+def test_the_report_says_what_is_kept() -> None:
+    model, optimizer, pruner = make("bitter10")
+    train(model, optimizer, pruner, 4)
+    assert pruner.tracker is not None
+    assert f"bitter10 keeps {pruner.tracker.nbytes:,} bytes of 3 tensors" in str(pruner.report())
+    assert pruner.tracker.milliseconds > 0.0
+    assert make("bitter3")[2].tracker is None
 
 
 def test_movement_ends_with_finalize() -> None:
