@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._tracker import Tracker
     from .targets import PlanEntry
 
-__all__ = ["TRACKED", "describe", "make_tracker", "parameters_of", "supply"]
+__all__ = ["TRACKED", "checked", "describe", "make_tracker", "parameters_of", "supply"]
 
 TRACKED: dict[str, type[Scorer]] = {cls.name: cls for cls in (Bitter10, Bitter10s, Bitter10c, Movement)}
 """Scorers with a memory, by name."""
@@ -65,6 +65,21 @@ def describe(tracker: Tracker | None) -> dict[str, str]:
     if tracker is None:
         return {}
     return {"memory": f"{tracker.scorer.name} keeps {tracker.nbytes:,} bytes of {len(tracker.names)} tensors"}
+
+
+def checked(tracker: Tracker | None, state: Mapping[str, Any] | None, strict: bool) -> Callable[[], None]:
+    """A function that takes over what a checkpoint says of the tracker, after checking all of it.
+
+    Not `strict`, a checkpoint of another scorer is accepted: then the memory stays as it is.
+
+    Raises:
+        CheckpointError: See `Tracker.load_state_dict`.
+    """
+    foreign = state is None or (tracker is not None and state.get("scorer") != tracker.scorer.name)
+    if tracker is None or (foreign and not strict):
+        return lambda: None
+    restored = tracker.checked(state or {})
+    return lambda: tracker.adopt(restored)
 
 
 def supply(item: ScoreInputs, answer: Any) -> MissingStateError | None:

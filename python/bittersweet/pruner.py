@@ -278,12 +278,9 @@ class Pruner:
         restored = checkpoint.validate(state, self._settings.to_config(), self._plan.targets, strict)
         shapes = {entry.name: entry.shape for entry in self._plan.targets}
         masks = {name: Mask(words, shapes[name], name, "torch") for name, words in restored.masks.items()}
-        remembered = None
-        if self._tracker is not None and (strict or "tracker" in state):
-            remembered = self._tracker.checked(state.get("tracker", {}))
+        adopt = _remembering.checked(self._tracker, state.get("tracker"), strict)
         self._apply(masks, {})
-        if self._tracker is not None and remembered is not None:
-            self._tracker.adopt(remembered)
+        adopt()
         self._step, self._fired, self._history = restored.step, restored.fired, restored.history
 
     def load_masks(self, masks: Mapping[str, Any]) -> None:
