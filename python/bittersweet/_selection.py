@@ -100,7 +100,7 @@ def select_masks(
     )
     if "modifier" in call.reads and scope.text != "global":
         warn_once(
-            f"modifier {call.name} {scope.text}",
+            f"modifier {call.name}",
             f"scorer '{call.name}' ranks as bitter3 under scope '{scope.text}': its modifier is one number "
             "per tensor, and only scope 'global' lets tensors compete",
         )
