@@ -28,7 +28,7 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, peers, selectors, sizes, wanda
+from sections import cliffs, headline, hold, peers, selectors, sizes, trackers, wanda
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -39,6 +39,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "peers": peers.run,
     "selectors": selectors.run,
     "wanda": wanda.run,
+    "trackers": trackers.run,
 }
 JUDGED_FROM = 100_000_000
 REPEATS, LEAST_REPEATS = 7, 5

@@ -5,6 +5,7 @@
 #include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/version.hpp"
+#include "checks.hpp"
 #include "cpu/isa.hpp"
 #include "cpu/parallel.hpp"
 #include "cuda_engine.hpp"
@@ -22,16 +23,6 @@ struct Call {
 CpuEngine& cpu_engine() {
   static CpuEngine engine;
   return engine;
-}
-
-// Vector loads accept any element's own alignment, and no less.
-void check_alignment(std::span<const ScoreInputs> tensors) {
-  for (const ScoreInputs& tensor : tensors)
-    for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,
-                                    &tensor.input_norm, &tensor.scores, &tensor.max_exp_avg_sq})
-      if (array->dtype != DType::none && reinterpret_cast<std::uintptr_t>(array->data) % size_of(array->dtype) != 0)
-        throw LayoutError("tensor '" + std::string(tensor.name) + "': its address is not a multiple of the size of " +
-                          name_of(array->dtype) + "; copy it to aligned memory");
 }
 
 void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks) {

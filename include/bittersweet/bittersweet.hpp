@@ -8,10 +8,13 @@
 //   scope.hpp who competes with whom, and how much each tensor gives
 //   flow.hpp  the four together, for any engine
 //   prune.hpp the same as functions of the linked library, on its fast engines
+//   track.hpp what scorers with a memory do on every training step
 #pragma once
 
 #include "bittersweet/engine/reference.hpp"
+#include "bittersweet/engine/reference_track.hpp"
 #include "bittersweet/error.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/prune.hpp"
+#include "bittersweet/track.hpp"
 #include "bittersweet/version.hpp"

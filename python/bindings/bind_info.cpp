@@ -13,7 +13,7 @@ py::list names_read(std::uint32_t mask) {
   const std::pair<std::uint32_t, const char*> all[] = {
       {reads::weight, "weight"}, {reads::exp_avg, "exp_avg"},       {reads::exp_avg_sq, "exp_avg_sq"},
       {reads::grad, "grad"},     {reads::input_norm, "input_norm"}, {reads::scores, "scores"},
-      {reads::step, "step"}};
+      {reads::step, "step"},     {reads::modifier, "modifier"}};
   for (const auto& [bit, name] : all)
     if (mask & bit) names.append(name);
   return names;
@@ -54,6 +54,7 @@ void bind_info(py::module_& module) {
   module.def("scorer_table", [] {
     py::list rows;
     for_each_scorer([&](const auto& scorer) { rows.append(row_of(scorer.info, scorer.info.name, false)); });
+    for (const auto& tracked : tracked_scorers) rows.append(row_of(tracked.info, tracked.info.name, false));
     for (const auto& alias : scorer_aliases) rows.append(row_of(info_of(make_scorer(alias.of)), alias.name, true));
     return rows;
   });

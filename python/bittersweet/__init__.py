@@ -41,10 +41,14 @@ if TYPE_CHECKING:
         Bitter9,
         Bitter9Hybrid,
         Bitter9HybridPublished,
+        Bitter10,
+        Bitter10c,
+        Bitter10s,
         Bitter10z,
         Gradient,
         Identity,
         Magnitude,
+        Movement,
         Random,
         Taylor,
         Wanda,
@@ -67,16 +71,19 @@ if TYPE_CHECKING:
     from .gradient_probe import GradientProbe
     from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
     from .masks import Mask, Masks
+    from .movement import MovementTracker
     from .probe_report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
     from .pruner import Pruner
     from .schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
     from .scopes import Global, NofM, Row, Tensor
     from .sequential import BlockInput, SequentialReport, capture_block_inputs, prune_blocks_
+    from .snapshots import SnapshotTracker
+    from .trackers import CoherenceTracker, SketchTracker
 
 _SCORERS = (
     "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
-    "Bitter8BiasCorrected Bitter8Published Bitter9 Bitter9Hybrid Bitter9HybridPublished Bitter10z Gradient "
-    "Identity Magnitude Random Taylor Wanda scorers"
+    "Bitter8BiasCorrected Bitter8Published Bitter9 Bitter9Hybrid Bitter9HybridPublished Bitter10 Bitter10c "
+    "Bitter10s Bitter10z Gradient Identity Magnitude Movement Random Taylor Wanda scorers"
 )
 _MODULES = {
     "_core": "__version__",
@@ -89,11 +96,14 @@ _MODULES = {
     "gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "masks": "Mask Masks",
+    "movement": "MovementTracker",
     "probe_report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "pruner": "Pruner",
     "schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
     "scopes": "Global NofM Row Tensor",
     "sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
+    "snapshots": "SnapshotTracker",
+    "trackers": "CoherenceTracker SketchTracker",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -128,10 +138,14 @@ __all__ = [
     "Bitter9",
     "Bitter9Hybrid",
     "Bitter9HybridPublished",
+    "Bitter10",
+    "Bitter10c",
+    "Bitter10s",
     "Bitter10z",
     "BlockInput",
     "Calibrator",
     "CheckpointError",
+    "CoherenceTracker",
     "Cosine",
     "DTypeError",
     "DeviceError",
@@ -151,6 +165,8 @@ __all__ = [
     "MaskHistory",
     "Masks",
     "MissingStateError",
+    "Movement",
+    "MovementTracker",
     "NofM",
     "NonFiniteScoreError",
     "OneShot",
@@ -167,6 +183,8 @@ __all__ = [
     "ScoreInputs",
     "SequentialReport",
     "ShapeError",
+    "SketchTracker",
+    "SnapshotTracker",
     "Streaming",
     "Taylor",
     "Tensor",

@@ -193,6 +193,84 @@ class Identity(Scorer):
     name = "identity"
 
 
+@dataclass(frozen=True)
+class Bitter10(_WithEps):
+    """`Bitter3` times the temporal coherence of its tensor, from a `CoherenceTracker`; two extra copies.
+
+    The modifier of a tensor is ``max(floor, alpha * p(1 - flip)^a * p(direction)^b * p(retention)^c / (1 + d
+    * jitter))`` with ``p(x) = max(x, floor)``: flip is the share of weights whose step changes sign,
+    direction the cosine between a step and the steps before it, retention ``cos(-exp_avg, weight)``, jitter
+    the relative variance of the step sizes. Exponents are multiples of 1/4; `decay` is that of all moving
+    averages.
+    """
+
+    name = "bitter10"
+    eps: float = 1e-12
+    alpha: float = 1.0
+    a: float = 1.0
+    b: float = 1.0
+    c: float = 1.0
+    d: float = 1.0
+    floor: float = 0.05
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_coherence(self)
+
+
+@dataclass(frozen=True)
+class Bitter10s(_WithEps):
+    """`Bitter10` from a sketch: 64 fixed places of `exp_avg` per tensor (`SketchTracker`), without retention.
+
+    Flip and direction compare `exp_avg` with the step before, jitter is that of ``sqrt(exp_avg_sq)``.
+    ``seed=None`` takes the seed of the call.
+    """
+
+    name = "bitter10s"
+    eps: float = 1e-12
+    alpha: float = 1.0
+    a: float = 1.0
+    b: float = 1.0
+    d: float = 1.0
+    floor: float = 0.05
+    decay: float = 0.9
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_coherence(self)
+        if self.seed is not None:
+            check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Bitter10c(_WithEps):
+    """`Bitter3` times the coherence since a snapshot of the weights, taken every `every` steps.
+
+    The modifier of a tensor is ``max(cos(-exp_avg, weight - snapshot), floor) / (1 + jitter of
+    sqrt(exp_avg_sq))``. The snapshot lies in memory, or in the file `path` (see `SnapshotTracker`).
+    """
+
+    name = "bitter10c"
+    eps: float = 1e-12
+    every: int = 100
+    floor: float = 0.05
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
+            raise ArgumentError(f"every: {self.every!r}; accepted: a number of steps from 1")
+        _check_number("floor", self.floor, 0.0, 1.0)
+
+
+class Movement(Scorer):
+    """``-sum(lr * g * w)`` over the optimizer's steps so far (`MovementTracker`), by its value."""
+
+    name = "movement"
+
+
 class ScorerCall(NamedTuple):
     """A resolved scorer: its name as given, the tuple the compiled module takes, and the columns it reads."""
 
@@ -248,6 +326,24 @@ def check_seed(seed: int) -> int:
     if not 0 <= value < 2**63:
         raise ArgumentError(f"seed: {seed!r}; accepted: an integer from 0 to 2**63 - 1")
     return value
+
+
+def _check_coherence(scorer: Bitter10 | Bitter10s) -> None:
+    _check_number("alpha", scorer.alpha, 0.0, 1e30)
+    _check_number("d", scorer.d, 0.0, 1e30)
+    _check_number("floor", scorer.floor, 0.0, 1.0)
+    if not 0.0 <= scorer.decay < 1.0:
+        raise ArgumentError(f"decay: {scorer.decay!r}; accepted: a number from 0 to below 1")
+    for exponent in ("a", "b", "c"):
+        value = getattr(scorer, exponent, 1.0)
+        _check_number(exponent, value, 0.0, 16.0)
+        if 4 * value != int(4 * value):
+            raise ArgumentError(f"{exponent}: {value!r}; accepted: multiples of 1/4 from 0 to 16")
+
+
+def _check_number(argument: str, value: float, least: float, most: float) -> None:
+    if not (isinstance(value, (int, float)) and least <= value <= most):
+        raise ArgumentError(f"{argument}: {value!r}; accepted: a number from {least:g} to {most:g}")
 
 
 def _check_eps(eps: float) -> float:

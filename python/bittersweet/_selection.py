@@ -98,6 +98,12 @@ def select_masks(
         standard_error=found["standard_error"],
         converged=found["converged"],
     )
+    if "modifier" in call.reads and scope.text != "global":
+        warn_once(
+            f"modifier {call.name}",
+            f"scorer '{call.name}' ranks as bitter3 under scope '{scope.text}': its modifier is one number "
+            "per tensor, and only scope 'global' lets tensors compete",
+        )
     _warn_about(event, call, table)
     return table, masks, event
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import optimizer_state
+from ._remembering import TRACKED, parameters_of, tracker_class
 from ._scorers import AdamVariance, Scorer, ScorerCall, resolve_scorer
 from ._selectors import Selector, resolve_selector
 from ._table import ScoreInputs
@@ -64,6 +65,10 @@ class Settings:
         for flag in ("mask_optimizer_state", "regrow"):
             one_of(flag, getattr(settings, flag), (False, True))
         settings._check_schedule()
+        if call.name in TRACKED:
+            settings._check_history(optimizer)
+            brought = call.reads - {"modifier", "scores"}
+            call = call._replace(reads=brought | set(tracker_class(call.name).roles))
         norms_given = settings.norms_digest is not None
         require_inputs(call, optimizer, frozenset(("input_norm",)) if norms_given else frozenset())
         if norms_given and "input_norm" not in call.reads:
@@ -101,6 +106,8 @@ class Settings:
         if name == AdamVariance.name and q is None:
             q = AdamVariance().q
         eps = None if self.call.eps is None else float(np.float32(self.call.eps))  # as the formula uses it
+        tracked = parameters_of(self.scorer, self.seed)
+        tracked.pop("path", None)  # where a snapshot lies is no part of what is computed
         selector = dict(
             zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
         )
@@ -108,7 +115,7 @@ class Settings:
         norms = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
         return {
             **norms,
-            "scorer": {"name": name, "eps": eps, "q": q, "seed": seed},
+            "scorer": {"name": name, "eps": eps, "q": q, "seed": seed, **tracked},
             "schedule": self.schedule.to_config(),
             "selector": selector,
             "scope": {"name": scope.text, "rounding": scope.rounding, "remainder": scope.remainder},
@@ -153,6 +160,18 @@ class Settings:
                 "schedule there"
             )
 
+    def _check_history(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is None:
+            raise ArgumentError(
+                f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
+            )
+        needed = tracker_class(self.call.name).needed
+        if self.missing == "error" and self.schedule.last_due(0, needed - 1) is not None:
+            raise ArgumentError(
+                f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
+                f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
+            )
+
     def _check_hold(self, optimizer: torch.optim.Optimizer | None) -> None:
         if self.hold != "grads":
             return
@@ -189,6 +208,8 @@ class Settings:
             exp_avg_sq=ones,
             grad=ones,
             input_norm=ones.reshape(-1),
+            scores=ones,
+            modifier=1.0,
             in_dim=in_dim,
             step=1,
             name=name,

@@ -34,10 +34,12 @@ class ScoreInputs:
         exp_avg_sq: Adam's v, of the weight's shape.
         grad: Gradient, of the weight's shape.
         input_norm: WANDA's norm per input feature, one dimension, as long as the weight's input axis.
-        scores: Scores that the caller computed (scorer ``"identity"``), of the weight's shape.
+        scores: Scores that the caller computed (scorer ``"identity"``), or what a `MovementTracker` summed
+            (``"movement"``), of the weight's shape.
         mask: Current mask, True = keep: a bool array of the weight's shape, or a `Mask`. None: everything is
             live.
-        modifier: Multiplies every score of this tensor; finite, not negative. None: 1.
+        modifier: Multiplies every score of this tensor; finite, not negative. None: 1, and an error for the
+            scorers that have a memory (bitter10, bitter10s, bitter10c).
         in_dim: Which axis is the input. None: 1 for two or more dimensions (Linear, Conv); 0 for transposed
             weights (transformers' Conv1D, ConvTranspose).
         step: Adam's step count t, from 1; a number or a tensor of one element.
@@ -96,6 +98,8 @@ class Table:
         for views, geometry, name in zip(self.views, geometries, self.names, strict=True):
             _check_input_norm(views, geometry[1], name)
         needs_step = bool(reads & {"step", "bias_correction1"})
+        if "modifier" in reads and scorer is not None:
+            _require_modifiers(items, self.names, scorer.name)
         scalars = [_scalars(item, name, needs_step) for item, name in zip(items, self.names, strict=True)]
         self.current = [
             _current_mask(item.mask, s, n) for item, s, n in zip(items, self.shapes, self.names, strict=True)
@@ -244,6 +248,15 @@ def _scalars(item: ScoreInputs, name: str, needs_step: bool) -> tuple[int, int]:
             raise ArgumentError(f"betas of '{name}': beta1 is {beta1}; accepted: 0 <= beta1 < 1")
         correction = 1.0 - beta1**step
     return _float_bits(modifier), _float_bits(correction)
+
+
+def _require_modifiers(items: Sequence[ScoreInputs], names: Sequence[str], scorer: str) -> None:
+    for item, name in zip(items, names, strict=True):
+        if item.modifier is None:
+            raise MissingStateError(
+                f"modifier of '{name}' is missing, and scorer '{scorer}' multiplies by it. Pass what its "
+                "tracker's modifiers() returns, or use the scorer in a Pruner"
+            )
 
 
 def _float_bits(value: float) -> int:

@@ -8,7 +8,8 @@
      "fired":   int,                        due steps up to here have been served
      "shapes":  {name: [int, ...]},         one per pruned parameter
      "masks":   {name: int64 tensor},       ceil(numel / 64) words of keep bits, lowest bit first, tail bits 0
-     "history": [{...}, ...]}               the mask events so far
+     "history": [{...}, ...],               the mask events so far
+     "tracker": {...}}                      of scorers with a memory only: see `_tracker_state`
 
 Nothing in it refers to optimizer state, so it may be saved and loaded before or after the model and the
 optimizer.
@@ -30,7 +31,7 @@ from .events import MaskEvent, MaskHistory
 if TYPE_CHECKING:
     from .targets import PlanEntry
 
-__all__ = ["FORMAT", "VERSION", "Restored", "Words", "pack", "validate"]
+__all__ = ["FORMAT", "VERSION", "Restored", "Words", "match_names", "pack", "validate"]
 
 Words = npt.NDArray[np.uint64]
 
@@ -57,6 +58,7 @@ def pack(
     fired: int,
     masks: Mapping[str, Words],
     history: list[dict[str, Any]],
+    tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The saved form. Masks are copied; nothing in it changes when training goes on."""
     import torch
@@ -70,6 +72,7 @@ def pack(
         "shapes": {entry.name: list(entry.shape) for entry in targets},
         "masks": {name: torch.from_numpy(words.view(np.int64).copy()) for name, words in masks.items()},
         "history": _plain(history),
+        **({} if tracker is None else {"tracker": tracker}),
     }
 
 
@@ -89,7 +92,7 @@ def validate(
     if strict:
         _check_config(state["config"], _plain(config))
     own = {entry.name: entry for entry in targets}
-    names = _match_names(list(state["shapes"]), targets)
+    names = match_names(list(state["shapes"]), targets)
     for saved, name in names.items():
         if tuple(state["shapes"][saved]) != own[name].shape:
             raise CheckpointError(
@@ -148,7 +151,7 @@ def _check_config(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         )
 
 
-def _match_names(saved: Sequence[str], targets: Sequence[PlanEntry]) -> dict[str, str]:
+def match_names(saved: Sequence[str], targets: Sequence[PlanEntry]) -> dict[str, str]:
     """Saved name -> own name, one to one."""
     exact = {name: entry.name for entry in targets for name in (entry.name, *entry.aliases)}
     bare: dict[str, str | None] = {}

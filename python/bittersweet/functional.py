@@ -76,6 +76,8 @@ def score(
     exp_avg_sq: ArrayT | None = None,
     grad: ArrayT | None = None,
     input_norm: ArrayT | None = None,
+    scores: ArrayT | None = None,
+    modifier: float | None = None,
     step: Any = None,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float | None = None,
@@ -91,6 +93,8 @@ def score(
         exp_avg, exp_avg_sq, grad: Of the weight's shape, where the scorer reads them.
         input_norm: One norm per input feature (axis 1; all elements of a one-dimensional weight), for
             ``"wanda"``.
+        scores: Of the weight's shape, for ``"movement"``: what a `MovementTracker` summed.
+        modifier: Multiplies every score; the scorers bitter10, bitter10s and bitter10c need it.
         step, betas: Adam's step count and betas, for ``"bitter8_bias_corrected"``.
         eps: Overrides the scorer's default.
         seed: For ``"random"``.
@@ -105,8 +109,11 @@ def score(
         ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
     """
     call = resolve_scorer(scorer, eps, seed)
-    item = ScoreInputs(weight, exp_avg, exp_avg_sq, grad, input_norm, step=step, betas=betas, name="tensor")
-    if "scores" in call.reads:
+    item = ScoreInputs(
+        weight, exp_avg, exp_avg_sq, grad, input_norm, scores,
+        modifier=modifier, step=step, betas=betas, name="tensor",
+    )  # fmt: skip
+    if call.name == "identity":
         item.scores = weight
     table = Table([item], call)
     target: Any = empty(table.framework, table.shapes[0], FLOAT32) if out is None else out

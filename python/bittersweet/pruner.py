@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import checkpoint, optimizer_state, report
+from . import _remembering, checkpoint, optimizer_state, report
 from ._input_norms import InputNorms
 from ._mask_view import MaskView
 from ._scorers import Scorer
@@ -28,6 +28,8 @@ from .targets import Plan, find_targets, unwrap
 if TYPE_CHECKING:
     import torch
 
+    from ._tracker import Tracker
+
 __all__ = ["Pruner"]
 
 
@@ -43,7 +45,7 @@ class Pruner:
         optimizer: The torch optimizer that trains it; its state is what most scorers read. Not needed by
             magnitude, random, gradient and taylor. Parameters that it does not hold are not pruned.
         scorer: A name or an object. ``"bitter4"`` alone means scope ``"tensor"`` with ``"layer_adaptive"``
-            too.
+            too. Scorers with a memory (bitter10, bitter10s, bitter10c, movement) are fed on every step.
         schedule: When to prune, and how much.
         selector: How the threshold is found; a name or an object.
         scope: Who competes with whom: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"``, or an object.
@@ -123,6 +125,9 @@ class Pruner:
         self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
         self._settings.check_shapes(self._plan.targets)
         self._norms.check(self._plan.targets, skip=missing == "skip")
+        self._tracker = _remembering.make_tracker(
+            self._settings, self._model, self._optimizer, self._plan.targets
+        )
         self._eagerly = outside_of_compilation()
         self._step = 0
         self._fired = 0
@@ -206,6 +211,11 @@ class Pruner:
         """The mask events so far."""
         return self._history
 
+    @property
+    def tracker(self) -> Tracker | None:
+        """What a scorer with a memory remembers, fed by `step`; None with any other scorer."""
+        return self._tracker
+
     def sparsity(self) -> Sparsity:
         """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
         return count_sparsity(bind(self._model, None, self._plan.targets), self._masks)
@@ -213,9 +223,8 @@ class Pruner:
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
         sparsity, history = self.sparsity(), MaskHistory(self._history)
-        return PruneReport(
-            self._settings.describe(), self._step, sparsity, history, self.masks.nbytes, self._finalized
-        )
+        settings = {**self._settings.describe(), **_remembering.describe(self._tracker)}
+        return PruneReport(settings, self._step, sparsity, history, self.masks.nbytes, self._finalized)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Writes a PNG: sparsity over steps and per tensor, milliseconds per event. Needs matplotlib."""
@@ -244,6 +253,8 @@ class Pruner:
             self._apply(self._masks, {})
             self._verify("finalize() has just written the zeros, so that something else writes this memory")
             self.detach()
+            if self._tracker is not None:
+                self._tracker.detach()
             if self._gradient_hook is not None:
                 self._gradient_hook.remove()
             self._finalized = True
@@ -255,7 +266,8 @@ class Pruner:
         words = {name: mask.words for name, mask in self._masks.items()}
         events = [event.to_dict() for event in self._history]
         config = self._settings.to_config()
-        return checkpoint.pack(config, self._plan.targets, self._step, self._fired, words, events)
+        tracked = None if self._tracker is None else self._tracker.state_dict()
+        return checkpoint.pack(config, self._plan.targets, self._step, self._fired, words, events, tracked)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Takes over a saved state and writes the zeros of its masks at once.
@@ -273,7 +285,9 @@ class Pruner:
         restored = checkpoint.validate(state, self._settings.to_config(), self._plan.targets, strict)
         shapes = {entry.name: entry.shape for entry in self._plan.targets}
         masks = {name: Mask(words, shapes[name], name, "torch") for name, words in restored.masks.items()}
+        adopt = _remembering.checked(self._tracker, state.get("tracker"), strict)
         self._apply(masks, {})
+        adopt()
         self._step, self._fired, self._history = restored.step, restored.fired, restored.history
 
     def load_masks(self, masks: Mapping[str, Any]) -> None:
@@ -299,6 +313,8 @@ class Pruner:
         now = self._step + 1
         due = None if skipped else self._settings.schedule.last_due(self._fired, now)
         event = None
+        if self._tracker is not None and not skipped and self._tracker.follows_step:
+            self._tracker.observe(now, self._masks)  # before masks: writing zeros is no training
         if due is not None:
             event = self._fire(now, due[1])
             self._history.append(event)
@@ -315,11 +331,14 @@ class Pruner:
         if self._settings.hold == "grads":
             self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
         inputs, skipped, reads = [], [], self._settings.call.reads
+        answers = {} if self._tracker is None else self._tracker.answers()
         for one in bind(self._model, self._optimizer, self._plan.targets, with_groups=True):
             error = missing_reads(one, reads) or self._norms.missing(one.entry, reads)
+            item = score_inputs(one, reads, self._masks.get(one.entry.name))
+            error = error or _remembering.supply(item, answers.get(one.entry.name))
             if error is None:
-                inputs.append(score_inputs(one, reads, self._masks.get(one.entry.name)))
-                inputs[-1].input_norm = self._norms.of(one.entry) if "input_norm" in reads else None
+                item.input_norm = self._norms.of(one.entry) if "input_norm" in reads else None
+                inputs.append(item)
             elif self._settings.missing == "error":
                 raise error
             else:

@@ -158,12 +158,17 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
             f"the model no longer has the parameter '{entry.name}' (removed, renamed, or parametrized after "
             "the Pruner was made). Make a new Pruner for the changed model"
         )
+    check_shape(entry, parameter)
+    return parameter
+
+
+def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
+    """Raises ShapeError if `parameter` does not have the shape that `entry` saw."""
     if parameter.shape != entry.shape:
         raise ShapeError(
             f"parameter '{entry.name}' has shape {tuple(parameter.shape)}; it had {entry.shape} when the "
             "Pruner was made. Make a new Pruner for the changed model"
         )
-    return parameter
 
 
 def find_targets(

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bittersweet/engine/summaries.hpp"
+#include "bittersweet/engine/track.hpp"
 #include "bittersweet/score/scorers.hpp"
 
 namespace bittersweet::cpu {
@@ -75,6 +76,18 @@ struct Cut {
   std::int64_t ties;
 };
 
+// One block of a tracked tensor, all f32: Moments::block elements or fewer. `live` may be null.
+struct TrackBlock {
+  const float* w = nullptr;
+  const float* m = nullptr;
+  const float* v = nullptr;         // snapshot
+  const float* snapshot = nullptr;  // snapshot
+  float* previous = nullptr;        // coherence
+  float* average = nullptr;         // coherence
+  const std::uint64_t* live = nullptr;
+  std::int64_t count = 0;
+};
+
 struct Kernels {
   const char* name;
   bool (*contracts)();
@@ -97,6 +110,9 @@ struct Kernels {
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
   std::int64_t (*lowest_of_groups)(float* row, const std::uint64_t* live, std::int64_t blocks, std::int64_t size,
                                    std::int64_t inner, std::int64_t share, std::int32_t* scratch);
+  TrackSums (*coherence)(const TrackBlock&, float decay);
+  TrackSums (*snapshot)(const TrackBlock&);
+  void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
 };
 
 const Kernels& kernels_portable();

@@ -107,6 +107,13 @@ def _adam_variance(x: Inputs, eps: np.float32, q: float = 0.25) -> Array:
     return np.abs(x.w) * power
 
 
+MODIFIER = 0.7
+
+
+def _modified(x: Inputs, eps: np.float32) -> Array:
+    return _bitter3(x, eps) * np.float32(MODIFIER)
+
+
 Formula = Callable[[Inputs, np.float32], Array]
 
 FORMULAS: dict[str, tuple[Formula, str, float | None]] = {  # formula, what it reads, default eps
@@ -132,6 +139,10 @@ FORMULAS: dict[str, tuple[Formula, str, float | None]] = {  # formula, what it r
     "gradient": (lambda x, eps: np.abs(x.g), "g", None),
     "taylor": (lambda x, eps: np.abs(x.w * x.g), "wg", None),
     "identity": (lambda x, eps: x.w, "s", None),
+    "bitter10": (_modified, "wmk", 1e-12),
+    "bitter10s": (_modified, "wmk", 1e-12),
+    "bitter10c": (_modified, "wmk", 1e-12),
+    "movement": (lambda x, eps: x.w, "S", None),
 }
 
 

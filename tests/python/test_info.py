@@ -77,7 +77,11 @@ def test_version_and_build() -> None:
 
 def test_lists() -> None:
     assert bs.selectors() == ["exact", "histogram", "kthvalue", "sampling", "streaming"]
-    assert len(bs.scorers()) == len(set(bs.scorers())) == 23
+    assert len(bs.scorers()) == len(set(bs.scorers()))
+    from bittersweet._scorers import Scorer
+
+    objects = [value for name in bs.__all__ if isinstance(value := getattr(bs, name), type)]
+    assert set(bs.scorers()) == {cls.name for cls in objects if issubclass(cls, Scorer)}
     bs.scorers().clear()
     assert bs.scorers()
 
@@ -163,9 +167,9 @@ for dtype in (np.float32, np.float16):
         arrays = [x.astype(dtype) for x in (w, m, v, g)]
     norm = np.abs(arrays[3]).astype(np.float32)
     for scorer in bs.scorers():
-        inputs = bs.ScoreInputs(*arrays, norm, arrays[0], step=3)
+        inputs = bs.ScoreInputs(*arrays, norm, arrays[0], step=3, modifier=0.7)
         given = dict(zip(("exp_avg", "exp_avg_sq", "grad", "input_norm"), (*arrays[1:], norm)))
-        scores = bs.score(arrays[0], scorer, step=3, **given)
+        scores = bs.score(arrays[0], scorer, scores=arrays[0], modifier=0.7, step=3, **given)
         digest.update(np.where(np.isnan(scores), np.float32(0), scores).tobytes())
         for selector in bs.selectors():
             masks = bs.make_masks(inputs, sparsity=0.6, scorer=scorer, selector=selector, nonfinite="keep")

@@ -66,7 +66,7 @@ def test_tie_rules() -> None:
         bs.make_masks(identity(values), k=2, scorer="identity", selector="sampling", ties="exact")
 
 
-@pytest.mark.parametrize("scorer", [n for n in oracle.FORMULAS if n not in ("identity", "wanda")])
+@pytest.mark.parametrize("scorer", [n for n in oracle.FORMULAS if n not in ("identity", "movement", "wanda")])
 def test_every_scorer_fused(scorer: str) -> None:
     """Masks from scores that are never stored equal masks from stored scores, in every storage."""
     rng = np.random.default_rng(1)
@@ -76,7 +76,8 @@ def test_every_scorer_fused(scorer: str) -> None:
     w[::3] = 0.0
     for dtype in (np.dtype(np.float32), BF16):
         arrays = [x.astype(dtype) for x in (w, m, v, g)]
-        inputs = bs.ScoreInputs(*arrays, step=5)
+        modifier = oracle.MODIFIER if "k" in oracle.FORMULAS[scorer][1] else None
+        inputs = bs.ScoreInputs(*arrays, step=5, modifier=modifier)
         values = oracle.scores(scorer, oracle.Inputs(*arrays, step=5))
         for sparsity in (0.2, 0.5, 0.9):
             masks = bs.make_masks(inputs, sparsity=sparsity, scorer=scorer)

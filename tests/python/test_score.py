@@ -24,7 +24,8 @@ def to_torch(x: Array) -> torch.Tensor:
 def arguments(name: str, w: Array, m: Array, v: Array, g: Array, norm: Array) -> dict[str, Any]:
     """What the scorer reads, as keyword arguments of bs.score."""
     reads = FORMULAS[name][1]
-    given = {"m": ("exp_avg", m), "v": ("exp_avg_sq", v), "g": ("grad", g), "n": ("input_norm", norm)}
+    given = {"m": ("exp_avg", m), "v": ("exp_avg_sq", v), "g": ("grad", g), "n": ("input_norm", norm),
+             "k": ("modifier", oracle.MODIFIER), "S": ("scores", w)}  # fmt: skip
     chosen = dict(given[letter] for letter in reads if letter in given)
     return {**chosen, "step": 7} if "t" in reads else chosen
 
@@ -95,7 +96,10 @@ def test_float64_within_a_bound(name: str) -> None:
         "gradient": (np.abs(g),),
         "taylor": (np.abs(w * g),),
         "identity": (w,),
+        "movement": (w,),
     }
+    for modified in ("bitter10", "bitter10s", "bitter10c"):
+        parts[modified] = (oracle.MODIFIER * np.abs(w) * np.sqrt(np.abs(m) + eps),)
     terms = parts.get(name, (np.abs(w),))
     x = [a.astype(np.float32) for a in (w, m, v, g, norm)]
     result = bs.score(x[0], name, **arguments(name, *x)).astype(np.float64)

@@ -1,9 +1,11 @@
-// The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp.
+// The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp and
+// track.hpp.
 #pragma once
 
 #include <string>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/engine/track.hpp"
 
 namespace bittersweet {
 
@@ -44,6 +46,13 @@ class CpuEngine {
   std::int64_t survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                       std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor);
 
+  void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                       std::span<const CoherenceMemory> memory, float decay, std::span<TrackSums> sums);
+  void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                        std::span<const SnapshotMemory> snapshots, std::span<TrackSums> sums);
+  void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                           std::span<float* const> accumulators, std::span<const float> rates);
+
  private:
   int threads(std::int64_t elements) const;
 
@@ -51,6 +60,6 @@ class CpuEngine {
   int forced_threads_ = 0;
 };
 
-static_assert(Engine<CpuEngine>);
+static_assert(Engine<CpuEngine> && TrackingEngine<CpuEngine>);
 
 }  // namespace bittersweet

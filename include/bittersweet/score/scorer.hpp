@@ -27,8 +27,9 @@ inline constexpr std::uint32_t exp_avg_sq = 4;
 inline constexpr std::uint32_t grad = 8;
 inline constexpr std::uint32_t input_norm = 16;
 inline constexpr std::uint32_t scores = 32;
-inline constexpr std::uint32_t position = 64;  // a uniform number from (seed, position in the whole sequence)
-inline constexpr std::uint32_t step = 128;     // ScoreInputs::bias_correction1
+inline constexpr std::uint32_t position = 64;   // a uniform number from (seed, position in the whole sequence)
+inline constexpr std::uint32_t step = 128;      // ScoreInputs::bias_correction1
+inline constexpr std::uint32_t modifier = 256;  // ScoreInputs::modifier, from a tracker
 }  // namespace reads
 
 // The inputs of one score. A formula reads only the members that its info names; the others are undefined.

@@ -44,6 +44,23 @@ struct ScorerAlias {
 inline constexpr std::array<ScorerAlias, 4> scorer_aliases{
     {{"bitter1", "magnitude"}, {"bitter2", "magnitude"}, {"bitter4", "bitter3"}, {"bitter9", "bitter8"}}};
 
+// Scorers with a memory: the formula of another scorer, on what a tracker (track.hpp) brings. Their names are known
+// wherever scorers are; make_scorer gives the formula.
+struct TrackedScorer {
+  ScorerInfo info;
+  std::string_view formula_of;
+};
+
+inline constexpr std::array<TrackedScorer, 4> tracked_scorers{
+    {{{"bitter10", "bitter3 * coherence of its tensor", reads::weight | reads::exp_avg | reads::modifier, 1e-12f},
+      "bitter3"},
+     {{"bitter10s", "bitter3 * coherence of a sample of its tensor", reads::weight | reads::exp_avg | reads::modifier,
+       1e-12f},
+      "bitter3"},
+     {{"bitter10c", "bitter3 * coherence since a snapshot", reads::weight | reads::exp_avg | reads::modifier, 1e-12f},
+      "bitter3"},
+     {{"movement", "accumulated -sum(lr * g * w)", reads::scores, -1.0f, false}, "identity"}}};
+
 inline ScorerInfo info_of(const Scorer& scorer) {
   return std::visit([](const auto& s) { return s.info; }, scorer);
 }
@@ -59,17 +76,28 @@ void for_each_scorer(F&& f) {
 inline std::string scorer_names() {
   std::string names;
   for_each_scorer([&](const auto& s) { names += (names.empty() ? "" : ", ") + std::string(s.info.name); });
+  for (const auto& tracked : tracked_scorers) names += ", " + std::string(tracked.info.name);
   for (const auto& alias : scorer_aliases) names += ", " + std::string(alias.name);
   return names;
 }
 
-// The scorer called `name` (or an alias of it) with its default parameters. Throws ArgumentError that lists the names.
+// The scorer called `name` (or an alias of it) with its default parameters; of a tracked one, its formula. Throws
+// ArgumentError that lists the names.
 inline Scorer make_scorer(std::string_view name) {
   for (const auto& alias : scorer_aliases)
     if (alias.name == name) name = alias.of;
+  float eps = -1.0f;
+  for (const auto& tracked : tracked_scorers)
+    if (tracked.info.name == name) {
+      name = tracked.formula_of;
+      eps = tracked.info.default_eps;
+    }
   std::optional<Scorer> found;
-  for_each_scorer([&](const auto& s) {
-    if (s.info.name == name) found = s;
+  for_each_scorer([&](auto s) {
+    if (s.info.name != name) return;
+    if constexpr (requires { s.eps; })
+      if (eps >= 0.0f) s.eps = eps;
+    found = s;
   });
   if (!found)
     throw ArgumentError("scorer: no scorer is called '" + std::string(name) + "'; known are " + scorer_names());

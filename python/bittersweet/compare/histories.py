@@ -8,7 +8,10 @@ scorer. In the pruned runs a `Pruner` feeds its scorer itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bittersweet._remembering import TRACKED, supply, tracker_class
 
 if TYPE_CHECKING:
     import torch
@@ -26,4 +29,27 @@ class History(Protocol):
         """Adds what was recorded (a modifier, an accumulator) to the inputs of the parameter they name."""
 
 
-MAKERS: dict[str, Callable[[torch.nn.Module, torch.optim.Optimizer], History]] = {}
+class Tracked:
+    """The history of a scorer that the library has a tracker for, with its default parameters."""
+
+    def __init__(self, name: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._tracker = tracker_class(name)(model, optimizer)
+        self._answers: dict[str, Any] | None = None
+
+    def on_step(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if self._tracker.follows_step:
+            self._tracker.update()
+        self._answers = None
+
+    def complete(self, inputs: ScoreInputs) -> None:
+        """Raises MissingStateError if the run was too short."""
+        if self._answers is None:
+            self._answers = self._tracker.answers()
+        error = supply(inputs, self._answers[str(inputs.name)])
+        if error is not None:
+            raise error
+
+
+MAKERS: dict[str, Callable[[torch.nn.Module, torch.optim.Optimizer], History]] = {
+    name: partial(Tracked, name) for name in TRACKED
+}

@@ -10,6 +10,7 @@
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/score.hpp"
+#include "cpu/verbs/track.hpp"
 #include "cpu/verbs/write_mask.hpp"
 
 namespace bittersweet {
@@ -38,6 +39,9 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.cut_below = &cut_below;
   k.bury = &bury;
   k.lowest_of_groups = &lowest_of_groups;
+  k.coherence = &coherence_block;
+  k.snapshot = &snapshot_block;
+  k.movement = &movement_block;
   return k;
 }
 

@@ -1,0 +1,159 @@
+// The verbs of scorers with a memory: what an engine does on every training step, or when a snapshot is compared.
+//
+// Contracts, beside those of engine.hpp: statistics run over live elements; doubles are added in one fixed order, so
+// that threads and instruction sets show in no bit: within blocks of 4,096 consecutive elements of a tensor in 16
+// interleaved lanes (element i to lane i mod 16), the lanes pairwise, the blocks of a chunk in order, then the chunks.
+// Products of two floats are exact in double. Tensors have been checked by the caller (track.hpp).
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <span>
+
+#include "bittersweet/engine/summaries.hpp"
+#include "bittersweet/score/coherence.hpp"
+
+namespace bittersweet {
+
+// What the verbs sum over the live elements of one tensor. x is now and y the past, where the sign of 0 is 0.
+struct TrackSums {
+  std::int64_t live = 0;
+  std::int64_t flips = 0;         // sign(x) != sign(y)
+  double xy = 0, xx = 0, yy = 0;  // products of x and y
+  double mw = 0, mm = 0, ww = 0;  // products of exp_avg and weight
+  double r = 0, rr = 0;           // what jitter looks at, and its square
+
+  TrackSums& operator+=(const TrackSums& other) noexcept {
+    live += other.live;
+    flips += other.flips;
+    xy += other.xy;
+    xx += other.xx;
+    yy += other.yy;
+    mw += other.mw;
+    mm += other.mm;
+    ww += other.ww;
+    r += other.r;
+    rr += other.rr;
+    return *this;
+  }
+};
+
+// The state of one tensor, borrowed. A tensor whose scalars count no update yet is only remembered: nothing is summed.
+struct CoherenceMemory {
+  float* previous = nullptr;  // the weight after the last update, numel of them
+  float* average = nullptr;   // the EMA of its differences, numel of them
+  Coherence* scalars = nullptr;
+};
+
+struct SketchMemory {
+  static constexpr std::int64_t most = 64;
+  static constexpr std::int64_t run = 4;    // neighbours, since a miss costs as much for four as for one
+  const std::int64_t* positions = nullptr;  // flat indices
+  std::int64_t count = 0;                   // of them: up to `most`
+  float* previous = nullptr;                // exp_avg there, at the last update
+  Coherence* scalars = nullptr;
+};
+
+struct SnapshotMemory {
+  const float* snapshot = nullptr;  // the weight as it was, numel of them
+  Coherence* scalars = nullptr;
+};
+
+// One block's sums, lane by lane. `x` and `y` may be anything that converts to double without rounding.
+struct TrackLanes {
+  using Lane = std::array<double, Moments::lanes>;
+  TrackSums counts;
+  Lane xy{}, xx{}, yy{}, mw{}, mm{}, ww{}, r{}, rr{};
+
+  void add(std::size_t lane, double x, double y) noexcept {
+    ++counts.live;
+    counts.flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
+    xy[lane] += x * y;
+    xx[lane] += x * x;
+    yy[lane] += y * y;
+  }
+  void add_jitter(std::size_t lane, double value) noexcept {
+    r[lane] += value;
+    rr[lane] += value * value;
+  }
+  void add_retention(std::size_t lane, double m, double w) noexcept {
+    mw[lane] += m * w;
+    mm[lane] += m * m;
+    ww[lane] += w * w;
+  }
+  TrackSums fold() const noexcept {
+    TrackSums sums = counts;
+    sums.xy = fold_lanes(xy);
+    sums.xx = fold_lanes(xx);
+    sums.yy = fold_lanes(yy);
+    sums.mw = fold_lanes(mw);
+    sums.mm = fold_lanes(mm);
+    sums.ww = fold_lanes(ww);
+    sums.r = fold_lanes(r);
+    sums.rr = fold_lanes(rr);
+    return sums;
+  }
+};
+
+// Updates the EMAs of one tensor by one step's sums. What has no meaning in this step (a zero norm, a zero mean, a sum
+// that is not finite) leaves its scalar as it was.
+inline void observe(Coherence& scalars, const TrackSums& sums, double decay) noexcept {
+  const auto direction = cosine(sums.xy, sums.xx, sums.yy);
+  const auto n = static_cast<double>(sums.live);
+  scalars.direction.observe(direction, decay);
+  scalars.flip.observe(direction ? finite(static_cast<double>(sums.flips) / n) : std::nullopt, decay);
+  scalars.retention.observe(cosine(-sums.mw, sums.mm, sums.ww), decay);
+  scalars.jitter.observe(relative_variance(n, sums.r, sums.rr), decay);
+  scalars.updates += 1.0;
+}
+
+// The sketch of one tensor: x is exp_avg now and y its past at the same places, r the root of exp_avg_sq. The past
+// becomes the present, at dead places zero. The same on every engine: 64 elements are nothing to share out.
+inline TrackSums sketch_tensor(const ScoreInputs& tensor, const SketchMemory& sketch) noexcept {
+  std::array<float, SketchMemory::most> now{}, past{}, root{};
+  TrackLanes lanes;
+  const bool known = sketch.scalars->updates > 0;
+  for (std::int64_t i = 0; i < sketch.count; ++i) {  // all loads first, so that their misses overlap
+    const std::int64_t at = sketch.positions[i];
+    const auto slot = static_cast<std::size_t>(i);
+    if (!is_live(tensor, at)) continue;
+    now[slot] = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, at);
+    root[slot] = load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, at);
+    past[slot] = sketch.previous[i];
+    ++lanes.counts.live;
+  }
+  std::copy_n(now.begin(), sketch.count, sketch.previous);
+  if (!known) return {};
+  for (std::size_t base = 0; base < now.size(); base += lanes.xy.size())
+    for (std::size_t lane = 0; lane < lanes.xy.size(); ++lane) {
+      const auto x = static_cast<double>(now[base + lane]), y = static_cast<double>(past[base + lane]);
+      const auto r = static_cast<double>(sqrt(root[base + lane]));
+      lanes.counts.flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
+      lanes.xy[lane] += x * y;
+      lanes.xx[lane] += x * x;
+      lanes.yy[lane] += y * y;
+      lanes.r[lane] += r;
+      lanes.rr[lane] += r * r;
+    }
+  return lanes.fold();
+}
+
+template <class E>
+concept TrackingEngine =
+    requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+             std::span<const CoherenceMemory> memory, std::span<const SnapshotMemory> snapshots,
+             std::span<float* const> accumulators, std::span<const float> rates, std::span<TrackSums> sums) {
+      // x = weight - previous in f32, y = average as it was, r = |x|, and exp_avg with weight. Then, in the same pass,
+      // average = decay * average + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for
+      // both where dead.
+      engine.track_coherence(tensors, chunks, memory, float{}, sums);
+
+      // x = weight - snapshot in f32, y = -exp_avg, r = the f32 root of exp_avg_sq. Writes nothing but the sums.
+      engine.compare_snapshot(tensors, chunks, snapshots, sums);
+
+      // accumulator -= (rate * grad) * weight in f32, in this order, dead or alive.
+      engine.accumulate_movement(tensors, chunks, accumulators, rates);
+    };
+
+}  // namespace bittersweet

@@ -1,0 +1,37 @@
+// The public functions of scorers with a memory: one call a training step, over the whole model. bitter10, bitter10s
+// and bitter10c are Bitter3 with eps 1e-12 under ScoreInputs::modifier = coherence_modifier or snapshot_modifier of
+// what these functions track; movement is Identity over what accumulate_movement gathers.
+//
+// Promises: an error changes nothing; weights, gradients and optimizer states are never written; the same inputs give
+// the same bits whatever the number of threads or the instruction set; any floating-point environment is respected.
+#pragma once
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "bittersweet/engine/track.hpp"
+
+namespace bittersweet {
+
+// bitter10. Call after every optimizer step, before masks are applied. Reads weight, exp_avg and mask; 24 bytes move
+// per f32 element. The first call of a tensor remembers it, the second gives a first difference, the third compares
+// two.
+void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
+
+// bitter10s. Call after every optimizer step. Reads exp_avg, exp_avg_sq and mask at the positions alone.
+void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay);
+
+// bitter10c. One read of weight, exp_avg, exp_avg_sq and the snapshot; direction and jitter of the scalars become
+// what it finds (nothing is averaged), except where that has no meaning.
+void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory);
+
+// movement (Sanh et al.). Call before every optimizer step: accumulators[t] -= (rates[t] * grad) * weight in f32.
+void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* const> accumulators,
+                         std::span<const float> rates);
+
+// Where bitter10s looks: 16 runs of 4 neighbours as flat indices in ascending order, one run in each of equal stretches
+// of the tensor, at a place drawn by Philox from the seed and the tensor's name. A tensor of up to 64 elements: all.
+std::vector<std::int64_t> sketch_positions(std::string_view name, std::int64_t numel, std::uint64_t seed);
+
+}  // namespace bittersweet

@@ -1,0 +1,107 @@
+// Scorers with a memory: one update over the whole model, and the modifiers of its scalars.
+#include "bittersweet/track.hpp"
+
+#include "table.hpp"
+
+namespace py = pybind11;
+
+namespace bittersweet::python {
+namespace {
+
+// Python holds the scalars of a tensor as this many doubles.
+constexpr std::size_t coherence_width = 9;
+static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
+
+template <class T>
+T* at(std::uint64_t address) {
+  return reinterpret_cast<T*>(static_cast<std::uintptr_t>(address));
+}
+
+// `width` words for each tensor of the table.
+std::span<const std::uint64_t> rows_of(const py::buffer& memory, std::size_t tensors, std::size_t width) {
+  const std::span<const std::uint64_t> words = words_of(memory, "memory");
+  if (words.size() != tensors * width)
+    throw ArgumentError("memory: " + std::to_string(words.size()) + " words; " + std::to_string(width) +
+                        " a tensor are needed");
+  return words;
+}
+
+// f(scalars of one tensor) for every address, as a list.
+template <class F>
+std::vector<double> modifiers(const py::buffer& scalars, F&& f) {
+  std::vector<double> found;
+  for (const std::uint64_t address : words_of(scalars, "scalars")) found.push_back(f(*at<const Coherence>(address)));
+  return found;
+}
+
+}  // namespace
+
+void bind_track(py::module_& module) {
+  module.attr("COHERENCE_WIDTH") = coherence_width;
+  module.attr("SKETCH_PLACES") = SketchMemory::most;
+  module.def(
+      "track_coherence",
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay) {
+        const Table rows(table, std::move(names));
+        const auto words = rows_of(memory, rows.tensors.size(), 3);
+        std::vector<CoherenceMemory> states;
+        for (std::size_t i = 0; i < words.size(); i += 3)
+          states.push_back({at<float>(words[i]), at<float>(words[i + 1]), at<Coherence>(words[i + 2])});
+        const py::gil_scoped_release release;
+        track_coherence(rows.tensors, states, decay);
+      },
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"));
+  module.def(
+      "track_sketch",
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay) {
+        const Table rows(table, std::move(names));
+        const auto words = rows_of(memory, rows.tensors.size(), 4);
+        std::vector<SketchMemory> states;
+        for (std::size_t i = 0; i < words.size(); i += 4)
+          states.push_back({at<const std::int64_t>(words[i]), static_cast<std::int64_t>(words[i + 1]),
+                            at<float>(words[i + 2]), at<Coherence>(words[i + 3])});
+        const py::gil_scoped_release release;
+        track_sketch(rows.tensors, states, decay);
+      },
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"));
+  module.def(
+      "compare_snapshot",
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
+        const Table rows(table, std::move(names));
+        const auto words = rows_of(memory, rows.tensors.size(), 2);
+        std::vector<SnapshotMemory> states;
+        for (std::size_t i = 0; i < words.size(); i += 2)
+          states.push_back({at<const float>(words[i]), at<Coherence>(words[i + 1])});
+        const py::gil_scoped_release release;
+        compare_snapshot(rows.tensors, states);
+      },
+      py::arg("table"), py::arg("names"), py::arg("memory"));
+  module.def(
+      "accumulate_movement",
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory,
+         const std::vector<float>& rates) {
+        const Table rows(table, std::move(names));
+        std::vector<float*> accumulators;
+        for (const std::uint64_t address : rows_of(memory, rows.tensors.size(), 1))
+          accumulators.push_back(at<float>(address));
+        const py::gil_scoped_release release;
+        accumulate_movement(rows.tensors, accumulators, rates);
+      },
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("rates"));
+  module.def("sketch_positions", &sketch_positions, py::arg("name"), py::arg("numel"), py::arg("seed"));
+  module.def(
+      "coherence_modifiers",
+      [](const py::buffer& scalars, double alpha, int a, int b, int c, double d, double floor) {
+        const CoherenceParameters parameters{alpha, d, floor, a, b, c};
+        return modifiers(scalars, [&](const Coherence& s) { return coherence_modifier(s, parameters); });
+      },
+      py::arg("scalars"), py::arg("alpha"), py::arg("a"), py::arg("b"), py::arg("c"), py::arg("d"), py::arg("floor"));
+  module.def(
+      "snapshot_modifiers",
+      [](const py::buffer& scalars, double floor) {
+        return modifiers(scalars, [&](const Coherence& s) { return snapshot_modifier(s, floor); });
+      },
+      py::arg("scalars"), py::arg("floor"));
+}
+
+}  // namespace bittersweet::python

@@ -1,0 +1,142 @@
+"""Scorers with a memory: what training did to each tensor, observed once a step and kept by parameter name.
+
+`CoherenceTracker` is bitter10's, `SketchTracker` bitter10s's. (`SnapshotTracker`, of bitter10c, and
+`MovementTracker` have files of their own.) A `Pruner` with such a scorer feeds its own. Alone, call `update`
+once after every ``optimizer.step()`` and put `modifiers` into `ScoreInputs`. Weights, gradients and optimizer
+state are never written. The same training gives the same bits for any number of threads and instruction set,
+and a run resumed from `state_dict` those of one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._scorers import Bitter10, Bitter10s, check_seed
+from ._tracker import ModifierTracker
+from ._tracker_state import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+    from .masks import Mask
+    from .targets import PlanEntry
+
+__all__ = ["CoherenceTracker", "SketchTracker"]
+
+
+class CoherenceTracker(ModifierTracker):
+    """bitter10: how steadily each tensor moves. Keeps two float32 copies of every tracked parameter.
+
+    The first update remembers the weights, the second sees a step, the third compares two. What has no
+    meaning in a step (nothing moved, nothing is live, a number is not finite) leaves its average as it was.
+    In float16 and bfloat16 weights most steps are below the rounding: keep float32 weights for this tracker.
+
+    Args:
+        parameters, optimizer, targets, ignore: See `update` and `find_targets`. A model, or named parameters
+            (a mapping or pairs); the optimizer keeps `exp_avg`.
+        alpha, a, b, c, d, floor, decay: See `Bitter10`.
+    """
+
+    scorer = Bitter10
+    needed = 3
+    roles = ("weight", "exp_avg")
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float = 1.0,
+        a: float = 1.0,
+        b: float = 1.0,
+        c: float = 1.0,
+        d: float = 1.0,
+        floor: float = 0.05,
+        decay: float = 0.9,
+        **choice: Any,
+    ) -> None:
+        self._parameters = Bitter10(alpha=alpha, a=a, b=b, c=c, d=d, floor=floor, decay=decay)
+        super().__init__(parameters, optimizer, **choice)
+
+    def answers(self) -> dict[str, Any]:
+        return _answers(self, self._parameters, self._parameters.c)
+
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        if self._ready(masks):
+            _core.track_coherence(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+
+    def _layout(self, entry: PlanEntry) -> Layout:
+        copy = ("float32", entry.numel)
+        return {"previous": copy, "average": copy, **self._scalars_layout()}
+
+
+class SketchTracker(ModifierTracker):
+    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 840 bytes a parameter.
+
+    The first update remembers `exp_avg`, the second compares. The places are 16 runs of 4 neighbours (one
+    cache line serves four), one run in each of 16 equal stretches of a tensor, drawn by Philox4x32-10 from
+    `seed` and the parameter's name. With most weights dead few of them are live, and averages are noisier.
+
+    Args:
+        parameters, optimizer, targets, ignore: As of `CoherenceTracker`; the optimizer keeps both moments.
+        alpha, a, b, d, floor, decay, seed: See `Bitter10s`.
+    """
+
+    scorer = Bitter10s
+    needed = 2
+    roles = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float = 1.0,
+        a: float = 1.0,
+        b: float = 1.0,
+        d: float = 1.0,
+        floor: float = 0.05,
+        decay: float = 0.9,
+        seed: int = 0,
+        **choice: Any,
+    ) -> None:
+        self._parameters = Bitter10s(alpha=alpha, a=a, b=b, d=d, floor=floor, decay=decay)
+        self._seed = check_seed(seed)
+        super().__init__(parameters, optimizer, **choice)
+
+    def answers(self) -> dict[str, Any]:
+        return _answers(self, self._parameters, 0.0)
+
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        if self._ready(masks):
+            _core.track_sketch(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+
+    def _layout(self, entry: PlanEntry) -> Layout:
+        count = min(_core.SKETCH_PLACES, entry.numel)
+        return {"positions": ("int64", count), "previous": ("float32", count), **self._scalars_layout()}
+
+    def _created(self, i: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        kept = super()._created(i)
+        entry = self._entries[i]
+        places = _core.sketch_positions(entry.name, entry.numel, self._seed)
+        kept["positions"] = torch.tensor(places, dtype=torch.int64)
+        return kept
+
+    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
+        positions, *others = super()._words(kept)
+        return [positions, kept["positions"].numel(), *others]
+
+
+def _answers(tracker: ModifierTracker, p: Bitter10 | Bitter10s, c: float) -> dict[str, Any]:
+    rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
+    a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
+    addresses = array("Q", [row.data_ptr() for row in rows.values()])
+    values = _core.coherence_modifiers(addresses, p.alpha, a, b, c, p.d, p.floor)
+    used = {"flip": a, "direction": b, "retention": c, "jitter": p.d}
+    answers: dict[str, Any] = tracker._judge(rows, values, [name for name, weight in used.items() if weight])
+    return answers

@@ -1,0 +1,115 @@
+// The verbs of scorers with a memory: blocks of each chunk in order, summed by chunk, then by tensor.
+#include <cstring>
+
+#include "bittersweet/engine/cpu.hpp"
+#include "cpu/isa.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/parallel.hpp"
+
+namespace bittersweet {
+
+using namespace cpu;
+
+namespace {
+
+// One thread's f32 copy of a block of one array that is stored as halves.
+class Floats {
+ public:
+  explicit Floats(const Kernels& kernels) : kernels_(kernels) {}
+
+  const float* at(const TensorView& array, std::int64_t first, std::int64_t count) {
+    if (array.dtype == DType::f32) return static_cast<const float*>(array.data) + first;
+    const auto* const narrow = static_cast<const std::uint16_t*>(array.data) + first;
+    (array.dtype == DType::bf16 ? kernels_.from_bf16 : kernels_.from_f16)(narrow, count, copy_);
+    return copy_;
+  }
+
+ private:
+  const Kernels& kernels_;
+  alignas(64) float copy_[Moments::block];
+};
+
+// f(chunk's index, first, count) for every block, of one chunk after the other.
+template <class F>
+void for_each_block(const Chunk& chunk, F&& f) {
+  for (std::int64_t first = chunk.first; first < chunk.first + chunk.count; first += Moments::block)
+    f(first, std::min(Moments::block, chunk.first + chunk.count - first));
+}
+
+std::int64_t elements(std::span<const Chunk> chunks) {
+  std::int64_t total = 0;
+  for (const Chunk& chunk : chunks) total += chunk.count;
+  return total;
+}
+
+void sum_chunks(std::span<const Chunk> chunks, std::span<const TrackSums> of_chunk, std::span<TrackSums> sums) {
+  std::fill(sums.begin(), sums.end(), TrackSums{});
+  for (std::size_t c = 0; c < chunks.size(); ++c) sums[chunks[c].tensor] += of_chunk[c];
+}
+
+const std::uint64_t* live_at(const ScoreInputs& tensor, std::int64_t first) {
+  return tensor.mask ? tensor.mask + first / bits::per_word : nullptr;
+}
+
+}  // namespace
+
+void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                std::span<const CoherenceMemory> memory, float decay, std::span<TrackSums> sums) {
+  std::vector<TrackSums> of_chunk(chunks.size());
+  parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    const CoherenceMemory& state = memory[chunk.tensor];
+    const bool known = state.scalars->updates > 0;
+    Floats weight(kernels_), exp_avg(kernels_);
+    for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
+      TrackBlock block{.previous = state.previous + first, .average = state.average + first};
+      block.w = weight.at(tensor.weight, first, count);
+      block.m = exp_avg.at(tensor.exp_avg, first, count);
+      block.live = live_at(tensor, first);
+      block.count = count;
+      if (!known) {
+        std::memcpy(block.previous, block.w, static_cast<std::size_t>(count) * sizeof(float));
+        std::memset(block.average, 0, static_cast<std::size_t>(count) * sizeof(float));
+      }
+      const TrackSums found = kernels_.coherence(block, decay);  // writes the zeros of dead elements too
+      if (known) of_chunk[static_cast<std::size_t>(c)] += found;
+    });
+  });
+  sum_chunks(chunks, of_chunk, sums);
+}
+
+void CpuEngine::compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                 std::span<const SnapshotMemory> snapshots, std::span<TrackSums> sums) {
+  std::vector<TrackSums> of_chunk(chunks.size());
+  parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    Floats weight(kernels_), exp_avg(kernels_), exp_avg_sq(kernels_);
+    for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
+      TrackBlock block{.snapshot = snapshots[chunk.tensor].snapshot + first};
+      block.w = weight.at(tensor.weight, first, count);
+      block.m = exp_avg.at(tensor.exp_avg, first, count);
+      block.v = exp_avg_sq.at(tensor.exp_avg_sq, first, count);
+      block.live = live_at(tensor, first);
+      block.count = count;
+      of_chunk[static_cast<std::size_t>(c)] += kernels_.snapshot(block);
+    });
+  });
+  sum_chunks(chunks, of_chunk, sums);
+}
+
+void CpuEngine::accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                    std::span<float* const> accumulators, std::span<const float> rates) {
+  parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    Floats grad(kernels_), weight(kernels_);
+    for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
+      kernels_.movement(accumulators[chunk.tensor] + first, grad.at(tensor.grad, first, count),
+                        weight.at(tensor.weight, first, count), count, rates[chunk.tensor]);
+    });
+  });
+}
+
+}  // namespace bittersweet
