@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bittersweet.calibration import Calibrator
 from bittersweet.demo.model import ByteGPT
 from bittersweet.demo.text import Corpus
 
@@ -23,31 +23,8 @@ def hold_back(corpus: Corpus) -> tuple[Corpus, bytes]:
 
 
 def input_norms(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """sqrt(mean over tokens of the squared input feature) of each Linear, by the name of its weight.
-
-    Sums are double. The model runs without gradients; its hooks are removed even after an error.
-    """
-    sums: dict[str, Tensor] = {}
-    tokens: dict[str, int] = {}
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            features = inputs[0].flatten(0, -2).double()
-            sums[name] = sums.get(name, 0.0) + features.square().sum(0)
-            tokens[name] = tokens.get(name, 0) + len(features)
-
-        return hook
-
-    linear = {f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, nn.Linear)}
-    hooks = [module.register_forward_pre_hook(watch(name)) for name, module in linear.items()]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                model(batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return {name: (total / tokens[name]).sqrt().float() for name, total in sums.items()}
+    """WANDA's norms of the model's targets, by parameter name."""
+    return dict(Calibrator(model).run(batches, show_progress=False).norms)
 
 
 def gradients(model: ByteGPT, windows: Tensor) -> dict[str, Tensor]:
