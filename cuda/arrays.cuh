@@ -59,4 +59,13 @@ inline std::vector<ArrayRow> chosen_arrays(std::span<const ScoreInputs> tensors,
   return rows;
 }
 
+// The masks alone.
+inline std::vector<ArrayRow> mask_rows(std::span<const ScoreInputs> tensors,
+                                       std::span<const std::uint64_t* const> masks) {
+  std::vector<ArrayRow> rows;
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    rows.push_back({nullptr, masks[t], tensors[t].numel, 0, static_cast<u32>(t), DType::none});
+  return rows;
+}
+
 }  // namespace bittersweet::cuda

@@ -54,6 +54,22 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
 // Rows whose modifier could bring a rough score out of the range of normal numbers are not decided by it.
 inline constexpr float modifier_least = 0x1p-20f, modifier_most = 0x1p20f;
 
+// The table of write_scores.
+inline std::vector<Row> score_rows(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                   std::span<float* const> scores) {
+  const ScoreView view = make_view(tensors, scorer);
+  check_alignment(tensors);
+  check_masks(tensors, scores.size(), "scores");
+  std::vector<Row> rows;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].numel > 0 && scores[t] == nullptr)
+      throw ArgumentError("scores: null pointer for tensor '" + std::string(tensors[t].name) + "'");
+    rows.push_back(make_row(view, t, 0));
+    rows.back().scores = scores[t];
+  }
+  return rows;
+}
+
 // Which vectors can read a row, if any.
 inline Storage storage_of(const Scorer& scorer, const Row& row) {
   return std::visit(
