@@ -44,7 +44,7 @@ struct CandidateDigit {  // pass `Level`, from 1
     clear_bins(shared.bins);
     for (u64 i = first_thread(); i < count; i += all_threads()) {
       const u64 candidate = c.candidates[i];
-      if (candidate >> digits.shift == digits.prefix)
+      if (digits.shift == 64 || candidate >> digits.shift == digits.prefix)  // at first all 64 bits are open
         atomicAdd(&shared.bins.bin[static_cast<u32>(candidate >> digits.next_shift) & mask], 1u);
     }
     merge_bins(shared.bins, c.state->candidate_bins[Level - 1]);
