@@ -32,7 +32,8 @@ struct CountCompeting {
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     u64 live = 0;
     for_each_tile(args.work, [&](const Row& row, u32, u32 tile) {
-      live += __popc(mask_word(row.live, row.numel, std::int64_t{tile} * tile_words + lane_id()));
+      if (row.live != nullptr)
+        live += __popc(mask_word(row.live, row.numel, std::int64_t{tile} * tile_words + lane_id()));
     });
     add_warp(&args.context.state->live, live);
   }

@@ -14,10 +14,13 @@ BITTERSWEET_DEVICE device::Proof final_proof(const Context& c) {
   return device::prove(state.attempt[last_attempt(c)], state.rank, state.live, c.capacity);
 }
 
+// Does any pass look at positions?
+BITTERSWEET_DEVICE bool splits_ties(const Context& c) { return c.masks && c.ties == Ties::exact; }
+
 // The digits after `level` passes, for a whole block.
 BITTERSWEET_DEVICE device::Digits digits_after(const Context& c, int level, FindShared& shared) {
   const device::State& state = *c.state;
-  const bool split_ties = c.masks && c.ties == Ties::exact;
+  const bool split_ties = splits_ties(c);
   if (level == 0) return device::first_digits(state.attempt[last_attempt(c)], final_proof(c), split_ties);
   const device::Digits digits = state.digits[level - 1];
   device::Found found;
@@ -60,7 +63,7 @@ struct Conclude {
     device::State& state = *c.state;
     const bool failed = void_step(c);
     device::Digits digits;
-    if (!failed) digits = digits_after(c, device::levels, shared.find);
+    if (!failed) digits = digits_after(c, splits_ties(c) ? device::levels : device::key_levels, shared.find);
     if (threadIdx.x != 0) return;
     const u32 number = last_attempt(c);
     const device::Proof first = device::prove(state.attempt[0], state.rank, state.live, c.capacity);

@@ -63,6 +63,7 @@ void enqueue(L& launcher, const Scorer& scorer, const StepPlan& plan) {
   upload(launcher, plan.work.all.pieces, plan.pieces.data(), plan.pieces.size() * sizeof(Piece));
   launcher.template launch<Begin>(grid_for<Begin>(64, launcher.processors()), {c, plan.live});
   if (plan.masked) count_competing(launcher, c, plan.work.all);
+  second_moments(launcher, scorer, c);
 
   sample(launcher, scorer, c);
   guess(launcher, c);
@@ -76,7 +77,6 @@ void enqueue(L& launcher, const Scorer& scorer, const StepPlan& plan) {
     apply_mask(launcher, plan.zeros, &c.report->status);
     compare_masks(launcher, c, plan.work.all);
   }
-  second_moments(launcher, scorer, c);
 }
 
 }  // namespace bittersweet::cuda
