@@ -87,25 +87,6 @@ struct VerifyMask {
   }
 };
 
-struct Zero {  // integers in device memory
-  static constexpr u32 threads = 256, blocks = 2;
-  struct Args {
-    u32* words;
-    u64 count;
-  };
-  struct Shared {};
-  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
-    for (u64 i = first_thread(); i < args.count; i += all_threads()) args.words[i] = 0;
-  }
-};
-
-template <class L>
-void zero(L& launcher, void* data, std::size_t bytes) {
-  if (bytes > 0)
-    launcher.template launch<Zero>(grid_for<Zero>((bytes / 4 + 1023) / 1024, launcher.processors()),
-                                   {static_cast<u32*>(data), bytes / 4});
-}
-
 template <class L>
 void apply_mask(L& launcher, std::span<const ArrayRow> rows, const std::uint32_t* gate) {
   for_each_table(rows, [&](const ArrayTable& table) {

@@ -36,6 +36,15 @@ BITTERSWEET_DEVICE Bounds bounds_of(float low, float high, bool zero_end) {
   return bounds;
 }
 
+template <class S>
+BITTERSWEET_DEVICE float rough_score(const S& scorer, const Elements<float>& x) {
+#if defined(__CUDACC__)
+  return scorer.rough(x);
+#else
+  return scorer.rough(Elements<simt::Rough>{{x.w}, {x.m}, {x.v}, {x.g}, {x.norm}, {x.score}, {x.uniform}, 0}).value;
+#endif
+}
+
 template <class S, DType W, DType X, Decide D>
 struct BracketTiles {
   using In = Slots<S>;
@@ -106,7 +115,7 @@ struct BracketTiles {
             const Elements<float> x = loaded[s].elements(i, row.bias_correction1);
             const u32 bit = 1u << ((begin + s) * width + i);
             if constexpr (D == Decide::by_rough) {
-              const float score = scorer.rough(x) * row.modifier;
+              const float score = rough_score(scorer, x) * row.modifier;
               if (__fmaf_rn(abs(x.w), bounds.inclined, score) < bounds.below) below |= bit;
               if (score > bounds.above) above |= bit;
             } else {

@@ -2,7 +2,7 @@
 // bits that differ from the current mask, and output rows that lost their last live weight.
 #pragma once
 
-#include "apply_mask.cuh"
+#include "arrays.cuh"
 
 namespace bittersweet::cuda {
 

@@ -67,5 +67,15 @@ TEST(CudaVerbs, NoMaskMeansAllLive) {
   EXPECT_EQ(EmulatedCuda().count_live(model.inputs(), none), (std::vector<std::int64_t>{70, 2000}));
 }
 
+// The kernel that proves the margins on a device, over some floats of the host, whose roots are IEEE.
+TEST(CudaVerbs, ProveMargin) {
+  const cuda::MarginProof proof = EmulatedCuda().prove_margin(4099);
+  EXPECT_EQ(proof.checked, 0x7f800000u / 4099 + 1);
+  EXPECT_EQ(proof.wrong_roots, 0u);
+  EXPECT_GT(proof.rough_error, 0.0f);
+  EXPECT_LT(proof.rough_error, 0x1p-22f);
+  EXPECT_LT(proof.reciprocal_error, 0x1p-22f);
+}
+
 }  // namespace
 }  // namespace bittersweet::test

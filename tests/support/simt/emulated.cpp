@@ -1,12 +1,13 @@
 #include "support/simt/emulated.hpp"
 
-#include "../../../cuda/bracket.cuh"
-#include "../../../cuda/guess.cuh"
-#include "../../../cuda/sample.cuh"
-#include "../../../cuda/select.cuh"
-#include "../../../cuda/step.cuh"
-#include "../../../cuda/write_mask.cuh"
-#include "../../../cuda/write_scores.cuh"
+#include "cuda/bracket.cuh"
+#include "cuda/guess.cuh"
+#include "cuda/prove_margin.cuh"
+#include "cuda/sample.cuh"
+#include "cuda/select.cuh"
+#include "cuda/step.cuh"
+#include "cuda/write_mask.cuh"
+#include "cuda/write_scores.cuh"
 
 namespace bittersweet::test {
 namespace {
@@ -76,6 +77,13 @@ std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreIn
   Launcher launcher(seed_++ * 1000, processors_);
   cuda::verify_mask(launcher, cuda::chosen_arrays(tensors, masks, which), tensors.size(), found.data());
   return found;
+}
+
+cuda::MarginProof EmulatedCuda::prove_margin(std::uint32_t step) {
+  cuda::MarginProof proof{1, 1, 1, 1};
+  Launcher launcher(seed_++ * 1000, 1);
+  cuda::prove_margin(launcher, &proof, step);
+  return proof;
 }
 
 }  // namespace bittersweet::test

@@ -27,6 +27,9 @@ class EmulatedCuda {
   std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                              std::span<const std::uint64_t* const> masks, std::uint32_t which);
 
+  // cuda::prove_margin, on every `step`-th float.
+  cuda::MarginProof prove_margin(std::uint32_t step);
+
   // A step whose first bracket is this one, and that has room for `capacity` candidates: for tests of what happens when
   // a guess is bad. They apply to the steps that follow.
   void force_bracket(float low, float high) { forced_ = true, low_ = low, high_ = high; }

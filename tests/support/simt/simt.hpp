@@ -103,6 +103,20 @@ class Launcher {
   int launches_ = 0;
 };
 
+// A float whose quick reciprocal root is off by up to 2^-22 either way, as a device's may be, by a hash of its argument:
+// what is decided by rough scores must hold for any such instruction.
+struct Rough {
+  float value;
+  friend Rough operator+(Rough a, Rough b) { return {a.value + b.value}; }
+  friend Rough operator+(Rough a, float b) { return {a.value + b}; }
+  friend Rough operator*(Rough a, Rough b) { return {a.value * b.value}; }
+  friend Rough abs(Rough a) { return {std::fabs(a.value)}; }
+  friend Rough quick_rsqrt(Rough a) {
+    const std::uint32_t hash = std::bit_cast<std::uint32_t>(a.value) * 0x9e3779b1u >> 16;
+    return {1.0f / std::sqrt(a.value) * (1.0f + (static_cast<float>(hash) * 0x1p-15f - 1.0f) * 0x1p-22f)};
+  }
+};
+
 }  // namespace simt
 
 // ---- the names that kernel bodies use ----
@@ -162,9 +176,14 @@ template <class T>
 T atomicMin(T* address, std::type_identity_t<T> value) {
   return simt_atomic(address, [&](T old) { return old < value ? old : value; });
 }
+template <class T>
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  return simt_atomic(address, [&](T old) { return old < value ? value : old; });
+}
 
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 
 template <class T>
