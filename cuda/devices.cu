@@ -26,8 +26,7 @@ std::string verdict_for(int major, int minor, int driver) {
   }
   if (here < lowest)
     return "unsupported: compute capability " + dotted(here) + "; this build starts at " + dotted(lowest);
-  if (here < newest)
-    return "unsupported: no code for compute capability " + dotted(here) + " in this build";
+  if (here < newest) return "unsupported: no code for compute capability " + dotted(here) + " in this build";
   if (driver < CUDART_VERSION)
     return "driver too old: it knows CUDA " + dotted(driver / 100) + ", PTX of this build needs " +
            dotted(CUDART_VERSION / 100);
@@ -65,8 +64,8 @@ std::string run_self_test(int device) {
     w[i] = (draw() - 0.5f) * 0.1f;
     v[i] = draw() * 1e-7f;
   }
-  const ScoreInputs host{.weight = view(w.data()), .exp_avg_sq = view(v.data()), .numel = n, .geometry = flat(n),
-                         .name = "self-test"};
+  const ScoreInputs host{
+      .weight = view(w.data()), .exp_avg_sq = view(v.data()), .numel = n, .geometry = flat(n), .name = "self-test"};
   const auto words = static_cast<std::size_t>(bits::words(n));
   std::vector<std::uint64_t> expected(words), found(words);
   std::uint64_t* const table[] = {expected.data()};
@@ -136,8 +135,7 @@ std::string describe() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   cudaGetLastError();
-  if (error == cudaErrorInsufficientDriver)
-    return text + "; driver too old: it knows CUDA " + dotted(driver / 100);
+  if (error == cudaErrorInsufficientDriver) return text + "; driver too old: it knows CUDA " + dotted(driver / 100);
   return text + "; " + std::to_string(error == cudaSuccess ? count : 0) + " devices";
 }
 

@@ -39,8 +39,8 @@ std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Sco
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report) {
-  const StepPlan plan = make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes,
-                                  report);
+  const StepPlan plan =
+      make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
   enqueue(stream, scorer, plan);
 }

@@ -19,8 +19,7 @@ BITTERSWEET_DEVICE bool void_step(const Context& c) {
 // Did the first bracket fail, so that a second try is due?
 BITTERSWEET_DEVICE bool needs_retry(const Context& c) {
   const device::State& state = *c.state;
-  return !void_step(c) &&
-         !device::prove(state.attempt[0], state.rank, state.live, c.capacity).settled;
+  return !void_step(c) && !device::prove(state.attempt[0], state.rank, state.live, c.capacity).settled;
 }
 
 // The range before pass `level` (from 0), for a whole block.

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "bittersweet/error.hpp"
 #include "arrays.cuh"
+#include "bittersweet/error.hpp"
 
 namespace bittersweet::cuda {
 
@@ -34,8 +34,8 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
   int slot = 0;
   const auto reads_of = info_of(view.scorer).reads;
   const std::pair<std::uint32_t, const TensorView*> inputs[] = {
-      {reads::weight, &tensor.weight},       {reads::exp_avg, &tensor.exp_avg}, {reads::exp_avg_sq, &tensor.exp_avg_sq},
-      {reads::grad, &tensor.grad},           {reads::scores, &tensor.scores},   {reads::input_norm, &tensor.input_norm}};
+      {reads::weight, &tensor.weight}, {reads::exp_avg, &tensor.exp_avg}, {reads::exp_avg_sq, &tensor.exp_avg_sq},
+      {reads::grad, &tensor.grad},     {reads::scores, &tensor.scores},   {reads::input_norm, &tensor.input_norm}};
   for (const auto& [role, input] : inputs)
     if (reads_of & role) {
       row.in[slot] = input->data;
@@ -151,8 +151,8 @@ struct StepPlan {
 };
 
 inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
-                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned,
-                          void* workspace, std::size_t workspace_bytes, StepReport* report) {
+                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
+                          std::size_t workspace_bytes, StepReport* report) {
   StepPlan plan;
   plan.competing.assign(tensors.begin(), tensors.end());
   if (options.regrow)
@@ -185,8 +185,8 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
     plan.live += row.live == nullptr ? static_cast<u64>(row.numel) : 0;
     tile += static_cast<u64>(tiles_of(row.numel));
   }
-  auto* const base = reinterpret_cast<std::byte*>(
-      (reinterpret_cast<std::uintptr_t>(workspace) + alignment - 1) / alignment * alignment);
+  auto* const base = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(workspace) + alignment - 1) /
+                                                  alignment * alignment);
   Context& c = plan.context;
   c.state = reinterpret_cast<device::State*>(base + layout.state);
   c.sample = reinterpret_cast<u32*>(base + layout.sample);
@@ -230,8 +230,8 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
       return s == static_cast<int>(storage) ? FromTo{0, whole} : FromTo{0, 0};
     });
   if (options.zero != 0)
-    plan.zeros = chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()),
-                               options.zero);
+    plan.zeros =
+        chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()), options.zero);
   return plan;
 }
 

@@ -1,5 +1,5 @@
-// From counts and candidates to the answer: digit by digit the candidate that ends the pruned ones, then the outcome and
-// the report, then the candidates' own mask bits.
+// From counts and candidates to the answer: digit by digit the candidate that ends the pruned ones, then the outcome
+// and the report, then the candidates' own mask bits.
 #pragma once
 
 #include "histogram.cuh"
@@ -78,7 +78,8 @@ struct Conclude {
     const bool missed = first.place == Place::missed_low || first.place == Place::missed_high;
     StepReport& r = *c.report;
     r.status = (state.attempt[0].nan > 0 ? status::nan : 0) | (first.overflow ? status::overflow : 0) |
-               (missed ? status::missed : 0) | (state.bad_k ? status::bad_k : 0) | (outcome.failed ? status::failed : 0);
+               (missed ? status::missed : 0) | (state.bad_k ? status::bad_k : 0) |
+               (outcome.failed ? status::failed : 0);
     r.place = static_cast<u32>(outcome.failed ? Place::nothing : first.place);
     r.value = outcome.value;
     r.passes = state.attempt[0].run ? 1 : 0;

@@ -1,8 +1,8 @@
 // What the pipeline asks of the verbs: each is defined in <verb>.cuh for any launcher, and instantiated for the stream
 // of a device in <verb>.cu, for the emulator in tests/support.
 //
-// A launcher has launch<Kernel>(grid, args), in order of calls, and processors(). A kernel is a struct with Args, Shared,
-// threads, blocks (per processor, for the compiler and persistent grids) and static body(args, shared).
+// A launcher has launch<Kernel>(grid, args), in order of calls, and processors(). A kernel is a struct with Args,
+// Shared, threads, blocks (per processor, for the compiler and persistent grids) and static body(args, shared).
 #pragma once
 
 #include "tile.cuh"
@@ -12,10 +12,10 @@ namespace bittersweet::cuda {
 // The parts of a step's memory, and its options. Passed to every kernel by value.
 struct Context {
   device::State* state;
-  u32* sample;                // keys
-  u64* candidates;            // `capacity` of them
-  u32* tile_ties;             // per tile: ties at the low end (or zeros below it), and at the high end << 16
-  u64* tie_groups;            // sums of those of `group_tiles` tiles
+  u32* sample;      // keys
+  u64* candidates;  // `capacity` of them
+  u32* tile_ties;   // per tile: ties at the low end (or zeros below it), and at the high end << 16
+  u64* tie_groups;  // sums of those of `group_tiles` tiles
   const Row* rows;
   StepReport* report;
   std::int64_t* tensor_pruned;

@@ -50,13 +50,13 @@ struct WriteMask {
     u32 quota = 0;
     if (outcome.split) {
       const u64 groups = (u64{c.tiles} + group_tiles - 1) / group_tiles;
-      const device::Found group = find_bin(
-          groups, [&](u64 g) { return c.tie_groups[g]; }, [&](u64) { return outcome.ties; }, shared.find);
+      const device::Found group =
+          find_bin(groups, [&](u64 g) { return c.tie_groups[g]; }, [&](u64) { return outcome.ties; }, shared.find);
       const u64 first = group.bin * group_tiles;
       const u64 count = c.tiles - first < group_tiles ? c.tiles - first : group_tiles;
       const device::Found tile = find_bin(
-          count, [&](u64 t) { return ties_in(c, outcome, first + t); },
-          [&](u64) { return outcome.ties - group.below; }, shared.find);
+          count, [&](u64 t) { return ties_in(c, outcome, first + t); }, [&](u64) { return outcome.ties - group.below; },
+          shared.find);
       cut_tile = first + tile.bin;
       quota = static_cast<u32>(outcome.ties - group.below - tile.below);
     }

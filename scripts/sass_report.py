@@ -44,7 +44,15 @@ DIVIDING = {"Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z", "Bitt
 # One kernel for all its powers: every root is computed and one is chosen.
 UNLIMITED_SLOTS = DIVIDING | {"AdamVariance"}
 STORED = {"1": "f32", "2": "f16", "3": "bf16"}
-READS = {"Magnitude": 1, "Gradient": 1, "Identity": 1, "Bitter0": 3, "Bitter5": 3, "Bitter6": 3, "Bitter9Hybrid": 3}
+READS = {
+    "Magnitude": 1,
+    "Gradient": 1,
+    "Identity": 1,
+    "Bitter0": 3,
+    "Bitter5": 3,
+    "Bitter6": 3,
+    "Bitter9Hybrid": 3,
+}
 READS["Bitter10z"] = 3
 BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
@@ -98,11 +106,20 @@ def tool(name: str) -> str:
 def compile_unit(unit: str, folder: Path) -> tuple[str, str]:
     """SASS and ptxas's report of one unit."""
     cubin = folder / f"{unit}.cubin"
-    command = [tool("nvcc"), *NVCC, f"-I{ROOT / 'include'}", "-o", str(cubin), str(ROOT / "cuda" / f"{unit}.cu")]
+    command = [
+        tool("nvcc"),
+        *NVCC,
+        f"-I{ROOT / 'include'}",
+        "-o",
+        str(cubin),
+        str(ROOT / "cuda" / f"{unit}.cu"),
+    ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode != 0:
         sys.exit(built.stderr)
-    sass = subprocess.run([tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True)
+    sass = subprocess.run(
+        [tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True
+    )
     return sass.stdout, built.stderr
 
 
@@ -220,7 +237,9 @@ def differences(kernels: list[Kernel]) -> list[str]:
 
 def main() -> int:
     """Writes the report, or checks it."""
-    parser = argparse.ArgumentParser(description="Report what the CUDA engine's kernels cost in machine code.")
+    parser = argparse.ArgumentParser(
+        description="Report what the CUDA engine's kernels cost in machine code."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a limit is broken")
     arguments = parser.parse_args()
     try:

@@ -29,12 +29,12 @@ TEST(CudaStep, NamedValuesTiesAndBudgets) {
     for (const Scorer& scorer : {Scorer(Identity{}), Scorer(Magnitude{})})
       for (const Ties ties : {Ties::exact, Ties::at_or_below, Ties::below}) {
         ++seed;
-        Step step{.model = model_of({named.make(1500, seed), named.make(1, seed), named.make(2100, seed + 1)},
-                                    seed % 3 ? DType::f32 : DType::bf16,
-                                    seed % 2 ? Placement::offset : Placement::flush),
-                  .scorer = scorer,
-                  .options = {.ties = ties},
-                  .seed = seed};
+        Step step{
+            .model = model_of({named.make(1500, seed), named.make(1, seed), named.make(2100, seed + 1)},
+                              seed % 3 ? DType::f32 : DType::bf16, seed % 2 ? Placement::offset : Placement::flush),
+            .scorer = scorer,
+            .options = {.ties = ties},
+            .seed = seed};
         const std::int64_t n = step.model.numel();
         for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, n / 3, n / 2, n * 9 / 10, n - 1, n}) {
           step.k = k;
@@ -107,8 +107,8 @@ TEST(CudaStep, RowsThatBecomeEmpty) {
   };
   shape(0, matrix(48, 40));
   shape(1, {30, 7, 9, 63, 9});
-  shape(2, {64, 50, 1, 1, 64});    // transposed
-  shape(3, {6, 6, 5, 5, 30});      // transposed, with runs
+  shape(2, {64, 50, 1, 1, 64});  // transposed
+  shape(3, {6, 6, 5, 5, 30});    // transposed, with runs
   for (Tensor& tensor : step.model.tensors)
     for (std::size_t i = 0; i < static_cast<std::size_t>(tensor.numel); ++i)
       if (i / 40 % 5 == 0 || i % 64 < 9) tensor.weight.set(i, 0.0f);

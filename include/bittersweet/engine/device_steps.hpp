@@ -78,12 +78,12 @@ BITTERSWEET_FORMULA Order refine(const Order& order, const Found& found, int wid
 }
 
 struct Guess {
-  std::uint64_t drawn = 0;   // numbers in the sample
-  double share = 0;          // wanted rank over live elements
-  Order middle{};            // two digits of the share-quantile
-  std::uint32_t cut = 0;     // keys up to this one lie below the middle, in
-  std::uint32_t portion = 0; // so many of 65536
-  Order low{}, high{};       // the bracket's ends; rest 0: open
+  std::uint64_t drawn = 0;    // numbers in the sample
+  double share = 0;           // wanted rank over live elements
+  Order middle{};             // two digits of the share-quantile
+  std::uint32_t cut = 0;      // keys up to this one lie below the middle, in
+  std::uint32_t portion = 0;  // so many of 65536
+  Order low{}, high{};        // the bracket's ends; rest 0: open
 };
 
 BITTERSWEET_FORMULA std::uint64_t middle_order(double share, std::uint64_t drawn) {
@@ -124,7 +124,7 @@ struct Attempt {
   std::uint32_t zero_end = 0;  // low is the smallest positive number and all that is below it is zero
   std::uint32_t pad = 0;
   std::uint64_t below, equal_low, inside, equal_high, nan;  // `inside` have been stored, as far as there was room
-  std::uint64_t first_nan;  // position in the whole sequence; `none`
+  std::uint64_t first_nan;                                  // position in the whole sequence; `none`
 };
 
 BITTERSWEET_FORMULA void set_ends(Attempt& attempt, float low, float high, bool zero_end) {
@@ -165,9 +165,12 @@ BITTERSWEET_FORMULA Proof prove(const Attempt& attempt, std::int64_t rank, std::
   if (!attempt.run) return proof;
   const auto numbers = static_cast<std::int64_t>(live - attempt.nan);
   proof.rank = rank < numbers ? rank : numbers;
-  const BracketCounts counts{static_cast<std::int64_t>(attempt.below),  static_cast<std::int64_t>(attempt.equal_low),
-                             static_cast<std::int64_t>(attempt.inside), static_cast<std::int64_t>(attempt.equal_high),
-                             0,                                         static_cast<std::int64_t>(attempt.nan)};
+  const BracketCounts counts{static_cast<std::int64_t>(attempt.below),
+                             static_cast<std::int64_t>(attempt.equal_low),
+                             static_cast<std::int64_t>(attempt.inside),
+                             static_cast<std::int64_t>(attempt.equal_high),
+                             0,
+                             static_cast<std::int64_t>(attempt.nan)};
   proof.place = locate({attempt.low, attempt.high}, counts, proof.rank, attempt.zero_end != 0);
   const bool lost = attempt.inside > capacity;
   switch (proof.place) {
@@ -208,8 +211,7 @@ BITTERSWEET_FORMULA Range range_after(const Attempt& attempt, const Proof& proof
   const std::uint64_t to_high = to_inside + attempt.equal_high;
   const std::uint32_t low = attempt.low_key, high = key_of(attempt.high);
   switch (proof.place) {
-    case Place::missed_low:
-      return {non_negative ? key_of_zero : key_of_minus_infinity, low - 1, rank, attempt.below};
+    case Place::missed_low: return {non_negative ? key_of_zero : key_of_minus_infinity, low - 1, rank, attempt.below};
     case Place::at_low: return {low, low, rank - attempt.below, attempt.equal_low};
     case Place::inside: return {low + 1, high - 1, rank - to_low, attempt.inside};
     case Place::at_high: return {high, high, rank - to_inside, attempt.equal_high};
@@ -289,8 +291,8 @@ struct Outcome {
   std::uint64_t below = 0, equal = 0, ties = 0;
   std::uint64_t cut = 0;  // candidates up to this one are pruned
   std::uint32_t clear_candidates = 0;
-  std::uint32_t split = 0;       // the ties end within a tile
-  std::uint32_t high_ties = 0;   // which of the two counts of a tile they are
+  std::uint32_t split = 0;                         // the ties end within a tile
+  std::uint32_t high_ties = 0;                     // which of the two counts of a tile they are
   Tile before = Tile::leave, after = Tile::leave;  // tiles before and after that one
   std::uint8_t pad[2] = {};
 };
@@ -335,9 +337,10 @@ BITTERSWEET_FORMULA Outcome conclude(const Attempt& attempt, const Proof& proof,
       out.cut = none;
       break;
     default:
-      out.value = score_of(attempt.low_key + static_cast<std::uint32_t>(digits.shift >= position_bits
-                                                                           ? digits.prefix
-                                                                           : digits.prefix >> (position_bits - digits.shift)));
+      out.value =
+          score_of(attempt.low_key + static_cast<std::uint32_t>(digits.shift >= position_bits
+                                                                    ? digits.prefix
+                                                                    : digits.prefix >> (position_bits - digits.shift)));
       out.below = attempt.below + attempt.equal_low + digits.under;
       out.equal = digits.equal;
       none_pruned_here = 1;

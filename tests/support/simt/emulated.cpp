@@ -38,9 +38,9 @@ cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const 
   cuda::StepReport report;
   std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
-  cuda::StepPlan plan = cuda::make_step(tensors, scorer, &k, options, new_masks,
-                                        tensor_pruned ? tensor_pruned->data() : nullptr, workspace.data(), bytes,
-                                        &report);
+  cuda::StepPlan plan =
+      cuda::make_step(tensors, scorer, &k, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
+                      workspace.data(), bytes, &report);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);
   launcher.forced = forced_;

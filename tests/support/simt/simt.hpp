@@ -45,9 +45,9 @@ void run(unsigned grid, unsigned threads, std::uint64_t seed, const std::functio
 std::uint64_t switches() noexcept;  // between fibres, since the program began
 
 // Called by fibres.
-void yield();                                         // perhaps lets another go on
-void meet_warp(Meet kind, std::uint64_t value);       // all lanes leave a value and go on when the last has come
-std::uint64_t left_by(unsigned lane);                 // at the last meeting
+void yield();                                    // perhaps lets another go on
+void meet_warp(Meet kind, std::uint64_t value);  // all lanes leave a value and go on when the last has come
+std::uint64_t left_by(unsigned lane);            // at the last meeting
 void meet_block();
 [[noreturn]] void stop(const char* message);
 
@@ -103,8 +103,8 @@ class Launcher {
   int launches_ = 0;
 };
 
-// A float whose quick reciprocal root is off by up to 2^-22 either way, as a device's may be, by a hash of its argument:
-// what is decided by rough scores must hold for any such instruction.
+// A float whose quick reciprocal root is off by up to 2^-22 either way, as a device's may be, by a hash of its
+// argument: what is decided by rough scores must hold for any such instruction.
 struct Rough {
   float value;
   friend Rough operator+(Rough a, Rough b) { return {a.value + b.value}; }
