@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Reads the machine code of the CUDA engine and reports what every bracket kernel costs; no GPU needed.
 
-`python scripts/sass_report.py` compiles cuda/*.cu for sm_90 (nvcc), disassembles them (cuobjdump, from the CUDA
-Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes bench/results/sass_sm90.json and docs/cuda_sass.md.
-`--check` writes nothing: it exits with 1 if a kernel breaks a limit, or if the checked-in report tells of other
-kernels or of numbers that differ by more than a tenth. It exits with 77, "skipped", and says so, where a tool is
-missing.
+`python scripts/sass_report.py` compiles cuda/*.cu for sm_90 (nvcc), disassembles them (cuobjdump, from the
+CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes bench/results/sass_sm90.json and docs/cuda_sass.md.
+`--check` writes nothing: it exits with 1 if a kernel breaks a limit, or if the checked-in report tells of
+other kernels or of numbers that differ by more than a tenth. It exits with 77, "skipped", and says so, where a
+tool is missing.
 """
 
 from __future__ import annotations
@@ -26,40 +26,34 @@ ROOT = Path(__file__).resolve().parent.parent
 JSON_REPORT = ROOT / "bench" / "results" / "sass_sm90.json"
 PAGE = ROOT / "docs" / "cuda_sass.md"
 UNITS = ("bracket", "engine", "histogram", "prove_margin", "sample", "select", "write_mask", "write_scores")
-NVCC = (
-    "-std=c++20 -arch=sm_90 -O3 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true --expt-relaxed-constexpr"
-    " -Xcompiler=-ffp-contract=off -Xptxas=-v -cubin"
-).split()
+NVCC = [
+    *("-std=c++20", "-arch=sm_90", "-O3", "-cubin", "-Xptxas=-v", "--expt-relaxed-constexpr"),
+    *("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"),
+]
 SKIPPED = 77
 ELEMENTS = 32  # that one lane takes of a tile of 1024
 
-# A lane may issue so many instructions an element before an H200 waits for them rather than for memory (132 x 128
-# lanes at 1.98 GHz, 4.8 TB/s), per byte read; kernels should stay below this share of it.
+# A lane may issue so many instructions an element before an H200 waits for them rather than for memory
+# (132 x 128 lanes at 1.98 GHz, 4.8 TB/s), per byte read; kernels should stay below this share of it.
 SLOTS_PER_BYTE = 132 * 128 * 1.98e9 / 4.8e12
 SHARE = 0.7
 TRANSPOSE_AND_QUEUE = 2.5
 REGISTERS = 80
-# Division is a subroutine call behind a branch, and three of them cannot meet the budget: reported, not limited.
+# Division is a call behind a branch, and some formulas cannot meet the budget: reported, not limited.
 DIVIDING = {"Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z", "Bitter8BiasCorrected"}
 # One kernel for all its powers: every root is computed and one is chosen.
 UNLIMITED_SLOTS = DIVIDING | {"AdamVariance"}
 STORED = {"1": "f32", "2": "f16", "3": "bf16"}
-READS = {
-    "Magnitude": 1,
-    "Gradient": 1,
-    "Identity": 1,
-    "Bitter0": 3,
-    "Bitter5": 3,
-    "Bitter6": 3,
-    "Bitter9Hybrid": 3,
+READS = {  # arrays; two where a scorer is not named
+    **dict.fromkeys(("Magnitude", "Gradient", "Identity"), 1),
+    **dict.fromkeys(("Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z"), 3),
 }
-READS["Bitter10z"] = 3
 BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 @dataclass
 class Kernel:
-    """One bracket kernel: what its hot loop, from the first vector load to the first popcount, consists of."""
+    """One bracket kernel. Its hot loop reaches from the first vector load to the first popcount."""
 
     scorer: str
     weight: str
@@ -126,8 +120,8 @@ def compile_unit(unit: str, folder: Path) -> tuple[str, str]:
 def resources(ptxas: str) -> dict[str, tuple[int, int]]:
     """Registers, and bytes of stack frame and spills, by kernel."""
     pattern = re.compile(
-        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill"
-        r" loads.*?Used (\d+) registers",
+        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores,"
+        r" (\d+) bytes spill loads.*?Used (\d+) registers",
         re.DOTALL,
     )
     return {
@@ -200,11 +194,12 @@ def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
     lines = [
         "# Machine code of the bracket pass",
         "",
-        "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used, and no time is given.",
+        "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used, no time is given.",
         "A *slot* is one instruction issued for one element by a lane, from the first vector load to the first",
-        "popcount of a tile; mask transposition and the queue add about 2.5. The *budget* is 70 % of what an H200's",
-        "memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5. Formulas that divide, and",
-        "`AdamVariance`, are reported without a limit. All kernels of all units are free of spills and local memory.",
+        "popcount of a tile; mask transposition and the queue add about 2.5. The *budget* is 70 % of what an",
+        "H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5. Formulas that",
+        "divide, and `AdamVariance`, are reported without a limit. All kernels of all units are free of spills",
+        "and local memory.",
         "",
         "| scorer | weight | state | slots | budget | registers | vector loads a tile | branches |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -213,9 +208,8 @@ def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
         loads = ", ".join(f"{n} x {load.rsplit('.', 1)[1]} bits" for load, n in k.loads.items())
         state = k.state if READS.get(k.scorer, 2) > 1 else "-"
         budget = f"({k.budget:.1f})" if k.scorer in UNLIMITED_SLOTS else f"{k.budget:.1f}"
-        lines.append(
-            f"| {k.scorer} | {k.weight} | {state} | {k.slots:.1f} | {budget} | {k.registers} | {loads} | {k.branches} |"
-        )
+        cells = (k.scorer, k.weight, state, f"{k.slots:.1f}", budget, k.registers, loads, k.branches)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     total = ", ".join(f"{unit} {n}" for unit, n in counts.items())
     lines += ["", f"Kernels by unit: {total}; {sum(counts.values())} in all.", ""]
     return "\n".join(lines)
