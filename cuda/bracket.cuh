@@ -168,7 +168,7 @@ struct BracketTiles {
       u32 undecided = live & ~(below | above);
       tally.below += __popc(below);
       if (c.masks) {
-        const u32 zeros = zero_end ? __reduce_add_sync(everyone, __popc(below)) : 0;
+        const u32 zeros = zero_end ? warp_sum32(__popc(below)) : 0;
         if (lane == 0) c.tile_ties[row.tile + tile] = zeros;
         words32(row.next)[begin / 32 + word_of_lane<width>(lane)] = transpose<width>(live & ~below);
       }

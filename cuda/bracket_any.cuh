@@ -92,7 +92,7 @@ struct BracketAny {
         }
       }
       if (!c.masks) return;
-      ties = __reduce_add_sync(everyone, ties);
+      ties = warp_sum32(ties);
       if (lane == 0) c.tile_ties[row.tile + tile] = ties;
       store_word(row.next, row.numel, word, keep);
     });

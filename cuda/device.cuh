@@ -42,6 +42,15 @@ BITTERSWEET_DEVICE u64 warp_sum(u64 value) {
   return value;
 }
 
+BITTERSWEET_DEVICE u32 warp_sum32(u32 value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(everyone, value, step);
+  return value;
+#else
+  return __reduce_add_sync(everyone, value);
+#endif
+}
+
 // Adds a count of every lane to one number, by one atomic a warp.
 template <class T>
 BITTERSWEET_DEVICE void add_warp(T* to, u64 count) {

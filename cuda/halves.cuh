@@ -12,10 +12,16 @@ template <DType Type>
 BITTERSWEET_DEVICE u32 less_halves(u32 a, u32 b) {
 #if defined(__CUDA_ARCH__)
   u32 mask;
-  if constexpr (Type == DType::bf16)
-    asm("set.lt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(a), "r"(b));
-  else
+  if constexpr (Type == DType::f16) {
     asm("set.lt.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(a), "r"(b));
+  } else {
+#if __CUDA_ARCH__ >= 900
+    asm("set.lt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(a), "r"(b));
+#else  // the upper 16 bits of a float are a bf16
+    mask = (__uint_as_float(a << 16) < __uint_as_float(b << 16) ? 0x0000ffffu : 0u) |
+           (__uint_as_float(a & 0xffff0000u) < __uint_as_float(b & 0xffff0000u) ? 0xffff0000u : 0u);
+#endif
+  }
   return mask;
 #else
   const auto value = [](u32 bits) {

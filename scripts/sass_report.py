@@ -4,8 +4,8 @@
 `python scripts/sass_report.py` compiles cuda/*.cu for sm_90 (nvcc), disassembles them (cuobjdump, from the
 CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes bench/results/sass_sm90.json and docs/cuda_sass.md.
 `--check` writes nothing: it exits with 1 if a kernel breaks a limit, or if the checked-in report tells of
-other kernels or of numbers that differ by more than a tenth. It exits with 77, "skipped", and says so, where a
-tool is missing.
+other kernels or of numbers that differ by more than a tenth. It exits with 77, "skipped", and says so, where
+a tool is missing.
 """
 
 from __future__ import annotations
@@ -194,12 +194,12 @@ def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
     lines = [
         "# Machine code of the bracket pass",
         "",
-        "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used, no time is given.",
-        "A *slot* is one instruction issued for one element by a lane, from the first vector load to the first",
-        "popcount of a tile; mask transposition and the queue add about 2.5. The *budget* is 70 % of what an",
-        "H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5. Formulas that",
-        "divide, and `AdamVariance`, are reported without a limit. All kernels of all units are free of spills",
-        "and local memory.",
+        "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used. A *slot*",
+        "is one instruction issued for one element by a lane, from the first vector load to the first",
+        "popcount of a tile; mask transposition and the queue add about 2.5. The *budget* is 70 % of what",
+        "an H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5.",
+        "Formulas that divide, and `AdamVariance`, are reported without a limit. All kernels of all units",
+        "are free of spills and local memory.",
         "",
         "| scorer | weight | state | slots | budget | registers | vector loads a tile | branches |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
