@@ -4,6 +4,8 @@
 // again (they are still cached), scored exactly and classified. No barrier of a block in the loop.
 #pragma once
 
+#include <limits>
+
 #include "bracket_any.cuh"
 #include "halves.cuh"
 
@@ -53,9 +55,12 @@ struct BracketTiles {
   static constexpr int width = W != DType::f32 && (In::count == 1 || X != DType::f32) ? 8 : 4;
   static constexpr int segments = 32 / width;
   static constexpr std::size_t segment_bytes = width * (size_of(W) + (In::count - 1) * size_of(X));
-  static constexpr int at_once = segments * segment_bytes <= 128       ? segments
-                                 : segments / 2 * segment_bytes <= 128 ? segments / 2
-                                                                       : segments / 4;
+  // Bytes that a lane has in flight before it looks at the first; half of them where every element is divided by the
+  // bias, whose call takes registers.
+  static constexpr std::size_t in_flight = In::has(reads::step) ? 64 : 128;
+  static constexpr int at_once = segments * segment_bytes <= in_flight       ? segments
+                                 : segments / 2 * segment_bytes <= in_flight ? segments / 2
+                                                                             : segments / 4;
   static constexpr u32 queue_size = 64, most_ahead = 1u << 22;
 
   struct Args {
@@ -223,11 +228,12 @@ void launch_tiles(L& launcher, const S& scorer, const Context& context, const Wo
 
 template <class S, DType W, DType X, class L>
 void launch_storage(L& launcher, const S& scorer, const Context& context, const Work& work, u32 attempt) {
-  if constexpr (std::is_same_v<S, Magnitude> && W != DType::f32)
-    launch_tiles<S, W, X, Decide::by_pairs>(launcher, scorer, context, work, attempt);
-  else if constexpr (HasRough<S>)
-    launch_tiles<S, W, X, Decide::by_rough>(launcher, scorer, context, work, attempt);
-  else
+  if constexpr (is_magnitude<S> && W != DType::f32)
+    return launch_tiles<S, W, X, Decide::by_pairs>(launcher, scorer, context, work, attempt);
+  if constexpr (HasRough<S>)  // its roots are of normal numbers if eps is one
+    if (scorer.eps >= std::numeric_limits<float>::min())
+      return launch_tiles<S, W, X, Decide::by_rough>(launcher, scorer, context, work, attempt);
+  if constexpr (!is_magnitude<S> || W == DType::f32)
     launch_tiles<S, W, X, Decide::by_score>(launcher, scorer, context, work, attempt);
 }
 

@@ -73,7 +73,7 @@ inline std::vector<Row> score_rows(std::span<const ScoreInputs> tensors, const S
 // Which vectors can read a row, if any.
 inline Storage storage_of(const Scorer& scorer, const Row& row) {
   return std::visit(
-      [&]<class S>(const S& s) {
+      [&]<class S>(const S&) {
         constexpr int count = Slots<S>::count;
         if constexpr (!has_vectors<S>) {
           return Storage::any;
@@ -83,10 +83,9 @@ inline Storage storage_of(const Scorer& scorer, const Row& row) {
             if (row.dtype[slot] != x) return Storage::any;
           if (x != w && x != DType::f32) return Storage::any;
           if constexpr (HasRough<S>)  // rough scores stay normal
-            if (!(s.eps >= 0x1p-126f && row.modifier >= modifier_least && row.modifier <= modifier_most))
-              return Storage::any;
+            if (!(row.modifier >= modifier_least && row.modifier <= modifier_most)) return Storage::any;
           const bool halves = w != DType::f32 && x != DType::f32;
-          if (std::is_same_v<S, Magnitude> && halves && row.modifier != 1.0f) return Storage::any;
+          if (is_magnitude<S> && halves && row.modifier != 1.0f) return Storage::any;
           for (int slot = 0; slot < count; ++slot)
             if (reinterpret_cast<std::uintptr_t>(row.in[slot]) % (size_of(row.dtype[slot]) * (halves ? 8 : 4)) != 0)
               return Storage::any;

@@ -34,8 +34,10 @@ struct ProveMargin {
       if (i == 0 || i == 0x7f800000u) continue;
       const double exact = ::sqrt(::sqrt(static_cast<double>(u)));
       if (i >= 0x00800000u) {
-        const u32 error = error_of(quick_rsqrt(quick_rsqrt(u)), exact);
-        rough = error > rough ? error : rough;
+        const u32 fourth = error_of(quick_rsqrt(quick_rsqrt(u)), exact);
+        const u32 second = error_of(u * quick_rsqrt(u), ::sqrt(static_cast<double>(u)));
+        rough = fourth > rough ? fourth : rough;
+        rough = second > rough ? second : rough;
       }
       const u32 error = error_of(rsqrt(rsqrt(u)), exact);
       reciprocal = error > reciprocal ? error : reciprocal;

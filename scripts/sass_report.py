@@ -41,8 +41,11 @@ TRANSPOSE_AND_QUEUE = 2.5
 REGISTERS = 80
 # Division is a call behind a branch, and some formulas cannot meet the budget: reported, not limited.
 DIVIDING = {"Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z", "Bitter8BiasCorrected"}
-# One kernel for all its powers: every root is computed and one is chosen.
-UNLIMITED_SLOTS = DIVIDING | {"AdamVariance"}
+# AdamVariance has one kernel for all its powers: every root is computed and one is chosen. Identity reads
+# scores that the caller computed, as a rule in f32.
+UNLIMITED_SLOTS = DIVIDING | {"AdamVariance", "Identity"}
+DECIDES = {"0": "score", "1": "rough", "2": "pairs"}
+ROUGH = {"Bitter3", "Bitter7", "Bitter8"}
 STORED = {"1": "f32", "2": "f16", "3": "bf16"}
 READS = {  # arrays; two where a scorer is not named
     **dict.fromkeys(("Magnitude", "Gradient", "Identity"), 1),
@@ -53,21 +56,27 @@ BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 @dataclass
 class Kernel:
-    """One bracket kernel. Its hot loop reaches from the first vector load to the first popcount."""
+    """One bracket kernel. Its hot loop reaches from the first vector load to a tile's last comparison."""
 
     scorer: str
     weight: str
     state: str
+    decides: str
     registers: int
     local_bytes: int
     instructions: int
     slots: float  # issued for each element, mask transposition and queue not included
     budget: float  # SHARE of the slots that memory leaves, less those of transposition and queue
     loads: dict[str, int]
-    branches: int  # BSSY in the hot loop
+    branches: int  # BSSY in the hot loop: one may ask whether the tile has a mask of dead elements
 
     def name(self) -> str:
-        return f"{self.scorer} {self.weight}" + (f" {self.state}" if READS.get(self.scorer, 2) > 1 else "")
+        state = f" {self.state}" if READS.get(self.scorer, 2) > 1 else ""
+        return f"{self.scorer} {self.weight}{state} by {self.decides}"
+
+    def unlimited(self) -> bool:
+        """Exact scores of scorers that have rough ones are for eps = 0."""
+        return self.scorer in UNLIMITED_SLOTS or (self.scorer in ROUGH and self.decides == "score")
 
     def faults(self) -> list[str]:
         wide = "LDG.E.EF.128"
@@ -76,9 +85,9 @@ class Kernel:
             found.append(f"{self.registers} registers, more than {REGISTERS}")
         if wide not in self.loads or any(load not in (wide, "LDG.E.EF.64") for load in self.loads):
             found.append(f"loads {self.loads}, not vectors")
-        if self.scorer not in DIVIDING and self.branches:
-            found.append(f"{self.branches} branches in the hot loop")
-        if self.scorer not in UNLIMITED_SLOTS and self.slots > self.budget:
+        if self.scorer not in DIVIDING and self.branches > 1:
+            found.append(f"{self.branches} branches in the hot loop, where one a tile is allowed")
+        if not self.unlimited() and self.slots > self.budget:
             found.append(f"{self.slots:.1f} slots an element, more than {self.budget:.1f}")
         return found
 
@@ -144,25 +153,28 @@ def functions(sass: str) -> dict[str, list[str]]:
 
 def bracket_kernel(name: str, code: list[str], registers: int, local: int) -> Kernel | None:
     """The kernel's figures, if it is a bracket pass over vectors."""
-    match = re.search(r"BracketTilesINS_\d+(\w+?)ELNS_5DTypeE(\d)ELS\d+_(\d)E", name)
+    match = re.search(r"BracketTilesINS_\d+(\w+?)ELNS_5DTypeE(\d)ELS\d+_(\d)ELNS\w*?6DecideE(\d)E", name)
     vectors = [i for i, op in enumerate(code) if op.startswith("LDG.E.EF")]
     if match is None or not vectors:
         return None
     scorer, weight, state = match.group(1), STORED[match.group(2)], STORED[match.group(3)]
     end = next(i for i in range(vectors[-1], len(code)) if code[i].startswith("POPC"))
-    hot = code[vectors[0] : end]
+    while not code[end].startswith(("FSETP", "HSET2")):
+        end -= 1  # the last comparison of a score
+    hot = code[vectors[0] : end + 1]
     size = BYTES[weight] + BYTES[state] * (READS.get(scorer, 2) - 1)
     return Kernel(
         scorer,
         weight,
         state,
+        DECIDES[match.group(4)],
         registers,
         local,
         len(code),
         round(len(hot) / ELEMENTS, 2),
         round(SHARE * SLOTS_PER_BYTE * size - TRANSPOSE_AND_QUEUE, 1),
         dict(sorted(collections.Counter(code[i] for i in vectors).items())),
-        sum(op.startswith("BSSY") for op in hot[:-1]),
+        sum(op.startswith("BSSY") for op in hot),
     )
 
 
@@ -184,7 +196,7 @@ def measure() -> tuple[list[Kernel], dict[str, int], list[str]]:
                     faults.append(f"{unit}: {name}: local memory ({local} bytes)")
                 if kernel := bracket_kernel(name, instructions, registers, local):
                     kernels.append(kernel)
-    kernels.sort(key=lambda k: (k.scorer, k.weight, k.state))
+    kernels.sort(key=lambda k: (k.scorer, k.weight, k.state, k.decides))
     faults += [f"{kernel.name()}: {fault}" for kernel in kernels for fault in kernel.faults()]
     return kernels, counts, faults
 
@@ -195,20 +207,33 @@ def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
         "# Machine code of the bracket pass",
         "",
         "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used. A *slot*",
-        "is one instruction issued for one element by a lane, from the first vector load to the first",
-        "popcount of a tile; mask transposition and the queue add about 2.5. The *budget* is 70 % of what",
-        "an H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5.",
-        "Formulas that divide, and `AdamVariance`, are reported without a limit. All kernels of all units",
-        "are free of spills and local memory.",
+        "is one instruction issued for one element by a lane, from the first vector load of a tile to its",
+        "last comparison; mask transposition and the queue add about 2.5. The *budget* is 70 % of what an",
+        "H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5.",
+        "Budgets in brackets are not enforced: formulas that divide, `AdamVariance`, `Identity`, and the",
+        "exact scores of scorers that have rough ones, which are for eps = 0. *Branches* are those of a",
+        "whole tile of 32 elements a lane: one asks whether the tile has dead elements, and none belongs",
+        "to a score but where a formula divides. Every kernel of every unit is free of spills and local",
+        "memory.",
         "",
-        "| scorer | weight | state | slots | budget | registers | vector loads a tile | branches |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| scorer | weight | state | decides by | slots | budget | registers | vector loads | branches |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for k in kernels:
         loads = ", ".join(f"{n} x {load.rsplit('.', 1)[1]} bits" for load, n in k.loads.items())
         state = k.state if READS.get(k.scorer, 2) > 1 else "-"
-        budget = f"({k.budget:.1f})" if k.scorer in UNLIMITED_SLOTS else f"{k.budget:.1f}"
-        cells = (k.scorer, k.weight, state, f"{k.slots:.1f}", budget, k.registers, loads, k.branches)
+        budget = f"({k.budget:.1f})" if k.unlimited() else f"{k.budget:.1f}"
+        cells = (
+            k.scorer,
+            k.weight,
+            state,
+            k.decides,
+            f"{k.slots:.1f}",
+            budget,
+            k.registers,
+            loads,
+            k.branches,
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     total = ", ".join(f"{unit} {n}" for unit, n in counts.items())
     lines += ["", f"Kernels by unit: {total}; {sum(counts.values())} in all.", ""]

@@ -97,7 +97,7 @@ void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
 struct MarginProof {
   std::uint64_t checked = 0;
   std::uint64_t wrong_roots = 0;  // square roots without a branch that are not sqrt.rn's bits
-  float rough_error = 0;          // relative, of the rough fourth root of normal numbers
+  float rough_error = 0;          // relative, of the rough fourth and square roots of normal numbers
   float reciprocal_error = 0;     // of bitter8's, denormals included
 };
 void prove_margin(const Queue& queue, MarginProof* proof);
