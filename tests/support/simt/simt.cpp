@@ -3,6 +3,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define SIMT_ASAN 1
 #else
@@ -158,6 +159,9 @@ void begin() {
 void prepare(Fibre& fibre, std::size_t i) {
   if (i >= stacks.size()) stacks.emplace_back(new unsigned char[stack_bytes]);
   fibre.stack = stacks[i].get();
+#if SIMT_ASAN
+  __asan_unpoison_memory_region(fibre.stack, stack_bytes);  // of the frames that its last fibre ended in
+#endif
 #if defined(__x86_64__)
   // Stacks begin at different places of a page: their tops would share a few lines of the cache.
   auto top = reinterpret_cast<std::uintptr_t>(fibre.stack + stack_bytes - i * 320 % 4096) & ~std::uintptr_t{15};
