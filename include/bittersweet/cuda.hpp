@@ -67,6 +67,8 @@ struct StepOptions {
   std::uint32_t zero = 0;  // bits of roles: arrays that get +0 where the new keep bit is 0, in the same step
 };
 
+// A void step's new masks are copies of the current ones; with regrow, too.
+//
 // Scope global, selector exact: threshold, and unless `new_masks` is empty the keep bits, and then the zeros. `k` and
 // `report` are device memory; `tensor_pruned` too (one count per tensor) or null.
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
