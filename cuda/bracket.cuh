@@ -228,12 +228,12 @@ void launch_tiles(L& launcher, const S& scorer, const Context& context, const Wo
 
 template <class S, DType W, DType X, class L>
 void launch_storage(L& launcher, const S& scorer, const Context& context, const Work& work, u32 attempt) {
-  if constexpr (is_magnitude<S> && W != DType::f32)
+  if constexpr (IsMagnitude<S> && W != DType::f32)
     return launch_tiles<S, W, X, Decide::by_pairs>(launcher, scorer, context, work, attempt);
   if constexpr (HasRough<S>)  // its roots are of normal numbers if eps is one
     if (scorer.eps >= std::numeric_limits<float>::min())
       return launch_tiles<S, W, X, Decide::by_rough>(launcher, scorer, context, work, attempt);
-  if constexpr (!is_magnitude<S> || W == DType::f32)
+  if constexpr (!IsMagnitude<S> || W == DType::f32)
     launch_tiles<S, W, X, Decide::by_score>(launcher, scorer, context, work, attempt);
 }
 

@@ -85,7 +85,7 @@ inline Storage storage_of(const Scorer& scorer, const Row& row) {
           if constexpr (HasRough<S>)  // rough scores stay normal
             if (!(row.modifier >= modifier_least && row.modifier <= modifier_most)) return Storage::any;
           const bool halves = w != DType::f32 && x != DType::f32;
-          if (is_magnitude<S> && halves && row.modifier != 1.0f) return Storage::any;
+          if (IsMagnitude<S> && halves && row.modifier != 1.0f) return Storage::any;
           for (int slot = 0; slot < count; ++slot)
             if (reinterpret_cast<std::uintptr_t>(row.in[slot]) % (size_of(row.dtype[slot]) * (halves ? 8 : 4)) != 0)
               return Storage::any;

@@ -107,10 +107,6 @@ inline constexpr bool has_vectors =
     (Slots<S>::reads_of & (reads::input_norm | reads::position)) == 0 && !std::is_same_v<S, Bitter5Published> &&
     !std::is_same_v<S, Bitter8Published> && !std::is_same_v<S, Bitter9HybridPublished>;
 
-// Scorers that are the size of the one number they read: pairs of 16 bits can be compared as they are.
-template <class S>
-inline constexpr bool is_magnitude = std::is_same_v<S, Magnitude> || std::is_same_v<S, Gradient>;
-
 // Elements for the formula, from value(slot).
 template <class S, class Value>
 BITTERSWEET_DEVICE Elements<float> gather(const Value& value, float bias_correction1) {
