@@ -67,6 +67,8 @@ struct StepOptions {
   std::uint32_t zero = 0;  // bits of roles: arrays that get +0 where the new keep bit is 0, in the same step
 };
 
+// A void step's new masks are copies of the current ones; with regrow, too.
+//
 // Scope global, selector exact: threshold, and unless `new_masks` is empty the keep bits, and then the zeros. `k` and
 // `report` are device memory; `tensor_pruned` too (one count per tensor) or null.
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
@@ -91,6 +93,16 @@ void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::s
                 std::int64_t* live);
 void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
                       std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found);
+
+// What the bracket pass rests on, measured over every float from 0 to infinity on the device. `proof` is device memory.
+// Sound where wrong_roots is 0 and rough_error below 2^-21 (the pass allows 2^-20, for the score's own roundings, too).
+struct MarginProof {
+  std::uint64_t checked = 0;
+  std::uint64_t wrong_roots = 0;  // square roots without a branch that are not sqrt.rn's bits
+  float rough_error = 0;          // relative, of the rough fourth and square roots of normal numbers
+  float reciprocal_error = 0;     // of bitter8's, denormals included
+};
+void prove_margin(const Queue& queue, MarginProof* proof);
 
 // Host side: what is there, and whether this build can use it. Never throws for a missing driver or device.
 struct DeviceVerdict {

@@ -30,6 +30,11 @@ BITTERSWEET_FORMULA float bf16_to_float(std::uint16_t bits) noexcept {
 
 // Exact for every bit pattern, in integers only, so that a flush-to-zero mode cannot lose half denormals.
 BITTERSWEET_FORMULA float f16_to_float(std::uint16_t bits) noexcept {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#else
   const std::uint32_t sign = (bits & 0x8000u) << 16;
   const std::uint32_t magnitude = bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
@@ -38,6 +43,7 @@ BITTERSWEET_FORMULA float f16_to_float(std::uint16_t bits) noexcept {
   const int shift = std::countl_zero(magnitude) - 21;  // brings the leading one to bit 10
   const std::uint32_t exponent = 113u - static_cast<std::uint32_t>(shift);
   return std::bit_cast<float>(sign | (exponent << 23) | (((magnitude << shift) & 0x3ffu) << 13));
+#endif
 }
 
 // The nearest half, ties to even, as a float: the rounding of one f16 operation. Values from 65520 become infinity.

@@ -31,7 +31,9 @@ BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, s
 
 // A uniform float in [0, 1) with 24 bits for one position; four neighbours share one Philox block.
 BITTERSWEET_FORMULA float uniform_at(std::uint64_t seed, Purpose purpose, std::uint64_t position) noexcept {
-  return static_cast<float>(philox(position >> 2, seed, purpose)[position & 3] >> 8) * 0x1p-24f;
+  const std::array<std::uint32_t, 4> block = philox(position >> 2, seed, purpose);
+  const std::uint32_t low = position & 1 ? block[1] : block[0], high = position & 1 ? block[3] : block[2];
+  return static_cast<float>((position & 2 ? high : low) >> 8) * 0x1p-24f;  // no index that only run time knows
 }
 
 }  // namespace bittersweet

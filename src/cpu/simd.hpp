@@ -48,6 +48,7 @@ BITTERSWEET_INLINE Vec operator+(Vec a, float b) { return a + splat(b); }
 BITTERSWEET_INLINE Vec operator*(float a, Vec b) { return splat(a) * b; }
 BITTERSWEET_INLINE Vec operator*(Vec a, float b) { return a * splat(b); }
 BITTERSWEET_INLINE Vec operator/(Vec a, float b) { return a / splat(b); }
+BITTERSWEET_INLINE Vec operator/(float a, Vec b) { return splat(a) / b; }
 
 BITTERSWEET_INLINE Vec as_floats(IntVector bits) { return {reinterpret_cast<FloatVector>(bits)}; }
 BITTERSWEET_INLINE IntVector as_bits(Vec a) { return reinterpret_cast<IntVector>(a.x); }

@@ -22,6 +22,12 @@ struct Bitter3 {
     return (x.w * (abs(x.m) + eps)) * x.w;
   }
 
+  template <class F>
+  BITTERSWEET_FORMULA F rough(const Elements<F>& x) const {
+    const F square = abs(x.m) + eps;
+    return abs(x.w) * (square * quick_rsqrt(square));
+  }
+
   // Where this is zero, so is the score; the converse fails only by underflow.
   template <class F>
   BITTERSWEET_FORMULA F least_factor(const Elements<F>& x) const {

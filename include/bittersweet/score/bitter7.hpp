@@ -24,6 +24,11 @@ struct Bitter7 {
     return (squared * (abs(x.v) + eps)) * squared;
   }
 
+  template <class F>
+  BITTERSWEET_FORMULA F rough(const Elements<F>& x) const {
+    return abs(x.w) * quick_rsqrt(quick_rsqrt(abs(x.v) + eps));
+  }
+
   // Where this is zero, so is the score; the converse fails only by underflow.
   template <class F>
   BITTERSWEET_FORMULA F least_factor(const Elements<F>& x) const {

@@ -1,5 +1,6 @@
 // bitter8: bitter7 by a double reciprocal square root, in f32 registers whatever the storage. On the CPU rsqrt(x) is
-// the IEEE 1 / sqrt(x). bitter9 is the same score (every scorer here runs fused with threshold and mask).
+// the IEEE 1 / sqrt(x); on CUDA the approximate instruction, and scores are within 2^-21 of the true value, relative
+// (docs/cuda.md). bitter9 is the same score (every scorer here runs fused with threshold and mask).
 // Source: AdamWPrune, without its f16 arithmetic (bitter8_published keeps that).
 #pragma once
 
@@ -23,6 +24,11 @@ struct Bitter8 {
   BITTERSWEET_FORMULA F powered(const Elements<F>& x) const {
     const F squared = x.w * x.w;
     return (squared * (abs(x.v) + eps)) * squared;
+  }
+
+  template <class F>
+  BITTERSWEET_FORMULA F rough(const Elements<F>& x) const {
+    return abs(x.w) * quick_rsqrt(quick_rsqrt(abs(x.v) + eps));
   }
 
   // Where this is zero, so is the score; the converse fails only by underflow.

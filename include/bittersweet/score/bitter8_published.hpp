@@ -1,6 +1,7 @@
 // bitter8_published: bitter8 in f16 arithmetic, constants included. eps = 1e-8 is exactly 0 there and every v below
 // 3e-8 too, so most of a model scores 0; eps = 1e-5 (also published) swamps v and ranks like magnitude. For
-// comparison with published runs only. Source: AdamWPrune.
+// comparison with published runs only. Reciprocal roots are divided out, so that every device gives the same bits.
+// Source: AdamWPrune.
 #pragma once
 
 #include "bittersweet/score/scorer.hpp"
@@ -16,7 +17,7 @@ struct Bitter8Published {
   template <class F>
   BITTERSWEET_FORMULA F operator()(const Elements<F>& x) const {
     const F v = half(abs(half(x.v)) + half(eps));
-    return half(abs(half(x.w)) * half(rsqrt(half(rsqrt(v)))));
+    return half(abs(half(x.w)) * half(1.0f / sqrt(half(1.0f / sqrt(v)))));
   }
 };
 

@@ -23,7 +23,8 @@ struct Exact {
 
 // Where the rank-th score lies, by the counts. For non-negative scores, all that is below the smallest positive
 // number is zero.
-inline Place locate(const Bracket& bracket, const BracketCounts& counts, std::int64_t rank, bool non_negative) {
+BITTERSWEET_FORMULA Place locate(const Bracket& bracket, const BracketCounts& counts, std::int64_t rank,
+                                 bool non_negative) {
   if (rank <= 0) return Place::nothing;
   if (rank <= counts.below)
     return non_negative && bracket.low == smallest_positive ? Place::zeros_below : Place::missed_low;

@@ -1,0 +1,86 @@
+// The public functions of bittersweet/cuda.hpp on a stream.
+#include "bittersweet/cuda.hpp"
+
+#include "launch.cuh"
+#include "step.cuh"
+
+namespace bittersweet::cuda {
+
+// Instantiated in the units of their verbs.
+extern template void sample(Stream&, const Scorer&, const Context&);
+extern template void bracket(Stream&, const Scorer&, const Context&, const Plan&, u32);
+extern template void histogram(Stream&, const Scorer&, const Context&, const Work&, u32);
+extern template void write_mask(Stream&, const Scorer&, const Context&, const Work&);
+extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
+extern template void guess(Stream&, const Context&);
+extern template void plan_retry(Stream&, const Context&);
+extern template void select_candidates(Stream&, const Context&);
+
+namespace {
+
+struct WriteBudget {
+  static constexpr u32 threads = 32, blocks = 1;
+  struct Args {
+    std::int64_t* k;
+    std::int64_t value;
+  };
+  struct Shared {};
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    if (threadIdx.x == 0) *args.k = args.value;
+  }
+};
+
+}  // namespace
+
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions&, bool masks) {
+  return make_layout(tensors, masks).bytes;
+}
+
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
+          std::size_t workspace_bytes, StepReport* report) {
+  const StepPlan plan =
+      make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
+  Stream stream(queue.device, queue.stream);
+  enqueue(stream, scorer, plan);
+}
+
+void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {
+  Stream stream(queue.device, queue.stream);
+  stream.launch<WriteBudget>(1, {k, value});
+}
+
+void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                  std::span<float* const> scores) {
+  const std::vector<Row> rows = score_rows(tensors, scorer, scores);
+  Stream stream(queue.device, queue.stream);
+  write_scores(stream, scorer, std::span<const Row>(rows));
+}
+
+void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                 std::uint32_t which, const std::uint32_t* gate) {
+  check_alignment(tensors);
+  check_masks(tensors, masks.size(), "masks");
+  const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
+  Stream stream(queue.device, queue.stream);
+  apply_mask(stream, rows, gate);
+}
+
+void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                std::int64_t* live) {
+  check_masks(tensors, masks.size(), "masks");
+  const std::vector<ArrayRow> rows = mask_rows(tensors, masks);
+  Stream stream(queue.device, queue.stream);
+  count_live(stream, rows, tensors.size(), live);
+}
+
+void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
+                      std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found) {
+  check_alignment(tensors);
+  check_masks(tensors, masks.size(), "masks");
+  const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
+  Stream stream(queue.device, queue.stream);
+  verify_mask(stream, rows, tensors.size(), found);
+}
+
+}  // namespace bittersweet::cuda

@@ -1,0 +1,143 @@
+// guess: from the sampled keys a bracket around the wanted rank. Order statistics by digits of 11 bits; every kernel
+// derives what it needs from the counts of the kernels before it, so nothing waits for a last block.
+#pragma once
+
+#include "verbs.cuh"
+
+namespace bittersweet::cuda {
+
+// The passes over the sample. `Pass` says what it counts.
+enum class Pass { first_digit, middle_digit, spread, second_digits, third_digits, place };
+
+template <Pass P>
+struct Guess {
+  static constexpr u32 threads = 256, blocks = P == Pass::place ? 1 : 2;
+  using Args = Context;
+  struct Shared {
+    FindShared find;
+    BinsShared one, other;
+  };
+
+  static BITTERSWEET_DEVICE device::Guess derive(const Context& c, Shared& shared) {
+    device::State& state = *c.state;
+    const auto find = [&](int bins, u64 order) {
+      return find_bin(
+          device::bins, [&](u64 b) { return state.sample_bins[bins][b]; }, [&](u64) { return order; }, shared.find);
+    };
+    if constexpr (P == Pass::first_digit) {
+      return {};
+    } else if constexpr (P == Pass::middle_digit) {
+      device::Guess guess;
+      const device::Rank rank = device::rank_of(*c.k, c.total, state.live);
+      guess.share = state.live > 0 ? static_cast<double>(rank.rank) / static_cast<double>(state.live) : 0.0;
+      u64 order = 0;
+      const device::Found found = find_bin(
+          device::bins, [&](u64 b) { return state.sample_bins[0][b]; },
+          [&](u64 total) { return order = device::middle_order(guess.share, total); }, shared.find);
+      guess.drawn = found.total;
+      guess.middle = device::refine({0, guess.drawn > 0 ? order : 0, 0, 0}, found, device::digit_bits);
+      return guess;
+    } else if constexpr (P == Pass::spread) {
+      device::Guess guess = state.guess[0];
+      guess.middle = device::refine(guess.middle, find(1, guess.middle.rest), device::digit_bits);
+      guess.cut = (guess.middle.prefix << 10) | 1023u;
+      if (guess.drawn > 0)
+        guess.portion = static_cast<u32>((guess.middle.below + guess.middle.count) * 65536 / guess.drawn);
+      return guess;
+    } else if constexpr (P == Pass::second_digits) {
+      device::Guess guess = state.guess[1];
+      const device::Ends ends = device::ends_of(guess, state.spread, state.live, c.capacity);
+      guess.low = device::refine({0, ends.low, 0, 0}, find(0, ends.low), device::digit_bits);
+      guess.high = device::refine({0, ends.high, 0, 0}, find(0, ends.high), device::digit_bits);
+      return guess;
+    } else {
+      constexpr bool third = P == Pass::third_digits;
+      device::Guess guess = state.guess[third ? 2 : 3];
+      guess.low = device::refine(guess.low, find(third ? 2 : 4, guess.low.rest), third ? 11 : 10);
+      guess.high = device::refine(guess.high, find(third ? 3 : 5, guess.high.rest), third ? 11 : 10);
+      return guess;
+    }
+  }
+
+  static BITTERSWEET_DEVICE void body(const Context& c, Shared& shared) {
+    device::State& state = *c.state;
+    const device::Guess guess = derive(c, shared);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      if constexpr (P == Pass::middle_digit) state.guess[0] = guess;
+      if constexpr (P == Pass::spread) state.guess[1] = guess;
+      if constexpr (P == Pass::second_digits) state.guess[2] = guess;
+      if constexpr (P == Pass::third_digits) state.guess[3] = guess;
+      if constexpr (P == Pass::place) {
+        const device::Rank rank = device::rank_of(*c.k, c.total, state.live);
+        state.rank = rank.rank;
+        state.bad_k = rank.bad_k;
+        if (rank.rank > 0) device::place_bracket(state.attempt[0], guess, c.non_negative);
+      }
+    }
+    if constexpr (P == Pass::spread)
+      count_spread(c, guess);
+    else if constexpr (P != Pass::place)
+      count_digits(c, guess, shared);
+  }
+
+  static BITTERSWEET_DEVICE void count_digits(const Context& c, const device::Guess& guess, Shared& shared) {
+    constexpr bool both = P == Pass::second_digits || P == Pass::third_digits;
+    constexpr int into = P == Pass::first_digit ? 0 : P == Pass::middle_digit ? 1 : P == Pass::second_digits ? 2 : 4;
+    clear_bins(shared.one);
+    if constexpr (both) clear_bins(shared.other);
+    const u64 count = u64{c.lines} * device::sample_width;
+    for (u64 i = first_thread(); i < count; i += all_threads()) {
+      const u32 key = c.sample[i];
+      if (key == key_of_nan) continue;
+      if constexpr (P == Pass::first_digit) {
+        atomicAdd(&shared.one.bin[key >> 21], 1u);
+      } else if constexpr (P == Pass::middle_digit) {
+        if (key >> 21 == guess.middle.prefix) atomicAdd(&shared.one.bin[(key >> 10) & 2047u], 1u);
+      } else if constexpr (P == Pass::second_digits) {
+        if (key >> 21 == guess.low.prefix) atomicAdd(&shared.one.bin[(key >> 10) & 2047u], 1u);
+        if (key >> 21 == guess.high.prefix) atomicAdd(&shared.other.bin[(key >> 10) & 2047u], 1u);
+      } else {
+        if (key >> 10 == guess.low.prefix) atomicAdd(&shared.one.bin[key & 1023u], 1u);
+        if (key >> 10 == guess.high.prefix) atomicAdd(&shared.other.bin[key & 1023u], 1u);
+      }
+    }
+    merge_bins(shared.one, c.state->sample_bins[into]);
+    if constexpr (both) merge_bins(shared.other, c.state->sample_bins[into + 1]);
+  }
+
+  static BITTERSWEET_DEVICE std::int64_t excess(const Context& c, const device::Guess& guess, u64 line) {
+    int under = 0, drawn = 0;
+    for (int i = 0; i < device::sample_width; ++i) {
+      const u32 key = c.sample[line * device::sample_width + static_cast<u64>(i)];
+      under += key <= guess.cut;
+      drawn += key != key_of_nan;
+    }
+    return device::excess_of(under, drawn, guess.portion);
+  }
+
+  static BITTERSWEET_DEVICE void count_spread(const Context& c, const device::Guess& guess) {
+    u64 sum = 0;
+    for (u64 line = first_thread() + 1; line < c.lines; line += all_threads()) {
+      const std::int64_t difference = excess(c, guess, line) - excess(c, guess, line - 1);
+      sum += static_cast<u64>(difference * difference);
+    }
+    add_warp(&c.state->spread, sum);
+  }
+};
+
+template <class L>
+void guess(L& launcher, const Context& context) {
+  const u64 blocks = (u64{context.lines} * device::sample_width + 1023) / 1024;
+  const auto pass = [&]<Pass P>() {
+    launcher.template launch<Guess<P>>(grid_for<Guess<P>>(P == Pass::place ? 1 : blocks, launcher.processors()),
+                                       context);
+  };
+  pass.template operator()<Pass::first_digit>();
+  pass.template operator()<Pass::middle_digit>();
+  pass.template operator()<Pass::spread>();
+  pass.template operator()<Pass::second_digits>();
+  pass.template operator()<Pass::third_digits>();
+  pass.template operator()<Pass::place>();
+}
+
+}  // namespace bittersweet::cuda

@@ -1,0 +1,42 @@
+// The launcher of a device: kernel structs as __global__ functions on the caller's stream.
+#pragma once
+
+#include "cuda_error.hpp"
+#include "device.cuh"
+
+namespace bittersweet::cuda {
+
+template <class K>
+__global__ void __launch_bounds__(K::threads, K::blocks) run(const __grid_constant__ typename K::Args args) {
+  __shared__ typename K::Shared shared;
+  K::body(args, shared);
+}
+
+class Stream {
+ public:
+  Stream(int device, void* stream) : stream_(static_cast<cudaStream_t>(stream)) {
+    check(cudaGetDevice(&before_), "asking for the current device");
+    device_ = device;
+    if (device_ != before_) check(cudaSetDevice(device_), "choosing the device");
+    check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "asking for its processors");
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() {
+    if (device_ != before_) cudaSetDevice(before_);
+  }
+
+  unsigned processors() const { return static_cast<unsigned>(processors_); }
+
+  template <class K>
+  void launch(unsigned grid, const typename K::Args& args) {
+    run<K><<<grid, K::threads, 0, stream_>>>(args);
+    check(cudaGetLastError(), "launching a kernel");
+  }
+
+ private:
+  cudaStream_t stream_;
+  int device_ = 0, before_ = 0, processors_ = 1;
+};
+
+}  // namespace bittersweet::cuda

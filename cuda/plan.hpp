@@ -1,0 +1,237 @@
+// Host side of a step: checks, the table of tensors, how their tiles are shared out to kernels, and where in the
+// caller's memory everything lies.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "arrays.cuh"
+#include "bittersweet/error.hpp"
+
+namespace bittersweet::cuda {
+
+inline void check_alignment(std::span<const ScoreInputs> tensors) {
+  for (const ScoreInputs& tensor : tensors)
+    for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,
+                                    &tensor.input_norm, &tensor.scores, &tensor.max_exp_avg_sq})
+      if (array->dtype != DType::none && reinterpret_cast<std::uintptr_t>(array->data) % size_of(array->dtype) != 0)
+        throw LayoutError("tensor '" + std::string(tensor.name) + "': its address is not a multiple of the size of " +
+                          name_of(array->dtype) + "; copy it to aligned memory");
+}
+
+inline void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks, const char* argument) {
+  if (masks != tensors.size())
+    throw ShapeError(std::string(argument) + ": " + std::to_string(masks) + " for " + std::to_string(tensors.size()) +
+                     " tensors; one is needed for each");
+}
+
+// The row of tensor t of a view, for `scorer`.
+inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
+  const ScoreInputs& tensor = view.tensors[t];
+  Row row{};
+  int slot = 0;
+  const auto reads_of = info_of(view.scorer).reads;
+  const std::pair<std::uint32_t, const TensorView*> inputs[] = {
+      {reads::weight, &tensor.weight}, {reads::exp_avg, &tensor.exp_avg}, {reads::exp_avg_sq, &tensor.exp_avg_sq},
+      {reads::grad, &tensor.grad},     {reads::scores, &tensor.scores},   {reads::input_norm, &tensor.input_norm}};
+  for (const auto& [role, input] : inputs)
+    if (reads_of & role) {
+      row.in[slot] = input->data;
+      row.dtype[slot++] = input->dtype;
+    }
+  row.live = row.current = tensor.mask;
+  row.numel = tensor.numel;
+  row.offset = view.offset[t];
+  row.geometry = tensor.geometry;
+  row.tile = static_cast<u32>(tile);
+  row.modifier = tensor.modifier;
+  row.bias_correction1 = tensor.bias_correction1;
+  return row;
+}
+
+// Rows whose modifier could bring a rough score out of the range of normal numbers are not decided by it.
+inline constexpr float modifier_least = 0x1p-20f, modifier_most = 0x1p20f;
+
+// The table of write_scores.
+inline std::vector<Row> score_rows(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                   std::span<float* const> scores) {
+  const ScoreView view = make_view(tensors, scorer);
+  check_alignment(tensors);
+  check_masks(tensors, scores.size(), "scores");
+  std::vector<Row> rows;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].numel > 0 && scores[t] == nullptr)
+      throw ArgumentError("scores: null pointer for tensor '" + std::string(tensors[t].name) + "'");
+    rows.push_back(make_row(view, t, 0));
+    rows.back().scores = scores[t];
+  }
+  return rows;
+}
+
+// Which vectors can read a row, if any.
+inline Storage storage_of(const Scorer& scorer, const Row& row) {
+  return std::visit(
+      [&]<class S>(const S&) {
+        constexpr int count = Slots<S>::count;
+        if constexpr (!has_vectors<S>) {
+          return Storage::any;
+        } else {
+          const DType w = row.dtype[0], x = row.dtype[count > 1 ? 1 : 0];
+          for (int slot = 2; slot < count; ++slot)
+            if (row.dtype[slot] != x) return Storage::any;
+          if (x != w && x != DType::f32) return Storage::any;
+          if constexpr (HasRough<S>)  // rough scores stay normal
+            if (!(row.modifier >= modifier_least && row.modifier <= modifier_most)) return Storage::any;
+          const bool halves = w != DType::f32 && x != DType::f32;
+          if (IsMagnitude<S> && halves && row.modifier != 1.0f) return Storage::any;
+          for (int slot = 0; slot < count; ++slot)
+            if (reinterpret_cast<std::uintptr_t>(row.in[slot]) % (size_of(row.dtype[slot]) * (halves ? 8 : 4)) != 0)
+              return Storage::any;
+          if (w == DType::f32) return Storage::f32;
+          if (halves) return w == DType::bf16 ? Storage::bf16 : Storage::f16;
+          return w == DType::bf16 ? Storage::bf16_f32 : Storage::f16_f32;
+        }
+      },
+      scorer);
+}
+
+inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
+  u64 tiles = 0;
+  for (const ScoreInputs& tensor : tensors) tiles += static_cast<u64>((tensor.numel + tile_size - 1) / tile_size);
+  return tiles;
+}
+
+// Where things lie in the workspace.
+struct Layout {
+  std::size_t state, rows, pieces, sample, candidates, tile_ties, tie_groups, bytes;
+  u64 capacity;
+  u32 lines;
+};
+
+inline constexpr std::size_t alignment = 256;
+
+inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks) {
+  std::int64_t total = 0;
+  for (const ScoreInputs& tensor : tensors) total += std::max<std::int64_t>(tensor.numel, 0);
+  const u64 tiles = tiles_in(tensors);
+  Layout layout{};
+  // Room for 0.75 % of the elements: 1.5 % of an array of scores. Small models have room for all of them.
+  layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
+  layout.lines = static_cast<u32>(device::sample_lines(total));
+  std::size_t at = 0;
+  const auto place = [&](std::size_t bytes) {
+    const std::size_t here = at;
+    at += (bytes + alignment - 1) / alignment * alignment;
+    return here;
+  };
+  layout.state = place(sizeof(device::State));
+  layout.rows = place(tensors.size() * sizeof(Row));
+  layout.pieces = place(3 * tensors.size() * sizeof(Piece));
+  layout.sample = place(std::size_t{layout.lines} * device::sample_width * sizeof(u32));
+  layout.candidates = place(layout.capacity * sizeof(u64));
+  layout.tile_ties = place(masks ? tiles * sizeof(u32) : 0);
+  layout.tie_groups = place(masks ? (tiles / group_tiles + 1) * sizeof(u64) : 0);
+  layout.bytes = at + alignment;  // the caller's address need not be a multiple
+  return layout;
+}
+
+// All that a step enqueues, made and checked before anything is.
+struct StepPlan {
+  std::vector<ScoreInputs> competing;
+  Context context{};
+  Plan work{};
+  std::vector<Row> rows;
+  std::vector<Piece> pieces;
+  std::vector<ArrayRow> zeros;  // arrays to apply the new masks to
+  u64 live = 0;                 // elements of tensors without a mask
+  bool masked = false;          // does any competing tensor have one?
+};
+
+inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
+                          std::size_t workspace_bytes, StepReport* report) {
+  StepPlan plan;
+  plan.competing.assign(tensors.begin(), tensors.end());
+  if (options.regrow)
+    for (ScoreInputs& tensor : plan.competing) tensor.mask = nullptr;
+  const ScoreView view = make_view(plan.competing, scorer);
+  check_alignment(tensors);
+  const bool masks = !new_masks.empty();
+  if (masks) check_masks(tensors, new_masks.size(), "new_masks");
+  if (!masks && options.zero != 0) throw ArgumentError("zero: arrays to zero, but no new masks to zero them by");
+  if (k == nullptr || report == nullptr) throw ArgumentError("k, report: null pointer; both are device memory");
+  for (std::size_t t = 0; masks && t < tensors.size(); ++t)
+    if (tensors[t].numel > 0 && (new_masks[t] == nullptr || new_masks[t] == tensors[t].mask))
+      throw ArgumentError("new_masks: " + std::string(new_masks[t] ? "the current mask itself" : "null pointer") +
+                          " for tensor '" + std::string(tensors[t].name) + "'; words of their own are needed");
+  const u64 tiles = tiles_in(tensors);
+  if (tiles >= device::max_tiles)
+    throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
+  const Layout layout = make_layout(tensors, masks);
+  if (workspace == nullptr || workspace_bytes < layout.bytes)
+    throw ArgumentError("workspace_bytes: " + std::to_string(workspace_bytes) + "; this step needs " +
+                        std::to_string(layout.bytes) + " (step_workspace_bytes)");
+
+  u64 tile = 0;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    Row row = make_row(view, t, tile);
+    row.current = tensors[t].mask;
+    row.next = masks ? new_masks[t] : nullptr;
+    plan.rows.push_back(row);
+    plan.masked |= row.live != nullptr;
+    plan.live += row.live == nullptr ? static_cast<u64>(row.numel) : 0;
+    tile += static_cast<u64>(tiles_of(row.numel));
+  }
+  auto* const base = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(workspace) + alignment - 1) /
+                                                  alignment * alignment);
+  Context& c = plan.context;
+  c.state = reinterpret_cast<device::State*>(base + layout.state);
+  c.sample = reinterpret_cast<u32*>(base + layout.sample);
+  c.candidates = reinterpret_cast<u64*>(base + layout.candidates);
+  c.tile_ties = reinterpret_cast<u32*>(base + layout.tile_ties);
+  c.tie_groups = reinterpret_cast<u64*>(base + layout.tie_groups);
+  c.rows = reinterpret_cast<const Row*>(base + layout.rows);
+  c.report = report;
+  c.tensor_pruned = tensor_pruned;
+  c.k = k;
+  c.total = view.size();
+  c.capacity = layout.capacity;
+  c.seed = options.seed;
+  c.row_count = static_cast<u32>(plan.rows.size());
+  c.tiles = static_cast<u32>(tiles);
+  c.lines = layout.lines;
+  c.ties = options.ties;
+  c.nonfinite = options.nonfinite;
+  c.non_negative = info_of(scorer).non_negative &&
+                   std::ranges::all_of(tensors, [](const ScoreInputs& tensor) { return tensor.modifier >= 0.0f; });
+  c.masks = masks;
+
+  const auto* const pieces = reinterpret_cast<const Piece*>(base + layout.pieces);
+  const auto share_out = [&](Work& work, const auto& from_to) {  // [first, last) tiles of every row
+    work = {c.rows, pieces + plan.pieces.size(), 0, 0};
+    for (u32 r = 0; r < plan.rows.size(); ++r) {
+      const auto [from, to] = from_to(plan.rows[r]);
+      if (from >= to) continue;
+      plan.pieces.push_back({work.tiles, r, from});
+      work.tiles += to - from;
+      ++work.count;
+    }
+  };
+  using FromTo = std::pair<u32, u32>;
+  share_out(plan.work.all, [](const Row& row) { return FromTo{0, tiles_of(row.numel)}; });
+  for (int s = 0; s < storages; ++s)
+    share_out(plan.work.work[s], [&](const Row& row) {
+      const Storage storage = storage_of(scorer, row);
+      const u32 whole = storage == Storage::any ? 0 : static_cast<u32>(row.numel / tile_size);
+      if (s == static_cast<int>(Storage::any)) return FromTo{whole, tiles_of(row.numel)};
+      return s == static_cast<int>(storage) ? FromTo{0, whole} : FromTo{0, 0};
+    });
+  if (options.zero != 0)
+    plan.zeros =
+        chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()), options.zero);
+  return plan;
+}
+
+}  // namespace bittersweet::cuda

@@ -1,0 +1,89 @@
+// What the pipeline asks of the verbs: each is defined in <verb>.cuh for any launcher, and instantiated for the stream
+// of a device in <verb>.cu, for the emulator in tests/support.
+//
+// A launcher has launch<Kernel>(grid, args), in order of calls, and processors(). A kernel is a struct with Args,
+// Shared, threads, blocks (per processor, for the compiler and persistent grids) and static body(args, shared).
+#pragma once
+
+#include "tile.cuh"
+
+namespace bittersweet::cuda {
+
+// The parts of a step's memory, and its options. Passed to every kernel by value.
+struct Context {
+  device::State* state;
+  u32* sample;      // keys
+  u64* candidates;  // `capacity` of them
+  u32* tile_ties;   // per tile: ties at the low end (or zeros below it), and at the high end << 16
+  u64* tie_groups;  // sums of those of `group_tiles` tiles
+  const Row* rows;
+  StepReport* report;
+  std::int64_t* tensor_pruned;
+  const std::int64_t* k;
+  std::int64_t total;
+  std::uint64_t capacity;
+  std::uint64_t seed;
+  u32 row_count, tiles, lines;
+  Ties ties;
+  NonFinite nonfinite;
+  bool non_negative;
+  bool masks;
+};
+
+inline u32 tiles_of(std::int64_t numel) { return static_cast<u32>((numel + tile_size - 1) / tile_size); }
+
+inline constexpr u32 range_levels = 3;  // passes of histogram
+inline constexpr u32 group_tiles = 1024;
+
+// How the tiles of a model are shared out: those that vectors can read, by storage, and all others.
+enum class Storage : u32 { f32, bf16, f16, bf16_f32, f16_f32, any };
+inline constexpr int storages = 6;
+
+struct Plan {
+  Work work[storages];  // of the bracket
+  Work all;             // every tile
+};
+
+template <class K>
+u32 grid_for(u64 units, u32 processors) {  // of a persistent grid; `units` is what a block takes at once
+  const u64 most = u64{processors} * K::blocks;
+  return static_cast<u32>(units < 1 ? 1 : units < most ? units : most);
+}
+
+template <class L>
+void sample(L& launcher, const Scorer& scorer, const Context& context);
+template <class L>
+void guess(L& launcher, const Context& context);
+template <class L>
+void bracket(L& launcher, const Scorer& scorer, const Context& context, const Plan& plan, u32 attempt);
+template <class L>
+void histogram(L& launcher, const Scorer& scorer, const Context& context, const Work& work, u32 level);
+template <class L>
+void plan_retry(L& launcher, const Context& context);
+template <class L>
+void select_candidates(L& launcher, const Context& context);
+template <class L>
+void write_mask(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
+template <class L>
+void write_scores(L& launcher, const Scorer& scorer, std::span<const Row> rows);
+
+struct Zero {  // integers in device memory
+  static constexpr u32 threads = 256, blocks = 2;
+  struct Args {
+    u32* words;
+    u64 count;
+  };
+  struct Shared {};
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    for (u64 i = first_thread(); i < args.count; i += all_threads()) args.words[i] = 0;
+  }
+};
+
+template <class L>
+void zero(L& launcher, void* data, std::size_t bytes) {
+  if (bytes > 0)
+    launcher.template launch<Zero>(grid_for<Zero>((bytes / 4 + 1023) / 1024, launcher.processors()),
+                                   {static_cast<u32*>(data), bytes / 4});
+}
+
+}  // namespace bittersweet::cuda

@@ -1,0 +1,109 @@
+// A whole step of the CUDA engine on the emulator against the reference engine, number by number and bit by bit.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "bittersweet/engine/reference.hpp"
+#include "bittersweet/flow.hpp"
+#include "support/compare.hpp"
+#include "support/inputs.hpp"
+#include "support/simt/emulated.hpp"
+
+namespace bittersweet::test {
+
+struct Step {
+  Model model;
+  Scorer scorer = Identity{};
+  std::int64_t k = 0;
+  cuda::StepOptions options{};
+  std::uint64_t seed = 1;
+  unsigned processors = 2;
+};
+
+struct Result {
+  cuda::StepReport report{};
+  Bits masks;
+  std::vector<std::int64_t> tensor_pruned;
+};
+
+inline Result run(const Step& step, EmulatedCuda& engine) {
+  const std::vector<ScoreInputs> inputs = step.model.inputs();
+  const FreshMasks masks(inputs);
+  Result result;
+  result.report = engine.step(inputs, step.scorer, step.k, step.options, masks.table(), &result.tensor_pruned);
+  result.masks = masks.bits();
+  return result;
+}
+
+inline Result run(const Step& step) {
+  EmulatedCuda engine(step.seed, step.processors);
+  return run(step, engine);
+}
+
+// What the reference engine says. NaN scores must be kept, or not be there.
+struct Expected {
+  PruneReport report;
+  Bits masks;
+};
+
+inline Expected expected(const Step& step) {
+  const std::vector<ScoreInputs> inputs = step.model.inputs();
+  const FreshMasks masks(inputs);
+  const PruneOptions options{.ties = step.options.ties,
+                             .nonfinite = NonFinite::keep,
+                             .seed = step.options.seed,
+                             .regrow = step.options.regrow};
+  ReferenceEngine engine;
+  Workspace workspace;
+  Expected result{flow::make_masks(engine, inputs, step.scorer, {.k = step.k}, options, masks.table(), workspace), {}};
+  result.masks = masks.bits();
+  return result;
+}
+
+inline void expect_same(const Expected& want, const Result& got) {
+  EXPECT_TRUE(same_masks(want.masks, got.masks));
+  EXPECT_TRUE(same_bits(*want.report.value, got.report.value))
+      << show(*want.report.value) << " expected, found " << show(got.report.value);
+  EXPECT_EQ(got.report.k, want.report.k);
+  EXPECT_EQ(got.report.total, want.report.total);
+  EXPECT_EQ(got.report.dead, want.report.dead);
+  EXPECT_EQ(got.report.below, want.report.count_below);
+  EXPECT_EQ(got.report.equal, want.report.count_equal);
+  EXPECT_EQ(got.report.nan, want.report.nonfinite);
+  EXPECT_EQ(got.report.pruned, want.report.pruned);
+  EXPECT_EQ(got.report.pruned, got.report.dead + got.report.below + got.report.ties);
+  EXPECT_EQ(got.report.churn, want.report.churn);
+  EXPECT_EQ(got.report.empty_rows, want.report.empty_rows);
+  EXPECT_EQ(got.tensor_pruned, want.report.tensor_pruned);
+  if (want.report.v_below_eps) {
+    const auto live = static_cast<double>(got.report.v_sampled);
+    EXPECT_EQ(static_cast<double>(got.report.v_below_eps) / live, *want.report.v_below_eps);
+    EXPECT_EQ(static_cast<double>(got.report.v_zero) / live, *want.report.v_zero);
+  } else {
+    EXPECT_EQ(got.report.v_sampled, 0);
+  }
+}
+
+inline void expect_like_reference(const Step& step) {
+  const std::vector<std::vector<unsigned char>> before = step.model.bytes();
+  expect_same(expected(step), run(step));
+  EXPECT_EQ(step.model.bytes(), before) << "a step without `zero` wrote to an input";
+  EXPECT_TRUE(step.model.intact());
+}
+
+inline const std::vector<std::vector<DType>>& storages() {  // of weight, exp_avg, exp_avg_sq, grad, scores, ...
+  using enum DType;
+  static const std::vector<std::vector<DType>> all{{f32},
+                                                   {bf16},
+                                                   {f16},
+                                                   {bf16, f32, f32, f32, f32, f32},
+                                                   {f16, f32, f32, f32, f32, f32},
+                                                   {f32, bf16, f16, bf16, f16}};
+  return all;
+}
+
+inline std::string name_of(const Scorer& scorer) { return std::string(info_of(scorer).name); }
+
+}  // namespace bittersweet::test

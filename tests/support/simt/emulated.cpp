@@ -1,0 +1,89 @@
+#include "support/simt/emulated.hpp"
+
+#include "cuda/bracket.cuh"
+#include "cuda/guess.cuh"
+#include "cuda/prove_margin.cuh"
+#include "cuda/sample.cuh"
+#include "cuda/select.cuh"
+#include "cuda/step.cuh"
+#include "cuda/write_mask.cuh"
+#include "cuda/write_scores.cuh"
+
+namespace bittersweet::test {
+namespace {
+
+// The launcher of a test: after the kernel that places the bracket it can put another in its place.
+class Launcher : public simt::Launcher {
+ public:
+  using simt::Launcher::Launcher;
+  bool forced = false;
+  float low = 0, high = 0;
+
+  template <class K>
+  void launch(unsigned grid, const typename K::Args& args) {
+    simt::Launcher::launch<K>(grid, args);
+    if constexpr (std::is_same_v<K, cuda::Guess<cuda::Pass::place>>)
+      if (forced && args.state->rank > 0)
+        device::set_ends(args.state->attempt[0], low, high, args.non_negative && low == smallest_positive);
+  }
+};
+
+}  // namespace
+
+cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::int64_t k,
+                                    const cuda::StepOptions& options, MaskTable new_masks,
+                                    std::vector<std::int64_t>* tensor_pruned) {
+  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
+  std::vector<unsigned char> workspace(bytes, 0xa5);
+  cuda::StepReport report;
+  std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
+  if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
+  cuda::StepPlan plan =
+      cuda::make_step(tensors, scorer, &k, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
+                      workspace.data(), bytes, &report);
+  if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
+  Launcher launcher(seed_++ * 1000, processors_);
+  launcher.forced = forced_;
+  launcher.low = low_;
+  launcher.high = high_;
+  cuda::enqueue(launcher, scorer, plan);
+  return report;
+}
+
+void EmulatedCuda::write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                std::span<float* const> scores) {
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::write_scores(launcher, scorer, cuda::score_rows(tensors, scorer, scores));
+}
+
+void EmulatedCuda::apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                               std::uint32_t which, const std::uint32_t* gate) {
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::apply_mask(launcher, cuda::chosen_arrays(tensors, masks, which), gate);
+}
+
+std::vector<std::int64_t> EmulatedCuda::count_live(std::span<const ScoreInputs> tensors,
+                                                   std::span<const std::uint64_t* const> masks) {
+  std::vector<std::int64_t> live(tensors.size(), -1);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::count_live(launcher, cuda::mask_rows(tensors, masks), tensors.size(), live.data());
+  return live;
+}
+
+std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreInputs> tensors,
+                                                         std::span<const std::uint64_t* const> masks,
+                                                         std::uint32_t which) {
+  std::vector<std::int64_t> found(tensors.size(), -1);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::verify_mask(launcher, cuda::chosen_arrays(tensors, masks, which), tensors.size(), found.data());
+  return found;
+}
+
+cuda::MarginProof EmulatedCuda::prove_margin(std::uint32_t step) {
+  cuda::MarginProof proof{1, 1, 1, 1};
+  Launcher launcher(seed_++ * 1000, 1);
+  cuda::prove_margin(launcher, &proof, step);
+  return proof;
+}
+
+}  // namespace bittersweet::test

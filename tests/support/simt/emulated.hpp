@@ -1,0 +1,46 @@
+// The whole CUDA engine on the SIMT emulator: the pipeline and the kernels of cuda/, on host memory.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bittersweet/cuda.hpp"
+
+namespace bittersweet::test {
+
+class EmulatedCuda {
+ public:
+  // `seed` draws the order in which threads go on; `processors` sets the size of persistent grids.
+  explicit EmulatedCuda(std::uint64_t seed = 1, unsigned processors = 2) : seed_(seed), processors_(processors) {}
+
+  // cuda::step, in a workspace of just the right size that begins as rubbish.
+  cuda::StepReport step(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::int64_t k,
+                        const cuda::StepOptions& options, MaskTable new_masks,
+                        std::vector<std::int64_t>* tensor_pruned = nullptr);
+
+  void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores);
+  void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                   std::uint32_t which, const std::uint32_t* gate = nullptr);
+  std::vector<std::int64_t> count_live(std::span<const ScoreInputs> tensors,
+                                       std::span<const std::uint64_t* const> masks);
+  std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
+                                             std::span<const std::uint64_t* const> masks, std::uint32_t which);
+
+  // cuda::prove_margin, on every `step`-th float.
+  cuda::MarginProof prove_margin(std::uint32_t step);
+
+  // A step whose first bracket is this one, and that has room for `capacity` candidates: for tests of what happens when
+  // a guess is bad. They apply to the steps that follow.
+  void force_bracket(float low, float high) { forced_ = true, low_ = low, high_ = high; }
+  void force_capacity(std::int64_t capacity) { capacity_ = capacity; }
+
+ private:
+  std::uint64_t seed_;
+  unsigned processors_;
+  bool forced_ = false;
+  float low_ = 0, high_ = 0;
+  std::int64_t capacity_ = -1;
+};
+
+}  // namespace bittersweet::test
