@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_score(module);
   bittersweet::python::bind_prune(module);
   bittersweet::python::bind_mask(module);
+  bittersweet::python::bind_cuda(module);
 }

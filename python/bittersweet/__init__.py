@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from ._selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
     from ._table import ScoreInputs
+    from .capture import CapturableStep
     from .events import MaskEvent, MaskHistory
     from .functional import (
         Threshold,
@@ -81,6 +82,7 @@ _MODULES = {
     "_scorers": _SCORERS,
     "_selectors": "Exact Histogram KthValue Sampling Streaming selectors",
     "_table": "ScoreInputs",
+    "capture": "CapturableStep",
     "events": "MaskEvent MaskHistory",
     "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
     "gradient_probe": "GradientProbe",
@@ -125,6 +127,7 @@ __all__ = [
     "Bitter9Hybrid",
     "Bitter9HybridPublished",
     "Bitter10z",
+    "CapturableStep",
     "CheckpointError",
     "Cosine",
     "DTypeError",

@@ -5,9 +5,16 @@ from typing import Any, TypedDict
 
 __version__: str
 TABLE_COLUMNS: tuple[str, ...]
+CUDA_BUILT: bool
+CUDA_REPORT_WORDS: int
+CUDA_FAILED: int
 
 ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
 SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
+
+QueueSpec = tuple[int, int]  # device, stream
+StepOptions = tuple[str | None, str, int, bool, int]  # ties, nonfinite, seed, regrow, zero
+StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
 
 class ScorerRow(TypedDict):
     name: str
@@ -16,6 +23,13 @@ class ScorerRow(TypedDict):
     reads: list[str]
     default_eps: float | None
     signed: bool
+
+class DeviceRow(TypedDict):
+    index: int
+    name: str
+    capability: str
+    verdict: str
+    usable: bool
 
 class ThresholdResult(TypedDict):
     value: float
@@ -98,3 +112,30 @@ def count_live(table: array[int], which: int) -> list[int]: ...
 def pack_mask(bool_ptr: int, numel: int, words_ptr: int) -> None: ...
 def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
 def release_workspace() -> None: ...
+def resolve_budget(sparsity: float | None, k: int | None, total: int) -> int: ...
+def cuda_devices() -> list[DeviceRow]: ...
+def cuda_self_test(device: int) -> str: ...
+def cuda_step_bytes(
+    table: array[int], names: list[str], scorer: ScorerSpec, options: StepOptions, masks: bool
+) -> int: ...
+def cuda_step(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    options: StepOptions,
+    memory: StepMemory,
+    masks: bool,
+) -> None: ...
+def cuda_read_report(
+    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool
+) -> dict[str, Any]: ...
+def cuda_write_budget(queue: QueueSpec, k_ptr: int, value: int) -> None: ...
+def cuda_write_scores(
+    queue: QueueSpec, table: array[int], names: list[str], scorer: ScorerSpec, out: array[int]
+) -> None: ...
+def cuda_apply_masks(queue: QueueSpec, table: array[int], which: int, roles: int) -> None: ...
+def cuda_count_live(queue: QueueSpec, table: array[int], which: int, live_ptr: int) -> None: ...
+def cuda_count_violations(
+    queue: QueueSpec, table: array[int], which: int, roles: int, found_ptr: int
+) -> None: ...

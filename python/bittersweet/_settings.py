@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import optimizer_state
+from . import _cuda, optimizer_state
 from ._scorers import AdamVariance, Scorer, ScorerCall, resolve_scorer
 from ._selectors import Selector, resolve_selector
 from ._table import ScoreInputs
-from .errors import ArgumentError
+from .errors import ArgumentError, DeviceError
 from .functional import make_masks
 from .masks import Masks
 from .schedules import Schedule
@@ -68,7 +68,7 @@ class Settings:
         settings._rehearse()
         return settings
 
-    def select(self, inputs: list[ScoreInputs], sparsity: float) -> Masks:
+    def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
         """New masks for `inputs`, by these options."""
         return make_masks(
             inputs,
@@ -82,7 +82,18 @@ class Settings:
             seed=self.seed,
             regrow=self.regrow,
             max_tensor_sparsity=self.max_tensor_sparsity,
+            sync=sync,
         )
+
+    def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Raises ArgumentError or DeviceError for targets that are on CUDA and cannot be worked on there."""
+        if not any(_cuda.runtime.index_of(parameter) != _cuda.HOST for parameter in parameters):
+            return
+        if (why := _cuda.refusal()) is not None:
+            raise DeviceError(f"model: it is on a CUDA device, and {why}")
+        scope = resolve_scope(self.scope, "nearest", "error").text
+        selector = resolve_selector(self.selector)[0]
+        _cuda.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the input axis of a target."""

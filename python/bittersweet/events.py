@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import ArgumentError
+from ._lazy import has_failed, read
+from .errors import ArgumentError, NonFiniteScoreError
 
 _warned: set[str] = set()
 
@@ -129,6 +130,25 @@ class MaskEvent:
 
 class MaskHistory(list[MaskEvent]):
     """A list of events that prints as a table and reads and writes JSON lines."""
+
+    def settle(self) -> None:
+        """Reads what is still on a CUDA device; events that turn out void are taken out.
+
+        Raises:
+            NonFiniteScoreError: For the first void event that nobody had looked at.
+        """
+        kept: list[MaskEvent] = []
+        news: NonFiniteScoreError | None = None
+        for event in self:
+            known = has_failed(event)
+            try:
+                read(event)
+                kept.append(event)
+            except NonFiniteScoreError as error:
+                news = news or (None if known else error)
+        self[:] = kept
+        if news is not None:
+            raise news
 
     def __str__(self) -> str:
         if not self:

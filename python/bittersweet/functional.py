@@ -3,17 +3,22 @@
 Common promises. Inputs are borrowed, never concatenated, and never changed by a function whose name has no
 trailing underscore. Same inputs and seed give the same bits on every engine, thread count and instruction
 set. An error leaves everything as it was.
+
+Torch tensors on a CUDA device are worked on there, on torch's current stream. `sync` says when their numbers
+are read: True at the end of the call, which waits for the device; False when a field of the result is first
+looked at, and then NonFiniteScoreError is raised there: until then a step that found NaN has written nothing,
+and its masks are the current ones. On the CPU `sync` changes nothing.
 """
 
 from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _core
+from . import _core, _cuda
 from ._arrays import (
     FLOAT32,
     ArrayT,
@@ -25,7 +30,8 @@ from ._arrays import (
     require_writable,
     write_back,
 )
-from ._scorers import Scorer, check_seed, resolve_scorer
+from ._lazy import is_unread, lazily
+from ._scorers import Scorer, ScorerCall, check_seed, resolve_scorer
 from ._selection import Options, as_count, as_fraction, select_masks
 from ._selectors import Selector, resolve_selector
 from ._table import ROLES, ScoreInputs, Table, as_items, as_mask
@@ -109,7 +115,7 @@ def score(
     if "scores" in call.reads:
         item.scores = weight
     table = Table([item], call)
-    target: Any = empty(table.framework, table.shapes[0], FLOAT32) if out is None else out
+    target: Any = empty(table.framework, table.shapes[0], FLOAT32, table.device) if out is None else out
     view = inspect(target, "out", "tensor", frozenset((FLOAT32,)))
     if view.shape != table.shapes[0]:
         raise ShapeError(
@@ -119,6 +125,12 @@ def score(
         raise DeviceError(
             f"out is a {view.framework} array and weight a {table.framework} one; give both in one"
         )
+    if view.device != table.device:
+        raise DeviceError(
+            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; give both "
+            "on one "
+            "device"
+        )
     if out is not None:
         require_writable(view, "out", "tensor")
         for argument, used in table.views[0].items():
@@ -126,7 +138,7 @@ def score(
                 [("out", view), (argument, used)], "Selection never changes its inputs; pass another out"
             )
         view.relay()
-    _core.write_scores(table.data, table.names, call.spec, array("Q", [view.pointer]))
+    table.engine.write_scores(table.data, table.names, call.spec, array("Q", [view.pointer]))
     if out is not None:
         write_back([view])
     return target  # type: ignore[no-any-return]
@@ -158,23 +170,14 @@ def kth_value(
     rank = as_count(k)
     if rank is None or not 1 <= rank <= table.total:
         raise ArgumentError(f"k: {k}; accepted: 1 to {table.total}, the number of values")
-    found = _core.threshold(
-        table.data,
-        table.names,
-        call.spec,
-        resolve_selector(selector),
-        sparsity=None,
-        k=rank,
-        ties=None,
-        nonfinite="error",
-        seed=check_seed(seed),
-        regrow=False,
-    )
-    result: Any = float32_scalar(found["value"])
+    read = _find(table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False)
+    result: Any = float32_scalar(read()["value"])
     if is_torch(arrays[0]):
         import torch
 
         result = torch.from_numpy(result)
+        if table.device != _cuda.HOST:
+            result = result.to(_cuda.runtime.place(table.device))
     return result  # type: ignore[no-any-return]
 
 
@@ -190,6 +193,7 @@ def threshold(
     seed: int = 0,
     eps: float | None = None,
     regrow: bool = False,
+    sync: bool = True,
 ) -> Threshold:
     """The score below which weights go, over all tensors as one sequence. Nothing is written.
 
@@ -204,32 +208,60 @@ def threshold(
     """
     call = resolve_scorer(scorer, eps, seed)
     table = Table(as_items(inputs)[1], call)
+    fraction, count = as_fraction("sparsity", sparsity), as_count(k)
+    chosen = resolve_selector(selector)
+    read = _find(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
+    copied = table.copied_bytes
+
+    def answer() -> Threshold:
+        found = read()
+        return Threshold(
+            value=found["value"],
+            k=found["k"],
+            count_below=found["count_below"],
+            count_equal=found["count_equal"],
+            pruned=found["pruned"],
+            total=found["total"],
+            passes=found["passes"],
+            extra_bytes=found["extra_bytes"] + copied,
+            standard_error=found["standard_error"],
+            converged=found["converged"],
+            nonfinite=found["nonfinite"],
+            dead=found["dead"],
+        )
+
+    return answer() if sync or table.device == _cuda.HOST else lazily(Threshold, answer)
+
+
+def _find(
+    table: Table,
+    call: ScorerCall,
+    selector: tuple[str, float, bool, float],
+    sparsity: float | None,
+    k: int | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> Callable[[], Any]:
+    """Finds a threshold; calling the result gives a `_core.ThresholdResult`, and on CUDA waits for it."""
+    if table.device != _cuda.HOST:
+        _cuda.require_supported(selector[0], "global", None, None)
+        choices = (ties, nonfinite, seed, regrow, 0)
+        return _cuda.run_step(table, call.spec, choices, False, sparsity, k).fetch()
     found = _core.threshold(
         table.data,
         table.names,
         call.spec,
-        resolve_selector(selector),
-        sparsity=as_fraction("sparsity", sparsity),
-        k=as_count(k),
+        selector,
+        sparsity=sparsity,
+        k=k,
         ties=ties,
         nonfinite=nonfinite,
-        seed=check_seed(seed),
+        seed=seed,
         regrow=regrow,
     )
-    return Threshold(
-        value=found["value"],
-        k=found["k"],
-        count_below=found["count_below"],
-        count_equal=found["count_equal"],
-        pruned=found["pruned"],
-        total=found["total"],
-        passes=found["passes"],
-        extra_bytes=found["extra_bytes"] + table.copied_bytes,
-        standard_error=found["standard_error"],
-        converged=found["converged"],
-        nonfinite=found["nonfinite"],
-        dead=found["dead"],
-    )
+    return lambda: found
 
 
 def make_masks(
@@ -249,6 +281,7 @@ def make_masks(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    sync: bool = True,
 ) -> Masks:
     """New masks for one tensor or a list of tensors. Nothing but the masks is written.
 
@@ -273,6 +306,7 @@ def make_masks(
         eps: Overrides the scorer's default.
         regrow: Whether dead elements compete again. False: what is dead stays dead.
         max_tensor_sparsity: Cap per tensor under a global threshold. None: no cap.
+        sync: Whether numbers are read from a CUDA device at once; see the head of this module.
 
     Returns:
         The masks, one bit per element; `Masks.event` says what happened.
@@ -285,7 +319,7 @@ def make_masks(
     single, items = as_items(inputs)
     options = Options(
         sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity,
+        regrow, max_tensor_sparsity, sync,
     )  # fmt: skip
     _, masks, event = select_masks(items, options, ())
     return Masks(masks, event, single=single)
@@ -309,6 +343,7 @@ def prune_(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    sync: bool = True,
 ) -> MaskEvent:
     """Makes masks and writes +0 to every weight they prune, in place; parameters may be given directly.
 
@@ -325,13 +360,14 @@ def prune_(
     started = time.perf_counter()
     options = Options(
         sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity,
+        regrow, max_tensor_sparsity, sync,
     )  # fmt: skip
     roles = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq") if mask_optimizer_state else ("weight",)
     table, _, event = select_masks(as_items(inputs)[1], options, roles)
-    _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    if table.device == _cuda.HOST:
+        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
     table.write_back()
-    return replace(event, milliseconds=1e3 * (time.perf_counter() - started))
+    return event if is_unread(event) else replace(event, milliseconds=1e3 * (time.perf_counter() - started))
 
 
 def apply_masks_(
@@ -350,7 +386,7 @@ def apply_masks_(
         ArgumentError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
     """
     table = _masked_table(inputs, masks, roles)
-    _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    table.engine.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
     table.write_back()
 
 
@@ -365,7 +401,7 @@ def count_violations(
     return dict(
         zip(
             table.names,
-            _core.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles)),
+            table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles)),
             strict=True,
         )
     )
@@ -378,7 +414,9 @@ def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles
     given = list(masks) if isinstance(masks, (Masks, list, tuple)) else [masks]
     if len(given) != len(table.names):
         raise ShapeError(f"masks: {len(given)} for {len(table.names)} tensors; give one for each")
-    table.attach([as_mask(m, s, n) for m, s, n in zip(given, table.shapes, table.names, strict=True)])
+    table.attach(
+        [as_mask(m, s, n, table.device) for m, s, n in zip(given, table.shapes, table.names, strict=True)]
+    )
     return table
 
 
