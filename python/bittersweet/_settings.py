@@ -13,7 +13,7 @@ from . import _cuda, optimizer_state
 from ._scorers import AdamVariance, Scorer, ScorerCall, resolve_scorer
 from ._selectors import Selector, resolve_selector
 from ._table import ScoreInputs
-from .errors import ArgumentError, DeviceError
+from .errors import ArgumentError
 from .functional import make_masks
 from .masks import Masks
 from .schedules import Schedule
@@ -86,11 +86,9 @@ class Settings:
         )
 
     def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Raises ArgumentError or DeviceError for targets that are on CUDA and cannot be worked on there."""
+        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
         if not any(_cuda.runtime.index_of(parameter) != _cuda.HOST for parameter in parameters):
             return
-        if (why := _cuda.refusal()) is not None:
-            raise DeviceError(f"model: it is on a CUDA device, and {why}")
         scope = resolve_scope(self.scope, "nearest", "error").text
         selector = resolve_selector(self.selector)[0]
         _cuda.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)

@@ -101,9 +101,12 @@ class Table:
         needs_step = bool(reads & {"step", "bias_correction1"})
         scalars = [_scalars(item, name, needs_step) for item, name in zip(items, self.names, strict=True)]
         self.current = [
-            None if item.mask is None else as_mask(item.mask, s, n, self.device)
+            None if item.mask is None else as_mask(item.mask, s, n)
             for item, s, n in zip(items, self.shapes, self.names, strict=True)
         ]
+        for mask, name in zip(self.current, self.names, strict=True):
+            if mask is not None:
+                mask.require_on(self.device, name)
 
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
@@ -267,12 +270,11 @@ def _float_bits(value: float) -> int:
     return _ONE if value == 1.0 else int.from_bytes(struct.pack("<f", value), "little")
 
 
-def as_mask(value: Any, shape: tuple[int, ...], name: str, device: int) -> Mask:
-    """A `Mask`, or a bool array packed into one, checked against the shape and the device of its weight."""
+def as_mask(value: Any, shape: tuple[int, ...], name: str) -> Mask:
+    """A `Mask`, or a bool array packed into one, checked against the shape of its weight."""
     mask = value if isinstance(value, Mask) else Mask.from_bool(value, name)
     if mask.shape != shape:
         raise ShapeError(
             f"mask of '{name}' has shape {mask.shape} and its weight {shape}; they must be equal"
         )
-    mask.require_on(device, name)
     return mask

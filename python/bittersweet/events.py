@@ -20,7 +20,7 @@ def warn_once(key: str, message: str) -> None:
     """Warns the first time that `key` comes up in this process, at the caller of the public function."""
     if key not in _warned:
         _warned.add(key)
-        warnings.warn(message, UserWarning, stacklevel=5)
+        warnings.warn(message, UserWarning, stacklevel=6)
 
 
 @dataclass(frozen=True)

@@ -414,9 +414,7 @@ def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles
     given = list(masks) if isinstance(masks, (Masks, list, tuple)) else [masks]
     if len(given) != len(table.names):
         raise ShapeError(f"masks: {len(given)} for {len(table.names)} tensors; give one for each")
-    table.attach(
-        [as_mask(m, s, n, table.device) for m, s, n in zip(given, table.shapes, table.names, strict=True)]
-    )
+    table.attach([as_mask(m, s, n) for m, s, n in zip(given, table.shapes, table.names, strict=True)])
     return table
 
 

@@ -110,7 +110,8 @@ def _kind(tensor: torch.Tensor | None) -> Any:
     """All that the table depends on beside the address."""
     if tensor is None:
         return None
-    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, tensor.device, tensor.is_contiguous()
+    place = tensor.is_cpu, _cuda.runtime.index_of(tensor)
+    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, place, tensor.is_contiguous()
 
 
 def _bump(tensors: Sequence[torch.Tensor | None]) -> None:
