@@ -20,7 +20,7 @@ endfunction()
 bittersweet_consumer_test(consumer.find_package "${PROJECT_SOURCE_DIR}/tests/consumer"
   "${CMAKE_CTEST_COMMAND};--output-on-failure" "-Dbittersweet_ROOT=${prefix}")
 bittersweet_consumer_test(consumer.add_subdirectory "${PROJECT_SOURCE_DIR}/tests/consumer"
-  "${CMAKE_CTEST_COMMAND};--output-on-failure" "-DBITTERSWEET_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
+  "${CMAKE_CTEST_COMMAND};--output-on-failure" "-DBITTERSWEET_SOURCE_DIR=${PROJECT_SOURCE_DIR}" -DBITTERSWEET_CUDA=off)
 bittersweet_consumer_test(consumer.example "${PROJECT_SOURCE_DIR}/examples/cpp"
   prune_vector "-Dbittersweet_ROOT=${prefix}")
 
