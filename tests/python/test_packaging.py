@@ -134,7 +134,7 @@ def test_module_exports_its_entry_point_alone(module_file: Path, tmp_path: Path)
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
 def test_module_needs_only_the_standard_libraries(module_file: Path, tmp_path: Path) -> None:
-    """Neither libcuda nor libcudart: the import works without a driver, and with any CUDA that torch brings."""
+    """Neither libcuda nor libcudart: the import works without a driver and beside any CUDA of torch."""
     needed = re.findall(r"\(NEEDED\).*\[(.*?)\.so", run("readelf", "-d", module_file, cwd=tmp_path))
     assert (
         {"libstdc++", "libc"}
