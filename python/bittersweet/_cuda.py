@@ -147,6 +147,11 @@ class Engine:
             return [int(count) for count in runtime.fetch(counts, self.device)()]
 
 
+def stream_of(device: int) -> int:
+    """The address of torch's current stream on a CUDA device; 0 for the host."""
+    return 0 if device == HOST else runtime.queue(device)[1]
+
+
 def engine_of(device: int) -> Any:
     """The engine whose verbs take a table: the compiled module for the host, or `Engine`."""
     return _core if device == HOST else Engine(device)

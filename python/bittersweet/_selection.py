@@ -99,6 +99,37 @@ def select_masks(
     return table, masks, lazily(MaskEvent, lambda: source.event(read(), started, spent))
 
 
+def find_threshold(
+    table: Table,
+    call: ScorerCall,
+    selector: tuple[str, float, bool, float],
+    sparsity: float | None,
+    k: int | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> Callable[[], Any]:
+    """Finds a threshold; calling the result gives a `_core.ThresholdResult`, and on CUDA waits for it."""
+    if table.device != _cuda.HOST:
+        _cuda.require_supported(selector[0], "global", None, None)
+        choices = (ties, nonfinite, seed, regrow, 0)
+        return _cuda.run_step(table, call.spec, choices, False, sparsity, k).fetch()
+    found = _core.threshold(
+        table.data,
+        table.names,
+        call.spec,
+        selector,
+        sparsity=sparsity,
+        k=k,
+        ties=ties,
+        nonfinite=nonfinite,
+        seed=seed,
+        regrow=regrow,
+    )
+    return lambda: found
+
+
 def keep_if_failed(step: _cuda.StepMemory, masks: Sequence[Mask]) -> None:
     """Enqueues: where the step was void, the new masks become the current ones (all kept where there is
     none).

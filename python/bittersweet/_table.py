@@ -104,9 +104,10 @@ class Table:
             None if item.mask is None else as_mask(item.mask, s, n)
             for item, s, n in zip(items, self.shapes, self.names, strict=True)
         ]
+        stream = _cuda.stream_of(self.device)
         for mask, name in zip(self.current, self.names, strict=True):
             if mask is not None:
-                mask.require_on(self.device, name)
+                mask.require_on(self.device, name, stream)
 
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
@@ -141,8 +142,9 @@ class Table:
     def attach(self, masks: Sequence[Mask]) -> None:
         """Puts masks where make_masks writes and apply_masks reads; keeps their memory alive."""
         self.attached = list(masks)
+        stream = _cuda.stream_of(self.device)
         for mask, name in zip(masks, self.names, strict=True):
-            mask.require_on(self.device, name)
+            mask.require_on(self.device, name, stream)
         for row, mask in enumerate(masks):
             self.data[row * WIDTH + COLUMN["new_mask"]] = mask.pointer
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +31,8 @@ from ._arrays import (
     write_back,
 )
 from ._lazy import is_unread, lazily
-from ._scorers import Scorer, ScorerCall, check_seed, resolve_scorer
-from ._selection import Options, as_count, as_fraction, select_masks
+from ._scorers import Scorer, check_seed, resolve_scorer
+from ._selection import Options, as_count, as_fraction, find_threshold, select_masks
 from ._selectors import Selector, resolve_selector
 from ._table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .errors import ArgumentError, DeviceError, ShapeError
@@ -170,7 +170,9 @@ def kth_value(
     rank = as_count(k)
     if rank is None or not 1 <= rank <= table.total:
         raise ArgumentError(f"k: {k}; accepted: 1 to {table.total}, the number of values")
-    read = _find(table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False)
+    read = find_threshold(
+        table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False
+    )
     result: Any = float32_scalar(read()["value"])
     if is_torch(arrays[0]):
         import torch
@@ -210,7 +212,7 @@ def threshold(
     table = Table(as_items(inputs)[1], call)
     fraction, count = as_fraction("sparsity", sparsity), as_count(k)
     chosen = resolve_selector(selector)
-    read = _find(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
+    read = find_threshold(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
     copied = table.copied_bytes
 
     def answer() -> Threshold:
@@ -231,37 +233,6 @@ def threshold(
         )
 
     return answer() if sync or table.device == _cuda.HOST else lazily(Threshold, answer)
-
-
-def _find(
-    table: Table,
-    call: ScorerCall,
-    selector: tuple[str, float, bool, float],
-    sparsity: float | None,
-    k: int | None,
-    ties: str | None,
-    nonfinite: str,
-    seed: int,
-    regrow: bool,
-) -> Callable[[], Any]:
-    """Finds a threshold; calling the result gives a `_core.ThresholdResult`, and on CUDA waits for it."""
-    if table.device != _cuda.HOST:
-        _cuda.require_supported(selector[0], "global", None, None)
-        choices = (ties, nonfinite, seed, regrow, 0)
-        return _cuda.run_step(table, call.spec, choices, False, sparsity, k).fetch()
-    found = _core.threshold(
-        table.data,
-        table.names,
-        call.spec,
-        selector,
-        sparsity=sparsity,
-        k=k,
-        ties=ties,
-        nonfinite=nonfinite,
-        seed=seed,
-        regrow=regrow,
-    )
-    return lambda: found
 
 
 def make_masks(

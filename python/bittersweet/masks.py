@@ -53,7 +53,7 @@ class Mask:
                 f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a CUDA "
                 "device"
             )
-        self._take(words, shape, name, framework, device)
+        self._take(words, shape, name, framework, device, _cuda.stream_of(device))
         if tuple(words.shape) != (words_for(self.numel),):
             raise ShapeError(
                 f"words of '{name}': shape {tuple(words.shape)}; {self.numel} elements take "
@@ -62,7 +62,9 @@ class Mask:
         if self.numel % 64 and (int(words[-1]) & (2**64 - 1)) >> (self.numel % 64):
             raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
 
-    def _take(self, words: Any, shape: Sequence[int], name: str, framework: str, device: int) -> None:
+    def _take(
+        self, words: Any, shape: Sequence[int], name: str, framework: str, device: int, stream: int
+    ) -> None:
         self.words = words
         self.shape = tuple(int(size) for size in shape)
         self.name = name
@@ -70,13 +72,26 @@ class Mask:
         self.numel = math.prod(self.shape)
         self.device = device
         self.pointer = words.ctypes.data if device == HOST else words.data_ptr()
-        self.stream = 0 if device == HOST else _cuda.runtime.queue(device)[1]
+        self.stream = stream
 
     @classmethod
-    def of(cls, words: Any, shape: Sequence[int], name: str, framework: str, device: int) -> Mask:
-        """A mask over words that fit, without looking at them; on a CUDA device that would wait for it."""
+    def of(
+        cls,
+        words: Any,
+        shape: Sequence[int],
+        name: str,
+        framework: str,
+        device: int,
+        stream: int | None = None,
+    ) -> Mask:
+        """A mask over words that fit, without looking at them; on a CUDA device that would wait for it.
+
+        `stream` is the one that they were allocated on; None: the current one.
+        """
         mask = object.__new__(cls)
-        mask._take(words, shape, name, framework, device)
+        mask._take(
+            words, shape, name, framework, device, _cuda.stream_of(device) if stream is None else stream
+        )
         return mask
 
     @classmethod
@@ -88,14 +103,14 @@ class Mask:
         All lie in one block: a block of the same size as before is memory that is warm.
         """
         sizes = [words_for(math.prod(shape)) for shape in shapes]
-        on_host = device == HOST
+        on_host, stream = device == HOST, _cuda.stream_of(device)
         block: Any = np.empty(sum(sizes), dtype=np.uint64) if on_host else _cuda.words_on(device, sum(sizes))
         masks, start = [], 0
         for shape, name, size in zip(shapes, names, sizes, strict=True):
             words = block[start : start + size]
             if on_host:
                 words[-1:] = 0
-            masks.append(cls.of(words, shape, name, framework, device))
+            masks.append(cls.of(words, shape, name, framework, device, stream))
             start += size
         return masks
 
@@ -148,7 +163,7 @@ class Mask:
             words = torch.from_numpy(words.view(np.int64).copy()).to(_cuda.runtime.place(device), copy=True)
         return Mask.of(words, self.shape, self.name, self.framework, device)
 
-    def require_on(self, device: int, name: str) -> None:
+    def require_on(self, device: int, name: str, stream: int) -> None:
         """Raises DeviceError if this mask is not where its weight is; else lets the current stream use it."""
         if self.device != device:
             raise DeviceError(
@@ -157,7 +172,7 @@ class Mask:
                 "Give both on one device; the masks of a Pruner follow its model by "
                 "pruner.load_state_dict(pruner.state_dict())"
             )
-        if device != HOST and self.stream != _cuda.runtime.queue(device)[1]:
+        if self.stream != stream:
             _cuda.runtime.share(self.words, device)
 
     @property
@@ -274,8 +289,9 @@ def kept_counts(masks: Sequence[Mask]) -> list[int]:
     if not masks:
         return []
     device = masks[0].device
+    stream = _cuda.stream_of(device)
     for mask in masks:
-        mask.require_on(device, mask.name)
+        mask.require_on(device, mask.name, stream)
     counts: list[int] = _cuda.engine_of(device).count_live(mask_table(masks), COLUMN["mask"])
     return counts
 

@@ -335,14 +335,22 @@ TEST_F(Device, SelfTestOfEveryUsableDevice) {
   }
 }
 
-TEST_F(Device, TooLittleWorkspaceIsRefusedBeforeAnythingRuns) {
+TEST_F(Device, BadArgumentsAreRefusedBeforeAnythingRuns) {
   const Model model = training_model(sizes, {DType::f32}, 1);
   const DeviceModel there(model, true);
   const Memory words(1024);
-  EXPECT_THROW(cuda::step(queue_, there.inputs(), Bitter7{}, words.as<std::int64_t>(), {}, there.table(), nullptr,
-                          words.as<void>(), 8, words.as<cuda::StepReport>()),
-               ArgumentError);
-  EXPECT_THROW(cuda::step_workspace_bytes(model_of({{1.0f}}).inputs(), Bitter0{}, {}, true), MissingStateError);
+  const auto enqueue = [&](std::span<const ScoreInputs> inputs, std::size_t bytes) {
+    const Memory workspace(bytes);
+    cuda::step(queue_, inputs, Bitter7{}, words.as<std::int64_t>(), {}, there.table(), nullptr, workspace.as<void>(),
+               bytes, words.as<cuda::StepReport>());
+  };
+  const std::size_t enough = cuda::step_workspace_bytes(there.inputs(), Bitter7{}, {}, true);
+  EXPECT_THROW(enqueue(there.inputs(), enough - 1), ArgumentError);
+  std::vector<ScoreInputs> lacking(there.inputs().begin(), there.inputs().end());
+  lacking[4].exp_avg_sq = {};
+  EXPECT_THROW(enqueue(lacking, enough), MissingStateError);
+  check(cudaStreamSynchronize(stream()));
+  EXPECT_EQ(words.read<unsigned char>(), std::vector<unsigned char>(1024, 0xa5));
 }
 
 }  // namespace
