@@ -27,6 +27,8 @@ def warn_once(key: str, message: str) -> None:
 class MaskEvent:
     """The numbers of one mask event. Counts are of elements; ``None`` means "does not apply".
 
+    With ``sync=False`` on CUDA they are read when one of them is looked at first; see `functional`.
+
     Attributes:
         step: Training step, or None outside a training loop.
         requested_sparsity: Fraction asked for (``k / total`` where a count was given).
@@ -49,7 +51,7 @@ class MaskEvent:
         scorer: Name of the scorer.
         scope: Scope, such as ``"global"`` or ``"2:4"``.
         passes: Reads of all inputs.
-        milliseconds: Wall time of the whole call.
+        milliseconds: Wall time of the whole call; with ``sync=False`` on CUDA, of enqueuing it.
         extra_bytes: Scratch memory, re-laid copies and packed current masks; the new masks are not in it.
         skipped: Names of tensors left out for missing state.
         achieved_sparsity_all: Sparsity over all targets, skipped ones included.
