@@ -8,6 +8,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from probe_support import ORDERS, integer_batches, integer_net, square_loss
 from pruner_support import LINEAR, ONCE, adamw, backward, everything, facts, mlp, train, unchanged, weights
 
 
@@ -257,6 +258,28 @@ def test_the_hold_follows_the_current_stream(host_cuda: Any) -> None:
         assert [stream for _, stream in host_cuda.shared] == [9, 9, 9]  # once a stream, not once a step
     host_cuda.stream = 7
     train(model, optimizer, pruner, 1, first=6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_gradient_probe_works_where_the_model_is(cuda: Any, order: str) -> None:
+    def probed(put: Any) -> tuple[Any, Any, list[Any]]:
+        model, batches = put(integer_net(1)), [tuple(map(put, batch)) for batch in integer_batches()]
+        probe = bs.GradientProbe(model, square_loss, batches, reduction=0.5, order=order, progress=False)
+        return model, probe, [probe.prune(sparsity) for sparsity in (0.2, 0.5, 0.5)]
+
+    with cuda.on_cpu():
+        expected_model, expected_probe, expected = probed(lambda value: value)
+        expected_sparsity = expected_probe.sparsity()
+    model, probe, found = probed(cuda.put)
+    for a, b in zip(model.parameters(), expected_model.parameters(), strict=True):
+        assert torch.equal(a.cpu(), b)
+    assert [(r.candidates, r.pruned, r.kept) for r in found] == [
+        (r.candidates, r.pruned, r.kept) for r in expected
+    ]
+    assert probe.sparsity() == expected_sparsity
+    taken = bs.Pruner(model, scorer="magnitude", schedule=ONCE)
+    taken.load_masks(probe.masks)
+    assert taken.sparsity().masked == expected_sparsity.masked
 
 
 # ---- CapturableStep ----
