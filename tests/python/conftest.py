@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda_support import DeviceRuntime, HostRuntime, load_cuda_on_host, why_no_gpu
+from cuda_support import DeviceRuntime, HostRuntime, load_stand_in, why_no_gpu
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -29,20 +29,27 @@ def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def cuda_on_host() -> Any:
-    """The package's CUDA bindings over host memory."""
-    return load_cuda_on_host()
+    """The package's CUDA bindings over the CPU engine."""
+    return load_stand_in("_cuda_on_host")
 
 
-@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="session")
+def cuda_emulated() -> Any:
+    """The package's CUDA bindings over the emulated kernels of the CUDA engine."""
+    return load_stand_in("_cuda_emulated")
+
+
+@pytest.fixture(params=["host", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The runtime of the CUDA path: host memory in its place, and then a real device where there is one."""
+    """The runtime of the CUDA path: two stand-ins over host memory, then a real device if there is one."""
     from bittersweet import _cuda
 
     runtime: Any
-    if request.param == "host":
-        runtime = HostRuntime(request.getfixturevalue("cuda_on_host"))
-    else:
+    if request.param == "gpu":
         runtime = DeviceRuntime()
+    else:
+        module = "cuda_on_host" if request.param == "host" else "cuda_emulated"
+        runtime = HostRuntime(request.getfixturevalue(module), request.param)
     monkeypatch.setattr(_cuda, "runtime", runtime)
     return runtime
 

@@ -23,17 +23,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VARIABLE = "BITTERSWEET_CUDA_ON_HOST"
 
 
-def load_cuda_on_host() -> Any:
-    """The compiled module. Where the variable names its folder it must be there; else the test is skipped."""
-    name = f"_cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
+def load_stand_in(name: str) -> Any:
+    """The compiled module `name`: a test without it is skipped, unless the variable names its folder."""
+    file = f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     folder = os.environ.get(VARIABLE)
     if folder is not None:
-        found = [Path(folder) / name]
+        found = [Path(folder) / file]
     else:
-        found = sorted(REPOSITORY.glob(f"build/*/tests/python/cuda_on_host/{name}"), key=_age)
+        found = sorted(REPOSITORY.glob(f"build/*/tests/python/cuda_on_host/{file}"), key=_age)
     if not found:
-        pytest.skip(f"no {name} under build/: build the CMake target _cuda_on_host, or set {VARIABLE}")
-    spec = importlib.util.spec_from_file_location("_cuda_on_host", found[-1])
+        pytest.skip(f"no {file} under build/: build the CMake target {name}, or set {VARIABLE}")
+    spec = importlib.util.spec_from_file_location(name, found[-1])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -66,10 +66,9 @@ class Watched:
 
 
 class HostRuntime(Watched, _cuda.Runtime):
-    name = "host"
-
-    def __init__(self, native: Any) -> None:
+    def __init__(self, native: Any, name: str = "host") -> None:
         self.native = native
+        self.name = name
         self.devices: dict[int, int] = {}
         """Data pointers of tensors that lie elsewhere than on cuda:0."""
         self.stream = 7

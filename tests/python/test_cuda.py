@@ -1,6 +1,7 @@
 """The functions on CUDA tensors: bits as on the CPU, one stream, numbers that are read when asked for.
 
-Every test runs with host memory in the place of a device, and once more on a GPU where there is one.
+Every test runs with the CPU engine in the place of the CUDA engine, with the CUDA engine's kernels on the
+emulator, and on a GPU where there is one.
 """
 
 from __future__ import annotations

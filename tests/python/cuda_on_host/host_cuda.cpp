@@ -1,6 +1,6 @@
-// The functions of cuda.hpp over host memory, by the CPU engine: what tests/python/test_cuda.py puts under the Python
-// package where there is no GPU. It keeps the contract (void steps, budgets in memory, reports) and none of the speed,
-// and it is as unhelpful as the contract allows: workspace is overwritten, and so are the masks of a void step.
+// The functions of cuda.hpp over host memory, by the CPU engine. It keeps the contract (void steps, budgets in memory,
+// reports) and none of the speed, and it is as unhelpful as the contract allows: workspace is overwritten, and so are
+// the masks of a void step.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,14 +8,10 @@
 
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/prune.hpp"
+#include "stand_in.hpp"
 
 namespace bittersweet::cuda {
 namespace {
-
-// Devices 0 and 1 are there; their queues run at once.
-void check(const Queue& queue) {
-  if (queue.device < 0 || queue.device > 1) throw DeviceError("device: " + std::to_string(queue.device));
-}
 
 std::int64_t words_in(std::span<const ScoreInputs> tensors) {
   std::int64_t words = 0;
@@ -122,11 +118,6 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
                              options.zero);
 }
 
-void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {
-  check(queue);
-  *k = value;
-}
-
 void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,
                   std::span<float* const> scores) {
   check(queue);
@@ -152,14 +143,5 @@ void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
   const std::vector<std::int64_t> counts = bittersweet::count_violations(tensors, masks, which);
   std::copy(counts.begin(), counts.end(), found);
 }
-
-std::vector<DeviceVerdict> devices() {
-  return {{0, "Host GPU", 9, 0, "native code", true},
-          {1, "Old GPU", 3, 5, "unsupported: compute capability 3.5, and 7.5 or newer is needed", false}};
-}
-
-std::string describe() { return "the CPU engine in its place"; }
-
-std::string self_test(int device) { return device == 0 ? "" : "not run"; }
 
 }  // namespace bittersweet::cuda
