@@ -8,7 +8,11 @@ install(DIRECTORY include/ DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT h
 install(TARGETS bittersweet_headers EXPORT bittersweetHeaders COMPONENT headers)
 install(EXPORT bittersweetHeaders NAMESPACE bittersweet:: DESTINATION "${config_dir}" COMPONENT headers)
 
-install(TARGETS bittersweet EXPORT bittersweetLibrary ARCHIVE COMPONENT library)
+set(library bittersweet)
+if(BITTERSWEET_HAS_CUDA)
+  list(APPEND library bittersweet_cuda)
+endif()
+install(TARGETS ${library} EXPORT bittersweetLibrary ARCHIVE COMPONENT library)
 install(EXPORT bittersweetLibrary NAMESPACE bittersweet:: DESTINATION "${config_dir}" COMPONENT library)
 
 configure_package_config_file(cmake/bittersweetConfig.cmake.in "${PROJECT_BINARY_DIR}/bittersweetConfig.cmake"

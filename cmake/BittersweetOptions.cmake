@@ -15,17 +15,6 @@ option(BITTERSWEET_BUILD_PYTHON "Build the Python module _core (needs pybind11 >
 option(BITTERSWEET_INSTALL "Give install rules for headers, library and config package" ${PROJECT_IS_TOP_LEVEL})
 option(BITTERSWEET_WERROR "Treat compiler warnings as errors" ${developing})
 
-set(BITTERSWEET_CUDA auto CACHE STRING "CUDA engine: auto, on or off")
-set_property(CACHE BITTERSWEET_CUDA PROPERTY STRINGS auto on off)
-string(TOLOWER "${BITTERSWEET_CUDA}" cuda)
-if(cuda STREQUAL "on")
-  message(FATAL_ERROR
-    "BITTERSWEET_CUDA=on: Bittersweet ${PROJECT_VERSION} has no CUDA engine; it prunes on the CPU. "
-    "Configure with -DBITTERSWEET_CUDA=auto or off.")
-elseif(NOT cuda MATCHES "^(auto|off)$")
-  message(FATAL_ERROR "BITTERSWEET_CUDA=${BITTERSWEET_CUDA}: accepted are auto, on and off.")
-endif()
-
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
 endif()

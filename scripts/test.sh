@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up and runs every test and check: the C++ tests, formats, lint and types, the Python tests on the built wheel.
 # Usage: scripts/test.sh [--sanitizers]   (also the C++ tests under ASan + UBSan and under TSan)
+# Environment: BITTERSWEET_CUDA_ARCHITECTURES, what to compile the CUDA engine for where there is an nvcc (default 90).
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -24,6 +25,7 @@ rm -rf build/wheels
 CMAKE_BUILD_PARALLEL_LEVEL=$jobs python -m pip wheel . -v --no-deps --no-build-isolation --wheel-dir build/wheels \
   --config-settings build-dir=build/test \
   --config-settings cmake.define.BITTERSWEET_BUILD_TESTS=ON \
+  --config-settings cmake.define.BITTERSWEET_CUDA_ARCHITECTURES="${BITTERSWEET_CUDA_ARCHITECTURES:-90}" \
   --config-settings cmake.define.BITTERSWEET_BUILD_BENCH=ON \
   --config-settings cmake.define.BITTERSWEET_WERROR=ON
 wheel=$(echo build/wheels/bittersweet-*.whl)
@@ -33,7 +35,8 @@ pip_install "${wheel}[dev]"
 failed=()
 check() { "$@" || failed+=("$*"); }  # goes on, so that one run shows everything that is wrong
 cpp_is_formatted() {
-  find include src cuda python/bindings tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu*' \) -print0 |
+  find include src cuda python/bindings tests bench examples \
+    \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
     xargs -0 clang-format --dry-run --Werror
 }
 
@@ -58,5 +61,6 @@ if [ "$sanitizers" = yes ]; then
 fi
 
 say "Python tests"
+export BITTERSWEET_CUDA_ON_HOST=$PWD/build/test/tests/python/cuda_on_host  # the CUDA path, tested without a GPU
 check python -m pytest
 [ "${#failed[@]}" -eq 0 ] || die "failed: $(printf '%s; ' "${failed[@]}")"

@@ -1,7 +1,55 @@
-#include "cuda_engine.hpp"
+// Stands in for the CUDA engine in a build without it: every function says why, and how to get one that has it.
+#include "bittersweet/cuda.hpp"
+
+#include "bittersweet/error.hpp"
+
+#ifndef BITTERSWEET_CUDA_ABSENT_REASON
+#define BITTERSWEET_CUDA_ABSENT_REASON "it was configured without one"
+#endif
 
 namespace bittersweet::cuda {
+namespace {
 
-std::string describe() { return "absent: this build has no CUDA engine; tensors on the CPU only"; }
+[[noreturn]] void refuse() {
+  throw DeviceError(
+      "device: CUDA memory, and this build of Bittersweet has no CUDA engine (" BITTERSWEET_CUDA_ABSENT_REASON
+      "); memory of the host is accepted. Move the tensors there, or build with the CUDA Toolkit 12.4 or newer and "
+      "-DBITTERSWEET_CUDA=on");
+}
+
+}  // namespace
+
+std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, const StepOptions&, bool) { refuse(); }
+
+void step(const Queue&, std::span<const ScoreInputs>, const Scorer&, const std::int64_t*, const StepOptions&, MaskTable,
+          std::int64_t*, void*, std::size_t, StepReport*) {
+  refuse();
+}
+
+void write_budget(const Queue&, std::int64_t*, std::int64_t) { refuse(); }
+
+void write_scores(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::span<float* const>) { refuse(); }
+
+void apply_masks(const Queue&, std::span<const ScoreInputs>, std::span<const std::uint64_t* const>, std::uint32_t,
+                 const std::uint32_t*) {
+  refuse();
+}
+
+void count_live(const Queue&, std::span<const ScoreInputs>, std::span<const std::uint64_t* const>, std::int64_t*) {
+  refuse();
+}
+
+void count_violations(const Queue&, std::span<const ScoreInputs>, std::span<const std::uint64_t* const>, std::uint32_t,
+                      std::int64_t*) {
+  refuse();
+}
+
+std::vector<DeviceVerdict> devices() { return {}; }
+
+std::string describe() {
+  return "absent: this build has no CUDA engine (" BITTERSWEET_CUDA_ABSENT_REASON "); tensors on the CPU only";
+}
+
+std::string self_test(int) { refuse(); }
 
 }  // namespace bittersweet::cuda

@@ -1,21 +1,24 @@
-// The composition root: guards the floating-point environment, checks the addresses, and hands the flow to the engine
-// of the device. The only file that knows the engines.
+// The composition root for host memory: guards the floating-point environment, checks the addresses, and hands the flow
+// to the CPU engine. Memory of a GPU goes to the functions of cuda.hpp, on the caller's stream.
 #include "bittersweet/prune.hpp"
 
+#include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/version.hpp"
 #include "checks.hpp"
 #include "cpu/isa.hpp"
 #include "cpu/parallel.hpp"
-#include "cuda_engine.hpp"
 #include "fp_environment.hpp"
+#include "nvtx_range.hpp"
 
 namespace bittersweet {
 namespace {
 
 // What one call sets up and takes down again.
 struct Call {
+  explicit Call(const char* name) : range(name) {}
+  NvtxRange range;
   FpEnvironment environment;
   cpu::Team team;
 };
@@ -34,7 +37,7 @@ void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks) {
 }  // namespace
 
 void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores) {
-  const Call call;
+  const Call call("bittersweet::write_scores");
   check_alignment(tensors);
   check_masks(tensors, scores.size());
   const ScoreView view = make_view(tensors, scorer);
@@ -43,14 +46,14 @@ void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, st
 
 PruneReport threshold(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                       const PruneOptions& options, Workspace& workspace) {
-  const Call call;
+  const Call call("bittersweet::threshold");
   check_alignment(tensors);
   return flow::threshold(cpu_engine(), tensors, scorer, budget, options, workspace);
 }
 
 PruneReport make_masks(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                        const PruneOptions& options, MaskTable masks, Workspace& workspace) {
-  const Call call;
+  const Call call("bittersweet::make_masks");
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   return flow::make_masks(cpu_engine(), tensors, scorer, budget, options, masks, workspace);
@@ -58,7 +61,7 @@ PruneReport make_masks(std::span<const ScoreInputs> tensors, const Scorer& score
 
 void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                  std::uint32_t which) {
-  const Call call;
+  const Call call("bittersweet::apply_masks");
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   cpu_engine().apply_mask(tensors, make_chunks(tensors), masks, which);
@@ -66,7 +69,7 @@ void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint
 
 PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                   const PruneOptions& options, MaskTable masks, Workspace& workspace, std::uint32_t which) {
-  const Call call;
+  const Call call("bittersweet::prune");
   PruneReport report = make_masks(tensors, scorer, budget, options, masks, workspace);
   apply_masks(tensors, std::vector<const std::uint64_t*>(masks.begin(), masks.end()), which);
   return report;
@@ -74,7 +77,7 @@ PruneReport prune(std::span<const ScoreInputs> tensors, const Scorer& scorer, co
 
 std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                            std::span<const std::uint64_t* const> masks, std::uint32_t which) {
-  const Call call;
+  const Call call("bittersweet::count_violations");
   check_alignment(tensors);
   check_masks(tensors, masks.size());
   std::vector<std::int64_t> found(tensors.size());
@@ -84,6 +87,7 @@ std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
 
 std::vector<std::int64_t> count_live(std::span<const ScoreInputs> tensors,
                                      std::span<const std::uint64_t* const> masks) {
+  const NvtxRange range("bittersweet::count_live");
   check_masks(tensors, masks.size());
   std::vector<std::int64_t> live(tensors.size());
   cpu_engine().popcount(tensors, masks, live);

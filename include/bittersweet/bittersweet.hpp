@@ -7,10 +7,12 @@
 //   mask/     keep bits: layout, and how a threshold becomes bits
 //   scope.hpp who competes with whom, and how much each tensor gives
 //   flow.hpp  the four together, for any engine
-//   prune.hpp the same as functions of the linked library, on its fast engines
+//   prune.hpp the same as functions of the linked library, on its fast CPU engine
 //   track.hpp what scorers with a memory do on every training step
+//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
 #pragma once
 
+#include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/reference.hpp"
 #include "bittersweet/engine/reference_track.hpp"
 #include "bittersweet/error.hpp"

@@ -1,5 +1,5 @@
-// The public functions. They validate, pick the engine for the device and run the flow of flow.hpp: score, select,
-// mask, apply. Link bittersweet::bittersweet for these; headers alone give the same flow on the reference engine.
+// The public functions for memory of the host (cuda.hpp has those of a GPU). They validate and run the flow of flow.hpp
+// on the CPU engine. Link bittersweet::bittersweet for these; headers alone give the same flow on the reference engine.
 //
 // Promises of every function here: an error changes nothing but the mask buffers that it was writing; weights, states
 // and gradients are written only by apply_masks and prune; the same inputs and seed give the same bits whatever the

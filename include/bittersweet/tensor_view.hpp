@@ -8,7 +8,7 @@
 
 namespace bittersweet {
 
-// Contiguous row-major memory on the host. `data == nullptr` means "not given" (or zero elements).
+// Contiguous row-major memory (host; a GPU for cuda.hpp). `data == nullptr` means "not given" (or zero elements).
 struct TensorView {
   void* data = nullptr;
   DType dtype = DType::none;

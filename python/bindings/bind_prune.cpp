@@ -1,7 +1,6 @@
 // Thresholds and masks: options in, report out. The interpreter lock is released while the weights are read, and
 // taken between passes to let Ctrl-C through.
-#include <cmath>
-
+#include "options.hpp"
 #include "table.hpp"
 #include "workspace.hpp"
 
@@ -9,16 +8,6 @@ namespace py = pybind11;
 
 namespace bittersweet::python {
 namespace {
-
-template <class T>
-T choose(const char* argument, const std::string& given, std::initializer_list<std::pair<const char*, T>> accepted) {
-  std::string names;
-  for (const auto& [name, value] : accepted) {
-    if (given == name) return value;
-    names += std::string(names.empty() ? "'" : ", '") + name + "'";
-  }
-  throw ArgumentError(std::string(argument) + ": '" + given + "'; accepted are " + names);
-}
 
 Selector to_selector(const py::tuple& spec) {
   if (spec.size() != 4) throw ArgumentError("selector: (name, fraction, verify, tolerance) is needed");
@@ -35,11 +24,8 @@ PruneOptions to_options(const py::tuple& selector, const std::optional<std::stri
                         std::uint64_t seed, bool regrow) {
   PruneOptions options;
   options.selector = to_selector(selector);
-  if (ties)
-    options.ties = choose<Ties>("ties", *ties,
-                                {{"exact", Ties::exact}, {"at_or_below", Ties::at_or_below}, {"below", Ties::below}});
-  options.nonfinite =
-      choose<NonFinite>("nonfinite", nonfinite, {{"error", NonFinite::error}, {"keep", NonFinite::keep}});
+  options.ties = to_ties(ties);
+  options.nonfinite = to_nonfinite(nonfinite);
   options.seed = seed;
   options.regrow = regrow;
   options.between_passes = [] {
@@ -52,16 +38,6 @@ PruneOptions to_options(const py::tuple& selector, const std::optional<std::stri
 template <class T>
 py::object or_none(const std::optional<T>& value) {
   return value ? py::cast(*value) : py::none();
-}
-
-// A double without a floating-point conversion: the caller's mode may flush denormal floats to zero.
-py::object exactly(const std::optional<float>& value) {
-  if (!value) return py::none();
-  const auto bits = std::bit_cast<std::uint32_t>(*value);
-  const auto exponent = static_cast<int>((bits >> 23) & 0xffu), mantissa = static_cast<int>(bits & 0x7fffffu);
-  const double sign = (bits >> 31) ? -1.0 : 1.0;
-  if (exponent == 0xff) return py::float_(mantissa ? std::numeric_limits<double>::quiet_NaN() : sign * HUGE_VAL);
-  return py::float_(sign * std::ldexp(exponent ? mantissa | 0x800000 : mantissa, std::max(exponent, 1) - 150));
 }
 
 py::object counted(std::int64_t count) { return count < 0 ? py::none() : py::object(py::int_(count)); }

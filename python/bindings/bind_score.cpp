@@ -45,11 +45,7 @@ void bind_score(py::module_& module) {
       [](const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer, const py::buffer& out) {
         const Table rows(table, std::move(names));
         const Scorer s = to_scorer(scorer);
-        const std::span<const std::uint64_t> pointers = words_of(out, "out");
-        if (pointers.size() != rows.tensors.size()) throw ArgumentError("out: one pointer a tensor is needed");
-        std::vector<float*> outputs;
-        for (const std::uint64_t p : pointers)
-          outputs.push_back(reinterpret_cast<float*>(static_cast<std::uintptr_t>(p)));
+        const std::vector<float*> outputs = outputs_of(out, rows.tensors.size());
         const py::gil_scoped_release release;
         write_scores(rows.tensors, s, outputs);
       },

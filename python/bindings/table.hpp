@@ -87,6 +87,16 @@ struct Table {
   }
 };
 
+// One address a tensor, where scores are to be written.
+inline std::vector<float*> outputs_of(const pybind11::buffer& buffer, std::size_t tensors) {
+  const std::span<const std::uint64_t> pointers = words_of(buffer, "out");
+  if (pointers.size() != tensors) throw ArgumentError("out: one pointer a tensor is needed");
+  std::vector<float*> outputs;
+  for (const std::uint64_t p : pointers) outputs.push_back(reinterpret_cast<float*>(static_cast<std::uintptr_t>(p)));
+  return outputs;
+}
+
+void bind_cuda(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_info(pybind11::module_& module);
 void bind_mask(pybind11::module_& module);

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ._selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
     from ._table import ScoreInputs
     from .calibration import Calibrator
+    from .capture import CapturableStep
     from .events import MaskEvent, MaskHistory
     from .functional import (
         Threshold,
@@ -91,6 +92,7 @@ _MODULES = {
     "_selectors": "Exact Histogram KthValue Sampling Streaming selectors",
     "_table": "ScoreInputs",
     "calibration": "Calibrator",
+    "capture": "CapturableStep",
     "events": "MaskEvent MaskHistory",
     "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
     "gradient_probe": "GradientProbe",
@@ -144,6 +146,7 @@ __all__ = [
     "Bitter10z",
     "BlockInput",
     "Calibrator",
+    "CapturableStep",
     "CheckpointError",
     "CoherenceTracker",
     "Cosine",

@@ -16,9 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bittersweet", description="Prune neural networks while they train."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="version, build, instruction sets, scorers and selectors")
+    info = commands.add_parser("info", help="version, build, instruction sets, GPUs, scorers and selectors")
     info.add_argument("--json", action="store_true", help="print one JSON object")
-    demo = commands.add_parser("demo", help="train a small language model on the CPU and prune it on the way")
+    demo = commands.add_parser("demo", help="train a small language model and prune it on the way")
     compare = commands.add_parser("compare", help="measure every scorer on the demo's model")
     if arguments[:1] == ["demo"]:
         from .demo import cli as demo_cli

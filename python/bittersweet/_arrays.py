@@ -1,4 +1,5 @@
-"""Arrays as pointers: torch tensors, NumPy arrays, and what speaks DLPack or the buffer protocol on the host.
+"""Arrays as pointers: torch tensors on the host or a CUDA device, NumPy arrays, and what speaks DLPack or the
+buffer protocol on the host.
 
 Nothing here copies unless an array is not row-major; such an array is re-laid by `relay`, and `write_back`
 puts the result where it came from.
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from . import _cuda
+from ._cuda import HOST
 from .errors import DeviceError, DTypeError, LayoutError
 
 if TYPE_CHECKING:
@@ -33,12 +36,22 @@ _HOST_DLPACK_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
 
 
 class View:
-    """One array as the engine sees it: `source` keeps the memory alive, `copy` is a row-major re-lay."""
+    """One array as the engine sees it: `source` keeps the memory alive, `copy` is a row-major re-lay.
 
-    __slots__ = ("copy", "dtype", "framework", "numel", "pointer", "row_major", "shape", "source")
+    `device` is the number of a CUDA device, or HOST.
+    """
+
+    __slots__ = ("copy", "device", "dtype", "framework", "numel", "pointer", "row_major", "shape", "source")
 
     def __init__(
-        self, source: Any, framework: str, pointer: int, dtype: int, shape: tuple[int, ...], row_major: bool
+        self,
+        source: Any,
+        framework: str,
+        pointer: int,
+        dtype: int,
+        shape: tuple[int, ...],
+        row_major: bool,
+        device: int = HOST,
     ) -> None:
         self.source = source
         self.framework = framework
@@ -47,6 +60,7 @@ class View:
         self.shape = shape
         self.numel = math.prod(shape)
         self.row_major = row_major
+        self.device = device
         self.copy: Any = None
 
     @property
@@ -122,12 +136,15 @@ def write_back(views: Iterable[View]) -> None:
         _increment_version()(changed)
 
 
-def empty(framework: str, shape: Sequence[int], dtype: int) -> Any:
+def empty(framework: str, shape: Sequence[int], dtype: int, device: int = HOST) -> Any:
     """An uninitialised row-major float32 or bool array."""
     if framework == "torch":
         import torch
 
-        return torch.empty(tuple(shape), dtype=torch.float32 if dtype == FLOAT32 else torch.bool)
+        kind = torch.float32 if dtype == FLOAT32 else torch.bool
+        return torch.empty(
+            tuple(shape), dtype=kind, device=None if device == HOST else _cuda.runtime.place(device)
+        )
     return np.empty(shape, dtype=np.float32 if dtype == FLOAT32 else np.bool_)
 
 
@@ -163,7 +180,14 @@ def _plain_torch_types() -> frozenset[type]:
 def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int]) -> View:
     dtype = _torch_codes().get(value.dtype, 0)
     strided = value.layout is sys.modules["torch"].strided and not value.is_nested
-    if strided and type(value) in _plain_torch_types() and value.is_cpu and dtype in accept:
+    device = _cuda.runtime.index_of(value)
+    if (
+        strided
+        and type(value) in _plain_torch_types()
+        and value.is_cpu
+        and device == HOST
+        and dtype in accept
+    ):
         pointer = value.data_ptr()  # the usual case, without the questions that only an error would need
         if pointer and value.is_contiguous() and not value.is_neg():
             return View(value, "torch", pointer, dtype, tuple(value.shape), True)
@@ -175,7 +199,9 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
             f"{argument} of '{tensor}' is a {layout} tensor; dense strided tensors are accepted. Convert it "
             "(to_dense())"
         )
-    if value.device.type != "cpu":
+    if device != HOST:
+        _require_cuda(str(value.device), argument, tensor)
+    elif value.device.type != "cpu":
         _refuse_device(str(value.device), argument, tensor)
     if dtype not in accept:
         _refuse_dtype(str(value.dtype), argument, tensor, accept)
@@ -185,7 +211,7 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
         _refuse_overlap(argument, tensor, "clone()")
     if value.is_neg():
         raise LayoutError(f"{argument} of '{tensor}' is a lazily negated view. Pass tensor.resolve_neg()")
-    view = View(value, "torch", value.data_ptr(), dtype, shape, row_major)
+    view = View(value, "torch", value.data_ptr(), dtype, shape, row_major, device)
     if view.pointer == 0 and view.numel:
         raise LayoutError(
             f"{argument} of '{tensor}' has {view.numel} elements and no memory (freed by sharding or "
@@ -203,7 +229,7 @@ def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
         )
     if "FakeTensor" in names or "FunctionalTensor" in names:
         raise DeviceError(
-            f"{argument} of '{tensor}' is a fake tensor without memory; tensors on the CPU are accepted. "
+            f"{argument} of '{tensor}' is a fake tensor without memory; tensors with memory are accepted. "
             "Call this outside fake-tensor mode and tracing"
         )
     if names & {"UninitializedParameter", "UninitializedBuffer"}:
@@ -258,14 +284,20 @@ def _refuse_dtype(found: str, argument: str, tensor: str, accept: frozenset[int]
 def _refuse_device(found: str, argument: str, tensor: str) -> None:
     if found.startswith("meta"):
         raise DeviceError(
-            f"{argument} of '{tensor}' is on the meta device and has no values; tensors on the CPU are "
+            f"{argument} of '{tensor}' is on the meta device and has no values; tensors with memory are "
             "accepted. Materialise the model first (to_empty() and load its weights)"
         )
     raise DeviceError(
-        f"{argument} of '{tensor}' is on {found}, and this build of Bittersweet has no engine for it (the "
-        "CUDA engine is not part of this build); tensors on the CPU are accepted. Move the model to the CPU "
-        "(model.cpu()), or install a build with CUDA"
+        f"{argument} of '{tensor}' is on {found}, for which Bittersweet has no engine; accepted: torch "
+        "tensors on "
+        "the CPU or, in a build with CUDA, on a CUDA device, and other arrays on the CPU. Move it there"
     )
+
+
+def _require_cuda(found: str, argument: str, tensor: str) -> None:
+    refusal = _cuda.refusal()
+    if refusal is not None:
+        raise DeviceError(f"{argument} of '{tensor}' is on {found}, and {refusal}")
 
 
 def _refuse_overlap(argument: str, tensor: str, remedy: str) -> None:

@@ -22,8 +22,9 @@ class MaskView(Mapping[str, "torch.Tensor"]):
     element.
     """
 
-    def __init__(self, plan: Plan, masks: Mapping[str, Mask]) -> None:
+    def __init__(self, plan: Plan, masks: Mapping[str, Mask], place: torch.device) -> None:
         self._entries = plan.targets
+        self._place = place
         self._masks = dict(masks)
 
     @property
@@ -41,7 +42,7 @@ class MaskView(Mapping[str, "torch.Tensor"]):
         for entry in self._entries:
             if name == entry.name or name in entry.aliases:
                 if (mask := self._masks.get(entry.name)) is None:
-                    return torch.ones(entry.shape, dtype=torch.bool)
+                    return torch.ones(entry.shape, dtype=torch.bool, device=self._place)
                 unpacked: torch.Tensor = mask.bool()
                 return unpacked
         raise KeyError(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import optimizer_state
+from . import _cuda, optimizer_state
 from ._remembering import TRACKED, parameters_of, tracker_class
 from ._scorers import AdamVariance, Scorer, ScorerCall, resolve_scorer
 from ._selectors import Selector, resolve_selector
@@ -77,7 +77,7 @@ class Settings:
         settings._rehearse()
         return settings
 
-    def select(self, inputs: list[ScoreInputs], sparsity: float) -> Masks:
+    def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
         """New masks for `inputs`, by these options."""
         return make_masks(
             inputs,
@@ -91,7 +91,16 @@ class Settings:
             seed=self.seed,
             regrow=self.regrow,
             max_tensor_sparsity=self.max_tensor_sparsity,
+            sync=sync,
         )
+
+    def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
+        if not any(_cuda.runtime.index_of(parameter) != _cuda.HOST for parameter in parameters):
+            return
+        scope = resolve_scope(self.scope, "nearest", "error").text
+        selector = resolve_selector(self.selector)[0]
+        _cuda.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the input axis of a target."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from . import _cuda
 from ._arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
 from ._scorers import ScorerCall
 from ._threads import follow_torch
@@ -24,9 +25,10 @@ _ONE = 0x3F800000  # the bits of 1.0f
 class ScoreInputs:
     """One weight tensor and what a scorer may read beside it. All is borrowed for the length of a call.
 
-    Arrays are torch tensors on the CPU, NumPy arrays, or objects with DLPack or the buffer protocol; float32,
-    float16 or bfloat16 in any mixture, all from one framework. Element i of each belongs to element i of the
-    weight by logical row-major index, whatever the strides.
+    Arrays are torch tensors on the CPU or on one CUDA device, or, on the CPU, NumPy arrays or objects with
+    DLPack or the buffer protocol; float32, float16 or bfloat16 in any mixture, all from one framework and
+    device. Element i of each belongs to element i of the weight by logical row-major index, whatever the
+    strides.
 
     Args:
         weight: The weight, of any shape.
@@ -88,6 +90,7 @@ class Table:
         self.views = [self._inspect(item, name, scorer) for item, name in zip(items, self.names, strict=True)]
         self._check_framework()
         self.framework = self.views[0]["weight"].framework if self.views else "numpy"
+        self.device = self.views[0]["weight"].device if self.views else _cuda.HOST
         self.shapes = [views["weight"].shape for views in self.views]
         self.numels = [views["weight"].numel for views in self.views]
         if self.writes:
@@ -102,8 +105,13 @@ class Table:
             _require_modifiers(items, self.names, scorer.name)
         scalars = [_scalars(item, name, needs_step) for item, name in zip(items, self.names, strict=True)]
         self.current = [
-            _current_mask(item.mask, s, n) for item, s, n in zip(items, self.shapes, self.names, strict=True)
+            None if item.mask is None else as_mask(item.mask, s, n)
+            for item, s, n in zip(items, self.shapes, self.names, strict=True)
         ]
+        stream = _cuda.stream_of(self.device)
+        for mask, name in zip(self.current, self.names, strict=True):
+            if mask is not None:
+                mask.require_on(self.device, name, stream)
 
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
@@ -127,12 +135,20 @@ class Table:
                 self.data[start + COLUMN["mask"]] = current.pointer
 
     @property
+    def engine(self) -> Any:
+        """The engine for this memory; its verbs take `data`."""
+        return _cuda.engine_of(self.device)
+
+    @property
     def total(self) -> int:
         return sum(self.numels)
 
     def attach(self, masks: Sequence[Mask]) -> None:
         """Puts masks where make_masks writes and apply_masks reads; keeps their memory alive."""
         self.attached = list(masks)
+        stream = _cuda.stream_of(self.device)
+        for mask, name in zip(masks, self.names, strict=True):
+            mask.require_on(self.device, name, stream)
         for row, mask in enumerate(masks):
             self.data[row * WIDTH + COLUMN["new_mask"]] = mask.pointer
 
@@ -172,15 +188,21 @@ class Table:
         return views
 
     def _check_framework(self) -> None:
-        first: tuple[str, str, str] | None = None
+        first: tuple[View, str, str] | None = None
         for name, views in zip(self.names, self.views, strict=True):
             for argument, view in views.items():
                 if first is None:
-                    first = (view.framework, argument, name)
-                elif view.framework != first[0]:
+                    first = (view, argument, name)
+                elif view.framework != first[0].framework:
                     raise DeviceError(
                         f"{argument} of '{name}' is a {view.framework} array and {first[1]} of '{first[2]}' "
-                        f"a {first[0]} one; give all inputs of one call in one framework"
+                        f"a {first[0].framework} one; give all inputs of one call in one framework"
+                    )
+                elif view.device != first[0].device:
+                    raise DeviceError(
+                        f"{argument} of '{name}' is on {_cuda.name_of(view.device)} and {first[1]} of "
+                        f"'{first[2]}' on {_cuda.name_of(first[0].device)}; give all inputs of one call on "
+                        "one device"
                     )
 
 
@@ -261,10 +283,6 @@ def _require_modifiers(items: Sequence[ScoreInputs], names: Sequence[str], score
 
 def _float_bits(value: float) -> int:
     return _ONE if value == 1.0 else int.from_bytes(struct.pack("<f", value), "little")
-
-
-def _current_mask(value: Any, shape: tuple[int, ...], name: str) -> Mask | None:
-    return None if value is None else as_mask(value, shape, name)
 
 
 def as_mask(value: Any, shape: tuple[int, ...], name: str) -> Mask:

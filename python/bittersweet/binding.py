@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bound", "bind", "element_items", "masks_of", "missing_reads", "score_inputs"]
 
+STEP_READS = frozenset(("step", "bias_correction1"))
+
 
 @dataclass(slots=True)
 class Bound:
@@ -45,21 +47,24 @@ def bind(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None,
     targets: Sequence[PlanEntry],
-    with_groups: bool = False,
+    reads: frozenset[str] | None = None,
 ) -> list[Bound]:
-    """Looks up every target by name. With `with_groups` the optimizer's step counts and betas are read too.
+    """Looks up every target by name. With what a scorer `reads`, the optimizer's betas are read too, and its
+    step counts if they are among it: a capturable or fused optimizer keeps them on the device, which is
+    waited for.
 
     Raises:
         Error, ShapeError: The model has changed; see `targets.lookup`.
     """
     groups: Mapping[int, Mapping[str, Any]] = {}
-    if with_groups and optimizer is not None:
+    if reads is not None and optimizer is not None:
         groups = optimizer_state.groups_of(optimizer)
+    steps = bool(reads and reads & STEP_READS)
     bound = []
     for entry in targets:
         parameter = lookup(model, entry)
-        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)))
-        member = None if optimizer is None or not with_groups else id(parameter) in groups
+        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)), steps)
+        member = None if optimizer is None or reads is None else id(parameter) in groups
         bound.append(Bound(entry, parameter, state, member))
     return bound
 
@@ -92,7 +97,7 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
         if entry.name in masks:
             raise ArgumentError(f"masks: '{name}' and another name give a mask to the same tied parameter")
         mask = as_mask(value, entry.shape, entry.name)
-        masks[entry.name] = Mask(mask.words, mask.shape, entry.name, "torch")
+        masks[entry.name] = Mask.of(mask.words, mask.shape, entry.name, "torch", mask.device)
     return masks
 
 
@@ -120,7 +125,7 @@ def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | No
     lacking: list[str] = [
         key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
     ]
-    if reads & {"step", "bias_correction1"} and not state.step:
+    if reads & STEP_READS and not state.step:
         lacking.append("step")
     if not lacking:
         return None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import ArgumentError
+from ._lazy import has_failed, read
+from .errors import ArgumentError, NonFiniteScoreError
 
 _warned: set[str] = set()
 
@@ -19,12 +20,14 @@ def warn_once(key: str, message: str) -> None:
     """Warns the first time that `key` comes up in this process, at the caller of the public function."""
     if key not in _warned:
         _warned.add(key)
-        warnings.warn(message, UserWarning, stacklevel=5)
+        warnings.warn(message, UserWarning, stacklevel=6)
 
 
 @dataclass(frozen=True)
 class MaskEvent:
     """The numbers of one mask event. Counts are of elements; ``None`` means "does not apply".
+
+    With ``sync=False`` on CUDA they are read when one of them is looked at first; see `functional`.
 
     Attributes:
         step: Training step, or None outside a training loop.
@@ -48,7 +51,7 @@ class MaskEvent:
         scorer: Name of the scorer.
         scope: Scope, such as ``"global"`` or ``"2:4"``.
         passes: Reads of all inputs.
-        milliseconds: Wall time of the whole call.
+        milliseconds: Wall time of the whole call; with ``sync=False`` on CUDA, of enqueuing it.
         extra_bytes: Scratch memory, re-laid copies and packed current masks; the new masks are not in it.
         skipped: Names of tensors left out for missing state.
         achieved_sparsity_all: Sparsity over all targets, skipped ones included.
@@ -129,6 +132,25 @@ class MaskEvent:
 
 class MaskHistory(list[MaskEvent]):
     """A list of events that prints as a table and reads and writes JSON lines."""
+
+    def settle(self) -> None:
+        """Reads what is still on a CUDA device; events that turn out void are taken out.
+
+        Raises:
+            NonFiniteScoreError: For the first void event that nobody had looked at.
+        """
+        kept: list[MaskEvent] = []
+        news: NonFiniteScoreError | None = None
+        for event in self:
+            known = has_failed(event)
+            try:
+                read(event)
+                kept.append(event)
+            except NonFiniteScoreError as error:
+                news = news or (None if known else error)
+        self[:] = kept
+        if news is not None:
+            raise news
 
     def __str__(self) -> str:
         if not self:

@@ -3,6 +3,11 @@
 Common promises. Inputs are borrowed, never concatenated, and never changed by a function whose name has no
 trailing underscore. Same inputs and seed give the same bits on every engine, thread count and instruction
 set. An error leaves everything as it was.
+
+Torch tensors on a CUDA device are worked on there, on torch's current stream. `sync` says when their numbers
+are read: True at the end of the call, which waits for the device; False when a field of the result is first
+looked at, and then NonFiniteScoreError is raised there: until then a step that found NaN has written nothing,
+and its masks are the current ones. On the CPU `sync` changes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _core
+from . import _core, _cuda
 from ._arrays import (
     FLOAT32,
     ArrayT,
@@ -25,8 +30,9 @@ from ._arrays import (
     require_writable,
     write_back,
 )
+from ._lazy import is_unread, lazily
 from ._scorers import Scorer, check_seed, resolve_scorer
-from ._selection import Options, as_count, as_fraction, select_masks
+from ._selection import Options, as_count, as_fraction, find_threshold, select_masks
 from ._selectors import Selector, resolve_selector
 from ._table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .errors import ArgumentError, DeviceError, ShapeError
@@ -116,7 +122,7 @@ def score(
     if call.name == "identity":
         item.scores = weight
     table = Table([item], call)
-    target: Any = empty(table.framework, table.shapes[0], FLOAT32) if out is None else out
+    target: Any = empty(table.framework, table.shapes[0], FLOAT32, table.device) if out is None else out
     view = inspect(target, "out", "tensor", frozenset((FLOAT32,)))
     if view.shape != table.shapes[0]:
         raise ShapeError(
@@ -126,6 +132,12 @@ def score(
         raise DeviceError(
             f"out is a {view.framework} array and weight a {table.framework} one; give both in one"
         )
+    if view.device != table.device:
+        raise DeviceError(
+            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; give both "
+            "on one "
+            "device"
+        )
     if out is not None:
         require_writable(view, "out", "tensor")
         for argument, used in table.views[0].items():
@@ -133,7 +145,7 @@ def score(
                 [("out", view), (argument, used)], "Selection never changes its inputs; pass another out"
             )
         view.relay()
-    _core.write_scores(table.data, table.names, call.spec, array("Q", [view.pointer]))
+    table.engine.write_scores(table.data, table.names, call.spec, array("Q", [view.pointer]))
     if out is not None:
         write_back([view])
     return target  # type: ignore[no-any-return]
@@ -165,23 +177,16 @@ def kth_value(
     rank = as_count(k)
     if rank is None or not 1 <= rank <= table.total:
         raise ArgumentError(f"k: {k}; accepted: 1 to {table.total}, the number of values")
-    found = _core.threshold(
-        table.data,
-        table.names,
-        call.spec,
-        resolve_selector(selector),
-        sparsity=None,
-        k=rank,
-        ties=None,
-        nonfinite="error",
-        seed=check_seed(seed),
-        regrow=False,
+    read = find_threshold(
+        table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False
     )
-    result: Any = float32_scalar(found["value"])
+    result: Any = float32_scalar(read()["value"])
     if is_torch(arrays[0]):
         import torch
 
         result = torch.from_numpy(result)
+        if table.device != _cuda.HOST:
+            result = result.to(_cuda.runtime.place(table.device))
     return result  # type: ignore[no-any-return]
 
 
@@ -197,6 +202,7 @@ def threshold(
     seed: int = 0,
     eps: float | None = None,
     regrow: bool = False,
+    sync: bool = True,
 ) -> Threshold:
     """The score below which weights go, over all tensors as one sequence. Nothing is written.
 
@@ -211,32 +217,29 @@ def threshold(
     """
     call = resolve_scorer(scorer, eps, seed)
     table = Table(as_items(inputs)[1], call)
-    found = _core.threshold(
-        table.data,
-        table.names,
-        call.spec,
-        resolve_selector(selector),
-        sparsity=as_fraction("sparsity", sparsity),
-        k=as_count(k),
-        ties=ties,
-        nonfinite=nonfinite,
-        seed=check_seed(seed),
-        regrow=regrow,
-    )
-    return Threshold(
-        value=found["value"],
-        k=found["k"],
-        count_below=found["count_below"],
-        count_equal=found["count_equal"],
-        pruned=found["pruned"],
-        total=found["total"],
-        passes=found["passes"],
-        extra_bytes=found["extra_bytes"] + table.copied_bytes,
-        standard_error=found["standard_error"],
-        converged=found["converged"],
-        nonfinite=found["nonfinite"],
-        dead=found["dead"],
-    )
+    fraction, count = as_fraction("sparsity", sparsity), as_count(k)
+    chosen = resolve_selector(selector)
+    read = find_threshold(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
+    copied = table.copied_bytes
+
+    def answer() -> Threshold:
+        found = read()
+        return Threshold(
+            value=found["value"],
+            k=found["k"],
+            count_below=found["count_below"],
+            count_equal=found["count_equal"],
+            pruned=found["pruned"],
+            total=found["total"],
+            passes=found["passes"],
+            extra_bytes=found["extra_bytes"] + copied,
+            standard_error=found["standard_error"],
+            converged=found["converged"],
+            nonfinite=found["nonfinite"],
+            dead=found["dead"],
+        )
+
+    return answer() if sync or table.device == _cuda.HOST else lazily(Threshold, answer)
 
 
 def make_masks(
@@ -256,6 +259,7 @@ def make_masks(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    sync: bool = True,
 ) -> Masks:
     """New masks for one tensor or a list of tensors. Nothing but the masks is written.
 
@@ -280,6 +284,7 @@ def make_masks(
         eps: Overrides the scorer's default.
         regrow: Whether dead elements compete again. False: what is dead stays dead.
         max_tensor_sparsity: Cap per tensor under a global threshold. None: no cap.
+        sync: Whether numbers are read from a CUDA device at once; see the head of this module.
 
     Returns:
         The masks, one bit per element; `Masks.event` says what happened.
@@ -292,7 +297,7 @@ def make_masks(
     single, items = as_items(inputs)
     options = Options(
         sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity,
+        regrow, max_tensor_sparsity, sync,
     )  # fmt: skip
     _, masks, event = select_masks(items, options, ())
     return Masks(masks, event, single=single)
@@ -316,6 +321,7 @@ def prune_(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    sync: bool = True,
 ) -> MaskEvent:
     """Makes masks and writes +0 to every weight they prune, in place; parameters may be given directly.
 
@@ -332,13 +338,14 @@ def prune_(
     started = time.perf_counter()
     options = Options(
         sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity,
+        regrow, max_tensor_sparsity, sync,
     )  # fmt: skip
     roles = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq") if mask_optimizer_state else ("weight",)
     table, _, event = select_masks(as_items(inputs)[1], options, roles)
-    _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    if table.device == _cuda.HOST:
+        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
     table.write_back()
-    return replace(event, milliseconds=1e3 * (time.perf_counter() - started))
+    return event if is_unread(event) else replace(event, milliseconds=1e3 * (time.perf_counter() - started))
 
 
 def apply_masks_(
@@ -357,7 +364,7 @@ def apply_masks_(
         ArgumentError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
     """
     table = _masked_table(inputs, masks, roles)
-    _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    table.engine.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
     table.write_back()
 
 
@@ -372,7 +379,7 @@ def count_violations(
     return dict(
         zip(
             table.names,
-            _core.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles)),
+            table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles)),
             strict=True,
         )
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import optimizer_state
+from . import _cuda, optimizer_state
 from ._gradient_test import Batches, GradientTest, ProbedLayer, Rule
 from ._input_norms import InputNorms
 from ._preserve import preserved
@@ -143,7 +143,12 @@ class GradientProbe:
         self._norms = InputNorms(input_norms)
         require_inputs(self._call, self._optimizer, self._norms.given)
         self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._describe())
-        full = {entry.name: Mask.full(entry.shape, entry.name, "torch") for entry in self._plan.targets}
+        full = {
+            one.entry.name: Mask.full(
+                one.entry.shape, one.entry.name, "torch", _cuda.runtime.index_of(one.parameter)
+            )
+            for one in bind(self._model, None, self._plan.targets)
+        }
         self._masks = {**full, **masks_of(self._plan.targets, masks or {})}
         self._history: list[ProbeResult] = []
 
@@ -344,7 +349,7 @@ class GradientProbe:
             ) from None
 
     def _bind(self) -> list[Bound]:
-        return bind(self._model, self._optimizer, self._plan.targets, with_groups=True)
+        return bind(self._model, self._optimizer, self._plan.targets, self._call.reads)
 
     @contextmanager
     def _undone_on_error(self) -> Iterator[_Before]:
@@ -387,4 +392,4 @@ class GradientProbe:
 
 def _without(mask: Mask, other: Mask) -> Mask:
     """The bits of `mask` that are not in `other`."""
-    return Mask(mask.words & ~other.words, mask.shape, mask.name, mask.framework)
+    return Mask.of(mask.words & ~other.words, mask.shape, mask.name, mask.framework, mask.device)

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, _cuda
 from ._table import ROLES, ScoreInputs, Table
 from ._threads import follow_torch
 from .masks import COLUMN, WIDTH, Mask
@@ -30,6 +30,7 @@ class Holder:
     ``max_exp_avg_sq``, ``grad``).
 
     Row-major tensors are written where they are. Others (channels_last) are re-laid, masked and written back.
+    On CUDA everything is enqueued on torch's current stream, and nothing waits for it.
     """
 
     def __init__(self, roles: Sequence[str]) -> None:
@@ -38,6 +39,7 @@ class Holder:
         self._masks: Sequence[Mask] = ()
         self._structure: tuple[Any, ...] | None = None
         self._table: array[int] = array("Q")
+        self._queue: tuple[int, int] | None = None
 
     def apply(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> None:
         """Zeroes the pruned elements of `items` (torch tensors), one mask each; a role that an item lacks is
@@ -53,17 +55,20 @@ class Holder:
             return
         tensors = [getattr(item, role) for item in items for role in self._roles]
         structure = tuple(map(_kind, tensors))
-        if masks is self._masks and structure == self._structure:
+        same = masks is self._masks and structure == self._structure
+        if same and (self._queue is None or self._queue == _cuda.runtime.queue(self._queue[0])):
             self._point(tensors)
             follow_torch()
-            _core.apply_masks(self._table, _MASK_COLUMN, self._bits)
+            engine = _core if self._queue is None else _cuda.Engine(self._queue[0])
+            engine.apply_masks(self._table, _MASK_COLUMN, self._bits)
             _bump(tensors)
             return
         table = Table(items, writes=self._roles)
         table.attach(masks)
-        _core.apply_masks(table.data, _MASK_COLUMN, self._bits)
+        table.engine.apply_masks(table.data, _MASK_COLUMN, self._bits)
         table.write_back()
         self._masks = masks
+        self._queue = None if table.device == _cuda.HOST else _cuda.runtime.queue(table.device)
         self._structure = None if table.copied_bytes else structure
         self._table = table.data
 
@@ -79,7 +84,11 @@ class Holder:
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
     """A mask that keeps what both keep; `mask` itself if there is no other."""
-    return mask if other is None else Mask(mask.words & other.words, mask.shape, mask.name, mask.framework)
+    return (
+        mask
+        if other is None
+        else Mask.of(mask.words & other.words, mask.shape, mask.name, mask.framework, mask.device)
+    )
 
 
 @functools.cache
@@ -101,7 +110,8 @@ def _kind(tensor: torch.Tensor | None) -> Any:
     """All that the table depends on beside the address."""
     if tensor is None:
         return None
-    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, tensor.is_cpu, tensor.is_contiguous()
+    place = tensor.is_cpu, _cuda.runtime.index_of(tensor)
+    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, place, tensor.is_contiguous()
 
 
 def _bump(tensors: Sequence[torch.Tensor | None]) -> None:

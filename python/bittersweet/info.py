@@ -11,10 +11,10 @@ import platform
 import re
 from typing import Any
 
-from . import _core, _threads
+from . import _core, _cuda, _threads
 from ._scorers import scorers
 from ._selectors import selectors
-from .errors import ArgumentError
+from .errors import ArgumentError, Error
 
 
 def build_info() -> dict[str, Any]:
@@ -56,10 +56,33 @@ def get_cmake_dir() -> str:
     return str(_package() / "lib" / "cmake" / "bittersweet")
 
 
+def cuda_devices() -> list[dict[str, Any]]:
+    """The GPUs that the driver shows, and what this build can do on each.
+
+    Every entry has ``index``, ``name``, ``capability``, ``verdict`` (``"native code"``, ``"PTX, compiled at
+    first use"``, ``"unsupported: ..."`` or ``"driver too old: ..."``), ``usable``, and ``self_test``:
+    ``"passed"`` where a small step gave the bits of the reference engine, else what happened; None where it
+    is not usable. Without a driver, a GPU or a CUDA engine in this build the list is empty.
+    """
+    native = _cuda.runtime.native
+    return [
+        {**row, "self_test": _self_test(native, row["index"]) if row["usable"] else None}
+        for row in native.cuda_devices()
+    ]
+
+
+def _self_test(native: Any, index: int) -> str:
+    try:
+        return native.cuda_self_test(index) or "passed"
+    except Error as error:
+        return f"failed: {error}"
+
+
 def collect() -> dict[str, Any]:
     """Everything that ``info`` prints, as plain values."""
     return {
         **build_info(),
+        "gpus": cuda_devices(),
         "threads": get_num_threads(),
         "scorers": scorers(),
         "selectors": selectors(),
@@ -91,7 +114,21 @@ def print_info(*, as_json: bool) -> None:
         return
     width = max(len(key) for key in values)
     for key, value in values.items():
-        print(f"{key.ljust(width)}  {_text(value)}")
+        lines = _gpu_lines(value) if key == "gpus" else [_text(value)]
+        for label, line in zip([key, *[""] * len(lines)], lines, strict=False):
+            print(f"{label.ljust(width)}  {line}")
+
+
+def _gpu_lines(gpus: list[dict[str, Any]]) -> list[str]:
+    if not gpus:
+        if _cuda.runtime.native.CUDA_BUILT:
+            return ["none: no NVIDIA driver answered, or it shows no GPU (nvidia-smi says more)"]
+        return ["not looked for: this build has no CUDA engine"]
+    return [
+        f"{gpu['index']}: {gpu['name']}, compute capability {gpu['capability']}: {gpu['verdict']}"
+        + ("" if gpu["self_test"] is None else f"; self-test {gpu['self_test']}")
+        for gpu in gpus
+    ]
 
 
 def _package() -> pathlib.Path:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from . import _core
+from . import _core, _cuda
 from ._arrays import BOOL, BOOLS, empty, inspect
-from .errors import ArgumentError, ShapeError
+from ._cuda import HOST, Words
+from .errors import ArgumentError, DeviceError, ShapeError
 
 if TYPE_CHECKING:
     from .events import MaskEvent
-
-Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 COLUMN = {name: index for index, name in enumerate(_core.TABLE_COLUMNS)}
 WIDTH = len(_core.TABLE_COLUMNS)
@@ -27,7 +26,8 @@ class Mask:
     """The keep bits of one tensor: row-major, lowest bit first, 64 to a word, padded with 0.
 
     Args:
-        words: C-contiguous uint64 array of ceil(numel / 64) words. Kept, not copied.
+        words: ceil(numel / 64) words, kept and not copied: a C-contiguous uint64 NumPy array, or a contiguous
+            torch.int64 tensor on a CUDA device (whose last word is read for the check below).
         shape: Shape of the tensor.
         name: Name of the tensor.
         framework: ``"torch"`` or ``"numpy"``: what `bool` returns.
@@ -37,53 +37,96 @@ class Mask:
         ShapeError: A wrong number of words.
     """
 
-    __slots__ = ("framework", "name", "numel", "pointer", "shape", "words")
+    __slots__ = ("device", "framework", "name", "numel", "pointer", "shape", "stream", "words")
 
-    def __init__(self, words: Words, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
+    def __init__(self, words: Any, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
+        on_host = isinstance(words, np.ndarray)
+        if on_host:
+            fits = words.dtype == np.uint64 and words.flags.c_contiguous
+            device = HOST
+        else:
+            fits = str(getattr(words, "dtype", None)) == "torch.int64" and words.is_contiguous()
+            device = _cuda.runtime.index_of(words) if fits else HOST
+            fits = fits and device != HOST
+        if not fits:
+            raise ArgumentError(
+                f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a CUDA "
+                "device"
+            )
+        self._take(words, shape, name, framework, device, _cuda.stream_of(device))
+        if tuple(words.shape) != (words_for(self.numel),):
+            raise ShapeError(
+                f"words of '{name}': shape {tuple(words.shape)}; {self.numel} elements take "
+                f"{words_for(self.numel)} words"
+            )
+        if self.numel % 64 and (int(words[-1]) & (2**64 - 1)) >> (self.numel % 64):
+            raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
+
+    def _take(
+        self, words: Any, shape: Sequence[int], name: str, framework: str, device: int, stream: int
+    ) -> None:
         self.words = words
         self.shape = tuple(int(size) for size in shape)
         self.name = name
         self.framework = framework
         self.numel = math.prod(self.shape)
-        if not (isinstance(words, np.ndarray) and words.dtype == np.uint64 and words.flags.c_contiguous):
-            raise ArgumentError(f"words of '{name}': accepted is a C-contiguous uint64 array")
-        if words.shape != (words_for(self.numel),):
-            raise ShapeError(
-                f"words of '{name}': shape {words.shape}; {self.numel} elements take {words_for(self.numel)} "
-                "words"
-            )
-        if self.numel % 64 and int(words[-1]) >> (self.numel % 64):
-            raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
-        self.pointer = words.ctypes.data
+        self.device = device
+        self.pointer = words.ctypes.data if device == HOST else words.data_ptr()
+        self.stream = stream
 
     @classmethod
-    def empty(cls, shape: Sequence[int], name: str, framework: str) -> Mask:
-        """A mask for the engine to write: uninitialised but for the last word."""
-        words = np.empty(words_for(math.prod(shape)), dtype=np.uint64)
-        words[-1:] = 0
-        return cls(words, shape, name, framework)
+    def of(
+        cls,
+        words: Any,
+        shape: Sequence[int],
+        name: str,
+        framework: str,
+        device: int,
+        stream: int | None = None,
+    ) -> Mask:
+        """A mask over words that fit, without looking at them; on a CUDA device that would wait for it.
+
+        `stream` is the one that they were allocated on; None: the current one.
+        """
+        mask = object.__new__(cls)
+        mask._take(
+            words, shape, name, framework, device, _cuda.stream_of(device) if stream is None else stream
+        )
+        return mask
 
     @classmethod
-    def full(cls, shape: Sequence[int], name: str, framework: str) -> Mask:
-        """A mask that keeps everything."""
-        numel = math.prod(shape)
-        words = np.full(words_for(numel), 2**64 - 1, dtype=np.uint64)
-        if numel % 64:
-            words[-1] = 2 ** (numel % 64) - 1
-        return cls(words, shape, name, framework)
+    def empty_all(
+        cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str, device: int = HOST
+    ) -> list[Mask]:
+        """One mask a tensor for an engine to write, uninitialised but for last words on the host.
 
-    @classmethod
-    def empty_all(cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str) -> list[Mask]:
-        """One mask a tensor, all in one block: a block of the same size as before is memory that is warm."""
+        All lie in one block: a block of the same size as before is memory that is warm.
+        """
         sizes = [words_for(math.prod(shape)) for shape in shapes]
-        block = np.empty(sum(sizes), dtype=np.uint64)
+        on_host, stream = device == HOST, _cuda.stream_of(device)
+        block: Any = np.empty(sum(sizes), dtype=np.uint64) if on_host else _cuda.words_on(device, sum(sizes))
         masks, start = [], 0
         for shape, name, size in zip(shapes, names, sizes, strict=True):
             words = block[start : start + size]
-            words[-1:] = 0
-            masks.append(cls(words, shape, name, framework))
+            if on_host:
+                words[-1:] = 0
+            masks.append(cls.of(words, shape, name, framework, device, stream))
             start += size
         return masks
+
+    @classmethod
+    def full(cls, shape: Sequence[int], name: str, framework: str, device: int = HOST) -> Mask:
+        """A mask that keeps everything."""
+        numel = math.prod(shape)
+        last = (1 << (numel % 64 or 64)) - 1
+        words: Any
+        if device == HOST:
+            words = np.full(words_for(numel), 2**64 - 1, dtype=np.uint64)
+            words[-1:] = last
+        else:
+            words = _cuda.words_on(device, words_for(numel)).fill_(-1)
+            words[-1:] = last - 2**64 if last >> 63 else last
+        return cls.of(words, shape, name, framework, device)
 
     @classmethod
     def from_bool(cls, value: Any, name: str = "") -> Mask:
@@ -94,14 +137,48 @@ class Mask:
         """
         view = inspect(value, "mask", name, BOOLS)
         view.relay()
-        mask = cls.empty(view.shape, name, view.framework)
+        if view.device != HOST:
+            return cls.of(
+                _pack(view.copy if view.copy is not None else value), view.shape, name, "torch", view.device
+            )
+        mask = cls.empty_all([view.shape], [name], view.framework)[0]
         _core.pack_mask(view.pointer, view.numel, mask.pointer)
         return mask
+
+    def to_host(self) -> Words:
+        """The words in memory of the host: these, or a copy that waits for the device."""
+        if self.device == HOST:
+            words: Words = self.words
+            return words
+        return _cuda.runtime.fetch(self.words, self.device)()
+
+    def to(self, device: int) -> Mask:
+        """This mask on a device (HOST, or the number of a CUDA device): itself if there, else a copy."""
+        if device == self.device:
+            return self
+        words: Any = self.to_host()
+        if device != HOST:
+            import torch
+
+            words = torch.from_numpy(words.view(np.int64).copy()).to(_cuda.runtime.place(device), copy=True)
+        return Mask.of(words, self.shape, self.name, self.framework, device)
+
+    def require_on(self, device: int, name: str, stream: int) -> None:
+        """Raises DeviceError if this mask is not where its weight is; else lets the current stream use it."""
+        if self.device != device:
+            raise DeviceError(
+                f"mask of '{name}' is on {_cuda.name_of(self.device)} and its weight on "
+                f"{_cuda.name_of(device)}. "
+                "Give both on one device; the masks of a Pruner follow its model by "
+                "pruner.load_state_dict(pruner.state_dict())"
+            )
+        if self.stream != stream:
+            _cuda.runtime.share(self.words, device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed bits."""
-        return self.words.nbytes
+        return int(self.words.nbytes)
 
     def kept(self) -> int:
         """How many elements are kept."""
@@ -113,6 +190,8 @@ class Mask:
 
     def bool(self) -> Any:
         """A new torch.bool tensor, or NumPy bool array for NumPy inputs, of the tensor's shape."""
+        if self.device != HOST:
+            return _unpack(self.words, self.numel).reshape(self.shape)
         target = inspect(empty(self.framework, self.shape, BOOL), "mask", self.name, BOOLS)
         _core.unpack_mask(self.pointer, self.numel, target.pointer)
         return target.source
@@ -121,7 +200,9 @@ class Mask:
         if not isinstance(other, Mask):
             return NotImplemented
         return (
-            self.name == other.name and self.shape == other.shape and np.array_equal(self.words, other.words)
+            self.name == other.name
+            and self.shape == other.shape
+            and np.array_equal(self.to_host(), other.to_host())
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -149,8 +230,8 @@ class Masks(Sequence[Mask]):
         return [mask.name for mask in self._masks]
 
     @property
-    def words(self) -> list[Words]:
-        """The packed bits, a uint64 array per tensor."""
+    def words(self) -> list[Any]:
+        """The packed bits, a uint64 array per tensor (a torch.int64 tensor where the tensor is on CUDA)."""
         return [mask.words for mask in self._masks]
 
     @property
@@ -204,8 +285,15 @@ def words_for(numel: int) -> int:
 
 
 def kept_counts(masks: Sequence[Mask]) -> list[int]:
-    """Kept elements per mask."""
-    return _core.count_live(mask_table(masks), COLUMN["mask"])
+    """Kept elements per mask; all on one device, for which this waits."""
+    if not masks:
+        return []
+    device = masks[0].device
+    stream = _cuda.stream_of(device)
+    for mask in masks:
+        mask.require_on(device, mask.name, stream)
+    counts: list[int] = _cuda.engine_of(device).count_live(mask_table(masks), COLUMN["mask"])
+    return counts
 
 
 def mask_table(masks: Sequence[Mask]) -> array[int]:
@@ -220,3 +308,22 @@ def mask_table(masks: Sequence[Mask]) -> array[int]:
         table[row * WIDTH + COLUMN["row_stride"]] = mask.numel
         table[row * WIDTH + COLUMN["input_stride"]] = 1
     return table
+
+
+def _pack(keep: Any) -> Any:
+    """int64 words of a contiguous bool tensor, where it is."""
+    import torch
+
+    numel = keep.numel()
+    octets = torch.zeros(8 * words_for(numel), 8, dtype=torch.uint8, device=keep.device)
+    octets.view(-1)[:numel] = keep.reshape(-1)
+    octets <<= torch.arange(8, dtype=torch.uint8, device=keep.device)
+    return octets.sum(dim=1, dtype=torch.uint8).view(torch.int64)
+
+
+def _unpack(words: Any, numel: int) -> Any:
+    """A flat bool tensor of the first `numel` bits, where the words are."""
+    import torch
+
+    bits = torch.arange(8, dtype=torch.uint8, device=words.device)
+    return ((words.view(torch.uint8)[:, None] >> bits) & 1).reshape(-1)[:numel].bool()

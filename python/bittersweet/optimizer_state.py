@@ -88,20 +88,23 @@ def groups_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
 
 
 def read(
-    optimizer: torch.optim.Optimizer | None, parameter: torch.Tensor, group: Mapping[str, Any] | None = None
+    optimizer: torch.optim.Optimizer | None,
+    parameter: torch.Tensor,
+    group: Mapping[str, Any] | None = None,
+    with_step: bool = False,
 ) -> ParameterState:
     """The state of `parameter` in `optimizer`; all None if it has none (no step with a gradient yet).
 
-    `step` and `betas` are filled in only if the parameter's `group` is given: the step may be a tensor, and
-    is read as a number. Works for Adam, AdamW and their kin in every flavour (foreach, fused, capturable,
-    amsgrad). Creates no entry and changes nothing.
+    `betas` are filled in only if the parameter's `group` is given, and `step` only if asked for: it may be a
+    tensor, even on a CUDA device, and is read as a number. Works for Adam, AdamW and their kin in every
+    flavour (foreach, fused, capturable, amsgrad). Creates no entry and changes nothing.
     """
     if optimizer is None:
         return _NOTHING
     state = optimizer.state.get(parameter)
     if not state:
         return _NOTHING
-    step, betas = state.get("step") if group is not None else None, None
+    step, betas = state.get("step") if with_step else None, None
     if group is not None and "betas" in group:
         betas = (float(group["betas"][0]), float(group["betas"][1]))
     return ParameterState(

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _remembering, checkpoint, optimizer_state, report
+from . import _cuda, _remembering, checkpoint, optimizer_state, report
 from ._input_norms import InputNorms
+from ._lazy import is_unread, lazily
 from ._mask_view import MaskView
 from ._scorers import Scorer
 from ._selectors import Selector
@@ -23,7 +24,7 @@ from .masks import Mask, kept_counts
 from .report import PruneReport, Sparsity, count_sparsity
 from .schedules import Schedule
 from .scopes import Scope
-from .targets import Plan, find_targets, unwrap
+from .targets import Plan, find_targets, lookup, unwrap
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,11 @@ class Pruner:
             listed in the event (``"skip"``).
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
         ties: See `make_masks`.
-        sync: Whether the numbers of an event are read at once. On the CPU they always are: both values behave
-            alike.
+        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits for the device
+        at
+            events and never between them. False: they are read when a field of the event is looked at (or the
+            history, the report, or what is saved), and nothing waits before; a NaN score then raises there,
+            and until then the masks have stayed as they were. On the CPU they are always read at once.
         seed: For scorer ``"random"`` and for selectors that sample.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them. They
             are copied, and used at every event; a resumed pruner must be given the same ones.
@@ -102,6 +106,7 @@ class Pruner:
     ) -> None:
         if sync not in (True, False):
             raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
+        self._sync = sync
         self._model = unwrap(model)
         self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
         self._norms = InputNorms(input_norms)
@@ -124,6 +129,7 @@ class Pruner:
         )
         self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
         self._settings.check_shapes(self._plan.targets)
+        self._settings.check_devices(one.parameter for one in bind(self._model, None, self._plan.targets))
         self._norms.check(self._plan.targets, skip=missing == "skip")
         self._tracker = _remembering.make_tracker(
             self._settings, self._model, self._optimizer, self._plan.targets
@@ -204,11 +210,16 @@ class Pruner:
     @property
     def masks(self) -> MaskView:
         """The masks now, by parameter name."""
-        return MaskView(self._plan, self._masks)
+        return MaskView(self._plan, self._masks, lookup(self._model, self._plan.targets[0]).device)
 
     @property
     def history(self) -> MaskHistory:
-        """The mask events so far."""
+        """The mask events so far. With ``sync=False`` they are read now, and void ones are taken out.
+
+        Raises:
+            NonFiniteScoreError: For the first event that found NaN scores and was not looked at before.
+        """
+        self._history.settle()
         return self._history
 
     @property
@@ -222,7 +233,7 @@ class Pruner:
 
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
-        sparsity, history = self.sparsity(), MaskHistory(self._history)
+        sparsity, history = self.sparsity(), MaskHistory(self.history)
         settings = {**self._settings.describe(), **_remembering.describe(self._tracker)}
         return PruneReport(settings, self._step, sparsity, history, self.masks.nbytes, self._finalized)
 
@@ -262,15 +273,18 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``; see `checkpoint` for the
-        format."""
-        words = {name: mask.words for name, mask in self._masks.items()}
-        events = [event.to_dict() for event in self._history]
+        format.
+
+        Masks on CUDA are copied to the CPU.
+        """
+        words = {name: mask.to_host() for name, mask in self._masks.items()}
+        events = [event.to_dict() for event in self.history]
         config = self._settings.to_config()
         tracked = None if self._tracker is None else self._tracker.state_dict()
         return checkpoint.pack(config, self._plan.targets, self._step, self._fired, words, events, tracked)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes over a saved state and writes the zeros of its masks at once.
+        """Takes over a saved state and writes the zeros of its masks at once, where the model is now.
 
         With model and optimizer restored too, training goes on bit for bit as if it had not stopped.
 
@@ -284,7 +298,11 @@ class Pruner:
         self._require_open()
         restored = checkpoint.validate(state, self._settings.to_config(), self._plan.targets, strict)
         shapes = {entry.name: entry.shape for entry in self._plan.targets}
-        masks = {name: Mask(words, shapes[name], name, "torch") for name, words in restored.masks.items()}
+        device = _cuda.runtime.index_of(lookup(self._model, self._plan.targets[0]))
+        masks = {
+            name: Mask(words, shapes[name], name, "torch").to(device)
+            for name, words in restored.masks.items()
+        }
         adopt = _remembering.checked(self._tracker, state.get("tracker"), strict)
         self._apply(masks, {})
         adopt()
@@ -332,7 +350,7 @@ class Pruner:
             self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
         inputs, skipped, reads = [], [], self._settings.call.reads
         answers = {} if self._tracker is None else self._tracker.answers()
-        for one in bind(self._model, self._optimizer, self._plan.targets, with_groups=True):
+        for one in bind(self._model, self._optimizer, self._plan.targets, reads):
             error = missing_reads(one, reads) or self._norms.missing(one.entry, reads)
             item = score_inputs(one, reads, self._masks.get(one.entry.name))
             error = error or _remembering.supply(item, answers.get(one.entry.name))
@@ -343,22 +361,23 @@ class Pruner:
                 raise error
             else:
                 skipped.append(one.entry.name)
-        made = self._settings.select(inputs, sparsity)
+        made = self._settings.select(inputs, sparsity, self._sync)
         assert made.event is not None
         self._apply({**self._masks, **{mask.name: mask for mask in made}}, self._masks)
-        overall = None
-        if skipped:
-            kept = dict(zip(self._masks, kept_counts(self._ordered), strict=True))
-            elements = sum(entry.numel for entry in self._plan.targets)
-            dead = sum(mask.numel - kept[name] for name, mask in self._masks.items())
-            overall = dead / elements if elements else 0.0
-        return replace(
-            made.event,
-            step=now,
-            skipped=tuple(skipped),
-            achieved_sparsity_all=overall,
-            milliseconds=1e3 * (time.perf_counter() - started),
-        )
+        spent, masks = 1e3 * (time.perf_counter() - started), self._ordered
+
+        def event(made: MaskEvent) -> MaskEvent:
+            overall = None
+            if skipped:
+                elements = sum(entry.numel for entry in self._plan.targets)
+                dead = sum(mask.numel for mask in masks) - sum(kept_counts(masks))
+                overall = dead / elements if elements else 0.0
+            return replace(
+                made, step=now, skipped=tuple(skipped), achieved_sparsity_all=overall, milliseconds=spent
+            )
+
+        found = made.event
+        return lazily(MaskEvent, lambda: event(found)) if is_unread(found) else event(found)
 
     def _apply(self, masks: Mapping[str, Mask], former: Mapping[str, Mask]) -> None:
         """Writes zeros by `masks` and then makes them the pruner's own; a failure changes nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,14 @@ class Sparsity:
 def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsity:
     """Counts mask bits and zeros of these targets; one without a mask is all kept."""
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
+    targets = list(bound)
+    if not targets:
+        return Sparsity({})
+    counts = sys.modules["torch"].stack([one.parameter.detach().count_nonzero() for one in targets]).tolist()
     rows = {}
-    for one in bound:
+    for one, nonzero in zip(targets, counts, strict=True):
         elements, name = one.entry.numel, one.entry.name
-        zeros = elements - int(one.parameter.detach().count_nonzero())
-        rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), zeros)
+        rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), elements - nonzero)
     return Sparsity(rows)
 
 

@@ -48,8 +48,8 @@ def batch(step: int, features: int = 12, classes: int = 5) -> tuple[torch.Tensor
 def backward(model: nn.Module, step: int) -> None:
     parameter = next(model.parameters())
     inputs, labels = batch(step)
-    output = model(inputs.to(parameter.dtype))
-    nn.functional.cross_entropy(output.float(), labels).backward()
+    output = model(inputs.to(parameter))
+    nn.functional.cross_entropy(output.float(), labels.to(parameter.device)).backward()
 
 
 def train(

@@ -173,6 +173,52 @@ def test_wrong_requests(
     assert all(word in complaint for word in words)
 
 
+@pytest.mark.parametrize(
+    ("device", "devices", "built", "words"),
+    [
+        ("tpu", 1, True, ("--device tpu is unknown", "cuda:1")),
+        ("cuda:x", 1, True, ("--device cuda:x is unknown",)),
+        ("cuda", 0, True, ("finds no CUDA device",)),
+        ("cuda:3", 2, True, ("there are 2 CUDA devices",)),
+        ("cuda", 1, False, ("no CUDA engine", "BITTERSWEET_CUDA=on")),
+        ("cuda", 1, True, ("--scorer bitter4", "CUDA engine")),
+    ],
+)
+def test_devices_that_cannot_be_used(
+    device: str,
+    devices: int,
+    built: bool,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+    from bittersweet import _core
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(_core, "CUDA_BUILT", built)
+    arguments = ("--out", tmp_path / "out", "--device", device, "--scorer", "bitter4")
+    assert cli.run(options(*arguments)) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and all(word in complaint for word in words)
+
+
+@pytest.mark.usefixtures("host_cuda", "threads")
+def test_arms_train_on_the_cuda_engine(text: Path) -> None:
+    from bittersweet.demo.plan import Arm
+    from bittersweet.demo.train import train_seed
+
+    plan = Plan.for_steps(MIN_STEPS)
+    arms = [Arm(None, 0.0), Arm("bitter7", 0.5)]
+    _, (dense, pruned) = train_seed(
+        plan, arms, load_corpus(str(text)), 0, "cpu", adapt=False, say=lambda _: None
+    )
+    assert dense.pruned == 0 and pruned.achieved == pytest.approx(0.5, abs=1e-6)
+    assert len(pruned.events) == plan.events and all(event["selector"] == "exact" for event in pruned.events)
+
+
 def test_wrong_request_in_a_process(tmp_path: Path) -> None:
     status, printed, complaint = demo("--sparsity", "80", "--out", tmp_path)
     assert (status, printed) == (2, "")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bittersweet as bs
 import pytest
@@ -107,6 +108,8 @@ def test_stub_matches_the_compiled_module() -> None:
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     compiled = {name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")}
     assert functions == compiled
+    values = {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+    assert values <= set(dir(_core))
     rows = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def keys(name: str) -> set[str]:
@@ -209,3 +212,71 @@ def test_engine_takes_no_more_threads_than_torch() -> None:
     command = [sys.executable, "-c", path + code]
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert found.split() == ["1", "2"]
+
+
+def test_info_says_what_it_found_of_gpus(host_cuda: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from bittersweet import info
+
+    assert info.collect()["gpus"] == [
+        {
+            "index": 0,
+            "name": "Host GPU",
+            "capability": "9.0",
+            "verdict": "native code",
+            "usable": True,
+            "self_test": "passed",
+        },
+        {
+            "index": 1,
+            "name": "Old GPU",
+            "capability": "3.5",
+            "verdict": "unsupported: compute capability 3.5, and 7.5 or newer is needed",
+            "usable": False,
+            "self_test": None,
+        },
+    ]
+    info.print_info(as_json=False)
+    text = capsys.readouterr().out
+    assert "0: Host GPU, compute capability 9.0: native code; self-test passed" in text
+    assert "1: Old GPU, compute capability 3.5: unsupported" in text
+
+
+def test_info_says_why_there_are_none(
+    host_cuda: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bittersweet import info
+
+    class NoDriver:
+        CUDA_BUILT = True
+
+        @staticmethod
+        def cuda_devices() -> list[Any]:
+            return []
+
+    class Broken:
+        CUDA_BUILT = True
+
+        @staticmethod
+        def cuda_devices() -> list[Any]:
+            return [{"index": 0, "name": "X", "capability": "9.0", "verdict": "native code", "usable": True}]
+
+        @staticmethod
+        def cuda_self_test(device: int) -> str:
+            raise bs.DeviceError(f"device {device} is lost")
+
+    host_cuda.native = NoDriver
+    info.print_info(as_json=False)
+    assert "none: no NVIDIA driver answered" in capsys.readouterr().out
+    monkeypatch.setattr(NoDriver, "CUDA_BUILT", False)
+    info.print_info(as_json=False)
+    assert "not looked for: this build has no CUDA engine" in capsys.readouterr().out
+    host_cuda.native = Broken
+    assert info.cuda_devices()[0]["self_test"] == "failed: device 0 is lost"
+
+
+@pytest.mark.gpu
+def test_every_gpu_that_is_usable_passes_its_self_test() -> None:
+    from bittersweet import info
+
+    found = info.cuda_devices()
+    assert found and all(gpu["self_test"] == "passed" for gpu in found if gpu["usable"])

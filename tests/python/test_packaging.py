@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -133,12 +134,27 @@ def test_module_exports_its_entry_point_alone(module_file: Path, tmp_path: Path)
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
 def test_module_needs_only_the_standard_libraries(module_file: Path, tmp_path: Path) -> None:
+    """Neither libcuda nor libcudart: the import works without a driver and beside any CUDA of torch."""
     needed = re.findall(r"\(NEEDED\).*\[(.*?)\.so", run("readelf", "-d", module_file, cwd=tmp_path))
     assert (
         {"libstdc++", "libc"}
         <= set(needed)
-        <= {"libstdc++", "libm", "libgcc_s", "libc", "libpthread", "ld-linux-x86-64"}
+        <= {"libstdc++", "libm", "libgcc_s", "libc", "libpthread", "libdl", "librt", "ld-linux-x86-64"}
     )
+
+
+def test_import_and_info_work_without_a_driver(tmp_path: Path) -> None:
+    code = (
+        "import bittersweet, json\n"
+        "from bittersweet import _core, info\n"
+        "print(json.dumps([_core.CUDA_BUILT, info.collect()['gpus']]))"
+    )
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=hidden, capture_output=True, text=True, check=True
+    )
+    built, gpus = json.loads(done.stdout)
+    assert isinstance(built, bool) and gpus == []
 
 
 def test_source_distribution_can_build(tmp_path: Path) -> None:
@@ -147,13 +163,14 @@ def test_source_distribution_can_build(tmp_path: Path) -> None:
     archive = tmp_path / run_python(code, REPOSITORY).split()[-1]
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    rooms = ["include", "src", "cmake", "python/bindings", "python/bittersweet"]
+    rooms = ["include", "src", "cuda", "cmake", "python/bindings", "python/bittersweet"]
     files = {"CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"}
     for room in rooms:
         files |= {
             str(path.relative_to(REPOSITORY))
             for path in (REPOSITORY / room).rglob("*")
-            if path.suffix in {".hpp", ".cpp", ".cmake", ".in", ".map", ".py", ".pyi", ".typed", ".txt"}
+            if path.suffix
+            in {".hpp", ".cpp", ".cu", ".cuh", ".cmake", ".in", ".map", ".py", ".pyi", ".typed", ".txt"}
         }
     assert files <= names
     assert not [name for name in names if name.startswith(("build/", ".venv/", ".git/"))]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bittersweet.demo.train import ArmResult
 
 _DESCRIPTION = """\
-Trains a byte-level GPT of about a million parameters on the CPU, dense and pruned, and compares the arms:
-held-out loss, sparsity, and what the pruning costs. The default run takes under four minutes on two cores."""
+Trains a byte-level GPT of about a million parameters, dense and pruned, and compares the arms: held-out
+loss, sparsity, and what the pruning costs. The default run takes under four minutes on two CPU cores."""
 _UNUSABLE = {"input_norm": "norms of the input features", "scores": "scores computed by the caller"}
 
 
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, default=1, metavar="N", help="run everything with seeds 0 .. N-1 (1)")
     add("--text", metavar="FILE", help="text to learn from (the sources of Python's standard library)")
     add("--out", default="bittersweet-demo", metavar="DIR", help="folder for the results (bittersweet-demo)")
+    add("--device", default="cpu", metavar="D", help="cpu, cuda, or one GPU such as cuda:1 (cpu)")
     add("--threads", type=int, metavar="N", help=f"CPU threads (every core, but at most {MAX_THREADS})")
 
 
@@ -86,20 +87,21 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     folder = output_folder(args.out)
     threads = set_threads(args.threads)
+    _check_device(args.device, arms)
     from bittersweet.demo.train import CheckFailed, train_seed
 
-    _introduce(plan, arms, corpus, args.seeds, threads)
+    _introduce(plan, arms, corpus, args.seeds, threads, args.device)
     results: list[ArmResult] = []
     with warnings.catch_warnings(record=True) as notes:
         for seed in range(args.seeds):
             adapt = args.steps is None and seed == 0
             try:
-                plan, done = train_seed(plan, arms, corpus, seed, adapt=adapt, say=_say)
+                plan, done = train_seed(plan, arms, corpus, seed, args.device, adapt=adapt, say=_say)
             except CheckFailed as problem:
                 _complain(f"check failed: {problem}")
                 return 1
             results += done
-    how = {"seeds": args.seeds, "threads": threads}
+    how = {"seeds": args.seeds, "threads": threads, "device": _device_name(args.device)}
     _conclude(folder, results, plan, corpus, how, [str(note.message) for note in notes])
     _say(f"\nDone in {time.perf_counter() - started:.0f} s.")
     return 0
@@ -123,6 +125,39 @@ def _arms(scorers: Sequence[str], levels: Sequence[float]) -> list[Arm]:
     return [Arm(None, 0.0), *pruned]
 
 
+def _check_device(device: str, arms: Sequence[Arm]) -> None:
+    """Raises `DemoError` for a device that torch or this build of Bittersweet cannot use."""
+    import torch
+
+    from bittersweet import _core
+
+    if device == "cpu":
+        return
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise DemoError(f"--device {device} is unknown; give cpu, cuda, or one GPU such as cuda:1")
+    if not torch.cuda.is_available():
+        raise DemoError(f"--device {device}: torch {torch.__version__} finds no CUDA device; leave it out")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise DemoError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0")
+    if not _core.CUDA_BUILT:
+        raise DemoError(
+            f"--device {device}: this build of Bittersweet has no CUDA engine "
+            f"({_core.build_info()['cuda']}); build "
+            "it with BITTERSWEET_CUDA=on, or leave --device out"
+        )
+    if any(arm.scorer == "bitter4" for arm in arms):
+        raise DemoError(
+            "--scorer bitter4 works tensor by tensor, which the CUDA engine does not do; leave it out"
+        )
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return device if device == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+
+
 def output_folder(path: str) -> Path:
     """Makes the folder if need be; raises `DemoError` if it cannot be made or written to."""
     folder = Path(path)
@@ -135,7 +170,9 @@ def output_folder(path: str) -> Path:
     return folder
 
 
-def _introduce(plan: Plan, arms: Sequence[Arm], corpus: Corpus, seeds: int, threads: int) -> None:
+def _introduce(
+    plan: Plan, arms: Sequence[Arm], corpus: Corpus, seeds: int, threads: int, device: str
+) -> None:
     import torch
 
     import bittersweet
@@ -145,7 +182,8 @@ def _introduce(plan: Plan, arms: Sequence[Arm], corpus: Corpus, seeds: int, thre
     levels = ", ".join(percent(level) for level in dict.fromkeys(arm.sparsity for arm in arms[1:]))
     scorers = ", ".join(dict.fromkeys(str(arm.scorer) for arm in arms[1:]))
     _say(
-        f"Bittersweet {bittersweet.__version__} · torch {torch.__version__} · {threads} CPU threads\n"
+        f"Bittersweet {bittersweet.__version__} · torch {torch.__version__} · {threads} CPU threads"
+        f"{'' if device == 'cpu' else f' · {_device_name(device)}'}\n"
         f"Text   {corpus.source}: {len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out "
         f"(sha256 {corpus.sha256[:16]})\n"
         f"Model  byte-level GPT, {parameters:,} parameters, {plan.layers} blocks of width {plan.width}; "

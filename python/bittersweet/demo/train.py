@@ -66,17 +66,19 @@ class ArmResult:
 class Data:
     """The text as tensors, the order in which one seed sees it, and fixed windows of the held-out part."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, seed: int) -> None:
+    def __init__(self, corpus: Corpus, plan: Plan, seed: int, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         self._train = torch.frombuffer(bytearray(corpus.train), dtype=torch.uint8)
         self.steps = plan.steps
         self._span = torch.arange(plan.context + 1)
         generator = torch.Generator().manual_seed(seed)
         last = len(corpus.train) - plan.context - 1
         self._offsets = torch.randint(last + 1, (plan.steps, plan.batch), generator=generator)
-        self.held_out = spaced_windows(corpus.held_out, plan.held_out_windows, plan.context)
+        windows = spaced_windows(corpus.held_out, plan.held_out_windows, plan.context)
+        self.held_out = windows.to(self.device)
 
     def batch(self, step: int) -> Tensor:
-        return self._train[self._offsets[step - 1][:, None] + self._span].long()
+        return self._train[self._offsets[step - 1][:, None] + self._span].long().to(self.device)
 
 
 def spaced_windows(text: bytes, count: int, context: int) -> Tensor:
@@ -92,7 +94,7 @@ class Trainer:
     def __init__(self, plan: Plan, data: Data, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = ByteGPT(plan)
+            self.model = ByteGPT(plan).to(data.device)  # the same start on every device
         self.plan = plan
         self.data = data
         self.optimizer = _adamw(self.model, plan)
@@ -136,14 +138,21 @@ def _adamw(model: nn.Module, plan: Plan) -> torch.optim.AdamW:
 
 
 def train_seed(
-    plan: Plan, arms: Sequence[Arm], corpus: Corpus, seed: int, *, adapt: bool, say: Callable[[str], None]
+    plan: Plan,
+    arms: Sequence[Arm],
+    corpus: Corpus,
+    seed: int,
+    device: str,
+    *,
+    adapt: bool,
+    say: Callable[[str], None],
 ) -> tuple[Plan, list[ArmResult]]:
     """Trains every arm for one seed; returns the plan followed and the results in the order of `arms`.
 
     With `adapt` the plan is shortened when the shared part shows that this machine is slow. Raises
     `CheckFailed` when a pruned weight is not exactly zero or a sparsity was missed.
     """
-    data = Data(corpus, plan, seed)
+    data = Data(corpus, plan, seed, device)
     trainer = Trainer(plan, data, seed)
     shared = ArmResult(Arm(None, 0.0), seed)
     with Progress(f"seed {seed} · all arms, dense", plan.begin_step, say) as progress:
@@ -212,6 +221,7 @@ def advance(
         if pruner is not None:
             called = time.perf_counter()
             event = pruner.step()
+            _wait_for(trainer.data.device)
             spent = 1e3 * (time.perf_counter() - called)
             (result.hold_ms if event is None else result.event_ms).append(spent)
             if event is not None:
@@ -220,6 +230,12 @@ def advance(
         if trainer.plan.evaluates_at(step):
             result.curve.append((step, trainer.evaluate()))
         progress.update(loss, sparsity, result.step_ms[-1])
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until the work enqueued on a GPU is done, so that a clock shows its time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def check_pruned(pruner: Stepper, trainer: Trainer, result: ArmResult, wanted: int | None = None) -> None:

@@ -1,0 +1,204 @@
+// The CUDA engine: the same table with addresses on a device, and a stream. Nothing here waits for the device; what a
+// step found is decoded from a copy that Python made.
+#include "bittersweet/cuda.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "options.hpp"
+#include "table.hpp"
+
+namespace py = pybind11;
+
+namespace bittersweet::python {
+namespace {
+
+static_assert(sizeof(cuda::StepReport) % 8 == 0 && alignof(cuda::StepReport) == 8);
+constexpr std::size_t report_words = sizeof(cuda::StepReport) / 8;
+
+template <class T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+using QueueSpec = std::pair<int, std::uintptr_t>;  // device, stream
+
+cuda::Queue to_queue(const QueueSpec& spec) { return {spec.first, at<void>(spec.second)}; }
+
+// (ties or None, nonfinite, seed, regrow, zero)
+cuda::StepOptions to_step_options(const py::tuple& spec) {
+  if (spec.size() != 5) throw ArgumentError("options: (ties, nonfinite, seed, regrow, zero) is needed");
+  return {to_ties(spec[0].cast<std::optional<std::string>>()).value_or(Ties::exact),
+          to_nonfinite(spec[1].cast<std::string>()), spec[2].cast<std::uint64_t>(), spec[3].cast<bool>(),
+          spec[4].cast<std::uint32_t>()};
+}
+
+// What lies in device memory during a step, by its address.
+struct StepMemory {
+  std::uintptr_t k, report, tensor_pruned, workspace;
+  std::size_t workspace_bytes;
+};
+
+StepMemory to_memory(const py::tuple& spec) {
+  if (spec.size() != 5) throw ArgumentError("memory: (k, report, tensor_pruned, workspace, bytes) is needed");
+  return {spec[0].cast<std::uintptr_t>(), spec[1].cast<std::uintptr_t>(), spec[2].cast<std::uintptr_t>(),
+          spec[3].cast<std::uintptr_t>(), spec[4].cast<std::size_t>()};
+}
+
+void step(const QueueSpec& queue, const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer,
+          const py::tuple& options, const py::tuple& memory, bool masks) {
+  const Table rows(table, std::move(names));
+  const Scorer s = to_scorer(scorer);
+  const cuda::StepOptions o = to_step_options(options);
+  const StepMemory m = to_memory(memory);
+  const py::gil_scoped_release release;
+  cuda::step(to_queue(queue), rows.tensors, s, at<const std::int64_t>(m.k), o,
+             masks ? MaskTable(rows.new_masks) : MaskTable(), at<std::int64_t>(m.tensor_pruned), at<void>(m.workspace),
+             m.workspace_bytes, at<cuda::StepReport>(m.report));
+}
+
+// The sequence is as long as a model: the tensor that holds one position, and the index in it.
+std::pair<std::size_t, std::int64_t> locate(std::int64_t position, const std::vector<std::int64_t>& numels) {
+  for (std::size_t t = 0; t < numels.size(); ++t) {
+    if (position < numels[t]) return {t, position};
+    position -= numels[t];
+  }
+  throw Error("report: position " + std::to_string(position) + " lies after the last tensor");
+}
+
+// The report, copied to the host, followed by one count of pruned elements a tensor; raises what the step found wrong.
+py::dict read_report(const py::buffer& words, const std::vector<std::string>& names,
+                     const std::vector<std::int64_t>& numels, const std::string& nonfinite, bool masks) {
+  const std::span<const std::uint64_t> found = words_of(words, "words");
+  if (found.size() != report_words + names.size() || numels.size() != names.size())
+    throw ArgumentError("words: " + std::to_string(found.size()) + " for a report of " + std::to_string(report_words) +
+                        " and " + std::to_string(names.size()) + " tensors");
+  std::array<std::uint64_t, report_words> raw;
+  std::copy_n(found.begin(), report_words, raw.begin());
+  const auto report = std::bit_cast<cuda::StepReport>(raw);
+  if (report.status & cuda::status::bad_k)
+    throw ArgumentError("k: " + std::to_string(report.k) + "; accepted are 0 to " + std::to_string(report.total) +
+                        ", the number of eligible elements");
+  if ((report.status & cuda::status::failed) || (report.nan > 0 && to_nonfinite(nonfinite) == NonFinite::error)) {
+    const auto [tensor, index] = locate(report.first_nan, numels);
+    throw NonFiniteScoreError(names[tensor], report.nan, index);
+  }
+  py::dict d;
+  d["value"] = exactly(report.value);
+  d["k"] = report.k;
+  d["total"] = report.total;
+  d["pruned"] = report.pruned;
+  d["dead"] = report.dead;
+  d["count_below"] = report.below;
+  d["count_equal"] = report.equal;
+  d["passes"] = double{report.passes};
+  d["extra_bytes"] = 0;
+  d["nonfinite"] = report.nan;
+  d["standard_error"] = py::none();
+  d["converged"] = true;
+  d["path"] = std::string(name_of(static_cast<Place>(report.place))) +
+              (report.status & cuda::status::overflow ? ", candidates overflowed" : "");
+  const auto share = [&](std::int64_t count) {
+    return report.v_sampled > 0
+               ? py::object(py::float_(static_cast<double>(count) / static_cast<double>(report.v_sampled)))
+               : py::none();
+  };
+  d["v_below_eps"] = share(report.v_below_eps);
+  d["v_zero"] = share(report.v_zero);
+  if (!masks) return d;
+  std::vector<std::int64_t> pruned(names.size());
+  std::transform(found.begin() + report_words, found.end(), pruned.begin(),
+                 [](std::uint64_t word) { return static_cast<std::int64_t>(word); });
+  d["tensor_pruned"] = pruned;
+  d["tensor_threshold"] = std::vector<py::object>(names.size(), exactly(report.value));
+  d["churn"] = report.churn;
+  d["empty_rows"] = report.empty_rows;
+  return d;
+}
+
+py::list devices() {
+  py::list rows;
+  for (const cuda::DeviceVerdict& device : cuda::devices()) {
+    py::dict row;
+    row["index"] = device.index;
+    row["name"] = device.name;
+    row["capability"] = std::to_string(device.major) + "." + std::to_string(device.minor);
+    row["verdict"] = device.verdict;
+    row["usable"] = device.usable;
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& module) {
+  module.attr("CUDA_BUILT") = bool{BITTERSWEET_CUDA_BUILT};
+  module.attr("CUDA_REPORT_WORDS") = report_words;
+  module.attr("CUDA_FAILED") = cuda::status::failed;
+  module.def("cuda_devices", &devices);
+  module.def("cuda_self_test", &cuda::self_test, py::arg("device"), py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "resolve_budget",
+      [](std::optional<double> sparsity, std::optional<std::int64_t> k, std::int64_t total) {
+        return resolve({sparsity, k}, total);
+      },
+      py::arg("sparsity"), py::arg("k"), py::arg("total"));
+  module.def(
+      "cuda_step_bytes",
+      [](const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer, const py::tuple& options,
+         bool masks) {
+        const Table rows(table, std::move(names));
+        return cuda::step_workspace_bytes(rows.tensors, to_scorer(scorer), to_step_options(options), masks);
+      },
+      py::arg("table"), py::arg("names"), py::arg("scorer"), py::arg("options"), py::arg("masks"));
+  module.def("cuda_step", &step, py::arg("queue"), py::arg("table"), py::arg("names"), py::arg("scorer"),
+             py::arg("options"), py::arg("memory"), py::arg("masks"));
+  module.def("cuda_read_report", &read_report, py::arg("words"), py::arg("names"), py::arg("numels"),
+             py::arg("nonfinite"), py::arg("masks"));
+  module.def(
+      "cuda_write_budget",
+      [](const QueueSpec& queue, std::uintptr_t k, std::int64_t value) {
+        cuda::write_budget(to_queue(queue), at<std::int64_t>(k), value);
+      },
+      py::arg("queue"), py::arg("k_ptr"), py::arg("value"));
+  module.def(
+      "cuda_write_scores",
+      [](const QueueSpec& queue, const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer,
+         const py::buffer& out) {
+        const Table rows(table, std::move(names));
+        const Scorer s = to_scorer(scorer);
+        const std::vector<float*> outputs = outputs_of(out, rows.tensors.size());
+        const py::gil_scoped_release release;
+        cuda::write_scores(to_queue(queue), rows.tensors, s, outputs);
+      },
+      py::arg("queue"), py::arg("table"), py::arg("names"), py::arg("scorer"), py::arg("out"));
+  module.def(
+      "cuda_apply_masks",
+      [](const QueueSpec& queue, const py::buffer& table, std::size_t which, std::uint32_t roles) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        cuda::apply_masks(to_queue(queue), rows.tensors, rows.masks_of(which), roles);
+      },
+      py::arg("queue"), py::arg("table"), py::arg("which"), py::arg("roles"));
+  module.def(
+      "cuda_count_live",
+      [](const QueueSpec& queue, const py::buffer& table, std::size_t which, std::uintptr_t live) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        cuda::count_live(to_queue(queue), rows.tensors, rows.masks_of(which), at<std::int64_t>(live));
+      },
+      py::arg("queue"), py::arg("table"), py::arg("which"), py::arg("live_ptr"));
+  module.def(
+      "cuda_count_violations",
+      [](const QueueSpec& queue, const py::buffer& table, std::size_t which, std::uint32_t roles,
+         std::uintptr_t found) {
+        const Table rows(table);
+        const py::gil_scoped_release release;
+        cuda::count_violations(to_queue(queue), rows.tensors, rows.masks_of(which), roles, at<std::int64_t>(found));
+      },
+      py::arg("queue"), py::arg("table"), py::arg("which"), py::arg("roles"), py::arg("found_ptr"));
+}
+
+}  // namespace bittersweet::python

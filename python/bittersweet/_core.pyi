@@ -1,0 +1,157 @@
+"""The compiled module. Private: its tables hold addresses, and only the Python layer checks what goes in."""
+
+from array import array
+from typing import Any, TypedDict
+
+__version__: str
+TABLE_COLUMNS: tuple[str, ...]
+COHERENCE_WIDTH: int  # doubles of one tensor's scalars
+SKETCH_PLACES: int
+CUDA_BUILT: bool
+CUDA_REPORT_WORDS: int
+CUDA_FAILED: int
+
+ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
+SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
+
+QueueSpec = tuple[int, int]  # device, stream
+StepOptions = tuple[str | None, str, int, bool, int]  # ties, nonfinite, seed, regrow, zero
+StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
+
+class ScorerRow(TypedDict):
+    name: str
+    alias_of: str | None
+    formula: str
+    reads: list[str]
+    default_eps: float | None
+    signed: bool
+
+class DeviceRow(TypedDict):
+    index: int
+    name: str
+    capability: str
+    verdict: str
+    usable: bool
+
+class ThresholdResult(TypedDict):
+    value: float
+    k: int
+    total: int
+    pruned: int | None
+    dead: int
+    count_below: int | None
+    count_equal: int | None
+    passes: float
+    extra_bytes: int
+    nonfinite: int
+    standard_error: float | None
+    converged: bool
+    v_below_eps: float | None
+    v_zero: float | None
+    path: str
+
+class MasksResult(TypedDict):
+    value: float | None
+    k: int
+    total: int
+    pruned: int
+    dead: int
+    count_below: int | None
+    count_equal: int | None
+    passes: float
+    extra_bytes: int
+    nonfinite: int
+    standard_error: float | None
+    converged: bool
+    v_below_eps: float | None
+    v_zero: float | None
+    path: str
+    tensor_pruned: list[int]
+    tensor_threshold: list[float | None]
+    churn: int
+    empty_rows: int
+
+def build_info() -> dict[str, Any]: ...
+def scorer_table() -> list[ScorerRow]: ...
+def selector_names() -> list[str]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def write_scores(table: array[int], names: list[str], scorer: ScorerSpec, out: array[int]) -> None: ...
+def threshold(
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    selector: SelectorSpec,
+    *,
+    sparsity: float | None,
+    k: int | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> ThresholdResult: ...
+def make_masks(
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    selector: SelectorSpec,
+    *,
+    sparsity: float | None,
+    k: int | None,
+    scope: str,
+    distribution: str | None,
+    rounding: str,
+    remainder: str,
+    max_tensor_sparsity: float | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> MasksResult: ...
+def apply_masks(table: array[int], which: int, roles: int) -> None: ...
+def count_violations(table: array[int], which: int, roles: int) -> list[int]: ...
+def count_live(table: array[int], which: int) -> list[int]: ...
+def pack_mask(bool_ptr: int, numel: int, words_ptr: int) -> None: ...
+def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
+def release_workspace() -> None: ...
+
+# `memory` holds addresses, for each row of the table: previous, average, scalars; positions, their number,
+# previous, scalars; snapshot, scalars; the sums.
+def track_coherence(table: array[int], names: list[str], memory: array[int], decay: float) -> None: ...
+def track_sketch(table: array[int], names: list[str], memory: array[int], decay: float) -> None: ...
+def compare_snapshot(table: array[int], names: list[str], memory: array[int]) -> None: ...
+def accumulate_movement(
+    table: array[int], names: list[str], memory: array[int], rates: list[float]
+) -> None: ...
+def sketch_positions(name: str, numel: int, seed: int) -> list[int]: ...
+def coherence_modifiers(
+    scalars: array[int], alpha: float, a: int, b: int, c: int, d: float, floor: float
+) -> list[float]: ...
+def snapshot_modifiers(scalars: array[int], floor: float) -> list[float]: ...
+def resolve_budget(sparsity: float | None, k: int | None, total: int) -> int: ...
+def cuda_devices() -> list[DeviceRow]: ...
+def cuda_self_test(device: int) -> str: ...
+def cuda_step_bytes(
+    table: array[int], names: list[str], scorer: ScorerSpec, options: StepOptions, masks: bool
+) -> int: ...
+def cuda_step(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    options: StepOptions,
+    memory: StepMemory,
+    masks: bool,
+) -> None: ...
+def cuda_read_report(
+    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool
+) -> dict[str, Any]: ...
+def cuda_write_budget(queue: QueueSpec, k_ptr: int, value: int) -> None: ...
+def cuda_write_scores(
+    queue: QueueSpec, table: array[int], names: list[str], scorer: ScorerSpec, out: array[int]
+) -> None: ...
+def cuda_apply_masks(queue: QueueSpec, table: array[int], which: int, roles: int) -> None: ...
+def cuda_count_live(queue: QueueSpec, table: array[int], which: int, live_ptr: int) -> None: ...
+def cuda_count_violations(
+    queue: QueueSpec, table: array[int], which: int, roles: int, found_ptr: int
+) -> None: ...

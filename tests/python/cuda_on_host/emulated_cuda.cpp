@@ -1,0 +1,47 @@
+// The functions of cuda.hpp over host memory, by the kernels of cuda/ on the SIMT emulator: the CUDA engine itself
+// under the Python package.
+#include <algorithm>
+
+#include "stand_in.hpp"
+#include "support/simt/emulated.hpp"
+
+namespace bittersweet::cuda {
+
+std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, const StepOptions&, bool) {
+  return 64;  // the emulator brings its own
+}
+
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void*, std::size_t,
+          StepReport* report) {
+  check(queue);
+  std::vector<std::int64_t> pruned;
+  *report = test::EmulatedCuda{}.step(tensors, scorer, *k, options, new_masks, &pruned);
+  if (tensor_pruned && !new_masks.empty()) std::copy(pruned.begin(), pruned.end(), tensor_pruned);
+}
+
+void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                  std::span<float* const> scores) {
+  check(queue);
+  test::EmulatedCuda{}.write_scores(tensors, scorer, scores);
+}
+
+void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                 std::uint32_t which, const std::uint32_t* gate) {
+  check(queue);
+  test::EmulatedCuda{}.apply_masks(tensors, masks, which, gate);
+}
+
+void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
+                std::int64_t* live) {
+  check(queue);
+  std::ranges::copy(test::EmulatedCuda{}.count_live(tensors, masks), live);
+}
+
+void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
+                      std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found) {
+  check(queue);
+  std::ranges::copy(test::EmulatedCuda{}.count_violations(tensors, masks, which), found);
+}
+
+}  // namespace bittersweet::cuda
