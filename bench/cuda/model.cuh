@@ -59,9 +59,16 @@ BITTERSWEET_FORMULA std::uint64_t hash(std::uint64_t seed, std::uint64_t place) 
   return z ^ (z >> 31);
 }
 
+BITTERSWEET_FORMULA float uniform(std::uint64_t seed, std::uint64_t place) {
+  return static_cast<float>(hash(seed, place) >> 40) * 0x1p-24f;
+}
+BITTERSWEET_FORMULA bool is_alive(float dead, std::uint64_t seed, std::uint64_t place) {
+  return uniform(seed, place) >= dead;
+}
+
 BITTERSWEET_FORMULA float drawn(const Draw& draw, std::uint64_t seed, std::uint64_t place) {
   const std::uint64_t word = hash(seed, place);
-  if (draw.share > 0 && static_cast<float>(hash(seed + 77, place) >> 40) * 0x1p-24f < draw.share) return draw.value;
+  if (draw.share > 0 && uniform(77, place) < draw.share) return draw.value;  // the same places in every array
   const float a = (static_cast<float>(word >> 40) + 1.0f) * 0x1p-24f,
               b = static_cast<float>(word & 0xffffffu) * 0x1p-24f;
   const float z = std::sqrt(-2.0f * std::log(a)) * std::cos(6.2831853f * b);
@@ -91,7 +98,7 @@ static __global__ void keep_kernel(std::uint64_t* mask, std::int64_t n, float de
     std::uint64_t word = 0;
     for (int bit = 0; bit < 64; ++bit) {
       const auto place = first + static_cast<std::uint64_t>(w) * 64 + static_cast<std::uint64_t>(bit);
-      word |= std::uint64_t{static_cast<float>(hash(seed, place) >> 40) * 0x1p-24f >= dead} << bit;
+      word |= std::uint64_t{is_alive(dead, seed, place)} << bit;
     }
     mask[w] = word & bits::valid(n, w);
   }
