@@ -1,4 +1,4 @@
-"""Runs steps, each with a time limit, and keeps what they found in one JSON file that is whole after every step.
+"""Runs steps, each with a time limit, and keeps what they found in one JSON file, whole after every step.
 
 `scripts/gpu_check.sh` is the command; bench/cuda/steps.py lists the steps.
 """
@@ -34,6 +34,7 @@ class Step:
     records: bool = False
     needs: Sequence[str] = ()  # programs; the step is absent, not failed, where one is not installed
     after: Sequence[str] = ()  # steps that must have passed
+    unavailable: Sequence[str] = ()  # what a tool says where the machine forbids it: absent, not failed
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +114,8 @@ class Check:
         }
         if stopped:
             entry |= {"status": TIMED_OUT, "why": f"stopped after {limit_s:.0f} s"}
+        elif code != 0 and (said_no := [text for text in step.unavailable if text in said]):
+            entry |= {"status": ABSENT, "why": f"it does not work here: {said_no[0]}"}
         elif code != 0 or complaints or offences:
             whys = [*offences, *complaints] or [f"exit status {code}"]
             entry |= {"status": FAILED, "why": "; ".join(whys[:8])}

@@ -36,7 +36,9 @@ def steps(mode: str, dry: bool) -> list[Step]:
         command = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets]
         return Step(name, command, limit_s, after=after)
 
-    def program(name: str, limit_s: float, binary: str, *sections: str, after: str = "build the engine") -> Step:
+    def program(
+        name: str, limit_s: float, binary: str, *sections: str, after: str = "build the engine"
+    ) -> Step:
         return Step(name, [f"{BIN}/{binary}", *flag, *sections], limit_s, records=True, after=(after,))
 
     # A dry run takes whatever machine there is: compiling may take its time.
@@ -49,7 +51,10 @@ def steps(mode: str, dry: bool) -> list[Step]:
     all_steps = []
     if full:
         all_steps.append(Step("unpack", ["bash", "scripts/gpu_carry.sh", "--unpack", BUILD], 40 * slack))
-        options += [f"-DCMAKE_PREFIX_PATH={ROOT / BUILD / 'gtest'}", f"-DBITTERSWEET_CCCL={ROOT / BUILD / 'cccl'}"]
+        options += [
+            f"-DCMAKE_PREFIX_PATH={ROOT / BUILD / 'gtest'}",
+            f"-DBITTERSWEET_CCCL={ROOT / BUILD / 'cccl'}",
+        ]
     configure = ["cmake", "-S", ".", "-B", BUILD, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += ["-DCMAKE_CUDA_ARCHITECTURES=90", "-DBITTERSWEET_CUDA_ARCHITECTURES=90", *options]
     all_steps += [
@@ -73,7 +78,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
         build("build the CUB peer", 60 * slack, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
         Step("Nsight counters", [python, "bench/cuda/counters.py", *flag, f"{BIN}/headline"], 60, records=True,
-             needs=() if dry else ("ncu",), after=("build the engine",)),
+             needs=() if dry else ("ncu",), after=("build the engine",),
+             unavailable=("ERR_NVGPUCTRPERM", "LibraryNotLoaded")),
         program("scorers", 40, "headline", "scorers"),
         program("beyond 2^31 elements", 60, "equal_bits", "large"),
         Step("pytest on the device",
@@ -87,7 +93,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
              90, after=("build the C++ tests",)),
         *(Step(f"compute-sanitizer {tool}",
                ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", f"{BIN}/equal_bits", "small"],
-               45, records=True, needs=("compute-sanitizer",), after=("build the engine",))
+               45, records=True, needs=("compute-sanitizer",), after=("build the engine",),
+               unavailable=("Device not supported",))
           for tool in ("memcheck", "racecheck", "initcheck", "synccheck")),
     ]  # fmt: skip
     return all_steps
@@ -114,7 +121,14 @@ def facts(mode: str, dry: bool, command: str) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             about[package] = "absent"
     if not dry:
-        keys = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.memory", "ecc.mode.current")
+        keys = (
+            "name",
+            "driver_version",
+            "memory.total",
+            "clocks.max.sm",
+            "clocks.max.memory",
+            "ecc.mode.current",
+        )
         answer = _said("nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader")
         values = [value.strip() for value in answer.split("\n")[0].split(",")]
         about |= dict(zip(("device", *keys[1:]), values, strict=False)) if len(values) == len(keys) else {}
@@ -155,16 +169,24 @@ def folder(about: dict[str, Any]) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/gpu_check.sh", description=__doc__)
     parser.add_argument("mode", choices=BUDGET_S, help="quick: at most 150 s; full: at most 8 minutes")
-    parser.add_argument("--dry", action="store_true", help="everything but the device: builds, oracles, formats")
-    parser.add_argument("--out", type=Path, help="folder of the results (default $OUT, or bench/results/gpu-...)")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="only these steps, as the summary names them")
+    parser.add_argument(
+        "--dry", action="store_true", help="everything but the device: builds, oracles, formats"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default $OUT, or bench/results/gpu-...)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="STEP", help="only these steps, as the summary names them"
+    )
     options = parser.parse_args(arguments)
     chosen = steps(options.mode, options.dry)
     if options.only:
         unknown = set(options.only) - {step.name for step in chosen}
         if unknown:
             names = ", ".join(step.name for step in chosen)
-            parser.error(f"--only {', '.join(sorted(unknown))}: no such step in {options.mode}; there are {names}")
+            parser.error(
+                f"--only {', '.join(sorted(unknown))}: no such step in {options.mode}; there are {names}"
+            )
         # What a chosen step needs is taken as done before.
         chosen = [Step(**{**vars(step), "after": ()}) for step in chosen if step.name in options.only]
     words = ["scripts/gpu_check.sh", options.mode, *(["--dry"] if options.dry else [])]
