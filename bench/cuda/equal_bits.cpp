@@ -99,6 +99,24 @@ void scorers(Records& records, const Arguments&) {
           found[s].empty(), found[s]);
 }
 
+// A few small steps of every kind of pass, for compute-sanitizer.
+void small(Records& records, const Arguments&) {
+  const Sizes sizes{33, 40'961, 0, 1025};
+  const std::vector<std::pair<std::string, std::vector<DType>>> stored{
+      {"f32", {DType::f32}}, {"bf16", {DType::bf16}}, {"mixed", {DType::f32, DType::bf16, DType::f16, DType::bf16}}};
+  for (const auto& [name, dtypes] : stored)
+    for (const Scorer& scorer : {Scorer{Bitter7{}}, Scorer{Magnitude{}}, Scorer{Identity{}}})
+      for (const bool misaligned : {false, true}) {
+        const std::string which = described(scorer) + ", " + name + (misaligned ? ", misaligned" : "");
+        attempt(records, "small", which, [&] {
+          test::Model model = test::training_model(sizes, dtypes, 31);
+          if (misaligned) model.set_masks(0.3, 5);
+          const std::string differs = compare(records, model, scorer, 0.5, misaligned, NonFinite::keep);
+          records.verdict(Record("small", which), differs.empty(), differs);
+        });
+      }
+}
+
 void values(Records& records, const Arguments&) {
   for (const test::NamedValues& named : test::named_values())
     attempt(records, "values", named.name, [&] {
@@ -295,8 +313,9 @@ void large(Records& records, const Arguments& arguments) {
 
 int main(int count, char** words) {
   using Section = void (*)(Records&, const Arguments&);
-  const std::vector<std::pair<std::string, Section>> all{{"scorers", scorers}, {"bitter8", bitter8}, {"values", values},
-                                                         {"gates", gates},     {"graph", graph},     {"large", large}};
+  const std::vector<std::pair<std::string, Section>> all{{"scorers", scorers}, {"bitter8", bitter8}, {"small", small},
+                                                         {"values", values},   {"gates", gates},     {"graph", graph},
+                                                         {"large", large}};
   std::vector<std::string> names;
   for (const auto& [name, run] : all) names.push_back(name);
   return run_program(count, words, names, [&](const Arguments& arguments, Records& records) {

@@ -7,7 +7,7 @@
 //   scorers    every other scorer of w, m and v
 //   sizes      1 million to 4 billion weights
 //   host       300 small tensors: what a call costs the host
-// `--profile` runs the first two works of `headline` once, between the marks that ncu waits for. `--dry` selects on the
+// `--profile` runs the threshold alone, once, between the marks that ncu waits for. `--dry` selects on the
 // CPU at a small size and touches no device.
 #include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
@@ -125,7 +125,7 @@ class Bench {
     for (const Work& work : works) zeroes |= work.zero != 0, zeroes_state |= (work.zero & roles::exp_avg) != 0;
     if (profile_) {
       for (const Work& work : works)
-        if (!work.zero) profile(section, subject, work, *model);
+        if (!work.masks) profile(section, subject, work, *model);
       return;
     }
     if (zeroes) model->save();

@@ -3,8 +3,8 @@
     python bench/cuda/peers.py [--dry] [--out FILE] [--weights 402653184]
 
 Every peer scores first, straight into slices of one buffer, and ends with the threshold on the host, as
-`bittersweet.threshold` does. Times by CUDA events, medians after a warm-up; memory is the peak that a call adds.
-`--dry` runs every call on the CPU at a small size against a sort, and measures nothing.
+`bittersweet.threshold` does. Times by CUDA events, medians after a warm-up; memory is the peak that a call
+adds. `--dry` runs every call on the CPU at a small size against a sort, and measures nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ SLOW_MS, REPEATS, FEW = 300.0, 9, 3
 
 
 def model(total: int, device: str) -> Model:
-    """w normal, v log-normal around 1e-9 with a decade of spread, m normal."""
+    """w normal, v log-normal around 1e-9 with a decade of spread."""
     torch.manual_seed(0)
     shapes = gpt_shapes(total)
     w = [torch.empty(shape, device=device).normal_(0.0, 0.02) for shape in shapes]
-    m = [torch.empty(shape, device=device).normal_(0.0, 1e-5) for shape in shapes]
     v = [torch.empty(shape, device=device).normal_(0.0, 2.3).exp_().mul_(1e-9) for shape in shapes]
-    return Model(w, m, v)
+    return Model(w, [], v)
 
 
 class Peers:
@@ -140,6 +139,10 @@ class Clock:
         return float(begin.elapsed_time(end))
 
 
+def verdict(right: bool, found: str) -> dict[str, Any]:
+    return {"right": True} if right else {"right": False, "found": found}
+
+
 class Run:
     """Measures one call after the other; one that fails is recorded and stops no other."""
 
@@ -176,23 +179,14 @@ class Run:
         total = self.data.weights
 
         def exact(value: float) -> dict[str, Any]:
-            right = value == expected
-            return (
-                {"right": right}
-                if right
-                else {"right": False, "found": f"{value!r}, a sort says {expected!r}"}
-            )
+            return verdict(value == expected, f"{value!r}, a sort says {expected!r}")
 
         def approximate(value: float) -> dict[str, Any]:
             return {"error_of_sparsity": abs(int((scores < value).sum()) / total - SPARSITY)}
 
         def masked(result: Any) -> dict[str, Any]:
             pruned = getattr(result, "event", result).pruned
-            return (
-                {"right": True}
-                if pruned == self.k
-                else {"right": False, "found": f"{pruned} pruned, not {self.k}"}
-            )
+            return verdict(pruned == self.k, f"{pruned} pruned, not {self.k}")
 
         self.add("bittersweet.threshold", lambda: bs.threshold(inputs, sparsity=SPARSITY).value, exact)
         self.add("bittersweet.make_masks", lambda: bs.make_masks(inputs, sparsity=SPARSITY), masked)
@@ -209,7 +203,7 @@ class Run:
             prepare=restore,
         )
         restore()
-        del saved
+        saved.clear()
         for name, call in CALLS.items():
             self.add(
                 name,

@@ -2,8 +2,8 @@
 
     python bench/cuda/report.py [bench/results/gpu-*/results.json ...] [--check]
 
-Without files it takes all of bench/results/gpu-*/results.json. Dry runs are refused: they measured nothing. `--check`
-writes nothing and fails where the page is not what the files say.
+Without files it takes all of bench/results/gpu-*/results.json. Dry runs are refused: they measured nothing.
+`--check` writes nothing and fails where the page is not what the files say.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FACTS = (
 
 HEAD = """# Benchmarks on a GPU
 
-One command measures everything that only a GPU can tell. It needs no network, and it says what it could not do.
+One command measures everything that only a GPU can tell. It needs no network and says what it could not do.
 
 ```bash
 scripts/gpu_carry.sh           # before: what `full` needs beside the source tree, into .carry
@@ -43,15 +43,17 @@ scripts/gpu_check.sh full      # at most 8 minutes
 python bench/cuda/report.py    # writes this page from bench/results/gpu-*/results.json
 ```
 
-How it is measured: times by CUDA events, medians; before every repetition other memory is read, so that no input lies in
-the L2 cache; the floor is the fastest of three bare reads of the same arrays in the same run (two of 16-byte loads, one
-ring of bulk copies), and for steps that zero weights a pure rewrite of them is added. Every answer is judged by
-definition before it is timed: scores below and at the threshold are counted one by one, and no mask bit may contradict
-it. `scripts/gpu_check.sh quick --dry` does all but touch a device: it compiles for sm_90 and runs every oracle.
+How it is measured: times by CUDA events, medians; before every repetition other memory is read, so that no
+input lies in the L2 cache; the floor is the fastest of three bare reads of the same arrays in the same run
+(two of 16-byte loads, one ring of bulk copies), and for steps that zero weights a pure rewrite of them is added.
+Every answer is judged by definition before it is timed: scores below and at the threshold are counted one by
+one, and no mask bit may contradict it. `scripts/gpu_check.sh quick --dry` does all but touch a device: it
+compiles for sm_90 and runs every oracle.
 """
 UNMEASURED = """## Figures
 
-Not measured on a device yet. The goals that a run is judged by, for 402,653,184 f32 weights in 148 tensors, bitter7, 50 %:
+Not measured on a device yet. The goals that a run is judged by, for 402,653,184 f32 weights in 148 tensors,
+bitter7, 50 %:
 
 | work | goal |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""`scripts/gpu_check.sh quick|full [--dry] [--out DIR] [--only STEP ...]`: the steps, and the facts of the machine."""
+"""The steps of scripts/gpu_check.sh, and the facts of the machine that they run on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import report
 from check import Check, Step, line
 
 ROOT = Path(__file__).resolve().parents[2]
+ENGINE = "build the engine"
 CARRY, BUILD = ".carry", "build/gpu"
 BIN = f"{BUILD}/bench/cuda"
 BUDGET_S = {"quick": 150, "full": 480}
@@ -36,9 +37,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
         command = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets]
         return Step(name, command, limit_s, after=after)
 
-    def program(
-        name: str, limit_s: float, binary: str, *sections: str, after: str = "build the engine"
-    ) -> Step:
+    def program(name: str, limit_s: float, binary: str, *sections: str, after: str = ENGINE) -> Step:
         return Step(name, [f"{BIN}/{binary}", *flag, *sections], limit_s, records=True, after=(after,))
 
     # A dry run takes whatever machine there is: compiling may take its time.
@@ -61,7 +60,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
         Step("configure", configure, 40 * slack),
         build("build the bare kernels", 60 * slack, "measure_first"),
         program("measure first", 60, "measure_first", after="build the bare kernels"),
-        build("build the engine", 110 * slack, "headline", "equal_bits"),
+        build(ENGINE, 110 * slack, "headline", "equal_bits"),
         program("same bits as the CPU", 60, "equal_bits", "scorers", "bitter8", "gates"),
         program("headline", 60, "headline", "headline"),
     ]
@@ -77,8 +76,9 @@ def steps(mode: str, dry: bool) -> list[Step]:
              after=("build the Python module",), environment=site),
         build("build the CUB peer", 60 * slack, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
-        Step("Nsight counters", [python, "bench/cuda/counters.py", *flag, f"{BIN}/headline"], 60, records=True,
-             needs=() if dry else ("ncu",), after=("build the engine",),
+        Step("Nsight counters",
+             [python, "bench/cuda/counters.py", *flag, f"{BIN}/headline"], 60, records=True,
+             needs=() if dry else ("ncu",), after=(ENGINE,),
              unavailable=("ERR_NVGPUCTRPERM", "LibraryNotLoaded")),
         program("scorers", 40, "headline", "scorers"),
         program("beyond 2^31 elements", 60, "equal_bits", "large"),
@@ -93,7 +93,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
              90, after=("build the C++ tests",)),
         *(Step(f"compute-sanitizer {tool}",
                ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", f"{BIN}/equal_bits", "small"],
-               45, records=True, needs=("compute-sanitizer",), after=("build the engine",),
+               45, records=True, needs=("compute-sanitizer",), after=(ENGINE,),
                unavailable=("Device not supported",))
           for tool in ("memcheck", "racecheck", "initcheck", "synccheck")),
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def _first(pattern: str, text: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, with `+` where the tree differs; a tree that was carried without its history names it in a file."""
+    """The commit, with `+` where the tree differs; a tree without its history names it in a file."""
     commit = _said("git", "-C", str(ROOT), "rev-parse", "HEAD").strip()
     if commit:
         changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no").strip()
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def summarise(check: Check) -> int:
-    """Prints the table last, since the end of an output is what is kept of it, and writes the report beside it."""
+    """Prints the table last (the end of an output is what is kept of it) and writes the report beside it."""
     (check.out / "report.md").write_text(report.document([check.document()]), encoding="utf-8")
     print("\n" + report.table(check.document()))
     print("\n".join(line(step) for step in check.steps))
