@@ -45,10 +45,10 @@ python bench/cuda/report.py    # writes this page from bench/results/gpu-*/resul
 
 How it is measured: times by CUDA events, medians; before every repetition other memory is read, so that no
 input lies in the L2 cache; the floor is the fastest of three bare reads of the same arrays in the same run
-(two of 16-byte loads, one ring of bulk copies), and for steps that zero weights a pure rewrite of them is added.
-Every answer is judged by definition before it is timed: scores below and at the threshold are counted one by
-one, and no mask bit may contradict it. `scripts/gpu_check.sh quick --dry` does all but touch a device: it
-compiles for sm_90 and runs every oracle.
+(two of 16-byte loads, one ring of bulk copies), and for steps that zero weights a pure rewrite of them is
+added. Every answer is judged by definition before it is timed: scores below and at the threshold are counted
+one by one, and no mask bit may contradict it. `scripts/gpu_check.sh quick --dry` does all but touch a device:
+it compiles for sm_90 and runs every oracle.
 """
 UNMEASURED = """## Figures
 

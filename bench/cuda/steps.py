@@ -91,12 +91,21 @@ def steps(mode: str, dry: bool) -> list[Step]:
              ["ctest", "--test-dir", BUILD, "-L", "gpu", "--no-tests=error", "--output-on-failure",
               *(["--show-only"] if dry else [])],
              90, after=("build the C++ tests",)),
-        *(Step(f"compute-sanitizer {tool}",
-               ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", f"{BIN}/equal_bits", "small"],
-               45, records=True, needs=("compute-sanitizer",), after=(ENGINE,),
-               unavailable=("Device not supported",))
-          for tool in ("memcheck", "racecheck", "initcheck", "synccheck")),
     ]  # fmt: skip
+    if not dry:
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+            all_steps.append(
+                Step(
+                    f"compute-sanitizer {tool}",
+                    [*command, f"{BIN}/equal_bits", "small"],
+                    45,
+                    records=True,
+                    needs=("compute-sanitizer",),
+                    after=(ENGINE,),
+                    unavailable=("Device not supported",),
+                )
+            )
     return all_steps
 
 
