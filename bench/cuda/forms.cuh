@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "bittersweet/score/scorers.hpp"
 #include "spans.cuh"
 
 namespace bittersweet::bench {
@@ -64,13 +65,62 @@ BENCH_FORM float decided_score(float w, float v) {
 BENCH_FORM float low_half(std::uint32_t pair) { return std::bit_cast<float>(pair << 16); }
 BENCH_FORM float high_half(std::uint32_t pair) { return std::bit_cast<float>(pair & 0xffff0000u); }
 
-// A form against the exact one, over finite non-negative u.
+// ---- roots and what they are compared with, over every non-negative float ----
+
+// What a comparison must show: the same bits everywhere; the same bits from eps = 1e-8 on; an error within the margin.
+enum class Proof { same_bits, same_bits_from_eps, margin };
+
+struct OneBranchFreeRoot {
+  static constexpr const char* name = "one branch-free root";
+  static constexpr Proof proof = Proof::same_bits_from_eps;
+  BENCH_FORM static float exact(float u) { return sqrt_rn(u); }
+  BENCH_FORM static float fast(float u) { return sqrt_branch_free(u); }
+};
+template <Form form>
+struct FourthRoot {
+  static constexpr const char* name = form == Form::branch_free ? "two branch-free roots"
+                                      : form == Form::rsqrt     ? "rsqrt of rsqrt, ftz"
+                                                                : "rsqrt of rsqrt, the first without ftz";
+  static constexpr Proof proof = form == Form::branch_free ? Proof::same_bits_from_eps : Proof::margin;
+  BENCH_FORM static float exact(float u) { return fourth_root<Form::sqrt_rn>(u); }
+  BENCH_FORM static float fast(float u) { return fourth_root<form>(u); }
+};
+
+// The engine's own text: scorers of weight 1 and eps 0.
+BENCH_FORM Elements<float> unit_weight(float u) {
+  Elements<float> x{};
+  x.w = 1.0f, x.v = u;
+  return x;
+}
+struct Bitter7Score {
+  static constexpr const char* name = "bitter7 as the engine scores it";
+  static constexpr Proof proof = Proof::same_bits;
+  BENCH_FORM static float exact(float u) { return fourth_root<Form::sqrt_rn>(u); }
+  BENCH_FORM static float fast(float u) { return Bitter7{0.0f}(unit_weight(u)); }
+};
+struct Bitter8Score {
+  static constexpr const char* name = "bitter8 as the engine scores it";
+  static constexpr Proof proof = Proof::margin;
+  BENCH_FORM static float exact(float u) { return 1.0f / sqrt_rn(1.0f / sqrt_rn(u)); }
+  BENCH_FORM static float fast(float u) { return Bitter8{0.0f}(unit_weight(u)); }
+};
+template <class S>
+concept HasRoughForm = requires(const S& scorer, const Elements<float>& x) { scorer.rough(x); };
+template <class S>
+struct RoughScore {  // only where the scorer has one
+  static constexpr const char* name = "bitter7 as the engine's bracket decides it";
+  static constexpr Proof proof = Proof::margin;
+  BENCH_FORM static float exact(float u) { return fourth_root<Form::sqrt_rn>(u); }
+  BENCH_FORM static float fast(float u) { return S{0.0f}.rough(unit_weight(u)); }
+};
+
+// A fast form against the exact one, over finite non-negative u.
 struct Agreement {
   unsigned long long differing = 0;       // u with other bits
   unsigned highest = 0;                   // the highest of them, as bits
-  unsigned largest_error[2] = {0, 0};     // |form / exact - 1| as the bits of a float: u normal; u denormal
+  unsigned largest_error[2] = {0, 0};     // |fast / exact - 1| as the bits of a float: u normal; u denormal
   unsigned unusable[2] = {0, 0};          // NaN or infinity from a positive u: likewise
-  unsigned at_zero = 0, at_infinity = 0;  // what the form gives there, as bits
+  unsigned at_zero = 0, at_infinity = 0;  // what the fast form gives there, as bits
 };
 
 #if defined(__CUDACC__)
@@ -160,11 +210,9 @@ __global__ void __launch_bounds__(256, 3)
   }
 }
 
-// ---- all non-negative floats ----
-
-// `one_root` compares one branch-free square root with sqrt.rn; else the fourth root of `form` with two sqrt.rn.
-template <Form form, bool one_root>
-__global__ void compare_all(std::uint64_t count, Agreement* found) {
+template <class Root>
+__global__ void compare_all(Agreement* found) {
+  constexpr std::uint64_t count = std::uint64_t{1} << 31;
   const std::uint64_t stride = std::uint64_t{gridDim.x} * blockDim.x;
   unsigned long long differing = 0;
   unsigned highest = 0, largest[2] = {}, unusable[2] = {};
@@ -172,8 +220,7 @@ __global__ void compare_all(std::uint64_t count, Agreement* found) {
     const auto bits = static_cast<unsigned>(i);
     if (bits > 0x7f800000u) continue;  // NaN
     const float u = std::bit_cast<float>(bits);
-    const float exact = one_root ? sqrt_rn(u) : fourth_root<Form::sqrt_rn>(u);
-    const float fast = one_root ? sqrt_branch_free(u) : fourth_root<form>(u);
+    const float exact = Root::exact(u), fast = Root::fast(u);
     if (bits == 0u) found->at_zero = std::bit_cast<unsigned>(fast);  // one thread meets each end
     if (bits == 0x7f800000u) {
       found->at_infinity = std::bit_cast<unsigned>(fast);

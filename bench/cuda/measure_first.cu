@@ -312,17 +312,17 @@ void measure_decisions(Records& records) {
 
 // ---- roots ----
 
-template <Form form, bool one_root>
-void compare_roots(Records& records, const std::string& name) {
+template <class Root>
+void compare_roots(Records& records) {
+  const std::string name = Root::name;
   attempt(records, "roots", name, [&] {
     if (records.dry()) {  // some of every exponent; the host's reciprocal root is the nearest float
       double largest = 0;
       for (std::uint64_t i = 0x10000000u; i < 0x7f800000u; i += 99'991) {
         const float u = std::bit_cast<float>(static_cast<std::uint32_t>(i));
-        const double exact =
-            one_root ? std::sqrt(static_cast<double>(u)) : std::sqrt(std::sqrt(static_cast<double>(u)));
-        const float fast = one_root ? sqrt_branch_free(u) : fourth_root<form>(u);
-        largest = std::max(largest, std::fabs(fast / exact - 1.0));
+        const double root = std::sqrt(static_cast<double>(u));
+        const double exact = std::is_same_v<Root, OneBranchFreeRoot> ? root : std::sqrt(root);
+        largest = std::max({largest, std::fabs(Root::fast(u) / exact - 1.0), std::fabs(Root::exact(u) / exact - 1.0)});
       }
       return records.verdict(Record("roots", name), largest < 0x1p-22, "the formula is not the root");
     }
@@ -330,35 +330,48 @@ void compare_roots(Records& records, const std::string& name) {
     const Buffer memory(sizeof(Agreement));
     const Agreement none;
     memory.from_host(&none, sizeof none);
-    compare_all<form, one_root><<<device.multiprocessors * 16, 256>>>(std::uint64_t{1} << 31, memory.as<Agreement>());
+    compare_all<Root><<<device.multiprocessors * 16, 256>>>(memory.as<Agreement>());
     check_launch(name.c_str());
     synchronize(name.c_str());
     const auto found = memory.read<Agreement>();
     const float normal = std::bit_cast<float>(found.largest_error[0]);
+    const float same_from = std::bit_cast<float>(found.differing ? found.highest + 1 : 0u);
     Record record("roots", name);
-    record.count("differing", static_cast<std::int64_t>(found.differing));
+    record.count("differing", static_cast<std::int64_t>(found.differing)).number("same_bits_from", same_from);
     record.number("largest_relative_error", normal);
     record.number("largest_relative_error_of_denormals", std::bit_cast<float>(found.largest_error[1]));
     record.count("unusable", found.unusable[0]).count("unusable_of_denormals", found.unusable[1]);
     record.text("at_zero", std::to_string(std::bit_cast<float>(found.at_zero)));
     record.text("at_infinity", std::to_string(std::bit_cast<float>(found.at_infinity)));
-    const float equal_from = std::bit_cast<float>(found.differing ? found.highest + 1 : 0u);
-    if (form == Form::branch_free) {
-      record.number("same_bits_from", equal_from);
-      return records.verdict(std::move(record), equal_from <= 1e-8f, "bits differ above eps = 1e-8");
+    switch (Root::proof) {
+      case Proof::same_bits:
+        return records.verdict(std::move(record),
+                               found.differing == 0 && found.at_zero == 0u && found.at_infinity == 0x7f800000u,
+                               "bits differ");
+      case Proof::same_bits_from_eps:
+        return records.verdict(std::move(record), same_from <= 1e-8f, "bits differ above eps = 1e-8");
+      case Proof::margin:  // the products with |w| round once more, by up to 2^-24 each
+        record.number("margin", bracket_margin);
+        return records.verdict(std::move(record), found.unusable[0] == 0 && normal + 0x1p-23f <= bracket_margin,
+                               "the margin of the bracket does not cover the form");
     }
-    // Both forms round once more in the product with |w|, by up to 2^-24 each.
-    record.number("margin", bracket_margin);
-    records.verdict(std::move(record), found.unusable[0] == 0 && normal + 0x1p-23f <= bracket_margin,
-                    "the margin of the bracket does not cover the form");
   });
 }
 
+// The engine's rough form, where this version has one.
+template <class S>
+void compare_rough(Records& records) {
+  if constexpr (HasRoughForm<S>) compare_roots<RoughScore<S>>(records);
+}
+
 void measure_roots(Records& records) {
-  compare_roots<Form::branch_free, true>(records, "one branch-free root");
-  compare_roots<Form::branch_free, false>(records, "two branch-free roots");
-  compare_roots<Form::rsqrt, false>(records, "rsqrt of rsqrt, ftz");
-  compare_roots<Form::rsqrt_first_without_ftz, false>(records, "rsqrt of rsqrt, the first without ftz");
+  compare_roots<OneBranchFreeRoot>(records);
+  compare_roots<FourthRoot<Form::branch_free>>(records);
+  compare_roots<FourthRoot<Form::rsqrt>>(records);
+  compare_roots<FourthRoot<Form::rsqrt_first_without_ftz>>(records);
+  compare_roots<Bitter7Score>(records);
+  compare_roots<Bitter8Score>(records);
+  compare_rough<Bitter7>(records);
 }
 
 }  // namespace
