@@ -33,7 +33,7 @@ pip_install "${wheel}[dev]"
 failed=()
 check() { "$@" || failed+=("$*"); }  # goes on, so that one run shows everything that is wrong
 cpp_is_formatted() {
-  find include src python/bindings tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
+  find include src python/bindings tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' \) -print0 |
     xargs -0 clang-format --dry-run --Werror
 }
 

@@ -85,12 +85,12 @@ def steps(mode: str, dry: bool) -> list[Step]:
         Step("pytest on the device",
              [python, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/python",
               *(["--collect-only"] if dry else [])],
-             90, after=("build the Python module",), environment=site),
-        build("build the C++ tests", 120 * slack, "gpu_tests"),
+             90, after=("build the Python module",), environment=site,
+             wants="tests collected" if dry else r"[1-9]\d* passed"),
+        build("build the C++ tests", 120 * slack, "test_cuda.device"),
         Step("C++ tests on the device",
-             ["ctest", "--test-dir", BUILD, "-L", "gpu", "--no-tests=error", "--output-on-failure",
-              *(["--show-only"] if dry else [])],
-             90, after=("build the C++ tests",)),
+             [f"{BUILD}/tests/test_cuda.device", *(["--gtest_list_tests"] if dry else [])],
+             90, after=("build the C++ tests",), wants=r"\w+" if dry else r"PASSED  \] [1-9]"),
     ]  # fmt: skip
     if not dry:
         for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):

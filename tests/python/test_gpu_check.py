@@ -146,6 +146,16 @@ def test_wrong_or_malformed_figures_fail_a_step_that_exits_with_0(
     assert why in step["why"]
 
 
+def test_tests_that_were_all_skipped_have_not_passed(runner: Runner) -> None:
+    skipped = runner.run("tests", "print('3 skipped')", wants=r"[1-9]\d* passed")
+    assert skipped["status"] == "failed"
+    assert "passed" in skipped["why"]
+    assert (
+        runner.run("more tests", "print('2 passed, 1 skipped')", wants=r"[1-9]\d* passed")["status"]
+        == "passed"
+    )
+
+
 def test_goals_missed_have_an_exit_status_of_their_own(runner: Runner) -> None:
     assert runner.run("goals", writing(ms=2.0, bound_ms=1.5, kept=False), records=True)["status"] == "passed"
     assert runner.check.status() == 3
