@@ -97,7 +97,18 @@ def steps(mode: str, dry: bool) -> list[Step]:
              [f"{BUILD}/tests/test_cuda.device", *(["--gtest_list_tests"] if dry else [])],
              90, after=("build the C++ tests",), wants=r"\w+" if dry else r"PASSED  \] [1-9]"),
     ]  # fmt: skip
-    if not dry:
+    if dry:
+        all_steps += [
+            build("build the rehearsal", 120 * slack, "equal_bits_emulated"),
+            Step(
+                "same bits, emulated",
+                [f"{BIN}/equal_bits_emulated", "small", "gates", "bitter8"],
+                300,
+                records=True,
+                after=("build the rehearsal",),
+            ),
+        ]
+    else:
         for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
             command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
             all_steps.append(
