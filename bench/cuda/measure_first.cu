@@ -73,6 +73,7 @@ std::vector<ReadCase> read_cases() {
 }
 
 void launch(const ReadCase& which, const Device& device, const Spans& spans, const Buffer& seen) {
+  check(cudaFuncSetAttribute(which.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, which.shared), "shared");
   which.kernel<<<device.multiprocessors * which.blocks, 256, which.shared>>>(spans.table(), spans.count(),
                                                                              spans.units(), seen.as<unsigned>());
 }
@@ -131,7 +132,6 @@ void measure_reads(Records& records) {
   for (const ReadCase& which : cases) {
     attempt(records, "read", which.name, [&] {
       const Spans spans(arrays, which.unit);
-      check(cudaFuncSetAttribute(which.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, which.shared), "shared");
       int resident = 0;
       check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, which.kernel, 256,
                                                           static_cast<std::size_t>(which.shared)),
@@ -162,19 +162,25 @@ void measure_write(Records& records, const std::string& name, const Device& devi
           <<<device.multiprocessors * blocks, 256>>>(spans.table(), spans.count(), spans.units());
     };
     model.restore();
+    bool right = true;
+    const std::vector<const std::uint64_t*> kept = model.kept();
+    const auto weights_of = [&](std::size_t t) {
+      std::vector<float> host(static_cast<std::size_t>(std::min<std::int64_t>(model.inputs()[t].numel, 100'003)));
+      check(cudaMemcpy(host.data(), model.inputs()[t].weight.data, host.size() * 4, cudaMemcpyDeviceToHost), "copy");
+      return host;
+    };
+    std::vector<std::vector<float>> before;
+    for (std::size_t t = 0; t < kept.size(); t += 7) before.push_back(weights_of(t));  // some tensors, on the host
     run();
     synchronize(name.c_str());
-    const std::vector<const std::uint64_t*> kept = model.kept();
-    bool right = true;
-    for (std::size_t t = 0; t < kept.size(); t += 7) {  // some tensors against the host
-      const ScoreInputs& tensor = model.inputs()[t];
-      const std::int64_t n = std::min<std::int64_t>(tensor.numel, 100'003);
-      std::vector<float> after(static_cast<std::size_t>(n));
-      std::vector<std::uint64_t> words(static_cast<std::size_t>(bits::words(n)));
-      check(cudaMemcpy(after.data(), tensor.weight.data, after.size() * 4, cudaMemcpyDeviceToHost), "copy");
+    for (std::size_t t = 0; t < kept.size(); t += 7) {
+      const std::vector<float> after = weights_of(t);
+      std::vector<std::uint64_t> words(static_cast<std::size_t>(bits::words(std::ssize(after))));
       check(cudaMemcpy(words.data(), kept[t], words.size() * 8, cudaMemcpyDeviceToHost), "copy");
-      for (std::int64_t i = 0; i < n; ++i)
-        right &= way == Write::rewrite || bits::get(words.data(), i) == (after[static_cast<std::size_t>(i)] != 0.0f);
+      for (std::size_t i = 0; i < after.size(); ++i) {
+        const bool keep = way == Write::rewrite || bits::get(words.data(), static_cast<std::int64_t>(i));
+        right &= after[i] == (keep ? before[t / 7][i] : 0.0f);
+      }
     }
     if (!right) return records.verdict(Record("write", name), false, "zeros are not where the mask says");
     const Times times = timer.measure(repeats, [&] { model.restore(); }, run);
