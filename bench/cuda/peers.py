@@ -221,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.dry and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --dry runs without one")
     warnings.filterwarnings("ignore", message=".*exp_avg_sq values are below eps.*")  # as v around 1e-9 is
+    if options.dry:
+        torch.set_num_threads(1)
     run = Run(DRY if options.dry else options.weights, "cpu" if options.dry else "cuda", options.out)
     run.everything()
     return int(run.failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import os
@@ -32,7 +33,6 @@ def steps(mode: str, dry: bool) -> list[Step]:
     flag = ["--dry"] if dry else []
     site = {"PYTHONPATH": str(ROOT / BUILD / "site")}
     jobs = str(os.cpu_count() or 1)
-    slack = 60 if dry else 1  # a dry run takes whatever machine there is: compiling may take its time
 
     def build(name: str, limit_s: float, *targets: str, after: Sequence[str] = ("configure",)) -> Step:
         command = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets]
@@ -41,7 +41,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
     # All at once, on all cores; what fails here fails again, by name, in the step that needs it.
     targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", "test_cuda.device")
     everything = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets, "--", "-k", "0"]
-    build_all = Step("build everything else", everything, 150 * slack, after=("configure",))
+    build_all = Step("build everything else", everything, 150, after=("configure",))
 
     def program(name: str, limit_s: float, binary: str, *sections: str, after: str = ENGINE) -> Step:
         return Step(name, [f"{BIN}/{binary}", *flag, *sections], limit_s, records=True, after=(after,))
@@ -53,7 +53,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
         options += ["-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
     all_steps = []
     if full:
-        all_steps.append(Step("unpack", ["bash", "scripts/gpu_carry.sh", "--unpack", BUILD], 40 * slack))
+        all_steps.append(Step("unpack", ["bash", "scripts/gpu_carry.sh", "--unpack", BUILD], 40))
         options += [
             f"-DCMAKE_PREFIX_PATH={ROOT / BUILD / 'gtest'}",
             f"-DBITTERSWEET_CCCL={ROOT / BUILD / 'cccl'}",
@@ -61,25 +61,25 @@ def steps(mode: str, dry: bool) -> list[Step]:
     configure = ["cmake", "-S", ".", "-B", BUILD, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += ["-DCMAKE_CUDA_ARCHITECTURES=90", "-DBITTERSWEET_CUDA_ARCHITECTURES=90", *options]
     all_steps += [
-        Step("configure", configure, 40 * slack),
-        build("build the bare kernels", 60 * slack, "measure_first"),
+        Step("configure", configure, 40),
+        build("build the bare kernels", 60, "measure_first"),
         program("measure first", 60, "measure_first", after="build the bare kernels"),
         *([build_all] if full else []),
-        build(ENGINE, 110 * slack, "headline", "equal_bits"),
+        build(ENGINE, 110, "headline", "equal_bits"),
         program("same bits as the CPU", 60, "equal_bits", "scorers", "bitter8", "gates"),
         program("headline", 60, "headline", "headline"),
     ]
     if not full:
-        return all_steps
+        return [_patient(step) if dry else step for step in all_steps]
     all_steps += [
         program("capture and replay", 30, "equal_bits", "graph"),
         program("awkward values", 60, "equal_bits", "values"),
         program("data, dtypes, host", 60, "headline", "data", "dtypes", "host"),
         program("sizes", 60, "headline", "sizes"),
-        build("build the Python module", 100 * slack, "_core", "gpu_site"),
+        build("build the Python module", 100, "_core", "gpu_site"),
         Step("peers in torch", [python, "bench/cuda/peers.py", *flag], 70, records=True,
              after=("build the Python module",), environment=site),
-        build("build the CUB peer", 60 * slack, "topk_cub"),
+        build("build the CUB peer", 60, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
         Step("Nsight counters",
              [python, "bench/cuda/counters.py", *flag, f"{BIN}/headline"], 60, records=True,
@@ -92,14 +92,14 @@ def steps(mode: str, dry: bool) -> list[Step]:
               *(["--collect-only"] if dry else [])],
              90, after=("build the Python module",), environment=site,
              wants="tests collected" if dry else r"[1-9]\d* passed"),
-        build("build the C++ tests", 120 * slack, "test_cuda.device"),
+        build("build the C++ tests", 120, "test_cuda.device"),
         Step("C++ tests on the device",
              [f"{BUILD}/tests/test_cuda.device", *(["--gtest_list_tests"] if dry else [])],
              90, after=("build the C++ tests",), wants=r"\w+" if dry else r"PASSED  \] [1-9]"),
     ]  # fmt: skip
     if dry:
         all_steps += [
-            build("build the rehearsal", 120 * slack, "equal_bits_emulated"),
+            build("build the rehearsal", 120, "equal_bits_emulated"),
             Step(
                 "same bits, emulated",
                 [f"{BIN}/equal_bits_emulated", "small", "gates", "bitter8"],
@@ -122,7 +122,12 @@ def steps(mode: str, dry: bool) -> list[Step]:
                     unavailable=("Device not supported",),
                 )
             )
-    return all_steps
+    return [_patient(step) if dry else step for step in all_steps]
+
+
+def _patient(step: Step) -> Step:
+    """A dry run takes whatever machine there is, beside whatever runs there."""
+    return dataclasses.replace(step, limit_s=step.limit_s * 30)
 
 
 def facts(mode: str, dry: bool, command: str) -> dict[str, Any]:
@@ -213,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--only {', '.join(sorted(unknown))}: no such step in {options.mode}; there are {names}"
             )
         # What a chosen step needs is taken as done before.
-        chosen = [Step(**{**vars(step), "after": ()}) for step in chosen if step.name in options.only]
+        chosen = [dataclasses.replace(step, after=()) for step in chosen if step.name in options.only]
     words = ["scripts/gpu_check.sh", options.mode, *(["--dry"] if options.dry else [])]
     words += ["--only", *(f'"{name}"' for name in options.only)] if options.only else []
     about = facts(options.mode, options.dry, " ".join(words))
