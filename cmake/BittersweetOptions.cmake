@@ -11,6 +11,8 @@ if(SKBUILD)
 endif()
 option(BITTERSWEET_BUILD_TESTS "Build the C++ tests (needs GoogleTest)" ${developing})
 option(BITTERSWEET_BUILD_BENCH "Build the benchmarks (needs Google Benchmark)" ${developing})
+option(BITTERSWEET_BUILD_CUDA_BENCH "Build the programs of scripts/gpu_check.sh (where there is a CUDA compiler)"
+  ${BITTERSWEET_BUILD_BENCH})
 option(BITTERSWEET_BUILD_PYTHON "Build the Python module _core (needs pybind11 >= 2.10)" ${PROJECT_IS_TOP_LEVEL})
 option(BITTERSWEET_INSTALL "Give install rules for headers, library and config package" ${PROJECT_IS_TOP_LEVEL})
 option(BITTERSWEET_WERROR "Treat compiler warnings as errors" ${developing})
