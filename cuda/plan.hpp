@@ -179,6 +179,8 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
     Row row = make_row(view, t, tile);
     row.current = tensors[t].mask;
     row.next = masks ? new_masks[t] : nullptr;
+    row.output_row = plan.context.output_rows;
+    plan.context.output_rows += row.numel > 0 ? row.geometry.rows : 0;
     plan.rows.push_back(row);
     plan.masked |= row.live != nullptr;
     plan.live += row.live == nullptr ? static_cast<u64>(row.numel) : 0;

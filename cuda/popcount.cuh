@@ -96,13 +96,13 @@ struct EmptyRows {
   struct Shared {};
   static BITTERSWEET_DEVICE void body(const Context& c, Shared&) {
     u64 empty = 0;
-    for (u32 t = 0; t < c.row_count; ++t) {
+    u32 t = 0;
+    for (auto i = static_cast<std::int64_t>(first_warp()); i < c.output_rows; i += static_cast<std::int64_t>(warps())) {
+      while (t + 1 < c.row_count && i >= c.rows[t + 1].output_row) ++t;
       const Row& row = c.rows[t];
-      if (row.numel == 0) continue;
-      for (std::int64_t r = static_cast<std::int64_t>(first_warp()); r < row.geometry.rows;
-           r += static_cast<std::int64_t>(warps()))
-        empty += row_is_empty(row.next, row.numel, row.geometry, r) &&
-                 !(row.current != nullptr && row_is_empty(row.current, row.numel, row.geometry, r));
+      const std::int64_t r = i - row.output_row;
+      empty += row_is_empty(row.next, row.numel, row.geometry, r) &&
+               !(row.current != nullptr && row_is_empty(row.current, row.numel, row.geometry, r));
     }
     if (lane_id() == 0 && empty > 0) add(&c.report->empty_rows, static_cast<std::int64_t>(empty));
   }
@@ -127,7 +127,8 @@ template <class L>
 void compare_masks(L& launcher, const Context& context, const Work& work) {
   launcher.template launch<CompareMasks>(grid_for<CompareMasks>((work.tiles + 7) / 8, launcher.processors()),
                                          {context, work});
-  launcher.template launch<EmptyRows>(grid_for<EmptyRows>((work.tiles + 7) / 8, launcher.processors()), context);
+  launcher.template launch<EmptyRows>(
+      grid_for<EmptyRows>(static_cast<u64>(context.output_rows + 7) / 8, launcher.processors()), context);
 }
 
 }  // namespace bittersweet::cuda

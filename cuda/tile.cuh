@@ -23,7 +23,8 @@ struct Row {
   std::int64_t numel;
   std::int64_t offset;  // of its first element in the whole sequence
   Geometry geometry;
-  u32 tile;  // number of its first tile among all tensors'
+  std::int64_t output_row;  // number of its first output row among all tensors'
+  u32 tile;                 // number of its first tile among all tensors'
   float modifier;
   float bias_correction1;
   DType dtype[3];

@@ -20,7 +20,7 @@ struct Context {
   StepReport* report;
   std::int64_t* tensor_pruned;
   const std::int64_t* k;
-  std::int64_t total;
+  std::int64_t total, output_rows;
   std::uint64_t capacity;
   std::uint64_t seed;
   u32 row_count, tiles, lines;

@@ -44,7 +44,7 @@ struct StepReport {
   std::uint32_t status = 0;
   std::uint32_t place = 0;  // bittersweet::Place
   float value = 0;          // the threshold
-  float passes = 0;         // reads of the inputs
+  float passes = 0;         // reads of the inputs; tiles scored again for the sake of ties not included
   std::int64_t k = 0;       // asked for, dead elements included
   std::int64_t total = 0;
   std::int64_t dead = 0;
