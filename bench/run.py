@@ -38,8 +38,8 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "sizes": sizes.run,
     "peers": peers.run,
     "selectors": selectors.run,
-    "wanda": wanda.run,
     "trackers": trackers.run,
+    "wanda": wanda.run,
 }
 JUDGED_FROM = 100_000_000
 REPEATS, LEAST_REPEATS = 7, 5
