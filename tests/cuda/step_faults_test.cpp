@@ -39,6 +39,29 @@ TEST(CudaFaults, MissedBracketsAndOverflow) {
   EXPECT_EQ(seen, cuda::status::overflow | cuda::status::missed);
 }
 
+// The answer at an end of the bracket that many elements share: rough scores are a little off there, to either side.
+TEST(CudaFaults, RoughScoresAtTheEnds) {
+  for (const Scorer& scorer : {Scorer(Bitter3{}), Scorer(Bitter7{}), Scorer(Bitter8{})}) {
+    Step step{.model = training_model({4096}, {DType::f32}, 5, Placement::flush), .scorer = scorer};
+    Tensor& tensor = step.model.tensors[0];
+    for (std::size_t i = 0; i < 4096; ++i)
+      for (Array* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq}) array->set(i, (*array)[i % 61]);
+    const std::vector<ScoreInputs> inputs = step.model.inputs();
+    Values scores(4096);
+    float* const to[] = {scores.data()};
+    ReferenceEngine().write_scores(make_view(inputs, scorer), {}, to);
+    std::sort(scores.begin(), scores.end());
+    for (std::size_t at = 700; at < 3000; at += 67)
+      for (const bool at_low : {false, true}) {
+        step.k = static_cast<std::int64_t>(at) + 1;
+        EmulatedCuda engine(at);
+        engine.force_bracket(at_low ? scores[at] : 0x1p-90f, at_low ? 0x1p90f : scores[at]);
+        SCOPED_TRACE(name_of(scorer) + " at " + show(scores[at]));
+        expect_same(expected(step), run(step, engine));
+      }
+  }
+}
+
 // Zero is where brackets of non-negative scores end; above it, the smallest positive number.
 TEST(CudaFaults, BracketsThatEndAtZero) {
   std::uint64_t seed = 0;
