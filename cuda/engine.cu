@@ -2,6 +2,7 @@
 #include "bittersweet/cuda.hpp"
 
 #include "launch.cuh"
+#include "nvtx_range.hpp"
 #include "step.cuh"
 
 namespace bittersweet::cuda {
@@ -39,6 +40,7 @@ std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Sco
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report) {
+  const NvtxRange range("bittersweet::cuda::step");
   const StepPlan plan =
       make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
@@ -46,12 +48,14 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
 }
 
 void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {
+  const NvtxRange range("bittersweet::cuda::write_budget");
   Stream stream(queue.device, queue.stream);
   stream.launch<WriteBudget>(1, {k, value});
 }
 
 void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,
                   std::span<float* const> scores) {
+  const NvtxRange range("bittersweet::cuda::write_scores");
   const std::vector<Row> rows = score_rows(tensors, scorer, scores);
   Stream stream(queue.device, queue.stream);
   write_scores(stream, scorer, std::span<const Row>(rows));
@@ -59,6 +63,7 @@ void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, cons
 
 void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                  std::uint32_t which, const std::uint32_t* gate) {
+  const NvtxRange range("bittersweet::cuda::apply_masks");
   check_alignment(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
@@ -68,6 +73,7 @@ void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::
 
 void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                 std::int64_t* live) {
+  const NvtxRange range("bittersweet::cuda::count_live");
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = mask_rows(tensors, masks);
   Stream stream(queue.device, queue.stream);
@@ -76,6 +82,7 @@ void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::s
 
 void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
                       std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found) {
+  const NvtxRange range("bittersweet::cuda::count_violations");
   check_alignment(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);

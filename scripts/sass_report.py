@@ -113,6 +113,7 @@ def compile_unit(unit: str, folder: Path) -> tuple[str, str]:
         tool("nvcc"),
         *NVCC,
         f"-I{ROOT / 'include'}",
+        f"-I{ROOT / 'src'}",
         "-o",
         str(cubin),
         str(ROOT / "cuda" / f"{unit}.cu"),

@@ -18,7 +18,7 @@ import torch
 SIZES = (1, 31, 33, 64, 1023, 4097)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 APPROXIMATE = ("bitter8", "bitter9")  # on a real device; score/bitter8.hpp states the bound
-SCORERS = sorted(set(bs.scorers()) - {"wanda", "identity"})
+SCORERS = sorted(set(bs.scorers()) - {"wanda"})
 ARGUMENTS = ("weight", "exp_avg", "exp_avg_sq", "grad")
 
 
@@ -36,7 +36,14 @@ def model(seed: int = 0, dtype: torch.dtype = torch.float32, state: torch.dtype 
         state = state or dtype
         items.append(
             bs.ScoreInputs(
-                w.to(dtype), 1e-3 * m.to(state), v.to(state), g.to(dtype), step=3, name=f"layer{index}"
+                w.to(dtype),
+                1e-3 * m.to(state),
+                v.to(state),
+                g.to(dtype),
+                scores=g,
+                modifier=1 + index / 8,
+                step=3,
+                name=f"layer{index}",
             )
         )
     return items

@@ -130,7 +130,7 @@ def test_the_adapter_finds_tensors_step_and_betas(options: dict[str, Any]) -> No
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.95), **options)
     train(model, optimizer, None, 3)
     weight = model[0].weight
-    found = optimizer_state.read(optimizer, weight, optimizer_state.groups_of(optimizer)[id(weight)])
+    found = optimizer_state.read(optimizer, weight, optimizer_state.groups_of(optimizer)[id(weight)], True)
     entry = optimizer.state[weight]
     assert found.exp_avg is entry["exp_avg"]
     assert found.exp_avg_sq is entry["exp_avg_sq"]
