@@ -87,7 +87,11 @@ class Table:
             raise ArgumentError(f"name: '{twice}' is given to two tensors; names must differ")
         self.writes = tuple(writes)
         reads = frozenset() if scorer is None else scorer.reads
-        self.views = [self._inspect(item, name, scorer) for item, name in zip(items, self.names, strict=True)]
+        used = reads | set(self.writes)
+        looked_at = used | {"weight"}
+        self.views = [
+            self._inspect(item, name, scorer, looked_at) for item, name in zip(items, self.names, strict=True)
+        ]
         self._check_framework()
         self.framework = self.views[0]["weight"].framework if self.views else "numpy"
         self.device = self.views[0]["weight"].device if self.views else _cuda.HOST
@@ -116,7 +120,6 @@ class Table:
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
         self.data = array("Q", bytes(8 * WIDTH * len(items)))
-        used = reads | set(self.writes)
         for row, views in enumerate(self.views):
             start = row * WIDTH
             for argument in used & views.keys():
@@ -165,7 +168,10 @@ class Table:
                 if argument in views:
                     yield f"{argument} of '{name}'", views[argument]
 
-    def _inspect(self, item: ScoreInputs, name: str, scorer: ScorerCall | None) -> dict[str, View]:
+    def _inspect(
+        self, item: ScoreInputs, name: str, scorer: ScorerCall | None, looked_at: frozenset[str]
+    ) -> dict[str, View]:
+        """The weight and the arrays that the call reads or writes; of others only the shape is looked at."""
         views: dict[str, View] = {}
         for argument in (*_ELEMENTWISE, "input_norm"):
             value = getattr(item, argument)
@@ -177,14 +183,18 @@ class Table:
                         "does without"
                     )
                 continue
-            view = views[argument] = inspect(value, argument, name)
-            if argument != "input_norm" and view.shape != views["weight"].shape:
+            if argument in looked_at:
+                view = views[argument] = inspect(value, argument, name)
+                shape: Any = view.shape
+                if self.writes and argument in self.writes:
+                    require_writable(view, argument, name)
+            else:
+                shape = getattr(value, "shape", None)
+            if argument != "input_norm" and shape is not None and shape != views["weight"].shape:
                 raise ShapeError(
-                    f"{argument} of '{name}' has shape {tuple(view.shape)} and its weight "
+                    f"{argument} of '{name}' has shape {tuple(shape)} and its weight "
                     f"{views['weight'].shape}; they must be equal"
                 )
-            if self.writes and argument in self.writes:
-                require_writable(view, argument, name)
         return views
 
     def _check_framework(self) -> None:

@@ -63,15 +63,22 @@ class Mask:
             raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
 
     def _take(
-        self, words: Any, shape: Sequence[int], name: str, framework: str, device: int, stream: int
+        self,
+        words: Any,
+        shape: Sequence[int],
+        name: str,
+        framework: str,
+        device: int,
+        stream: int,
+        pointer: int | None = None,
     ) -> None:
         self.words = words
-        self.shape = tuple(int(size) for size in shape)
+        self.shape = tuple(map(int, shape))
         self.name = name
         self.framework = framework
         self.numel = math.prod(self.shape)
         self.device = device
-        self.pointer = words.ctypes.data if device == HOST else words.data_ptr()
+        self.pointer = _address(words) if pointer is None else pointer
         self.stream = stream
 
     @classmethod
@@ -83,15 +90,16 @@ class Mask:
         framework: str,
         device: int,
         stream: int | None = None,
+        pointer: int | None = None,
     ) -> Mask:
         """A mask over words that fit, without looking at them; on a CUDA device that would wait for it.
 
-        `stream` is the one that they were allocated on; None: the current one.
+        `stream` is the one that they were allocated on; None: the current one. `pointer` is their address,
+        where it is known: asking an array for it takes long beside what else a mask is.
         """
         mask = object.__new__(cls)
-        mask._take(
-            words, shape, name, framework, device, _cuda.stream_of(device) if stream is None else stream
-        )
+        stream = _cuda.stream_of(device) if stream is None else stream
+        mask._take(words, shape, name, framework, device, stream, pointer)
         return mask
 
     @classmethod
@@ -105,12 +113,12 @@ class Mask:
         sizes = [words_for(math.prod(shape)) for shape in shapes]
         on_host, stream = device == HOST, _cuda.stream_of(device)
         block: Any = np.empty(sum(sizes), dtype=np.uint64) if on_host else _cuda.words_on(device, sum(sizes))
-        masks, start = [], 0
+        address, masks, start = _address(block), [], 0
         for shape, name, size in zip(shapes, names, sizes, strict=True):
             words = block[start : start + size]
             if on_host:
                 words[-1:] = 0
-            masks.append(cls.of(words, shape, name, framework, device, stream))
+            masks.append(cls.of(words, shape, name, framework, device, stream, address + 8 * start))
             start += size
         return masks
 
@@ -278,6 +286,11 @@ class Masks(Sequence[Mask]):
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, sparsity={self.sparsity():.4f}, {self.nbytes} bytes)"
+
+
+def _address(words: Any) -> int:
+    address: int = words.ctypes.data if isinstance(words, np.ndarray) else words.data_ptr()
+    return address
 
 
 def words_for(numel: int) -> int:
