@@ -86,6 +86,7 @@ DATA = (
     "50 % zeros",
     "90 % zeros",
     "90 % dead under a mask",
+    "90 % pruned, scales differ",
     "all equal",
     "two values",
     "bf16-rounded",
@@ -99,8 +100,9 @@ def fill(model: Model, data: str = DENSE, seed: int = 0) -> None:
     """Writes one of DATA into a model.
 
     Dense: w normal, so that |w| is half-normal; v log-normal around 1e-9 with a decade of spread; m normal.
-    The others change it: zeros in w, everything pruned already (w, m and v too), one or two scores only,
-    values that bf16 holds, scores ascending through the whole model, w Cauchy and v with three decades.
+    The others change it: zeros in w, everything pruned already (w, m and v too; at random, or by a global
+    magnitude threshold over tensors whose scales differ up to sevenfold), one or two scores only, values that
+    bf16 holds, scores ascending through the whole model, w Cauchy and v with three decades.
     """
     if data not in DATA:
         raise ValueError(f"data: {data!r}; known: {', '.join(DATA)}")
@@ -130,7 +132,12 @@ def fill(model: Model, data: str = DENSE, seed: int = 0) -> None:
         for w in model.w:
             w.mul_(torch.empty_like(w).bernoulli_(0.5 if data == "50 % zeros" else 0.1, generator=random))
     if data == "90 % dead under a mask":
-        _kill(model, 0.9, random)
+        _kill(model, [torch.empty(w.shape, dtype=torch.bool).bernoulli_(0.1, generator=random) for w in model.w])
+    if data == "90 % pruned, scales differ":
+        for t, w in enumerate(model.w):
+            w.mul_(1 + t % 7)
+        masks = bs.make_masks(model.inputs(moments=False), sparsity=0.9, scorer="magnitude")
+        _kill(model, [mask.bool() for mask in masks])
 
 
 def _fill_sorted(model: Model) -> None:
@@ -144,10 +151,8 @@ def _fill_sorted(model: Model) -> None:
         first += count
 
 
-def _kill(model: Model, share: float, random: torch.Generator) -> None:
-    model.masks = []
-    for t, w in enumerate(model.w):
-        keep = torch.empty(w.shape, dtype=torch.bool).bernoulli_(1.0 - share, generator=random)
-        model.masks.append(bs.Mask.from_bool(keep))
-        for array in (w, model.v[t], *([model.m[t]] if model.m else [])):
-            array.masked_fill_(~keep, 0.0)
+def _kill(model: Model, keep: Sequence[torch.Tensor]) -> None:
+    model.masks = [bs.Mask.from_bool(mask) for mask in keep]
+    for t, mask in enumerate(keep):
+        for array in (model.w[t], model.v[t], *([model.m[t]] if model.m else [])):
+            array.masked_fill_(~mask, 0.0)

@@ -30,6 +30,12 @@ std::int64_t violations(const T* data, const std::uint64_t* mask, std::int64_t f
   return found;
 }
 
+void add_chunks(std::span<const Chunk> chunks, const std::vector<std::int64_t>& found,
+                std::span<std::int64_t> per_tensor) {
+  std::fill(per_tensor.begin(), per_tensor.end(), 0);
+  for (std::size_t c = 0; c < chunks.size(); ++c) per_tensor[chunks[c].tensor] += found[c];
+}
+
 }  // namespace
 
 void CpuEngine::settle(std::span<const Chunk> chunks, std::span<const Candidates> candidates, float threshold,
@@ -87,18 +93,22 @@ void CpuEngine::verify_mask(std::span<const ScoreInputs> tensors, std::span<cons
                            chunk.count);
     }
   });
-  std::fill(per_tensor.begin(), per_tensor.end(), 0);
-  for (std::size_t c = 0; c < chunks.size(); ++c) per_tensor[chunks[c].tensor] += found[c];
+  add_chunks(chunks, found, per_tensor);
 }
 
 void CpuEngine::popcount(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                          std::span<std::int64_t> per_tensor) {
-  std::int64_t total = 0;
-  for (std::size_t t = 0; t < tensors.size(); ++t) total += masks[t] ? tensors[t].numel : 0;
-  parallel_for(threads(total / 16), static_cast<std::int64_t>(tensors.size()), [&](int, std::int64_t at) {
-    const auto t = static_cast<std::size_t>(at);
-    per_tensor[t] = masks[t] ? kernels_.popcount(masks[t], bits::words(tensors[t].numel)) : tensors[t].numel;
+  const std::vector<Chunk> chunks = make_chunks(tensors);
+  std::vector<std::int64_t> live(chunks.size());
+  std::int64_t masked = 0;
+  for (std::size_t t = 0; t < tensors.size(); ++t) masked += masks[t] ? tensors[t].numel : 0;
+  parallel_for(threads(masked / 16), std::ssize(chunks), [&](int, std::int64_t at) {
+    const auto c = static_cast<std::size_t>(at);
+    const Chunk& chunk = chunks[c];
+    const std::uint64_t* const mask = masks[chunk.tensor];
+    live[c] = mask ? kernels_.popcount(mask + chunk.first / bits::per_word, bits::words(chunk.count)) : chunk.count;
   });
+  add_chunks(chunks, live, per_tensor);
 }
 
 std::int64_t CpuEngine::survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
@@ -119,8 +129,7 @@ std::int64_t CpuEngine::survey(std::span<const ScoreInputs> tensors, std::span<c
     }
     if (const std::int64_t found = emptied_rows(tensor, mask, first, last); found > 0) emptied += found;
   });
-  std::fill(per_tensor.begin(), per_tensor.end(), 0);
-  for (std::size_t c = 0; c < chunks.size(); ++c) per_tensor[chunks[c].tensor] += live[c];
+  add_chunks(chunks, live, per_tensor);
   return emptied;
 }
 

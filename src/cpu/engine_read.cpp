@@ -47,7 +47,7 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
                 });
 }
 
-// Runs of `width` neighbours, in ascending order of (tensor, first index).
+// Runs of `width` neighbours, in ascending order of (tensor, first index), which is a multiple of the width.
 struct Runs {
   std::array<std::size_t, tile_size> tensor{};
   std::array<std::int64_t, tile_size> first{};
@@ -66,16 +66,18 @@ void score_runs(const Kernels& kernels, const ScoreView& view, const Runs& runs,
     const std::size_t t = runs.tensor[static_cast<std::size_t>(begin)];
     const std::int64_t* const firsts = runs.first.data() + begin;
     Tiles tiles(kernels, view, t);
-    for (n = 0; begin + n < runs.count && runs.tensor[static_cast<std::size_t>(begin + n)] == t; ++n)
+    const ScoreInputs& tensor = view.tensors[t];
+    for (n = 0; begin + n < runs.count && runs.tensor[static_cast<std::size_t>(begin + n)] == t; ++n) {
       tiles.prefetch(firsts[n], runs.width);
+      if (tensor.mask) __builtin_prefetch(words_at(tensor.mask, firsts[n]));
+    }
     float* const scores = out + begin * runs.width;
     tiles.score(tiles.at(firsts, n, runs.width), n * runs.width, scores);
-    const ScoreInputs& tensor = view.tensors[t];
-    for (std::int64_t r = 0; r < n; ++r) {
-      if (tensor.mask == nullptr && firsts[r] + runs.width <= tensor.numel) continue;
+    for (std::int64_t r = 0; r < n; ++r) {  // a run lies in one word: its width divides that, and its first index
+      const std::int64_t word = firsts[r] / bits::per_word;
+      const std::uint64_t live = bits::live(tensor.mask, tensor.numel, word) >> firsts[r] % bits::per_word;
       for (std::int64_t c = 0; c < runs.width; ++c)
-        if (firsts[r] + c >= tensor.numel || !is_live(tensor, firsts[r] + c))
-          scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
+        if (!(live >> c & 1)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
     }
   }
 }

@@ -319,5 +319,33 @@ TEST_P(ExactPaths, SampledBracketTakesOneRead) {
   });
 }
 
+// Layers of different scales after a global pruning: the small ones keep few weights. The guess must not give a line
+// with one live weight the voice of a full one.
+TEST_P(ExactPaths, SampledBracketHoldsUnderAMask) {
+  std::vector<Values> layers;
+  for (int layer = 0; layer < 7; ++layer) {
+    layers.push_back(values_named("half_normal", 60000, static_cast<std::uint64_t>(layer)));
+    for (float& value : layers.back()) value *= static_cast<float>(1 + layer);
+  }
+  const Model model = model_of(layers);
+  const auto dense = model.inputs();
+  run([&](auto& engine) {
+    Workspace workspace;
+    for (const double dead : {0.5, 0.9, 0.99}) {
+      FreshMasks first(dense);
+      flow::make_masks(engine, dense, Identity{}, {.sparsity = dead}, {}, first.table(), workspace);
+      auto inputs = dense;
+      for (std::size_t t = 0; t < inputs.size(); ++t) inputs[t].mask = first.table()[t];
+      for (const double sparsity : {dead + 0.1 * (1 - dead), dead + 0.5 * (1 - dead), 1 - 0.01 * (1 - dead)}) {
+        FreshMasks masks(inputs);
+        const PruneReport report =
+            flow::make_masks(engine, inputs, Identity{}, {.sparsity = sparsity}, {}, masks.table(), workspace);
+        EXPECT_EQ(report.passes, 1.0) << dead << " dead, " << sparsity << ": " << report.path;
+        EXPECT_EQ(report.pruned, report.k);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace bittersweet::test

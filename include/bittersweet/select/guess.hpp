@@ -62,38 +62,50 @@ template <Engine E>
 Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t rank, std::int64_t live, bool non_negative,
                       float* scratch, Workspace& workspace) {
   constexpr double sigmas = 4;
-  Bracket bracket{non_negative ? smallest_positive : minus_infinity, plus_infinity};
-  float* end = scratch;  // one number of every line: a rough idea of the middle, and of a range around it
-  for (std::size_t line = 0; line + LineSample::width <= sample.size(); line += LineSample::width)
-    for (std::size_t c = 0; c < LineSample::width; ++c)
-      if (sample[line + c] == sample[line + c]) {
-        *end++ = sample[line + c];
-        break;
-      }
-  std::span<float> first(scratch, end);
-  const auto lines = static_cast<double>(first.size());
-  if (lines < 64) return bracket;
-  const double share = static_cast<double>(rank) / static_cast<double>(live);
-  const double rough = 5 * std::sqrt(lines * share * (1 - share)) + 8;
-  const float to = share * lines + rough > lines ? plus_infinity : detail::nth(first, share * lines + rough);
-  const float middle = detail::nth(first, share * lines);
   const float least = non_negative ? 0.0f : minus_infinity;
-  const float from = share * lines - rough < 1 ? least : detail::nth(first, share * lines - rough);
+  Bracket bracket{non_negative ? smallest_positive : minus_infinity, plus_infinity};
+  const double share = static_cast<double>(rank) / static_cast<double>(live);
 
-  // The sample against its rough range, by the same verb that will read the model.
+  // One place of every line, each as likely as the others: a rough idea of the middle, and of a range around it.
+  float* end = scratch;
+  for (std::size_t at = 0; at < sample.size(); at += LineSample::width + 1)
+    if (sample[at] == sample[at]) *end++ = sample[at];
+  std::span<float> first(scratch, end);
+  const auto places = static_cast<double>(first.size());
+  const double rough = 5 * std::sqrt(places * share * (1 - share)) + 8;
+  float from = least, middle = plus_infinity, to = plus_infinity;
+  if (places >= 64) {
+    if (share * places + rough <= places) to = detail::nth(first, share * places + rough);
+    middle = detail::nth(first, share * places);
+    if (share * places - rough >= 1) from = detail::nth(first, share * places - rough);
+  }
+
+  // The sample against that range, by the same verb that will read the model.
   const auto size = static_cast<std::int64_t>(sample.size());
   const ScoreInputs tensor{.scores = view(sample.data()), .numel = size, .geometry = flat(size)};
   const std::span<const ScoreInputs> one(&tensor, 1);
-  const BracketResult found =
-      engine.bracket(make_view(one, Identity{}), make_chunks(one), {from, to, true}, {}, size, workspace);
+  const auto look = [&] {
+    return engine.bracket(make_view(one, Identity{}), make_chunks(one), {from, to, true}, {}, size, workspace);
+  };
+  BracketResult found = look();
   const auto drawn = static_cast<double>(found.total.total() - found.total.nan);
+  if (drawn < 64) return bracket;
+  const double wanted = share * drawn;
+  const double deviation =
+      std::max(detail::rank_deviation(sample, middle, share), 0.7 * std::sqrt(drawn * share * (1 - share)));
+  const double reach = sigmas * deviation + static_cast<double>(LineSample::width);  // a sorted model deviates by lines
+  const double low = std::floor(wanted - reach), high = std::ceil(wanted + reach);
+  if ((low >= 1 && low <= static_cast<double>(found.total.below)) ||
+      (high <= drawn && high > drawn - static_cast<double>(found.total.above))) {
+    from = least;  // the range was too rough
+    to = plus_infinity;
+    found = look();
+  }
+
   float* last = scratch;
   for (const auto& piece : found.collected) last = std::copy(piece.begin(), piece.end(), last);
   const std::span<float> inside(scratch, last);
   std::span<float> lower = inside;
-  const double wanted = share * drawn;
-  const double deviation =
-      std::max(detail::rank_deviation(sample, middle, share), 0.7 * std::sqrt(drawn * share * (1 - share)));
   const auto move = [&](float& to_move, double order) {  // to the order-th smallest of the sample
     order -= static_cast<double>(found.total.below);
     auto copies = static_cast<double>(found.total.equal_low);
@@ -112,8 +124,6 @@ Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t ran
     to_move = value;
     bracket.heavy_ends |= copies >= std::max(16.0, drawn / 2048);
   };
-  const double reach = sigmas * deviation + static_cast<double>(LineSample::width);  // a sorted model deviates by lines
-  const double low = std::floor(wanted - reach), high = std::ceil(wanted + reach);
   if (high <= drawn) move(bracket.high, high);
   if (low >= 1) move(bracket.low, low);
   if (!(bracket.low <= bracket.high)) bracket.high = bracket.low;
