@@ -132,7 +132,7 @@ def fill(model: Model, data: str = DENSE, seed: int = 0) -> None:
         for w in model.w:
             w.mul_(torch.empty_like(w).bernoulli_(0.5 if data == "50 % zeros" else 0.1, generator=random))
     if data == "90 % dead under a mask":
-        _kill(model, [torch.empty(w.shape, dtype=torch.bool).bernoulli_(0.1, generator=random) for w in model.w])
+        _kill(model, [torch.empty_like(w).bernoulli_(0.1, generator=random).bool() for w in model.w])
     if data == "90 % pruned, scales differ":
         for t, w in enumerate(model.w):
             w.mul_(1 + t % 7)

@@ -51,11 +51,20 @@ void check_decay(double decay) {
 
 void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay) {
   const FpEnvironment environment;
-  check(tensors, memory.size(), reads::weight | reads::exp_avg);
+  check(tensors, memory.size(), reads::weight);
   check_decay(decay);
   std::vector<TrackSums> sums(tensors.size());
   cpu_engine().track_coherence(tensors, make_chunks(tensors), memory, static_cast<float>(decay), sums);
   for (std::size_t t = 0; t < tensors.size(); ++t) observe(*memory[t].scalars, sums[t], decay);
+}
+
+void measure_retention(std::span<const ScoreInputs> tensors, std::span<Coherence* const> scalars) {
+  const FpEnvironment environment;
+  check(tensors, scalars.size(), reads::weight | reads::exp_avg);
+  std::vector<TrackSums> sums(tensors.size());
+  cpu_engine().measure_retention(tensors, make_chunks(tensors), sums);
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    scalars[t]->retention = cosine(sums[t].xy, sums[t].xx, sums[t].yy).value_or(0.0);
 }
 
 void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay) {

@@ -39,11 +39,12 @@ def run(bench: Bench) -> list[Table]:
         "bitter10c": bs.SnapshotTracker(dict(net.named_parameters()), fused, every=every),
         "movement": bs.MovementTracker(dict(net.named_parameters()), fused, hook=False),
     }
-    for tracker in trackers.values():
-        tracker.update()
-        tracker.update()
-    snapshot = trackers["bitter10c"]
-    assert isinstance(snapshot, bs.SnapshotTracker)
+    for _ in range(3):
+        fused.step()
+        for tracker in trackers.values():
+            tracker.update()
+    coherence, snapshot = trackers["bitter10"], trackers["bitter10c"]
+    assert isinstance(coherence, bs.CoherenceTracker) and isinstance(snapshot, bs.SnapshotTracker)
 
     rows = []
     for threads in bench.threads:
@@ -55,6 +56,7 @@ def run(bench: Bench) -> list[Table]:
         rounds.add("AdamW, foreach", foreach.step)
         for name, tracker in trackers.items():
             rounds.add(name, tracker.update)
+        rounds.add("bitter10, scored", coherence.modifiers)
         rounds.add("bitter10c, compared", snapshot.modifiers)
         rounds.run()
 
@@ -68,6 +70,7 @@ def run(bench: Bench) -> list[Table]:
         for name, floor, bound in (
             ("bitter10", "one optimizer state", ONE_STATE),
             ("bitter10", "both optimizer states", None),
+            ("bitter10, scored", "one optimizer state", None),
             ("movement", "one optimizer state", None),
             ("bitter10c, compared", "one optimizer state", None),
         ):
@@ -83,8 +86,8 @@ def run(bench: Bench) -> list[Table]:
     notes = [
         "matrices: the tracker follows the weights of two or more dimensions, as a Pruner does by default.",
         "of an AdamW step: the fused one, unless the row names another. Bytes are what the tracker keeps.",
-        "bitter10 moves 24 bytes a weight (reads w, m and its two copies, writes the copies), a read and "
-        "write of one state 8, of both 16.",
+        "bitter10 moves 20 bytes a weight (reads w and its two copies, writes the copies), a read and write "
+        "of one state 8, of both 16. Scored: at events it also reads w and m.",
         "bitter10c is compared at events and at each new snapshot; on other steps it only counts.",
     ]
     title = f"Updates of scorers with a memory ({bench.weights:,} weights in {len(w)} tensors)"

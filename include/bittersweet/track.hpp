@@ -14,10 +14,14 @@
 
 namespace bittersweet {
 
-// bitter10. Call after every optimizer step, before masks are applied. Reads weight, exp_avg and mask; 24 bytes move
-// per f32 element. The first call of a tensor remembers it, the second gives a first difference, the third compares
+// bitter10. Call after every optimizer step, before masks are applied. Reads weight and mask; 20 bytes move per f32
+// element. The first call of a tensor remembers it, the second gives a first difference, the third compares
 // two.
 void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
+
+// bitter10, where its scores are wanted. One read of weight and exp_avg; retention of the scalars becomes what it finds
+// (nothing is averaged), 0 where that has no meaning.
+void measure_retention(std::span<const ScoreInputs> tensors, std::span<Coherence* const> scalars);
 
 // bitter10s. Call after every optimizer step. Reads exp_avg, exp_avg_sq and mask at the positions alone.
 void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay);
@@ -30,7 +34,7 @@ void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Snap
 void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* const> accumulators,
                          std::span<const float> rates);
 
-// Where bitter10s looks: 16 runs of 4 neighbours as flat indices in ascending order, one run in each of equal stretches
+// Where bitter10s looks: 8 runs of 8 neighbours as flat indices in ascending order, one run in each of equal stretches
 // of the tensor, at a place drawn by Philox from the seed and the tensor's name. A tensor of up to 64 elements: all.
 std::vector<std::int64_t> sketch_positions(std::string_view name, std::int64_t numel, std::uint64_t seed);
 

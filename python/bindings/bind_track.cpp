@@ -9,7 +9,7 @@ namespace bittersweet::python {
 namespace {
 
 // Python holds the scalars of a tensor as this many doubles.
-constexpr std::size_t coherence_width = 9;
+constexpr std::size_t coherence_width = 8;
 static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
 
 template <class T>
@@ -51,6 +51,17 @@ void bind_track(py::module_& module) {
         track_coherence(rows.tensors, states, decay);
       },
       py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"));
+  module.def(
+      "measure_retention",
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
+        const Table rows(table, std::move(names));
+        std::vector<Coherence*> scalars;
+        for (const std::uint64_t address : rows_of(memory, rows.tensors.size(), 1))
+          scalars.push_back(at<Coherence>(address));
+        const py::gil_scoped_release release;
+        measure_retention(rows.tensors, scalars);
+      },
+      py::arg("table"), py::arg("names"), py::arg("memory"));
   module.def(
       "track_sketch",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay) {

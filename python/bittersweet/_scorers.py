@@ -200,8 +200,8 @@ class Bitter10(_WithEps):
     The modifier of a tensor is ``max(floor, alpha * p(1 - flip)^a * p(direction)^b * p(retention)^c / (1 + d
     * jitter))`` with ``p(x) = max(x, floor)``: flip is the share of weights whose step changes sign,
     direction the cosine between a step and the steps before it, retention ``cos(-exp_avg, weight)``, jitter
-    the relative variance of the step sizes. Exponents are multiples of 1/4; `decay` is that of all moving
-    averages.
+    the relative variance of the step sizes. Exponents are multiples of 1/4; `decay` is that of the moving
+    averages; retention has none, it is that of now.
     """
 
     name = "bitter10"

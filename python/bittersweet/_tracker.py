@@ -184,7 +184,7 @@ class Tracker:
 class ModifierTracker(Tracker):
     """A tracker whose answer is one number a tensor, from its running averages (``scalars``)."""
 
-    _factors: ClassVar[dict[str, int]] = {"flip": 2, "direction": 4, "retention": 6, "jitter": 8}
+    _factors: ClassVar[dict[str, int]] = {"flip": 2, "direction": 4, "jitter": 6}
     """Where the C++ struct `Coherence` has the weight of each average, 0 as long as it saw nothing."""
 
     def modifiers(self, missing: str = "error") -> dict[str, float]:

@@ -30,8 +30,10 @@ __all__ = ["CoherenceTracker", "SketchTracker"]
 class CoherenceTracker(ModifierTracker):
     """bitter10: how steadily each tensor moves. Keeps two float32 copies of every tracked parameter.
 
-    The first update remembers the weights, the second sees a step, the third compares two. What has no
-    meaning in a step (nothing moved, nothing is live, a number is not finite) leaves its average as it was.
+    An update reads the weights and these copies. The first remembers the weights, the second sees a step, the
+    third compares two. What has no meaning in a step (nothing moved, nothing is live, a number is not finite)
+    leaves its average as it was. Retention alone is no average: `modifiers` reads it off the weights and
+    `exp_avg`, over what the masks of the last update left alive; 0 where it has no meaning.
     In float16 and bfloat16 weights most steps are below the rounding: keep float32 weights for this tracker.
 
     Args:
@@ -60,11 +62,24 @@ class CoherenceTracker(ModifierTracker):
     ) -> None:
         self._parameters = Bitter10(alpha=alpha, a=a, b=b, c=c, d=d, floor=floor, decay=decay)
         super().__init__(parameters, optimizer, **choice)
+        self._masks: Mapping[str, Mask] = {}
 
     def answers(self) -> dict[str, Any]:
-        return _answers(self, self._parameters, self._parameters.c)
+        rows = {i: kept["scalars"].clone() for i, kept in enumerate(self._kept) if kept}
+        if self._parameters.c:
+            self._measure_retention(rows)
+        return _answers(self, rows, self._parameters, self._parameters.c)
+
+    def _measure_retention(self, rows: Mapping[int, torch.Tensor]) -> None:
+        import torch
+
+        self._feed.refresh(self._masks)
+        unknown = torch.zeros(_core.COHERENCE_WIDTH, dtype=torch.float64)  # has a state, but no update yet
+        memory = array("Q", [rows.get(i, unknown).data_ptr() for i in self._feed.present or ()])
+        _core.measure_retention(self._feed.data, self._feed.names, memory)
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
+        self._masks = masks
         if self._ready(masks):
             _core.track_coherence(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
 
@@ -74,10 +89,10 @@ class CoherenceTracker(ModifierTracker):
 
 
 class SketchTracker(ModifierTracker):
-    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 840 bytes a parameter.
+    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 832 bytes a parameter.
 
-    The first update remembers `exp_avg`, the second compares. The places are 16 runs of 4 neighbours (one
-    cache line serves four), one run in each of 16 equal stretches of a tensor, drawn by Philox4x32-10 from
+    The first update remembers `exp_avg`, the second compares. The places are 8 runs of 8 neighbours (one
+    cache line serves eight), one run in each of 8 equal stretches of a tensor, drawn by Philox4x32-10 from
     `seed` and the parameter's name. With most weights dead few of them are live, and averages are noisier.
 
     Args:
@@ -108,7 +123,8 @@ class SketchTracker(ModifierTracker):
         super().__init__(parameters, optimizer, **choice)
 
     def answers(self) -> dict[str, Any]:
-        return _answers(self, self._parameters, 0.0)
+        rows = {i: kept["scalars"] for i, kept in enumerate(self._kept) if kept}
+        return _answers(self, rows, self._parameters, 0.0)
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
@@ -132,11 +148,12 @@ class SketchTracker(ModifierTracker):
         return [positions, kept["positions"].numel(), *others]
 
 
-def _answers(tracker: ModifierTracker, p: Bitter10 | Bitter10s, c: float) -> dict[str, Any]:
-    rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
+def _answers(
+    tracker: ModifierTracker, rows: Mapping[int, torch.Tensor], p: Bitter10 | Bitter10s, c: float
+) -> dict[str, Any]:
     a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
     addresses = array("Q", [row.data_ptr() for row in rows.values()])
     values = _core.coherence_modifiers(addresses, p.alpha, a, b, c, p.d, p.floor)
-    used = {"flip": a, "direction": b, "retention": c, "jitter": p.d}
+    used = {"flip": a, "direction": b, "jitter": p.d}
     answers: dict[str, Any] = tracker._judge(rows, values, [name for name, weight in used.items() if weight])
     return answers

@@ -61,11 +61,10 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
     const ScoreInputs& tensor = tensors[chunk.tensor];
     const CoherenceMemory& state = memory[chunk.tensor];
     const bool known = state.scalars->updates > 0;
-    Floats weight(kernels_), exp_avg(kernels_);
+    Floats weight(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
       TrackBlock block{.previous = state.previous + first, .average = state.average + first};
       block.w = weight.at(tensor.weight, first, count);
-      block.m = exp_avg.at(tensor.exp_avg, first, count);
       block.live = live_at(tensor, first);
       block.count = count;
       if (!known) {
@@ -74,6 +73,23 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
       }
       const TrackSums found = kernels_.coherence(block, decay);  // writes the zeros of dead elements too
       if (known) of_chunk[static_cast<std::size_t>(c)] += found;
+    });
+  });
+  sum_chunks(chunks, of_chunk, sums);
+}
+
+void CpuEngine::measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                  std::span<TrackSums> sums) {
+  std::vector<TrackSums> of_chunk(chunks.size());
+  parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    Floats weight(kernels_), exp_avg(kernels_);
+    for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
+      of_chunk[static_cast<std::size_t>(c)] += kernels_.retention({.w = weight.at(tensor.weight, first, count),
+                                                                   .m = exp_avg.at(tensor.exp_avg, first, count),
+                                                                   .live = live_at(tensor, first),
+                                                                   .count = count});
     });
   });
   sum_chunks(chunks, of_chunk, sums);

@@ -79,7 +79,7 @@ struct Cut {
 // One block of a tracked tensor, all f32: Moments::block elements or fewer. `live` may be null.
 struct TrackBlock {
   const float* w = nullptr;
-  const float* m = nullptr;
+  const float* m = nullptr;         // snapshot, retention
   const float* v = nullptr;         // snapshot
   const float* snapshot = nullptr;  // snapshot
   float* previous = nullptr;        // coherence
@@ -111,6 +111,7 @@ struct Kernels {
   std::int64_t (*lowest_of_groups)(float* row, const std::uint64_t* live, std::int64_t blocks, std::int64_t size,
                                    std::int64_t inner, std::int64_t share, std::int32_t* scratch);
   TrackSums (*coherence)(const TrackBlock&, float decay);
+  TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);
   void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
 };

@@ -89,8 +89,7 @@ bool same(double a, double b) {
 void expect_same(const TrackSums& a, const TrackSums& b, const std::string& where) {
   EXPECT_EQ(a.live, b.live) << where;
   EXPECT_EQ(a.flips, b.flips) << where;
-  for (const auto member : {&TrackSums::xy, &TrackSums::xx, &TrackSums::yy, &TrackSums::mw, &TrackSums::mm,
-                            &TrackSums::ww, &TrackSums::r, &TrackSums::rr})
+  for (const auto member : {&TrackSums::xy, &TrackSums::xx, &TrackSums::yy, &TrackSums::r, &TrackSums::rr})
     EXPECT_TRUE(same(a.*member, b.*member)) << where << ": " << a.*member << " and " << b.*member;
 }
 
@@ -139,6 +138,19 @@ TEST_P(TrackContract, SnapshotIsTheReferences) {
     for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
     EXPECT_EQ(variant.model.bytes(), before) << variant.name;
     EXPECT_TRUE(variant.model.intact() && memory.intact());
+  }
+}
+
+TEST_P(TrackContract, RetentionIsTheReferences) {
+  for (Variant& variant : variants()) {
+    const auto inputs = variant.model.inputs();
+    const auto before = variant.model.bytes();
+    std::vector<TrackSums> wanted(inputs.size()), found(inputs.size());
+    ReferenceTracker{}.measure_retention(inputs, make_chunks(inputs), wanted);
+    CpuEngine(GetParam().isa, GetParam().threads).measure_retention(inputs, make_chunks(inputs), found);
+    for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
+    EXPECT_EQ(variant.model.bytes(), before) << variant.name;
+    EXPECT_TRUE(variant.model.intact());
   }
 }
 
@@ -199,18 +211,17 @@ TEST(Coherence, WhatHasNoMeaningLeavesItsScalar) {
   EXPECT_DOUBLE_EQ(*relative_variance(2, 4.0, 10.0), 0.25);  // 1 and 3: variance 1, mean 2
 
   Coherence scalars;
-  observe(scalars, {.live = 4, .flips = 1, .xy = 1, .xx = 1, .yy = 4, .mw = -2, .mm = 4, .ww = 4, .r = 4, .rr = 8},
-          0.9);
+  observe(scalars, {.live = 4, .flips = 1, .xy = 1, .xx = 1, .yy = 4, .r = 4, .rr = 8}, 0.9);
+  scalars.retention = 0.5;
   const Coherence before = scalars;
   observe(scalars, {}, 0.9);
-  for (const auto member : {&Coherence::flip, &Coherence::direction, &Coherence::retention, &Coherence::jitter}) {
+  for (const auto member : {&Coherence::flip, &Coherence::direction, &Coherence::jitter}) {
     EXPECT_EQ((scalars.*member).value, (before.*member).value);
     EXPECT_EQ((scalars.*member).weight, (before.*member).weight);
   }
   EXPECT_EQ(scalars.updates, 2.0);
   EXPECT_NEAR(scalars.flip.mean(), 0.25, 1e-15);
   EXPECT_NEAR(scalars.direction.mean(), 0.5, 1e-15);
-  EXPECT_NEAR(scalars.retention.mean(), 0.5, 1e-15);
   EXPECT_NEAR(scalars.jitter.mean(), 1.0, 1e-15);
   EXPECT_NEAR(coherence_modifier(scalars, {}), 0.75 * 0.5 * 0.5 / 2.0, 1e-15);
   EXPECT_NEAR(coherence_modifier(scalars, {.alpha = 2, .d = 0, .a = 2, .b = 0, .c = 8}), 2 * std::sqrt(0.75) * 0.25,
@@ -232,6 +243,19 @@ TEST(Coherence, ThePastIsReadBeforeItIsUpdated) {
   EXPECT_EQ(scalars.updates, 20.0);
   EXPECT_NEAR(scalars.flip.mean(), 1.0, 1e-12);
   EXPECT_NEAR(scalars.direction.mean(), -1.0, 1e-6);
+}
+
+TEST(Coherence, RetentionIsThatOfNow) {
+  const float w[] = {1, 2, -3}, against[] = {2, 4, -6}, along[] = {-1, -2, 3}, none[] = {0, 0, 0};
+  Coherence scalars;
+  Coherence* const each[] = {&scalars};
+  ScoreInputs tensor{.weight = view(w), .numel = 3, .geometry = flat(3)};
+  for (const auto& [m, expected] : {std::pair(along, 1.0), std::pair(against, -1.0), std::pair(none, 0.0)}) {
+    tensor.exp_avg = view(m);
+    measure_retention({&tensor, 1}, each);
+    EXPECT_NEAR(scalars.retention, expected, 1e-15);
+  }
+  EXPECT_EQ(scalars.updates, 0.0);
 }
 
 TEST(Track, DeadPlacesAreForgottenAndTakeNoPart) {
@@ -319,8 +343,10 @@ TEST(Track, ErrorsNameWhatIsMissing) {
   EXPECT_THROW(track_coherence(inputs, memory.states, 1.0), ArgumentError);
   EXPECT_THROW(track_coherence(inputs, memory.states, NAN), ArgumentError);
   inputs[0].exp_avg = {};
+  Coherence* const scalars[] = {&memory.scalars[0]};
+  EXPECT_THROW(measure_retention(inputs, {}), ShapeError);
   try {
-    track_coherence(inputs, memory.states, 0.9);
+    measure_retention(inputs, scalars);
     FAIL() << "accepted";
   } catch (const MissingStateError& error) {
     EXPECT_NE(std::string(error.what()).find("exp_avg"), std::string::npos);

@@ -16,19 +16,19 @@ from tracker_support import SHAPES, Array, Ema, Scripted, cosine, jitter, modifi
 
 def coherence_oracle(history: list[tuple[Array, Array]], live: Array, s: bs.Bitter10) -> float:
     """bitter10 from the (w, m) after each step."""
-    flip, direction, retention, noise = (Ema(s.decay) for _ in range(4))
+    flip, direction, noise = (Ema(s.decay) for _ in range(3))
     average = np.zeros(int(live.sum()))
-    for (before, _), (w, m) in itertools.pairwise(history):
+    for (before, _), (w, _) in itertools.pairwise(history):
         # The differences and their average are float32, as kept; every statistic is float64.
         x = (w.astype(np.float32) - before.astype(np.float32))[live].astype(np.float64)
         now = cosine(x, average)
         direction(now)
         flip(None if now is None else float(np.mean(np.sign(x) != np.sign(average))))
-        retention(cosine(-m[live], w[live]))
         noise(jitter(x))
         decay, narrow = np.float32(s.decay), np.float32
         average = (decay * narrow(average) + (narrow(1) - decay) * narrow(x)).astype(np.float64)
-    return modifier(s, flip.mean, direction.mean, retention.mean, noise.mean)
+    w, m = history[-1]
+    return modifier(s, flip.mean, direction.mean, cosine(-m[live], w[live]) or 0.0, noise.mean)
 
 
 SETTINGS = [

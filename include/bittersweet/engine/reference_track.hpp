@@ -18,15 +18,24 @@ class ReferenceTracker {
       const bool live = is_live(tensor, i);
       float average = 0.0f;
       if (state.scalars->updates > 0 && live) {
-        const float m = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, i);
         const float x = w - state.previous[i], y = state.average[i];
         lanes.add(lane, static_cast<double>(x), static_cast<double>(y));
         lanes.add_jitter(lane, std::fabs(static_cast<double>(x)));
-        lanes.add_retention(lane, static_cast<double>(m), static_cast<double>(w));
         average = decay * y + (1.0f - decay) * x;
       }
       state.average[i] = std::isfinite(average) ? average : 0.0f;
       state.previous[i] = live ? w : 0.0f;
+    });
+  }
+
+  void measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                         std::span<TrackSums> sums) {
+    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
+      const ScoreInputs& tensor = tensors[t];
+      if (!is_live(tensor, i)) return;
+      const float w = load_as_float(tensor.weight.data, tensor.weight.dtype, i);
+      const float m = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, i);
+      lanes.add(lane, static_cast<double>(w), static_cast<double>(-m));
     });
   }
 

@@ -21,7 +21,6 @@ struct TrackSums {
   std::int64_t live = 0;
   std::int64_t flips = 0;         // sign(x) != sign(y)
   double xy = 0, xx = 0, yy = 0;  // products of x and y
-  double mw = 0, mm = 0, ww = 0;  // products of exp_avg and weight
   double r = 0, rr = 0;           // what jitter looks at, and its square
 
   TrackSums& operator+=(const TrackSums& other) noexcept {
@@ -30,9 +29,6 @@ struct TrackSums {
     xy += other.xy;
     xx += other.xx;
     yy += other.yy;
-    mw += other.mw;
-    mm += other.mm;
-    ww += other.ww;
     r += other.r;
     rr += other.rr;
     return *this;
@@ -48,7 +44,7 @@ struct CoherenceMemory {
 
 struct SketchMemory {
   static constexpr std::int64_t most = 64;
-  static constexpr std::int64_t run = 4;    // neighbours, since a miss costs as much for four as for one
+  static constexpr std::int64_t run = 8;    // neighbours, since a miss costs as much for eight as for one
   const std::int64_t* positions = nullptr;  // flat indices
   std::int64_t count = 0;                   // of them: up to `most`
   float* previous = nullptr;                // exp_avg there, at the last update
@@ -64,7 +60,7 @@ struct SnapshotMemory {
 struct TrackLanes {
   using Lane = std::array<double, Moments::lanes>;
   TrackSums counts;
-  Lane xy{}, xx{}, yy{}, mw{}, mm{}, ww{}, r{}, rr{};
+  Lane xy{}, xx{}, yy{}, r{}, rr{};
 
   void add(std::size_t lane, double x, double y) noexcept {
     ++counts.live;
@@ -77,19 +73,11 @@ struct TrackLanes {
     r[lane] += value;
     rr[lane] += value * value;
   }
-  void add_retention(std::size_t lane, double m, double w) noexcept {
-    mw[lane] += m * w;
-    mm[lane] += m * m;
-    ww[lane] += w * w;
-  }
   TrackSums fold() const noexcept {
     TrackSums sums = counts;
     sums.xy = fold_lanes(xy);
     sums.xx = fold_lanes(xx);
     sums.yy = fold_lanes(yy);
-    sums.mw = fold_lanes(mw);
-    sums.mm = fold_lanes(mm);
-    sums.ww = fold_lanes(ww);
     sums.r = fold_lanes(r);
     sums.rr = fold_lanes(rr);
     return sums;
@@ -103,7 +91,6 @@ inline void observe(Coherence& scalars, const TrackSums& sums, double decay) noe
   const auto n = static_cast<double>(sums.live);
   scalars.direction.observe(direction, decay);
   scalars.flip.observe(direction ? finite(static_cast<double>(sums.flips) / n) : std::nullopt, decay);
-  scalars.retention.observe(cosine(-sums.mw, sums.mm, sums.ww), decay);
   scalars.jitter.observe(relative_variance(n, sums.r, sums.rr), decay);
   scalars.updates += 1.0;
 }
@@ -144,10 +131,12 @@ concept TrackingEngine =
     requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
              std::span<const CoherenceMemory> memory, std::span<const SnapshotMemory> snapshots,
              std::span<float* const> accumulators, std::span<const float> rates, std::span<TrackSums> sums) {
-      // x = weight - previous in f32, y = average as it was, r = |x|, and exp_avg with weight. Then, in the same pass,
-      // average = decay * average + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for
-      // both where dead.
+      // x = weight - previous in f32, y = average as it was, r = |x|. Then, in the same pass, average = decay * average
+      // + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for both where dead.
       engine.track_coherence(tensors, chunks, memory, float{}, sums);
+
+      // x = weight, y = -exp_avg; no r. Writes nothing but the sums.
+      engine.measure_retention(tensors, chunks, sums);
 
       // x = weight - snapshot in f32, y = -exp_avg, r = the f32 root of exp_avg_sq. Writes nothing but the sums.
       engine.compare_snapshot(tensors, chunks, snapshots, sums);

@@ -2,8 +2,9 @@
 //   bitter10   max(floor, alpha p(1 - flip)^a p(direction)^b p(retention)^c / (1 + d jitter)),  p(x) = max(x, floor)
 //   bitter10s  the same with c = 0;   bitter10c  p(direction) / (1 + jitter)
 // flip: share of signs that changed. direction: cosine with the past. retention: cos(-m, w), above 0 where a tensor
-// grows where it is large, since Adam moves along -m. jitter: var(x) / mean(x)^2. Source: AdamWPrune, corrected (its
-// cosines have the other sign or none, its averages start biased, its jitter is absolute); see docs/scorers.md.
+// grows where it is large, since Adam moves along -m; measured when it is used. jitter: var(x) / mean(x)^2. Source:
+// AdamWPrune, corrected (its cosines have the other sign or none, its averages start biased, its jitter is absolute);
+// see docs/scorers.md.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +26,8 @@ struct Average {
 
 struct Coherence {  // of one tensor
   double updates = 0;
-  Average flip{}, direction{}, retention{}, jitter{};
+  Average flip{}, direction{}, jitter{};
+  double retention = 0;  // of now
 };
 
 struct CoherenceParameters {
@@ -60,7 +62,7 @@ inline double power(double x, int quarters) noexcept {
 inline double coherence_modifier(const Coherence& s, const CoherenceParameters& p) noexcept {
   const auto factor = [&](double x, int quarters) { return power(std::max(x, p.floor), quarters); };
   const double product =
-      p.alpha * factor(1.0 - s.flip.mean(), p.a) * factor(s.direction.mean(), p.b) * factor(s.retention.mean(), p.c);
+      p.alpha * factor(1.0 - s.flip.mean(), p.a) * factor(s.direction.mean(), p.b) * factor(s.retention, p.c);
   return std::max(p.floor, product / (1.0 + p.d * s.jitter.mean()));
 }
 

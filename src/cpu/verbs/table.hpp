@@ -40,7 +40,8 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.bury = &bury;
   k.lowest_of_groups = &lowest_of_groups;
   k.coherence = &coherence_block;
-  k.snapshot = &snapshot_block;
+  k.retention = &against_update<false>;
+  k.snapshot = &against_update<true>;
   k.movement = &movement_block;
   return k;
 }

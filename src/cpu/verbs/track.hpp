@@ -28,6 +28,22 @@ BITTERSWEET_INLINE Wide widen(Vec a) {
 #endif
 }
 
+// sum + a * b, rounded once or twice alike: the product of two floats is exact in double.
+BITTERSWEET_INLINE DoubleVector multiply_add(DoubleVector a, DoubleVector b, DoubleVector sum) {
+#if BITTERSWEET_LANES == 16
+  return _mm512_fmadd_pd(a, b, sum);
+#elif BITTERSWEET_LANES == 8
+  return _mm256_fmadd_pd(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
+// Asks for the 64 elements that come 512 later: a new page is not left to the hardware prefetcher.
+BITTERSWEET_INLINE void prefetch(const float* at) {
+  for (int line = 0; line < 4; ++line) __builtin_prefetch(reinterpret_cast<const char*>(at) + 2048 + 64 * line);
+}
+
 // 16 running sums. The vectors of 64 elements take turns: vector k begins at lane k * lanes mod 16.
 struct Sums {
   DoubleVector part[Moments::lanes / double_lanes]{};
@@ -37,7 +53,11 @@ struct Sums {
     part[first] += a.low;
     part[first + 1] += a.high;
   }
-  BITTERSWEET_INLINE void add(int k, Wide a, Wide b) { add(k, {a.low * b.low, a.high * b.high}); }
+  BITTERSWEET_INLINE void add(int k, Wide a, Wide b) {
+    const int first = 2 * k % (Moments::lanes / double_lanes);
+    part[first] = multiply_add(a.low, b.low, part[first]);
+    part[first + 1] = multiply_add(a.high, b.high, part[first + 1]);
+  }
 
   double fold() const {
     std::array<double, Moments::lanes> lane;
@@ -94,25 +114,21 @@ struct PaddedWord {
 
 struct CoherenceSums {
   TrackSums counts;
-  Sums xy, xx, yy, mw, mm, ww, r;
+  Sums xy, xx, yy, r;
 
-  BITTERSWEET_INLINE void add(std::uint64_t live, const float* w, const float* m, float* previous, float* average,
-                              float decay) {
+  BITTERSWEET_INLINE void add(std::uint64_t live, const float* w, float* previous, float* average, float decay) {
     Vec weights[vectors_per_word], averages[vectors_per_word];
     Mask flips[vectors_per_word];
 #pragma GCC unroll 4
     for (int k = 0; k < vectors_per_word; ++k) {
-      const Vec now = where(live, k, load(w, k * lanes)), momentum = where(live, k, load(m, k * lanes));
+      const Vec now = where(live, k, load(w, k * lanes));
       const Vec x = where(live, k, load(w, k * lanes) - load(previous, k * lanes));
       const Vec y = where(live, k, load(average, k * lanes));
       flips[k] = signs_differ(x, y);
-      const Wide wide_x = widen(x), wide_y = widen(y), wide_m = widen(momentum), wide_w = widen(now);
+      const Wide wide_x = widen(x), wide_y = widen(y);
       xy.add(k, wide_x, wide_y);
       xx.add(k, wide_x, wide_x);
       yy.add(k, wide_y, wide_y);
-      mw.add(k, wide_m, wide_w);
-      mm.add(k, wide_m, wide_m);
-      ww.add(k, wide_w, wide_w);
       r.add(k, widen(abs(x)));
       weights[k] = now;
       averages[k] = finite_or_zero(decay * y + (1.0f - decay) * x);
@@ -127,50 +143,61 @@ struct CoherenceSums {
 inline TrackSums coherence_block(const cpu::TrackBlock& block, float decay) {
   CoherenceSums sums;
   for_each_live_word(block, [&](std::uint64_t live, std::int64_t first, std::int64_t count) {
+    for (const float* array :
+         {block.w, static_cast<const float*>(block.previous), static_cast<const float*>(block.average)})
+      prefetch(array + first);
     if (count == bits::per_word)
-      return sums.add(live, block.w + first, block.m + first, block.previous + first, block.average + first, decay);
-    PaddedWord<4> rest;
-    rest.copy(2, block.previous + first, count);
-    rest.copy(3, block.average + first, count);
-    sums.add(live, rest.copy(0, block.w + first, count), rest.copy(1, block.m + first, count), rest.data[2],
-             rest.data[3], decay);
-    std::copy_n(rest.data[2], count, block.previous + first);
-    std::copy_n(rest.data[3], count, block.average + first);
+      return sums.add(live, block.w + first, block.previous + first, block.average + first, decay);
+    PaddedWord<3> rest;
+    rest.copy(1, block.previous + first, count);
+    rest.copy(2, block.average + first, count);
+    sums.add(live, rest.copy(0, block.w + first, count), rest.data[1], rest.data[2], decay);
+    std::copy_n(rest.data[1], count, block.previous + first);
+    std::copy_n(rest.data[2], count, block.average + first);
   });
   TrackSums total = sums.counts;
   total.xy = sums.xy.fold();
   total.xx = total.rr = sums.xx.fold();  // r = |x|
   total.yy = sums.yy.fold();
-  total.mw = sums.mw.fold();
-  total.mm = sums.mm.fold();
-  total.ww = sums.ww.fold();
   total.r = sums.r.fold();
   return total;
 }
 
-inline TrackSums snapshot_block(const cpu::TrackBlock& block) {
+// x, the weight or what it gained since a snapshot, against y = -m; with a snapshot also the jitter of the root of v.
+template <bool Snapshot>
+TrackSums against_update(const cpu::TrackBlock& block) {
   TrackSums total;
   Sums xy, xx, yy, r, rr;
   for_each_live_word(block, [&](std::uint64_t live, std::int64_t first, std::int64_t count) {
-    const float *w = block.w + first, *m = block.m + first, *v = block.v + first, *past = block.snapshot + first;
+    const float *w = block.w + first, *m = block.m + first;
+    const float *v = Snapshot ? block.v + first : nullptr, *past = Snapshot ? block.snapshot + first : nullptr;
+    for (const float* array : {w, m, v, past})
+      if (array != nullptr) prefetch(array);
     PaddedWord<4> rest;
     if (count < bits::per_word) {
       w = rest.copy(0, w, count);
       m = rest.copy(1, m, count);
-      v = rest.copy(2, v, count);
-      past = rest.copy(3, past, count);
+      if constexpr (Snapshot) {
+        v = rest.copy(2, v, count);
+        past = rest.copy(3, past, count);
+      }
     }
     Mask flips[vectors_per_word];
     for (int k = 0; k < vectors_per_word; ++k) {
-      const Vec x = where(live, k, load(w, k * lanes) - load(past, k * lanes));
+      Vec x = load(w, k * lanes);
+      if constexpr (Snapshot) x = x - load(past, k * lanes);
+      x = where(live, k, x);
       const Vec y = where(live, k, splat(-0.0f) - load(m, k * lanes));
-      const Wide wide_x = widen(x), wide_y = widen(y), root = widen(sqrt(where(live, k, load(v, k * lanes))));
+      const Wide wide_x = widen(x), wide_y = widen(y);
       flips[k] = signs_differ(x, y);
       xy.add(k, wide_x, wide_y);
       xx.add(k, wide_x, wide_x);
       yy.add(k, wide_y, wide_y);
-      r.add(k, root);
-      rr.add(k, root, root);
+      if constexpr (Snapshot) {
+        const Wide root = widen(sqrt(where(live, k, load(v, k * lanes))));
+        r.add(k, root);
+        rr.add(k, root, root);
+      }
     }
     total.live += bits::count(live);
     total.flips += bits::count(pack(flips));
@@ -186,6 +213,7 @@ inline TrackSums snapshot_block(const cpu::TrackBlock& block) {
 inline void movement_block(float* accumulator, const float* g, const float* w, std::int64_t count, float rate) {
   std::int64_t i = 0;
   for (; i + bits::per_word <= count; i += bits::per_word) {
+    for (const float* array : {static_cast<const float*>(accumulator), g, w}) prefetch(array + i);
     Vec sums[vectors_per_word];
     for (int k = 0; k < vectors_per_word; ++k)
       sums[k] = load(accumulator, i + k * lanes) - (rate * load(g, i + k * lanes)) * load(w, i + k * lanes);
