@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import optimizer_state
+from ._remembering import supply
 from ._table import ScoreInputs, as_mask
 from .errors import ArgumentError, MissingStateError
 from .masks import Mask
@@ -15,9 +16,10 @@ from .targets import PlanEntry, lookup
 if TYPE_CHECKING:
     import torch
 
+    from ._input_norms import InputNorms
     from .optimizer_state import ParameterState
 
-__all__ = ["Bound", "bind", "element_items", "masks_of", "missing_reads", "score_inputs"]
+__all__ = ["Bound", "bind", "competitors", "element_items", "masks_of", "missing_reads", "score_inputs"]
 
 STEP_READS = frozenset(("step", "bias_correction1"))
 
@@ -112,6 +114,34 @@ def element_items(
                 items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
                 chosen.append(mask)
     return items, chosen
+
+
+def competitors(
+    bound: Sequence[Bound],
+    reads: frozenset[str],
+    masks: Mapping[str, Mask],
+    norms: InputNorms,
+    answers: Mapping[str, Any],
+    skip: bool,
+) -> tuple[list[ScoreInputs], list[str]]:
+    """What the scorer reads of each target; and the names of those that lack something, where `skip` allows.
+
+    Raises:
+        MissingStateError: The first that lacks something, if not.
+    """
+    inputs, skipped = [], []
+    for one in bound:
+        error = missing_reads(one, reads) or norms.missing(one.entry, reads)
+        item = score_inputs(one, reads, masks.get(one.entry.name))
+        error = error or supply(item, answers.get(one.entry.name))
+        if error is None:
+            item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
+            inputs.append(item)
+        elif skip:
+            skipped.append(one.entry.name)
+        else:
+            raise error
+    return inputs, skipped
 
 
 def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | None:

@@ -134,9 +134,8 @@ def score(
         )
     if view.device != table.device:
         raise DeviceError(
-            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; give both "
-            "on one "
-            "device"
+            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; give both on "
+            "one device"
         )
     if out is not None:
         require_writable(view, "out", "tensor")
@@ -376,13 +375,8 @@ def count_violations(
     Arguments and errors are those of `apply_masks_`; nothing is written. NaN counts as not 0, -0 as 0.
     """
     table = _masked_table(inputs, masks, roles)
-    return dict(
-        zip(
-            table.names,
-            table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles)),
-            strict=True,
-        )
-    )
+    counts = table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles))
+    return dict(zip(table.names, counts, strict=True))
 
 
 def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles: Sequence[str]) -> Table:

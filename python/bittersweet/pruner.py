@@ -15,7 +15,7 @@ from ._mask_view import MaskView
 from ._scorers import Scorer
 from ._selectors import Selector
 from ._settings import Settings
-from .binding import Bound, bind, element_items, masks_of, missing_reads, score_inputs
+from .binding import Bound, bind, competitors, element_items, masks_of
 from .errors import ArgumentError, Error
 from .events import MaskEvent, MaskHistory
 from .functional import count_violations
@@ -43,8 +43,8 @@ class Pruner:
 
     Args:
         model: The model. Wrapped or not.
-        optimizer: The torch optimizer that trains it; its state is what most scorers read. Not needed by
-            magnitude, random, gradient and taylor. Parameters that it does not hold are not pruned.
+        optimizer: The torch optimizer that trains it, whose state most scorers read (not magnitude, random,
+            gradient and taylor). Parameters that it does not hold are not pruned.
         scorer: A name or an object. ``"bitter4"`` alone means scope ``"tensor"`` with ``"layer_adaptive"``
             too. Scorers with a memory (bitter10, bitter10s, bitter10c, movement) are fed on every step.
         schedule: When to prune, and how much.
@@ -68,10 +68,9 @@ class Pruner:
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
         ties: See `make_masks`.
         sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits for the device
-        at
-            events and never between them. False: they are read when a field of the event is looked at (or the
-            history, the report, or what is saved), and nothing waits before; a NaN score then raises there,
-            and until then the masks have stayed as they were. On the CPU they are always read at once.
+            at events and never between them. False: they are read when a field of the event is looked at (or
+            the history, the report, or what is saved), and nothing waits before; a NaN score then raises
+            there, and until then the masks have stayed as they were. On the CPU always at once.
         seed: For scorer ``"random"`` and for selectors that sample.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them. They
             are copied, and used at every event; a resumed pruner must be given the same ones.
@@ -166,19 +165,17 @@ class Pruner:
             MissingStateError: A target lacks what the scorer reads, under ``missing="error"``.
             NonFiniteScoreError: A score is NaN, under ``nonfinite="error"``.
             Error: After `finalize`; while attached; or if pruned weights left zero under ``hold="grads"``.
-                After any error weights, state, masks and the step count are as they were.
+        After any error weights, state, masks and the step count are as they were.
         """
         if self._attached is not None:
             raise Error(
-                "this pruner is attached: optimizer.step() calls it. Do not call step() as well, or detach() "
-                "it"
+                "attached: optimizer.step() calls this pruner. Do not call step() too, or detach() it"
             )
         event: MaskEvent | None = self._eagerly(self._advance, skipped)
         return event
 
     def attach(self) -> Pruner:
-        """Runs `step` after every ``optimizer.step()``, for loops that a trainer owns. Attaching twice is
-        once.
+        """Runs `step` after every ``optimizer.step()``, for loops that a trainer owns; twice is once.
 
         A step that GradScaler skips on the host does not reach the optimizer and is not counted; one that a
         fused optimizer skips counts as ``skipped``. Returns the pruner itself. `detach` or `finalize` undoes
@@ -190,9 +187,7 @@ class Pruner:
         """
         self._require_open()
         if self._optimizer is None:
-            raise ArgumentError(
-                "attach: this pruner has no optimizer. Pass one to Pruner, or call step() in the loop"
-            )
+            raise ArgumentError("attach: no optimizer. Pass one to Pruner, or call step() in the loop")
         if self._attached is None:
             self._attached = self._optimizer.register_step_post_hook(self._after_optimizer_step)
         return self
@@ -214,11 +209,8 @@ class Pruner:
 
     @property
     def history(self) -> MaskHistory:
-        """The mask events so far. With ``sync=False`` they are read now, and void ones are taken out.
-
-        Raises:
-            NonFiniteScoreError: For the first event that found NaN scores and was not looked at before.
-        """
+        """The mask events so far. With ``sync=False`` they are read now, which may raise NonFiniteScoreError
+        for an event not looked at before, and void ones are taken out."""
         self._history.settle()
         return self._history
 
@@ -272,11 +264,7 @@ class Pruner:
         return self.report()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, for ``torch.load(weights_only=True)``; see `checkpoint` for the
-        format.
-
-        Masks on CUDA are copied to the CPU.
-        """
+        """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`."""
         words = {name: mask.to_host() for name, mask in self._masks.items()}
         events = [event.to_dict() for event in self.history]
         config = self._settings.to_config()
@@ -348,19 +336,10 @@ class Pruner:
         started = time.perf_counter()
         if self._settings.hold == "grads":
             self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
-        inputs, skipped, reads = [], [], self._settings.call.reads
+        reads, skip = self._settings.call.reads, self._settings.missing == "skip"
         answers = {} if self._tracker is None else self._tracker.answers()
-        for one in bind(self._model, self._optimizer, self._plan.targets, reads):
-            error = missing_reads(one, reads) or self._norms.missing(one.entry, reads)
-            item = score_inputs(one, reads, self._masks.get(one.entry.name))
-            error = error or _remembering.supply(item, answers.get(one.entry.name))
-            if error is None:
-                item.input_norm = self._norms.of(one.entry) if "input_norm" in reads else None
-                inputs.append(item)
-            elif self._settings.missing == "error":
-                raise error
-            else:
-                skipped.append(one.entry.name)
+        bound = bind(self._model, self._optimizer, self._plan.targets, reads)
+        inputs, skipped = competitors(bound, reads, self._masks, self._norms, answers, skip)
         made = self._settings.select(inputs, sparsity, self._sync)
         assert made.event is not None
         self._apply({**self._masks, **{mask.name: mask for mask in made}}, self._masks)
@@ -372,9 +351,8 @@ class Pruner:
                 elements = sum(entry.numel for entry in self._plan.targets)
                 dead = sum(mask.numel for mask in masks) - sum(kept_counts(masks))
                 overall = dead / elements if elements else 0.0
-            return replace(
-                made, step=now, skipped=tuple(skipped), achieved_sparsity_all=overall, milliseconds=spent
-            )
+            made = replace(made, step=now, milliseconds=spent)
+            return replace(made, skipped=tuple(skipped), achieved_sparsity_all=overall)
 
         found = made.event
         return lazily(MaskEvent, lambda: event(found)) if is_unread(found) else event(found)
@@ -406,10 +384,7 @@ class Pruner:
         bad = {name: count for name, count in counts.items() if count}
         if bad:
             listed = ", ".join(f"{count:,} in '{name}'" for name, count in bad.items())
-            raise Error(
-                f"pruned weights are not 0 ({listed}): {why}. hold='weights' repairs such writes on every "
-                "step"
-            )
+            raise Error(f"pruned weights are not 0 ({listed}): {why}. hold='weights' repairs that")
 
     def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._eagerly(self._advance_after, optimizer)
@@ -421,6 +396,4 @@ class Pruner:
 
     def _require_open(self) -> None:
         if self._finalized:
-            raise Error(
-                "this pruner is finalized: it holds no masks any more. Make a new Pruner to go on pruning"
-            )
+            raise Error("this pruner is finalized and holds no masks any more. Make a new Pruner to go on")
