@@ -234,8 +234,8 @@ def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
         )
     if names & {"UninitializedParameter", "UninitializedBuffer"}:
         raise LayoutError(
-            f"{argument} of '{tensor}' is not initialised yet. Run one forward pass through its lazy module "
-            "first"
+            f"{argument} of '{tensor}' is not initialised yet. Run one forward pass through its lazy "
+            "module first"
         )
 
 
@@ -276,8 +276,8 @@ def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:
 def _refuse_dtype(found: str, argument: str, tensor: str, accept: frozenset[int]) -> None:
     names = ", ".join(_NAMES[code] for code in sorted(accept))
     raise DTypeError(
-        f"{argument} of '{tensor}' has dtype {found.removeprefix('torch.')}; accepted: {names}. Convert it "
-        "first"
+        f"{argument} of '{tensor}' has dtype {found.removeprefix('torch.')}; accepted: {names}. "
+        "Convert it first"
     )
 
 

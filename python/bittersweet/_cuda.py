@@ -235,9 +235,8 @@ def run_step(
     """
     if runtime.is_capturing():
         raise Error(
-            "this call reads its result, and the current stream is being captured into a CUDA graph. Capture "
-            "a "
-            "CapturableStep instead, which leaves the result on the device"
+            "this call reads its result, and the current stream is being captured into a CUDA graph. "
+            "Capture a CapturableStep instead, which leaves the result on the device"
         )
     step = StepMemory(table, scorer, options, masks)
     step.write_budget(_core.resolve_budget(sparsity, k, table.total))

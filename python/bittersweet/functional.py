@@ -134,8 +134,8 @@ def score(
         )
     if view.device != table.device:
         raise DeviceError(
-            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; give both on "
-            "one device"
+            f"out is on {_cuda.name_of(view.device)} and weight on {_cuda.name_of(table.device)}; "
+            "give both on one device"
         )
     if out is not None:
         require_writable(view, "out", "tensor")

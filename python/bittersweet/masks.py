@@ -50,8 +50,8 @@ class Mask:
             fits = fits and device != HOST
         if not fits:
             raise ArgumentError(
-                f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a CUDA "
-                "device"
+                f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a "
+                "CUDA device"
             )
         self._take(words, shape, name, framework, device, _cuda.stream_of(device))
         if tuple(words.shape) != (words_for(self.numel),):
