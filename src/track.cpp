@@ -58,13 +58,14 @@ void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Coher
   for (std::size_t t = 0; t < tensors.size(); ++t) observe(*memory[t].scalars, sums[t], decay);
 }
 
-void measure_retention(std::span<const ScoreInputs> tensors, std::span<Coherence* const> scalars) {
+std::vector<double> measure_retention(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory) {
   const FpEnvironment environment;
-  check(tensors, scalars.size(), reads::weight | reads::exp_avg);
+  check(tensors, memory.size(), reads::exp_avg);
   std::vector<TrackSums> sums(tensors.size());
-  cpu_engine().measure_retention(tensors, make_chunks(tensors), sums);
-  for (std::size_t t = 0; t < tensors.size(); ++t)
-    scalars[t]->retention = cosine(sums[t].xy, sums[t].xx, sums[t].yy).value_or(0.0);
+  cpu_engine().measure_retention(tensors, make_chunks(tensors), memory, sums);
+  std::vector<double> found;
+  for (const TrackSums& of : sums) found.push_back(cosine(of.xy, of.xx, of.yy).value_or(0.0));
+  return found;
 }
 
 void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay) {

@@ -19,9 +19,10 @@ namespace bittersweet {
 // two.
 void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
 
-// bitter10, where its scores are wanted. One read of weight and exp_avg; retention of the scalars becomes what it finds
-// (nothing is averaged), 0 where that has no meaning.
-void measure_retention(std::span<const ScoreInputs> tensors, std::span<Coherence* const> scalars);
+// bitter10, where its scores are wanted: retention of each tensor now, 0 where it has no meaning. One read of exp_avg
+// and of the weights that the last update remembered, so what was dead then takes no part, nor does a weight that was
+// 0.
+std::vector<double> measure_retention(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory);
 
 // bitter10s. Call after every optimizer step. Reads exp_avg, exp_avg_sq and mask at the positions alone.
 void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay);

@@ -9,7 +9,7 @@ namespace bittersweet::python {
 namespace {
 
 // Python holds the scalars of a tensor as this many doubles.
-constexpr std::size_t coherence_width = 8;
+constexpr std::size_t coherence_width = 7;
 static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
 
 template <class T>
@@ -30,7 +30,8 @@ std::span<const std::uint64_t> rows_of(const py::buffer& memory, std::size_t ten
 template <class F>
 std::vector<double> modifiers(const py::buffer& scalars, F&& f) {
   std::vector<double> found;
-  for (const std::uint64_t address : words_of(scalars, "scalars")) found.push_back(f(*at<const Coherence>(address)));
+  for (const std::uint64_t address : words_of(scalars, "scalars"))
+    found.push_back(f(*at<const Coherence>(address), found.size()));
   return found;
 }
 
@@ -55,11 +56,11 @@ void bind_track(py::module_& module) {
       "measure_retention",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
-        std::vector<Coherence*> scalars;
+        std::vector<CoherenceMemory> states;
         for (const std::uint64_t address : rows_of(memory, rows.tensors.size(), 1))
-          scalars.push_back(at<Coherence>(address));
+          states.push_back({.previous = at<float>(address)});
         const py::gil_scoped_release release;
-        measure_retention(rows.tensors, scalars);
+        return measure_retention(rows.tensors, states);
       },
       py::arg("table"), py::arg("names"), py::arg("memory"));
   module.def(
@@ -102,15 +103,19 @@ void bind_track(py::module_& module) {
   module.def("sketch_positions", &sketch_positions, py::arg("name"), py::arg("numel"), py::arg("seed"));
   module.def(
       "coherence_modifiers",
-      [](const py::buffer& scalars, double alpha, int a, int b, int c, double d, double floor) {
+      [](const py::buffer& scalars, const std::vector<double>& retention, double alpha, int a, int b, int c, double d,
+         double floor) {
         const CoherenceParameters parameters{alpha, d, floor, a, b, c};
-        return modifiers(scalars, [&](const Coherence& s) { return coherence_modifier(s, parameters); });
+        return modifiers(scalars, [&](const Coherence& s, std::size_t i) {
+          return coherence_modifier(s, retention.at(i), parameters);
+        });
       },
-      py::arg("scalars"), py::arg("alpha"), py::arg("a"), py::arg("b"), py::arg("c"), py::arg("d"), py::arg("floor"));
+      py::arg("scalars"), py::arg("retention"), py::arg("alpha"), py::arg("a"), py::arg("b"), py::arg("c"),
+      py::arg("d"), py::arg("floor"));
   module.def(
       "snapshot_modifiers",
       [](const py::buffer& scalars, double floor) {
-        return modifiers(scalars, [&](const Coherence& s) { return snapshot_modifier(s, floor); });
+        return modifiers(scalars, [&](const Coherence& s, std::size_t) { return snapshot_modifier(s, floor); });
       },
       py::arg("scalars"), py::arg("floor"));
 }

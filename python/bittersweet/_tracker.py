@@ -195,6 +195,7 @@ class ModifierTracker(Tracker):
 
         Raises:
             MissingStateError: Naming the tensor, and what it lacks.
+            ShapeError, DTypeError, DeviceError, LayoutError: See `update`, where tensors are looked at.
         """
         return self._known(missing)
 

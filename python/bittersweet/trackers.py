@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from ._feeding import Feed
 from ._scorers import Bitter10, Bitter10s, check_seed
 from ._tracker import ModifierTracker
 from ._tracker_state import Layout
+from .masks import WIDTH
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +34,8 @@ class CoherenceTracker(ModifierTracker):
 
     An update reads the weights and these copies. The first remembers the weights, the second sees a step, the
     third compares two. What has no meaning in a step (nothing moved, nothing is live, a number is not finite)
-    leaves its average as it was. Retention alone is no average: `modifiers` reads it off the weights and
-    `exp_avg`, over what the masks of the last update left alive; 0 where it has no meaning.
+    leaves its average as it was. Retention alone is no average: `modifiers` reads it off `exp_avg` and the
+    remembered weights, so what was dead at the last update takes no part; it is 0 where it has no meaning.
     In float16 and bfloat16 weights most steps are below the rounding: keep float32 weights for this tracker.
 
     Args:
@@ -62,24 +64,25 @@ class CoherenceTracker(ModifierTracker):
     ) -> None:
         self._parameters = Bitter10(alpha=alpha, a=a, b=b, c=c, d=d, floor=floor, decay=decay)
         super().__init__(parameters, optimizer, **choice)
-        self._masks: Mapping[str, Mask] = {}
+        self._feed = Feed(self._source, ("weight",))
+        self._momentum = Feed(self._source, ("exp_avg",))
 
     def answers(self) -> dict[str, Any]:
-        rows = {i: kept["scalars"].clone() for i, kept in enumerate(self._kept) if kept}
-        if self._parameters.c:
-            self._measure_retention(rows)
-        return _answers(self, rows, self._parameters, self._parameters.c)
+        c = self._parameters.c
+        return _answers(self, self._parameters, c, self._retention() if c else None)
 
-    def _measure_retention(self, rows: Mapping[int, torch.Tensor]) -> None:
-        import torch
-
-        self._feed.refresh(self._masks)
-        unknown = torch.zeros(_core.COHERENCE_WIDTH, dtype=torch.float64)  # has a state, but no update yet
-        memory = array("Q", [rows.get(i, unknown).data_ptr() for i in self._feed.present or ()])
-        _core.measure_retention(self._feed.data, self._feed.names, memory)
+    def _retention(self) -> dict[int, float]:
+        """Of those with a history and, now, an `exp_avg`, by position."""
+        self._momentum.refresh({})
+        rows = {i: row for row, i in enumerate(self._momentum.present or ()) if self._kept[i]}
+        table = array("Q")
+        for row in rows.values():
+            table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
+        memory = array("Q", [self._kept[i]["previous"].data_ptr() for i in rows])
+        found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
+        return dict(zip(rows, found, strict=True))
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
-        self._masks = masks
         if self._ready(masks):
             _core.track_coherence(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
 
@@ -89,7 +92,7 @@ class CoherenceTracker(ModifierTracker):
 
 
 class SketchTracker(ModifierTracker):
-    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 832 bytes a parameter.
+    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 824 bytes a parameter.
 
     The first update remembers `exp_avg`, the second compares. The places are 8 runs of 8 neighbours (one
     cache line serves eight), one run in each of 8 equal stretches of a tensor, drawn by Philox4x32-10 from
@@ -123,8 +126,7 @@ class SketchTracker(ModifierTracker):
         super().__init__(parameters, optimizer, **choice)
 
     def answers(self) -> dict[str, Any]:
-        rows = {i: kept["scalars"] for i, kept in enumerate(self._kept) if kept}
-        return _answers(self, rows, self._parameters, 0.0)
+        return _answers(self, self._parameters, 0.0, None)
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
@@ -149,11 +151,17 @@ class SketchTracker(ModifierTracker):
 
 
 def _answers(
-    tracker: ModifierTracker, rows: Mapping[int, torch.Tensor], p: Bitter10 | Bitter10s, c: float
+    tracker: ModifierTracker, p: Bitter10 | Bitter10s, c: float, retention: Mapping[int, float] | None
 ) -> dict[str, Any]:
+    rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
     a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
     addresses = array("Q", [row.data_ptr() for row in rows.values()])
-    values = _core.coherence_modifiers(addresses, p.alpha, a, b, c, p.d, p.floor)
+    retained = [(retention or {}).get(i, 0.0) for i in rows]
+    values = _core.coherence_modifiers(addresses, retained, p.alpha, a, b, c, p.d, p.floor)
     used = {"flip": a, "direction": b, "jitter": p.d}
     answers: dict[str, Any] = tracker._judge(rows, values, [name for name, weight in used.items() if weight])
+    for i, row in rows.items():
+        if retention is not None and i not in retention:
+            why = "the optimizer keeps no exp_avg for it now"
+            answers[tracker.names[i]] = tracker._missing(i, int(row[0]), why)
     return answers

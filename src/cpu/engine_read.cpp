@@ -74,10 +74,9 @@ void score_runs(const Kernels& kernels, const ScoreView& view, const Runs& runs,
     float* const scores = out + begin * runs.width;
     tiles.score(tiles.at(firsts, n, runs.width), n * runs.width, scores);
     for (std::int64_t r = 0; r < n; ++r) {  // a run lies in one word: its width divides that, and its first index
-      const std::int64_t word = firsts[r] / bits::per_word;
-      const std::uint64_t live = bits::live(tensor.mask, tensor.numel, word) >> firsts[r] % bits::per_word;
+      const std::uint64_t live = bits::live_from(tensor.mask, tensor.numel, firsts[r]);
       for (std::int64_t c = 0; c < runs.width; ++c)
-        if (!(live >> c & 1)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
+        if (!bits::get(&live, c)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
     }
   }
 }

@@ -79,17 +79,15 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
 }
 
 void CpuEngine::measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                                  std::span<TrackSums> sums) {
+                                  std::span<const CoherenceMemory> memory, std::span<TrackSums> sums) {
   std::vector<TrackSums> of_chunk(chunks.size());
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
-    Floats weight(kernels_), exp_avg(kernels_);
+    Floats exp_avg(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
-      of_chunk[static_cast<std::size_t>(c)] += kernels_.retention({.w = weight.at(tensor.weight, first, count),
-                                                                   .m = exp_avg.at(tensor.exp_avg, first, count),
-                                                                   .live = live_at(tensor, first),
-                                                                   .count = count});
+      of_chunk[static_cast<std::size_t>(c)] += kernels_.retention(
+          {.w = memory[chunk.tensor].previous + first, .m = exp_avg.at(tensor.exp_avg, first, count), .count = count});
     });
   });
   sum_chunks(chunks, of_chunk, sums);

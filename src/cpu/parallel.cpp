@@ -52,8 +52,8 @@ int default_limit() {
 
 thread_local Team* team_of_thread = nullptr;
 
-// A new thread often lands on its maker's own processor, and waits there for the scheduler's next tick (measured: 2 ms)
-// while another is idle. Forbidding that one for a moment moves it; where it may run afterwards is unchanged.
+// A new thread often lands on its maker's own processor, and waits there for the scheduler's next tick while another is
+// idle. Forbidding it that one for a moment moves it; where it may run afterwards is unchanged.
 void move_to_another_processor([[maybe_unused]] std::jthread& thread) {
 #if defined(__linux__)
   cpu_set_t allowed;

@@ -45,14 +45,14 @@ class Scripted:
                 state["exp_avg_sq"].copy_(exp_avg_sq)
 
     def advance(self) -> None:
-        """A step of every parameter: a drift that stays, and noise."""
+        """A step of every parameter: a drift that stays, growth where it is large, and noise."""
         for name, parameter in self.named.items():
             shape = tuple(parameter.shape)
             drift = torch.linspace(-1e-3, 2e-3, parameter.numel()).view(shape)
             self.set(
                 name,
                 step=drift + self.tensor(shape, 2e-3),
-                exp_avg=-drift + self.tensor(shape, 1e-3),
+                exp_avg=-drift - 0.2 * parameter.detach() + self.tensor(shape, 1e-3),
                 exp_avg_sq=self.tensor(shape, 1e-3).square(),
             )
 

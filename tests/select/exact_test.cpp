@@ -325,13 +325,14 @@ TEST_P(ExactPaths, SampledBracketHoldsUnderAMask) {
   std::vector<Values> layers;
   for (int layer = 0; layer < 7; ++layer) {
     layers.push_back(values_named("half_normal", 60000, static_cast<std::uint64_t>(layer)));
-    for (float& value : layers.back()) value *= static_cast<float>(1 + layer);
+    for (std::size_t i = 0; i < layers.back().size(); ++i)  // and rows of different scales
+      layers.back()[i] *= static_cast<float>((1 + layer) * (1 + i / 100 % 3));
   }
   const Model model = model_of(layers);
   const auto dense = model.inputs();
   run([&](auto& engine) {
     Workspace workspace;
-    for (const double dead : {0.5, 0.9, 0.99}) {
+    for (const double dead : {0.5, 0.9, 0.99, 0.999}) {
       FreshMasks first(dense);
       flow::make_masks(engine, dense, Identity{}, {.sparsity = dead}, {}, first.table(), workspace);
       auto inputs = dense;

@@ -49,7 +49,7 @@ class CpuEngine {
   void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                        std::span<const CoherenceMemory> memory, float decay, std::span<TrackSums> sums);
   void measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                         std::span<TrackSums> sums);
+                         std::span<const CoherenceMemory> memory, std::span<TrackSums> sums);
   void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                         std::span<const SnapshotMemory> snapshots, std::span<TrackSums> sums);
   void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,

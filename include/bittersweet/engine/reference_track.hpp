@@ -29,13 +29,11 @@ class ReferenceTracker {
   }
 
   void measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                         std::span<TrackSums> sums) {
+                         std::span<const CoherenceMemory> memory, std::span<TrackSums> sums) {
     sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
-      const ScoreInputs& tensor = tensors[t];
-      if (!is_live(tensor, i)) return;
-      const float w = load_as_float(tensor.weight.data, tensor.weight.dtype, i);
-      const float m = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, i);
-      lanes.add(lane, static_cast<double>(w), static_cast<double>(-m));
+      const float w = memory[t].previous[i];
+      const float m = load_as_float(tensors[t].exp_avg.data, tensors[t].exp_avg.dtype, i);
+      lanes.add(lane, static_cast<double>(w), w != 0.0f ? static_cast<double>(-m) : 0.0);
     });
   }
 

@@ -135,8 +135,8 @@ concept TrackingEngine =
       // + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for both where dead.
       engine.track_coherence(tensors, chunks, memory, float{}, sums);
 
-      // x = weight, y = -exp_avg; no r. Writes nothing but the sums.
-      engine.measure_retention(tensors, chunks, sums);
+      // x = previous, y = -exp_avg, +0 where previous is 0 (dead); no r. Writes nothing but the sums.
+      engine.measure_retention(tensors, chunks, memory, sums);
 
       // x = weight - snapshot in f32, y = -exp_avg, r = the f32 root of exp_avg_sq. Writes nothing but the sums.
       engine.compare_snapshot(tensors, chunks, snapshots, sums);

@@ -40,6 +40,12 @@ constexpr std::uint64_t live(const std::uint64_t* mask, std::int64_t numel, std:
   return mask ? mask[word] : valid(numel, word);
 }
 
+// The live bits from element `first` to the end of its word, as the lowest; 0 for places beyond the tensor.
+constexpr std::uint64_t live_from(const std::uint64_t* mask, std::int64_t numel, std::int64_t first) noexcept {
+  const std::int64_t word = first / per_word;
+  return (live(mask, numel, word) & valid(numel, word)) >> (first % per_word);
+}
+
 // Are the `count` bits from `first` all 0?
 constexpr bool none(const std::uint64_t* mask, std::int64_t first, std::int64_t count) noexcept {
   for (const std::int64_t end = first + count; first < end;) {

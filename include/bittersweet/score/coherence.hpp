@@ -27,7 +27,6 @@ struct Average {
 struct Coherence {  // of one tensor
   double updates = 0;
   Average flip{}, direction{}, jitter{};
-  double retention = 0;  // of now
 };
 
 struct CoherenceParameters {
@@ -59,10 +58,11 @@ inline double power(double x, int quarters) noexcept {
   return result;
 }
 
-inline double coherence_modifier(const Coherence& s, const CoherenceParameters& p) noexcept {
+// `retention` is that of now; bitter10s has none, and c = 0.
+inline double coherence_modifier(const Coherence& s, double retention, const CoherenceParameters& p) noexcept {
   const auto factor = [&](double x, int quarters) { return power(std::max(x, p.floor), quarters); };
   const double product =
-      p.alpha * factor(1.0 - s.flip.mean(), p.a) * factor(s.direction.mean(), p.b) * factor(s.retention, p.c);
+      p.alpha * factor(1.0 - s.flip.mean(), p.a) * factor(s.direction.mean(), p.b) * factor(retention, p.c);
   return std::max(p.floor, product / (1.0 + p.d * s.jitter.mean()));
 }
 

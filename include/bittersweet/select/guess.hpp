@@ -66,31 +66,41 @@ Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t ran
   Bracket bracket{non_negative ? smallest_positive : minus_infinity, plus_infinity};
   const double share = static_cast<double>(rank) / static_cast<double>(live);
 
-  // One place of every line, each as likely as the others: a rough idea of the middle, and of a range around it.
+  // One place of every line, each as often as the others: a rough idea of the middle, and of a range around it.
   float* end = scratch;
-  for (std::size_t at = 0; at < sample.size(); at += LineSample::width + 1)
-    if (sample[at] == sample[at]) *end++ = sample[at];
-  std::span<float> first(scratch, end);
-  const auto places = static_cast<double>(first.size());
-  const double rough = 5 * std::sqrt(places * share * (1 - share)) + 8;
+  for (std::size_t line = 0; line < sample.size() / LineSample::width; ++line)
+    if (const float s = sample[line * LineSample::width + line % LineSample::width]; s == s) *end++ = s;
+  std::span<float> places(scratch, end);
+  const auto count = static_cast<double>(places.size());
+  const double rough = 5 * std::sqrt(count * share * (1 - share)) + 8;
+  const bool few = count < 64;
   float from = least, middle = plus_infinity, to = plus_infinity;
-  if (places >= 64) {
-    if (share * places + rough <= places) to = detail::nth(first, share * places + rough);
-    middle = detail::nth(first, share * places);
-    if (share * places - rough >= 1) from = detail::nth(first, share * places - rough);
+  if (!few) {
+    if (share * count + rough <= count) to = detail::nth(places, share * count + rough);
+    middle = detail::nth(places, share * count);
+    if (share * count - rough >= 1) from = detail::nth(places, share * count - rough);
   }
 
   // The sample against that range, by the same verb that will read the model.
   const auto size = static_cast<std::int64_t>(sample.size());
   const ScoreInputs tensor{.scores = view(sample.data()), .numel = size, .geometry = flat(size)};
   const std::span<const ScoreInputs> one(&tensor, 1);
+  BracketResult found;
   const auto look = [&] {
-    return engine.bracket(make_view(one, Identity{}), make_chunks(one), {from, to, true}, {}, size, workspace);
+    found = engine.bracket(make_view(one, Identity{}), make_chunks(one), {from, to, true}, {}, size, workspace);
+    float* last = scratch;
+    for (const auto& piece : found.collected) last = std::copy(piece.begin(), piece.end(), last);
+    return std::span<float>(scratch, last);
   };
-  BracketResult found = look();
+  std::span<float> inside = look();
   const auto drawn = static_cast<double>(found.total.total() - found.total.nan);
   if (drawn < 64) return bracket;
   const double wanted = share * drawn;
+  if (few) {
+    std::span<float> lower = inside;
+    const double order = wanted - static_cast<double>(found.total.below + found.total.equal_low);
+    middle = order < 1 || lower.empty() ? from : detail::nth(lower, order);
+  }
   const double deviation =
       std::max(detail::rank_deviation(sample, middle, share), 0.7 * std::sqrt(drawn * share * (1 - share)));
   const double reach = sigmas * deviation + static_cast<double>(LineSample::width);  // a sorted model deviates by lines
@@ -99,12 +109,9 @@ Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t ran
       (high <= drawn && high > drawn - static_cast<double>(found.total.above))) {
     from = least;  // the range was too rough
     to = plus_infinity;
-    found = look();
+    inside = look();
   }
 
-  float* last = scratch;
-  for (const auto& piece : found.collected) last = std::copy(piece.begin(), piece.end(), last);
-  const std::span<float> inside(scratch, last);
   std::span<float> lower = inside;
   const auto move = [&](float& to_move, double order) {  // to the order-th smallest of the sample
     order -= static_cast<double>(found.total.below);

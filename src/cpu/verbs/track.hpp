@@ -163,7 +163,8 @@ inline TrackSums coherence_block(const cpu::TrackBlock& block, float decay) {
   return total;
 }
 
-// x, the weight or what it gained since a snapshot, against y = -m; with a snapshot also the jitter of the root of v.
+// x, what the weight gained since a snapshot, against y = -m, and the jitter of the root of v. Or x, the weight,
+// against -m where x is not 0.
 template <bool Snapshot>
 TrackSums against_update(const cpu::TrackBlock& block) {
   TrackSums total;
@@ -187,7 +188,8 @@ TrackSums against_update(const cpu::TrackBlock& block) {
       Vec x = load(w, k * lanes);
       if constexpr (Snapshot) x = x - load(past, k * lanes);
       x = where(live, k, x);
-      const Vec y = where(live, k, splat(-0.0f) - load(m, k * lanes));
+      Vec y = where(live, k, splat(-0.0f) - load(m, k * lanes));
+      if constexpr (!Snapshot) y = {x.x != FloatVector{} ? y.x : FloatVector{}};
       const Wide wide_x = widen(x), wide_y = widen(y);
       flips[k] = signs_differ(x, y);
       xy.add(k, wide_x, wide_y);
