@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ModifierTracker", "Tracker"]
 
 
-class Tracker:
+class Tracker(ABC):
     """What all trackers share.
 
     Args:
@@ -126,12 +127,12 @@ class Tracker:
         self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
         self._generation = -1
 
-    def detach(self) -> None:
+    def detach(self) -> None:  # noqa: B027  (most have none)
         """Removes hooks, where there are any."""
 
+    @abstractmethod
     def answers(self) -> dict[str, Any]:
         """By name, what the scorer takes from here, or the MissingStateError that says why it cannot."""
-        raise NotImplementedError
 
     def _known(self, missing: str) -> dict[str, Any]:
         if missing not in ("error", "skip"):
@@ -174,11 +175,13 @@ class Tracker:
         """What the compiled module is told of one parameter's memory."""
         return [tensor.data_ptr() for tensor in kept.values()]
 
+    @abstractmethod
     def _layout(self, entry: PlanEntry) -> Layout:
-        raise NotImplementedError
+        """What is kept of one parameter."""
 
+    @abstractmethod
     def _observe(self, masks: Mapping[str, Mask]) -> None:
-        raise NotImplementedError
+        """Takes in one step of training."""
 
 
 class ModifierTracker(Tracker):

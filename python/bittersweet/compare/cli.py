@@ -27,7 +27,7 @@ _CALIBRATION_WINDOWS, _QUICK_CALIBRATION_WINDOWS = 128, 16
 _DESCRIPTION = """\
 Measures every scorer on a byte-level GPT, smaller than the demo's, on the CPU: once per seed a dense model is
 trained and pruned one-shot by every scorer, scope and sparsity; then every scorer prunes during training. The
-default run takes about half an hour on two idle cores."""
+default run takes tens of minutes on two cores."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
