@@ -77,6 +77,9 @@ constexpr void merge(const std::uint64_t* from, std::int64_t count, std::uint64_
   }
 }
 
+// Bits `first` and up of one word, as the lowest.
+constexpr std::uint64_t from(std::uint64_t word, int first) noexcept { return word >> first; }
+
 constexpr int count(std::uint64_t word) noexcept { return std::popcount(word); }
 
 // Index of the lowest set bit, or per_word when there is none.

@@ -12,18 +12,18 @@ namespace {
 BITTERSWEET_INLINE void apply_word(float* data, std::uint64_t keep) {
 #if BITTERSWEET_LANES == 16
   for (int k = 0; k < bits::per_word; k += lanes)
-    _mm512_storeu_ps(data + k, _mm512_maskz_loadu_ps(static_cast<__mmask16>(keep >> k), data + k));
+    _mm512_storeu_ps(data + k, _mm512_maskz_loadu_ps(static_cast<__mmask16>(bits::from(keep, k)), data + k));
 #elif BITTERSWEET_LANES == 8
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   for (int k = 0; k < bits::per_word; k += lanes) {
-    const __m256i byte = _mm256_set1_epi32(static_cast<int>(keep >> k));
+    const __m256i byte = _mm256_set1_epi32(static_cast<int>(bits::from(keep, k)));
     const __m256i on = _mm256_cmpeq_epi32(_mm256_and_si256(byte, lane), lane);
     _mm256_storeu_ps(data + k, _mm256_and_ps(_mm256_loadu_ps(data + k), _mm256_castsi256_ps(on)));
   }
 #else
   const IntVector lane{1, 2, 4, 8};
   for (int k = 0; k < bits::per_word; k += lanes) {
-    const IntVector nibble = IntVector{} + static_cast<std::int32_t>((keep >> k) & 15u);
+    const IntVector nibble = IntVector{} + static_cast<std::int32_t>(bits::from(keep, k) & 15u);
     store(data, k, as_floats(as_bits(load(data, k)) & ((nibble & lane) == lane)));
   }
 #endif
@@ -32,19 +32,19 @@ BITTERSWEET_INLINE void apply_word(float* data, std::uint64_t keep) {
 BITTERSWEET_INLINE void apply_word(std::uint16_t* data, std::uint64_t keep) {
 #if BITTERSWEET_LANES == 16
   for (int k = 0; k < bits::per_word; k += 32)
-    _mm512_storeu_si512(data + k, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(keep >> k), data + k));
+    _mm512_storeu_si512(data + k, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(bits::from(keep, k)), data + k));
 #elif BITTERSWEET_LANES == 8
   const __m256i lane = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
                                          static_cast<short>(0x8000));
   for (int k = 0; k < bits::per_word; k += 16) {
     auto* const at = reinterpret_cast<__m256i*>(data + k);
-    const __m256i word = _mm256_set1_epi16(static_cast<short>(keep >> k));
+    const __m256i word = _mm256_set1_epi16(static_cast<short>(bits::from(keep, k)));
     const __m256i on = _mm256_cmpeq_epi16(_mm256_and_si256(word, lane), lane);
     _mm256_storeu_si256(at, _mm256_and_si256(_mm256_loadu_si256(at), on));
   }
 #else
   for (int k = 0; k < bits::per_word; ++k)
-    data[k] = static_cast<std::uint16_t>(data[k] & (0u - static_cast<unsigned>((keep >> k) & 1u)));
+    data[k] = static_cast<std::uint16_t>(data[k] & (0u - static_cast<unsigned>(bits::from(keep, k) & 1u)));
 #endif
 }
 

@@ -69,15 +69,15 @@ struct Sums {
 // Lanes k * lanes ... of 64 elements whose bit is set; +0 elsewhere.
 BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) {
 #if BITTERSWEET_LANES == 16
-  return {_mm512_maskz_mov_ps(static_cast<__mmask16>(word >> (k * lanes)), a.x)};
+  return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits::from(word, k * lanes)), a.x)};
 #elif BITTERSWEET_LANES == 8
   const IntVector lane{1, 2, 4, 8, 16, 32, 64, 128};
-  const IntVector bits = IntVector{} + static_cast<std::int32_t>((word >> (k * lanes)) & 255u);
-  return as_floats(as_bits(a) & ((bits & lane) == lane));
+  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 255u);
+  return as_floats(as_bits(a) & ((own & lane) == lane));
 #else
   const IntVector lane{1, 2, 4, 8};
-  const IntVector bits = IntVector{} + static_cast<std::int32_t>((word >> (k * lanes)) & 15u);
-  return as_floats(as_bits(a) & ((bits & lane) == lane));
+  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 15u);
+  return as_floats(as_bits(a) & ((own & lane) == lane));
 #endif
 }
 
