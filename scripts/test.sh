@@ -42,6 +42,7 @@ cpp_is_formatted() {
 
 say "Include rules, formats, lint, types"
 check python scripts/check_includes.py
+check lint-imports
 check cpp_is_formatted
 check ruff check
 check ruff format --check

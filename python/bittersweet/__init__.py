@@ -24,7 +24,10 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._core import __version__
-    from ._scorers import (
+    from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
+    from .options.schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
+    from .options.scopes import Global, NofM, Row, Tensor
+    from .options.scorers import (
         AdamVariance,
         Bitter0,
         Bitter1,
@@ -54,12 +57,12 @@ if TYPE_CHECKING:
         Wanda,
         scorers,
     )
-    from ._selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
-    from ._table import ScoreInputs
-    from .calibration import Calibrator
-    from .capture import CapturableStep
-    from .events import MaskEvent, MaskHistory
-    from .functional import (
+    from .options.selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
+    from .probe.gradient_probe import GradientProbe
+    from .probe.report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
+    from .select.capture import CapturableStep
+    from .select.events import MaskEvent, MaskHistory
+    from .select.functional import (
         Threshold,
         apply_masks_,
         count_violations,
@@ -69,17 +72,14 @@ if TYPE_CHECKING:
         score,
         threshold,
     )
-    from .gradient_probe import GradientProbe
-    from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
-    from .masks import Mask, Masks
-    from .movement import MovementTracker
-    from .probe_report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
-    from .pruner import Pruner
-    from .schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
-    from .scopes import Global, NofM, Row, Tensor
-    from .sequential import BlockInput, SequentialReport, capture_block_inputs, prune_blocks_
-    from .snapshots import SnapshotTracker
-    from .trackers import CoherenceTracker, SketchTracker
+    from .tensors.masks import Mask, Masks
+    from .tensors.table import ScoreInputs
+    from .trackers.coherence import CoherenceTracker, SketchTracker
+    from .trackers.movement import MovementTracker
+    from .trackers.snapshot import SnapshotTracker
+    from .training.pruner import Pruner
+    from .wanda.calibration import Calibrator
+    from .wanda.sequential import BlockInput, SequentialReport, capture_block_inputs, prune_blocks_
 
 _SCORERS = (
     "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
@@ -88,24 +88,26 @@ _SCORERS = (
 )
 _MODULES = {
     "_core": "__version__",
-    "_scorers": _SCORERS,
-    "_selectors": "Exact Histogram KthValue Sampling Streaming selectors",
-    "_table": "ScoreInputs",
-    "calibration": "Calibrator",
-    "capture": "CapturableStep",
-    "events": "MaskEvent MaskHistory",
-    "functional": "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold",
-    "gradient_probe": "GradientProbe",
+    "options.scorers": _SCORERS,
+    "options.selectors": "Exact Histogram KthValue Sampling Streaming selectors",
+    "tensors.table": "ScoreInputs",
+    "wanda.calibration": "Calibrator",
+    "select.capture": "CapturableStep",
+    "select.events": "MaskEvent MaskHistory",
+    "select.functional": (
+        "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold"
+    ),
+    "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
-    "masks": "Mask Masks",
-    "movement": "MovementTracker",
-    "probe_report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
-    "pruner": "Pruner",
-    "schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
-    "scopes": "Global NofM Row Tensor",
-    "sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
-    "snapshots": "SnapshotTracker",
-    "trackers": "CoherenceTracker SketchTracker",
+    "tensors.masks": "Mask Masks",
+    "trackers.movement": "MovementTracker",
+    "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
+    "training.pruner": "Pruner",
+    "options.schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
+    "options.scopes": "Global NofM Row Tensor",
+    "wanda.sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
+    "trackers.snapshot": "SnapshotTracker",
+    "trackers.coherence": "CoherenceTracker SketchTracker",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

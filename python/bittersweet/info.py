@@ -11,10 +11,11 @@ import platform
 import re
 from typing import Any
 
-from . import _core, _cuda, _threads
-from ._scorers import scorers
-from ._selectors import selectors
+from . import _core
 from .errors import ArgumentError, Error
+from .options.scorers import scorers
+from .options.selectors import selectors
+from .tensors import devices, threads
 
 
 def build_info() -> dict[str, Any]:
@@ -34,7 +35,7 @@ def set_num_threads(n: int) -> None:
         count = 0
     if count < 1:
         raise ArgumentError(f"n: {n!r}; accepted: an integer from 1")
-    _threads.choose(count)
+    threads.choose(count)
 
 
 def get_num_threads() -> int:
@@ -42,7 +43,7 @@ def get_num_threads() -> int:
 
     What was set, else the CPUs this process may use, and never more than torch uses once torch is loaded.
     """
-    _threads.follow_torch()
+    threads.follow_torch()
     return _core.get_num_threads()
 
 
@@ -64,7 +65,7 @@ def cuda_devices() -> list[dict[str, Any]]:
     ``"passed"`` where a small step gave the bits of the reference engine, else what happened; None where it
     is not usable. Without a driver, a GPU or a CUDA engine in this build the list is empty.
     """
-    native = _cuda.runtime.native
+    native = devices.runtime.native
     return [
         {**row, "self_test": _self_test(native, row["index"]) if row["usable"] else None}
         for row in native.cuda_devices()
@@ -121,7 +122,7 @@ def print_info(*, as_json: bool) -> None:
 
 def _gpu_lines(gpus: list[dict[str, Any]]) -> list[str]:
     if not gpus:
-        if _cuda.runtime.native.CUDA_BUILT:
+        if devices.runtime.native.CUDA_BUILT:
             return ["none: no NVIDIA driver answered, or it shows no GPU (nvidia-smi says more)"]
         return ["not looked for: this build has no CUDA engine"]
     return [

@@ -22,7 +22,7 @@ settings.load_profile("bittersweet")
 @pytest.fixture
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets warnings that come once per process come again."""
-    from bittersweet import events
+    from bittersweet.select import events
 
     monkeypatch.setattr(events, "_warned", set())
 
@@ -42,7 +42,7 @@ def cuda_emulated() -> Any:
 @pytest.fixture(params=["host", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The runtime of the CUDA path: two stand-ins over host memory, then a real device if there is one."""
-    from bittersweet import _cuda
+    from bittersweet.tensors import devices
 
     runtime: Any
     if request.param == "gpu":
@@ -50,17 +50,17 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     else:
         module = "cuda_on_host" if request.param == "host" else "cuda_emulated"
         runtime = HostRuntime(request.getfixturevalue(module), request.param)
-    monkeypatch.setattr(_cuda, "runtime", runtime)
+    monkeypatch.setattr(devices, "runtime", runtime)
     return runtime
 
 
 @pytest.fixture
 def host_cuda(cuda_on_host: Any, monkeypatch: pytest.MonkeyPatch) -> HostRuntime:
     """Host memory in the place of CUDA devices."""
-    from bittersweet import _cuda
+    from bittersweet.tensors import devices
 
     runtime = HostRuntime(cuda_on_host)
-    monkeypatch.setattr(_cuda, "runtime", runtime)
+    monkeypatch.setattr(devices, "runtime", runtime)
     return runtime
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from bittersweet.calibration import Calibrator
 from bittersweet.demo.model import ByteGPT
 from bittersweet.demo.text import Corpus
+from bittersweet.wanda.calibration import Calibrator
 
 _SHARE = 0.05
 _BATCH = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bittersweet._scorers import scorer_rows
 from bittersweet.demo.plan import DemoError
+from bittersweet.options.scorers import scorer_rows
 
 _HAD = frozenset(("weight", "exp_avg", "exp_avg_sq", "step", "bias_correction1", "grad", "input_norm"))
 """What frozen weights, their optimizer and calibration text can give; training can too."""

@@ -159,7 +159,7 @@ def _circumstances(plan: Plan, seeds: int, threads: int, *, quick: bool) -> dict
     import bittersweet
     from bittersweet.demo.model import ByteGPT
     from bittersweet.info import cpu_name
-    from bittersweet.targets import find_targets
+    from bittersweet.model.targets import find_targets
 
     model = ByteGPT(plan)
     return {

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bittersweet._remembering import TRACKED, supply, tracker_class
+from bittersweet.model.binding import supply
+from bittersweet.options.scorers import TRACKED
+from bittersweet.training.remembering import tracker_class
 
 if TYPE_CHECKING:
     import torch

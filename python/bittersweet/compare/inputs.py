@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bittersweet import ScoreInputs
-from bittersweet.targets import find_targets
+from bittersweet.model.targets import find_targets
 
 
 def score_inputs(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[ScoreInputs]:

@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _arms(scorers: Sequence[str], levels: Sequence[float]) -> list[Arm]:
     """The dense arm, then every scorer at every sparsity, without repetitions."""
-    from bittersweet._scorers import scorer_rows
+    from bittersweet.options.scorers import scorer_rows
 
     for level in levels:
         if not 0.0 < level < 1.0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from bittersweet._progress import bar_layout, progress_bar
+from bittersweet.progress import bar_layout, progress_bar
 
 _SMOOTHING = 0.9
 

@@ -1,0 +1,191 @@
+"""From names to tensors: what the plan's targets, the optimizer and the gradients are at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, MissingStateError
+from ..tensors.masks import Mask
+from ..tensors.table import ScoreInputs, as_mask
+from . import optimizer_state
+from .targets import PlanEntry, lookup
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..wanda.input_norms import InputNorms
+    from .optimizer_state import ParameterState
+
+__all__ = [
+    "Bound",
+    "bind",
+    "competitors",
+    "element_items",
+    "masks_of",
+    "missing_reads",
+    "score_inputs",
+    "supply",
+]
+
+STEP_READS = frozenset(("step", "bias_correction1"))
+
+
+@dataclass(slots=True)
+class Bound:
+    """One target now: its tensor, and its optimizer state. `in_optimizer` is None without an optimizer."""
+
+    entry: PlanEntry
+    parameter: torch.Tensor
+    state: ParameterState
+    in_optimizer: bool | None
+
+    def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
+        """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
+        absent."""
+        item = ScoreInputs(self.parameter, in_dim=self.entry.in_dim, name=self.entry.name)
+        for argument in arguments:
+            if argument == "grad":
+                item.grad = self.parameter.grad
+            elif argument in optimizer_state.MOMENTS:
+                setattr(item, argument, getattr(self.state, argument))
+        return item
+
+
+def bind(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    targets: Sequence[PlanEntry],
+    reads: frozenset[str] | None = None,
+) -> list[Bound]:
+    """Looks up every target by name. With what a scorer `reads`, the optimizer's betas are read too, and its
+    step counts if they are among it: a capturable or fused optimizer keeps them on the device, which is
+    waited for.
+
+    Raises:
+        Error, ShapeError: The model has changed; see `targets.lookup`.
+    """
+    groups: Mapping[int, Mapping[str, Any]] = {}
+    if reads is not None and optimizer is not None:
+        groups = optimizer_state.groups_of(optimizer)
+    steps = bool(reads and reads & STEP_READS)
+    bound = []
+    for entry in targets:
+        parameter = lookup(model, entry)
+        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)), steps)
+        member = None if optimizer is None or reads is None else id(parameter) in groups
+        bound.append(Bound(entry, parameter, state, member))
+    return bound
+
+
+def score_inputs(bound: Bound, reads: frozenset[str], mask: Mask | None) -> ScoreInputs:
+    """What a scorer reads of this target, and the mask that says what is dead."""
+    item = bound.inputs(reads)
+    item.mask = mask
+    item.step = bound.state.step
+    if bound.state.betas is not None:
+        item.betas = bound.state.betas
+    return item
+
+
+def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str, Mask]:
+    """Masks by parameter name, from `Mask` objects or bool arrays under any name of a target.
+
+    Raises:
+        ArgumentError: A name that is not a target's, or one target under two names.
+        ShapeError, DTypeError, DeviceError, LayoutError: A mask that does not fit its weight.
+    """
+    known = {name: entry for entry in targets for name in (entry.name, *entry.aliases)}
+    masks: dict[str, Mask] = {}
+    for name, value in given.items():
+        entry = known.get(name)
+        if entry is None:
+            raise ArgumentError(
+                f"masks: '{name}' is not among the weights that are pruned: {', '.join(known)}"
+            )
+        if entry.name in masks:
+            raise ArgumentError(f"masks: '{name}' and another name give a mask to the same tied parameter")
+        mask = as_mask(value, entry.shape, entry.name)
+        masks[entry.name] = Mask.of(mask.words, mask.shape, entry.name, "torch", mask.device)
+    return masks
+
+
+def element_items(
+    optimizer: torch.optim.Optimizer | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
+) -> tuple[list[ScoreInputs], list[Mask]]:
+    """Per-element optimizer state beyond the moments, as weights to be masked, with the masks."""
+    items, chosen = [], []
+    for one in bound:
+        if (mask := masks.get(one.entry.name)) is not None:
+            for key, tensor in optimizer_state.element_state(optimizer, one.parameter).items():
+                items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
+                chosen.append(mask)
+    return items, chosen
+
+
+def competitors(
+    bound: Sequence[Bound],
+    reads: frozenset[str],
+    masks: Mapping[str, Mask],
+    norms: InputNorms,
+    answers: Mapping[str, Any],
+    skip: bool,
+) -> tuple[list[ScoreInputs], list[str]]:
+    """What the scorer reads of each target; and the names of those that lack something, where `skip` allows.
+
+    Raises:
+        MissingStateError: The first that lacks something, if not.
+    """
+    inputs, skipped = [], []
+    for one in bound:
+        error = missing_reads(one, reads) or norms.missing(one.entry, reads)
+        item = score_inputs(one, reads, masks.get(one.entry.name))
+        error = error or supply(item, answers.get(one.entry.name))
+        if error is None:
+            item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
+            inputs.append(item)
+        elif skip:
+            skipped.append(one.entry.name)
+        else:
+            raise error
+    return inputs, skipped
+
+
+def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | None:
+    """The error to raise if this target lacks something that the scorer reads; None if it has everything."""
+    name, state = bound.entry.name, bound.state
+    if "grad" in reads and bound.parameter.grad is None:
+        return MissingStateError(
+            f"parameter '{name}' has no gradient, and the scorer reads it. Call pruner.step() between "
+            "backward() and zero_grad(), or leave such parameters dense with missing='skip'"
+        )
+    lacking: list[str] = [
+        key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
+    ]
+    if reads & STEP_READS and not state.step:
+        lacking.append("step")
+    if not lacking:
+        return None
+    if bound.in_optimizer is False:
+        why = "it is not in the optimizer now (was it replaced after the optimizer was made?)"
+    elif state.keys:
+        why = f"the optimizer keeps {', '.join(state.keys)} for it"
+    else:
+        why = "the optimizer has no state for it, because it has had no gradient in any optimizer step yet"
+    return MissingStateError(
+        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, and the scorer reads it: {why}. "
+        "Begin the schedule after the first optimizer step, exclude it with ignore, or leave it dense with "
+        "missing='skip'"
+    )
+
+
+def supply(item: ScoreInputs, answer: Any) -> MissingStateError | None:
+    """Puts a tracker's answer into a tensor's inputs, or returns the error that it is; None is no tracker."""
+    if isinstance(answer, MissingStateError):
+        return answer
+    if isinstance(answer, float):
+        item.modifier = answer
+    elif answer is not None:
+        item.scores = answer
+    return None

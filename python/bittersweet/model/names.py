@@ -1,0 +1,49 @@
+"""Parameter names under the prefixes that wrappers add: which saved name means which of a model's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from ..errors import CheckpointError
+from .targets import PlanEntry
+
+__all__ = ["match_names"]
+
+_PREFIXES = frozenset(("_orig_mod", "module"))
+
+
+def match_names(saved: Sequence[str], targets: Sequence[PlanEntry]) -> dict[str, str]:
+    """Saved name -> own name, one to one."""
+    exact = {name: entry.name for entry in targets for name in (entry.name, *entry.aliases)}
+    bare: dict[str, str | None] = {}
+    for name, own in exact.items():  # None marks two parameters that differ by a prefix alone
+        key = _bare(name)
+        bare[key] = own if bare.get(key, own) == own else None
+    matched: dict[str, str] = {}
+    for name in saved:
+        found = exact.get(name) or bare.get(_bare(name))
+        if found is None:
+            raise CheckpointError(
+                f"the saved state prunes '{name}', which this Pruner does not. {_near(name, exact)}"
+                "Use the same model, targets and ignore"
+            )
+        if found in matched.values():
+            raise CheckpointError(f"the saved state holds parameter '{found}' twice, once as '{name}'")
+        matched[name] = found
+    absent = [entry.name for entry in targets if entry.name not in matched.values()]
+    if absent:
+        raise CheckpointError(
+            f"parameter '{absent[0]}' is not in the saved state ({len(absent)} missing). "
+            f"{_near(absent[0], saved)}Use the same model, targets and ignore"
+        )
+    return matched
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _PREFIXES)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
+    return f"Near names: {', '.join(near)}. " if near else ""

@@ -1,0 +1,97 @@
+"""Selectors as objects: how a threshold is found. Plain names work wherever an object does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .. import _core
+from ..errors import ArgumentError
+
+SelectorSpec = tuple[str, float, bool, float]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A way to find the k-th smallest score. Immutable and comparable."""
+
+    name: ClassVar[str]
+
+
+class Exact(Selector):
+    """The exact k-th value in one read: guess a bracket, count, prove; radix passes if the guess missed."""
+
+    name = "exact"
+
+
+class Histogram(Selector):
+    """The exact k-th value by radix digits, scores recomputed per pass; independent of the data."""
+
+    name = "histogram"
+
+
+class KthValue(Selector):
+    """The exact k-th value the plain way: write all scores (4 bytes each), select in place."""
+
+    name = "kthvalue"
+
+
+@dataclass(frozen=True)
+class Sampling(Selector):
+    """The k-th value of a seeded uniform sample; reports the standard error of the achieved sparsity.
+
+    Args:
+        fraction: Share of the elements to sample, in (0, 1]; at least 10,000 elements, exact when there are
+            fewer.
+        verify: Count with the final threshold, in one more read, and report the true sparsity.
+    """
+
+    name = "sampling"
+    fraction: float = 0.02
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fraction <= 1.0:
+            raise ArgumentError(f"fraction: {self.fraction!r}; accepted: a number above 0, up to 1")
+
+
+@dataclass(frozen=True)
+class Streaming(Selector):
+    """Mean and spread in one read, then bisection on the integer key of the score.
+
+    Args:
+        tolerance: How far the achieved sparsity may be from the requested one, in [0, 1); 0 is exact.
+    """
+
+    name = "streaming"
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and 0.0 <= self.tolerance < 1.0):
+            raise ArgumentError(f"tolerance: {self.tolerance!r}; accepted: a number from 0, below 1")
+
+
+def selectors() -> list[str]:
+    """The names of all selectors."""
+    return list(_core.selector_names())
+
+
+def resolve_selector(selector: str | Selector) -> SelectorSpec:
+    """The tuple that the compiled module takes, for a name or an object."""
+    if isinstance(selector, str):
+        if selector not in selectors():
+            raise ArgumentError(
+                f"selector: no selector is called '{selector}'; known names: {', '.join(selectors())}"
+            )
+        name = selector
+    elif isinstance(selector, Selector):
+        name = selector.name
+    else:
+        raise ArgumentError(
+            f"selector: {selector!r} is neither a name nor a selector object; known names: "
+            f"{', '.join(selectors())}"
+        )
+    sampling = selector if isinstance(selector, Sampling) else Sampling()
+    streaming = selector if isinstance(selector, Streaming) else Streaming()
+    return name, float(sampling.fraction), bool(sampling.verify), float(streaming.tolerance)

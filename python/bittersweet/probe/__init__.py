@@ -1,0 +1,1 @@
+"""The gradient probe: scores propose, gradients decide."""

@@ -1,0 +1,130 @@
+"""`CapturableStep`: a prune step on CUDA that a CUDA graph can hold, with everything allocated beforehand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .. import _core
+from ..errors import DeviceError, LayoutError
+from ..options.scorers import Scorer, check_seed, resolve_scorer
+from ..tensors import cuda, devices
+from ..tensors.masks import COLUMN, Mask, Masks
+from ..tensors.table import ROLES, ScoreInputs, Table, as_items
+from .events import MaskEvent
+from .selection import EventSource, as_count, as_fraction
+
+__all__ = ["CapturableStep"]
+
+_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+class CapturableStep:
+    """Prunes the same CUDA tensors again and again, in place, and never waits for the device.
+
+    `run` only enqueues work on torch's current stream, so that ``torch.cuda.graph`` can capture it and replay
+    it. The budget lies in device memory, so that `set_budget` changes what later replays prune. What is dead
+    stays dead from run to run (unless `regrow`); a run that finds NaN scores changes nothing.
+
+    Each tensor must stay where it is: a step knows addresses. Update tensors in place, and make a new step
+    (and capture again) after anything that replaces them. Replays do not raise autograd versions, as no
+    Python runs.
+
+    Args:
+        inputs: A ScoreInputs or a list of them, all row-major torch tensors on one CUDA device. Their masks,
+        where
+            given, say what is dead at first; they are copied.
+        scorer, ties, nonfinite, seed, eps, regrow: See `make_masks`. Scope and selector are ``"global"`` and
+            ``"exact"``. A scorer that reads `step` keeps the step count of now.
+        mask_optimizer_state: See `prune_`.
+
+    Raises:
+        DeviceError: Tensors that are not on CUDA, or a build without CUDA.
+        LayoutError: A tensor that is not row-major, or two that share memory.
+        MissingStateError, ArgumentError, ShapeError, DTypeError: As `prune_`.
+    """
+
+    def __init__(
+        self,
+        inputs: ScoreInputs | Sequence[ScoreInputs],
+        *,
+        scorer: str | Scorer = "bitter7",
+        ties: str | None = None,
+        nonfinite: str = "error",
+        seed: int = 0,
+        eps: float | None = None,
+        regrow: bool = False,
+        mask_optimizer_state: bool = False,
+    ) -> None:
+        self._roles = ("weight", *_STATES) if mask_optimizer_state else ("weight",)
+        single, items = as_items(inputs)
+        call = resolve_scorer(scorer, eps, seed)
+        table = Table(items, call, self._roles)
+        if table.device == devices.HOST:
+            raise DeviceError(
+                "inputs: they are on the CPU; a CapturableStep works on torch tensors on a CUDA device. Use "
+                "prune_"
+            )
+        if table.copied_bytes > sum(mask.nbytes for mask in table.current if mask is not None):
+            raise LayoutError(
+                "inputs: a tensor is not row-major; a captured step would work on a copy of it. Make it "
+                "contiguous"
+            )
+        self._table = table
+        self._current = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        for row, (mask, given) in enumerate(zip(self._current, table.current, strict=True)):
+            kept = given
+            if kept is None:
+                kept = Mask.full(mask.shape, mask.name, mask.framework, mask.device)
+            mask.words.copy_(kept.words)
+            table.data[row * len(COLUMN) + COLUMN["mask"]] = mask.pointer
+        self._new = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        table.attach(self._new)
+        table.current = list(self._current)
+        zero = sum(ROLES[role] for role in self._roles)
+        options = (ties, nonfinite, check_seed(seed), regrow, zero)
+        self._step = cuda.StepMemory(table, call.spec, options, True)
+        self._source = EventSource(table, call, "exact", "global", None)
+        self._masks = Masks(self._current, single=single)
+        self.set_budget(k=0)
+
+    @property
+    def masks(self) -> Masks:
+        """The masks after the last run on this stream; every run writes them anew, in place."""
+        return self._masks
+
+    def set_budget(self, *, sparsity: float | None = None, k: int | None = None) -> None:
+        """Enqueues a new budget for the runs and replays that follow. Give one of the two; see `make_masks`.
+
+        The number travels as an argument of a kernel: captured into a graph it is the same at each replay.
+        """
+        fraction, count = as_fraction("sparsity", sparsity), as_count(k)
+        self._step.write_budget(_core.resolve_budget(fraction, count, self._table.total))
+
+    def run(self) -> None:
+        """Enqueues one step on torch's current stream: threshold, masks, zeros. Capturable."""
+        import torch
+
+        self._step.run()
+        with devices.runtime.guard(self._table.device):
+            failed = self._step.failed()
+            for current, new in zip(self._current, self._new, strict=True):
+                torch.where(failed, current.words, new.words, out=current.words)
+        self._table.write_back()
+
+    def hold(self) -> None:
+        """Enqueues the zeros of the masks as they are, for training steps between two runs. Capturable."""
+        bits = sum(ROLES[role] for role in self._roles)
+        self._table.engine.apply_masks(self._table.data, COLUMN["mask"], bits)
+        self._table.write_back()
+
+    def read(self) -> MaskEvent:
+        """Waits for the last run or replay on the current stream, and says what it did.
+
+        Raises:
+            NonFiniteScoreError: It found NaN scores, and changed nothing.
+        """
+        started = time.perf_counter()
+        event = self._source.event(self._step.fetch()(), started)
+        return replace(event, requested_sparsity=event.k / event.total if event.total else 0.0)

@@ -1,0 +1,223 @@
+"""A mask event is data: what one pruning decision asked for, found and did."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import ArgumentError, NonFiniteScoreError
+from ..tensors.lazy import has_failed, read
+
+_warned: set[str] = set()
+
+
+def warn_once(key: str, message: str) -> None:
+    """Warns the first time that `key` comes up in this process, at the caller of the public function."""
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(message, UserWarning, stacklevel=6)
+
+
+@dataclass(frozen=True)
+class MaskEvent:
+    """The numbers of one mask event. Counts are of elements; ``None`` means "does not apply".
+
+    With ``sync=False`` on CUDA they are read when one of them is looked at first; see `functional`.
+
+    Attributes:
+        step: Training step, or None outside a training loop.
+        requested_sparsity: Fraction asked for (``k / total`` where a count was given).
+        achieved_sparsity: ``pruned / total``.
+        threshold: The score at the threshold; None for scopes without a single one; -inf where k is 0.
+        k: Elements asked for, dead ones included.
+        total: Eligible elements.
+        pruned: Dead elements after the event.
+        count_below: Live scores below the threshold; None where an approximate selector did not count.
+        count_equal: Live scores equal to the threshold; None likewise.
+        churn: Mask bits that changed.
+        per_tensor: Sparsity by tensor name.
+        per_tensor_threshold: Threshold by tensor name; None where a tensor has no single one.
+        empty_rows: Output rows in which nothing was kept although they had live elements before.
+        v_below_eps: Share of live ``exp_avg_sq`` below the scorer's eps; None where the scorer has no such
+            pair.
+        v_zero: Share of live ``exp_avg_sq`` that is exactly 0.
+        nonfinite: NaN scores (kept, under ``nonfinite="keep"``).
+        selector: Name of the selector.
+        scorer: Name of the scorer.
+        scope: Scope, such as ``"global"`` or ``"2:4"``.
+        passes: Reads of all inputs.
+        milliseconds: Wall time of the whole call; with ``sync=False`` on CUDA, of enqueuing it.
+        extra_bytes: Scratch memory, re-laid copies and packed current masks; the new masks are not in it.
+        skipped: Names of tensors left out for missing state.
+        achieved_sparsity_all: Sparsity over all targets, skipped ones included.
+        standard_error: Of the achieved sparsity, from the sampling selector.
+        converged: False if an iterative selector stopped early; it says so instead of passing in silence.
+    """
+
+    step: int | None
+    requested_sparsity: float | None
+    achieved_sparsity: float
+    threshold: float | None
+    k: int
+    total: int
+    pruned: int
+    count_below: int | None
+    count_equal: int | None
+    churn: int
+    per_tensor: Mapping[str, float]
+    per_tensor_threshold: Mapping[str, float | None]
+    empty_rows: int
+    v_below_eps: float | None
+    v_zero: float | None
+    nonfinite: int
+    selector: str
+    scorer: str
+    scope: str
+    passes: float
+    milliseconds: float
+    extra_bytes: int
+    skipped: tuple[str, ...] = field(default=())
+    achieved_sparsity_all: float | None = None
+    standard_error: float | None = None
+    converged: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
+        return {item.name: encode(getattr(self, item.name)) for item in fields(self)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> MaskEvent:
+        """The event that `to_dict` described. Raises ArgumentError for a missing or unknown field."""
+        decoded = {key: _decode(value) if key in _FLOAT_FIELDS else value for key, value in values.items()}
+        if "skipped" in decoded:
+            decoded["skipped"] = tuple(decoded["skipped"])
+        try:
+            return MaskEvent(**decoded)
+        except TypeError as error:
+            raise ArgumentError(f"mask event: {error}") from None
+
+    def __str__(self) -> str:
+        head = "mask event" if self.step is None else f"step {self.step}"
+        asked = "" if self.requested_sparsity is None else f" (requested {self.requested_sparsity:.4f})"
+        value = "per group" if self.threshold is None else f"{self.threshold:.6g}"
+        lines = [
+            f"{head}: sparsity {self.achieved_sparsity:.4f}{asked}, {self.pruned:,} of {self.total:,} pruned",
+            f"  {self.scorer}, {self.selector}, scope {self.scope}, threshold {value}, "
+            f"{_count(self.count_below)} below and {_count(self.count_equal)} equal",
+            f"  churn {self.churn:,}, empty rows {self.empty_rows:,}, {self.passes:.2f} passes, "
+            f"{self.milliseconds:.2f} ms, {self.extra_bytes:,} extra bytes",
+        ]
+        notes = []
+        if self.v_below_eps is not None:
+            notes.append(f"exp_avg_sq below eps {self.v_below_eps:.1%}")
+        if self.v_zero is not None:
+            notes.append(f"exp_avg_sq zero {self.v_zero:.1%}")
+        if self.nonfinite:
+            notes.append(f"NaN scores {self.nonfinite:,}")
+        if self.standard_error is not None:
+            notes.append(f"standard error of the sparsity {self.standard_error:.2g}")
+        if not self.converged:
+            notes.append("not converged")
+        if self.skipped:
+            notes.append(f"skipped for missing state: {', '.join(self.skipped)}")
+        if self.achieved_sparsity_all is not None:
+            notes.append(f"sparsity over all targets {self.achieved_sparsity_all:.4f}")
+        return "\n".join([*lines, "  " + ", ".join(notes)] if notes else lines)
+
+
+class MaskHistory(list[MaskEvent]):
+    """A list of events that prints as a table and reads and writes JSON lines."""
+
+    def settle(self) -> None:
+        """Reads what is still on a CUDA device; events that turn out void are taken out.
+
+        Raises:
+            NonFiniteScoreError: For the first void event that nobody had looked at.
+        """
+        kept: list[MaskEvent] = []
+        news: NonFiniteScoreError | None = None
+        for event in self:
+            known = has_failed(event)
+            try:
+                read(event)
+                kept.append(event)
+            except NonFiniteScoreError as error:
+                news = news or (None if known else error)
+        self[:] = kept
+        if news is not None:
+            raise news
+
+    def __str__(self) -> str:
+        if not self:
+            return "no mask events yet"
+        header = (
+            "step",
+            "requested",
+            "achieved",
+            "threshold",
+            "pruned",
+            "churn",
+            "empty rows",
+            "passes",
+            "ms",
+        )
+        rows = [header, *(_row(event) for event in self)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Writes one JSON object per line, UTF-8."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(event.to_dict(), allow_nan=False) + "\n" for event in self)
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str]) -> MaskHistory:
+        """Reads what `to_jsonl` wrote."""
+        with open(path, encoding="utf-8") as file:
+            return cls(MaskEvent.from_dict(json.loads(line)) for line in file if line.strip())
+
+
+_FLOAT_FIELDS = frozenset(
+    ("threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps", "v_zero")
+)
+
+
+def _row(event: MaskEvent) -> tuple[str, ...]:
+    return (
+        "-" if event.step is None else str(event.step),
+        "-" if event.requested_sparsity is None else f"{event.requested_sparsity:.4f}",
+        f"{event.achieved_sparsity:.4f}",
+        "per group" if event.threshold is None else f"{event.threshold:.4g}",
+        f"{event.pruned:,}",
+        f"{event.churn:,}",
+        f"{event.empty_rows:,}",
+        f"{event.passes:.2f}",
+        f"{event.milliseconds:.2f}",
+    )
+
+
+def _count(value: int | None) -> str:
+    return "uncounted" if value is None else f"{value:,}"
+
+
+def encode(value: Any) -> Any:
+    """A plain value for JSON: infinities and NaN as strings, tuples as lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _decode(item) for key, item in value.items()}
+    return float(value) if isinstance(value, str) else value

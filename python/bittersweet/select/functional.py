@@ -1,0 +1,397 @@
+"""The functions: scores, thresholds, masks and pruning over a tensor or a list of tensors.
+
+Common promises. Inputs are borrowed, never concatenated, and never changed by a function whose name has no
+trailing underscore. Same inputs and seed give the same bits on every engine, thread count and instruction
+set. An error leaves everything as it was.
+
+Torch tensors on a CUDA device are worked on there, on torch's current stream. `sync` says when their numbers
+are read: True at the end of the call, which waits for the device; False when a field of the result is first
+looked at, and then NonFiniteScoreError is raised there: until then a step that found NaN has written nothing,
+and its masks are the current ones. On the CPU `sync` changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .. import _core
+from ..errors import ArgumentError, DeviceError, ShapeError
+from ..options.scopes import Scope
+from ..options.scorers import Scorer, check_seed, resolve_scorer
+from ..options.selectors import Selector, resolve_selector
+from ..tensors import devices
+from ..tensors.arrays import (
+    FLOAT32,
+    ArrayT,
+    empty,
+    float32_scalar,
+    inspect,
+    is_torch,
+    require_disjoint,
+    require_writable,
+    write_back,
+)
+from ..tensors.lazy import is_unread, lazily
+from ..tensors.masks import COLUMN, Masks
+from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
+from .events import MaskEvent
+from .selection import Options, as_count, as_fraction, find_threshold, select_masks
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The answer of `threshold`. Counts are of elements.
+
+    Attributes:
+        value: The threshold; -inf where k is 0 or nothing live remains to be pruned.
+        k: Elements asked for, dead ones included.
+        count_below: Live scores below `value`; None where an approximate selector did not count.
+        count_equal: Live scores equal to `value`; None likewise.
+        pruned: Elements that masks with this threshold prune, dead ones included; None likewise.
+        total: Elements in all tensors.
+        passes: Reads of all inputs.
+        extra_bytes: Scratch memory, re-laid copies and packed current masks.
+        standard_error: Of the achieved sparsity, from the sampling selector.
+        converged: Whether an iterative selector met its tolerance.
+        nonfinite: NaN scores.
+        dead: Elements that the current masks had already pruned.
+    """
+
+    value: float
+    k: int
+    count_below: int | None
+    count_equal: int | None
+    pruned: int | None
+    total: int
+    passes: float
+    extra_bytes: int
+    standard_error: float | None = None
+    converged: bool = True
+    nonfinite: int = 0
+    dead: int = 0
+
+
+def score(
+    weight: ArrayT,
+    scorer: str | Scorer = "bitter7",
+    *,
+    exp_avg: ArrayT | None = None,
+    exp_avg_sq: ArrayT | None = None,
+    grad: ArrayT | None = None,
+    input_norm: ArrayT | None = None,
+    scores: ArrayT | None = None,
+    modifier: float | None = None,
+    step: Any = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float | None = None,
+    seed: int = 0,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """The scores of one tensor, for inspection; selection itself never stores them.
+
+    Args:
+        weight: float32, float16 or bfloat16, any shape. For scorer ``"identity"`` these are the scores
+            themselves, returned as float32.
+        scorer: A name or a scorer object.
+        exp_avg, exp_avg_sq, grad: Of the weight's shape, where the scorer reads them.
+        input_norm: One norm per input feature (axis 1; all elements of a one-dimensional weight), for
+            ``"wanda"``.
+        scores: Of the weight's shape, for ``"movement"``: what a `MovementTracker` summed.
+        modifier: Multiplies every score; the scorers bitter10, bitter10s and bitter10c need it.
+        step, betas: Adam's step count and betas, for ``"bitter8_bias_corrected"``.
+        eps: Overrides the scorer's default.
+        seed: For ``"random"``.
+        out: Where to write: float32, the weight's shape, its framework, no memory shared with an input.
+
+    Returns:
+        `out`, or a new row-major float32 array of the weight's shape: a torch tensor for torch inputs, else
+        NumPy. NaN scores are returned as NaN.
+
+    Raises:
+        MissingStateError: The scorer reads an input that was not given.
+        ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
+    """
+    call = resolve_scorer(scorer, eps, seed)
+    item = ScoreInputs(
+        weight, exp_avg, exp_avg_sq, grad, input_norm, scores,
+        modifier=modifier, step=step, betas=betas, name="tensor",
+    )  # fmt: skip
+    if call.name == "identity":
+        item.scores = weight
+    table = Table([item], call)
+    target: Any = empty(table.framework, table.shapes[0], FLOAT32, table.device) if out is None else out
+    view = inspect(target, "out", "tensor", frozenset((FLOAT32,)))
+    if view.shape != table.shapes[0]:
+        raise ShapeError(
+            f"out has shape {tuple(view.shape)} and weight {table.shapes[0]}; they must be equal"
+        )
+    if view.framework != table.framework:
+        raise DeviceError(
+            f"out is a {view.framework} array and weight a {table.framework} one; give both in one"
+        )
+    if view.device != table.device:
+        raise DeviceError(
+            f"out is on {devices.name_of(view.device)} and weight on {devices.name_of(table.device)}; "
+            "give both on one device"
+        )
+    if out is not None:
+        require_writable(view, "out", "tensor")
+        for argument, used in table.views[0].items():
+            require_disjoint(
+                [("out", view), (argument, used)], "Selection never changes its inputs; pass another out"
+            )
+        view.relay()
+    table.engine.write_scores(table.data, table.names, call.spec, array("Q", [view.pointer]))
+    if out is not None:
+        write_back([view])
+    return target  # type: ignore[no-any-return]
+
+
+def kth_value(
+    values: ArrayT | Sequence[ArrayT], k: int, *, selector: str | Selector = "exact", seed: int = 0
+) -> ArrayT:
+    """The k-th smallest value of one array, or of a list of arrays taken as one sequence.
+
+    Args:
+        values: float32, float16 or bfloat16 arrays of any shape and layout. -0 equals +0; infinities are
+            ordered.
+        k: 1-based rank, 1 to the number of values.
+        selector: A name or a selector object; an approximate one gives an approximate value.
+        seed: For selectors that sample.
+
+    Returns:
+        A 0-d float32 tensor (a 0-d NumPy array for NumPy inputs).
+
+    Raises:
+        ArgumentError: `k` out of range.
+        NonFiniteScoreError: A value is NaN.
+    """
+    arrays: list[Any] = list(values) if isinstance(values, (list, tuple)) else [values]
+    names = ["values"] if len(arrays) == 1 else [f"values[{i}]" for i in range(len(arrays))]
+    call = resolve_scorer("identity", None, seed)
+    table = Table([ScoreInputs(x, scores=x, name=n) for x, n in zip(arrays, names, strict=True)], call)
+    rank = as_count(k)
+    if rank is None or not 1 <= rank <= table.total:
+        raise ArgumentError(f"k: {k}; accepted: 1 to {table.total}, the number of values")
+    read = find_threshold(
+        table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False
+    )
+    result: Any = float32_scalar(read()["value"])
+    if is_torch(arrays[0]):
+        import torch
+
+        result = torch.from_numpy(result)
+        if table.device != devices.HOST:
+            result = result.to(devices.runtime.place(table.device))
+    return result  # type: ignore[no-any-return]
+
+
+def threshold(
+    inputs: ScoreInputs | Sequence[ScoreInputs],
+    *,
+    sparsity: float | None = None,
+    k: int | None = None,
+    scorer: str | Scorer = "bitter7",
+    selector: str | Selector = "exact",
+    ties: str | None = None,
+    nonfinite: str = "error",
+    seed: int = 0,
+    eps: float | None = None,
+    regrow: bool = False,
+    sync: bool = True,
+) -> Threshold:
+    """The score below which weights go, over all tensors as one sequence. Nothing is written.
+
+    The arguments are those of `make_masks` under scope ``"global"``. The value is the k-th smallest score,
+    1-based, where dead elements (current mask False) count as already pruned: it is taken at rank max(0, k -
+    dead) of the live.
+
+    Raises:
+        NonFiniteScoreError: A live score is NaN and `nonfinite` is ``"error"``.
+        MissingStateError, ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See
+            `bittersweet.errors`.
+    """
+    call = resolve_scorer(scorer, eps, seed)
+    table = Table(as_items(inputs)[1], call)
+    fraction, count = as_fraction("sparsity", sparsity), as_count(k)
+    chosen = resolve_selector(selector)
+    read = find_threshold(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
+    copied = table.copied_bytes
+
+    def answer() -> Threshold:
+        found = read()
+        return Threshold(
+            value=found["value"],
+            k=found["k"],
+            count_below=found["count_below"],
+            count_equal=found["count_equal"],
+            pruned=found["pruned"],
+            total=found["total"],
+            passes=found["passes"],
+            extra_bytes=found["extra_bytes"] + copied,
+            standard_error=found["standard_error"],
+            converged=found["converged"],
+            nonfinite=found["nonfinite"],
+            dead=found["dead"],
+        )
+
+    return answer() if sync or table.device == devices.HOST else lazily(Threshold, answer)
+
+
+def make_masks(
+    inputs: ScoreInputs | Sequence[ScoreInputs],
+    *,
+    sparsity: float | None = None,
+    k: int | None = None,
+    scope: str | Scope = "global",
+    distribution: str | None = None,
+    rounding: str = "nearest",
+    remainder: str = "error",
+    scorer: str | Scorer = "bitter7",
+    selector: str | Selector = "exact",
+    ties: str | None = None,
+    nonfinite: str = "error",
+    seed: int = 0,
+    eps: float | None = None,
+    regrow: bool = False,
+    max_tensor_sparsity: float | None = None,
+    sync: bool = True,
+) -> Masks:
+    """New masks for one tensor or a list of tensors. Nothing but the masks is written.
+
+    Args:
+        inputs: A ScoreInputs or a list of them; together they are one sequence in the order of the list.
+        sparsity: Fraction of all elements to prune, 0 to 1: k = floor(sparsity * n + 0.5). Give this or `k`;
+            scope ``"N:M"`` needs neither and prunes 1 - N/M.
+        k: Number of elements to prune, dead ones included.
+        scope: Who competes: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"`` (N of every M inputs kept), or
+            an object.
+        distribution: How much each tensor gives, for scopes other than global: ``"uniform"`` (None),
+            ``"erk"`` or ``"layer_adaptive"``.
+        rounding: Elements per row: ``"nearest"``, or ``"floor"`` as in WANDA's reference.
+        remainder: For N:M, an input length that M does not divide: ``"error"``, or ``"keep"`` the rest dense.
+        scorer: A name or a scorer object.
+        selector: A name or a selector object.
+        ties: ``"exact"`` prunes exactly k, equal scores by lowest (tensor position, flat index) first;
+            ``"at_or_below"`` and ``"below"`` compare with the threshold alone. None: exact with exact
+                selectors, else at_or_below.
+        nonfinite: ``"error"``, or ``"keep"`` to never prune a NaN score.
+        seed: For selectors that sample and for scorer ``"random"``; never moves an exact result.
+        eps: Overrides the scorer's default.
+        regrow: Whether dead elements compete again. False: what is dead stays dead.
+        max_tensor_sparsity: Cap per tensor under a global threshold. None: no cap.
+        sync: Whether numbers are read from a CUDA device at once; see the head of this module.
+
+    Returns:
+        The masks, one bit per element; `Masks.event` says what happened.
+
+    Raises:
+        NonFiniteScoreError: A live score is NaN and `nonfinite` is ``"error"``.
+        MissingStateError, ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See
+            `bittersweet.errors`.
+    """
+    single, items = as_items(inputs)
+    options = Options(
+        sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
+        regrow, max_tensor_sparsity, sync,
+    )  # fmt: skip
+    _, masks, event = select_masks(items, options, ())
+    return Masks(masks, event, single=single)
+
+
+def prune_(
+    inputs: ScoreInputs | Sequence[ScoreInputs],
+    *,
+    sparsity: float | None = None,
+    k: int | None = None,
+    scope: str | Scope = "global",
+    mask_optimizer_state: bool = False,
+    distribution: str | None = None,
+    rounding: str = "nearest",
+    remainder: str = "error",
+    scorer: str | Scorer = "bitter7",
+    selector: str | Selector = "exact",
+    ties: str | None = None,
+    nonfinite: str = "error",
+    seed: int = 0,
+    eps: float | None = None,
+    regrow: bool = False,
+    max_tensor_sparsity: float | None = None,
+    sync: bool = True,
+) -> MaskEvent:
+    """Makes masks and writes +0 to every weight they prune, in place; parameters may be given directly.
+
+    Args:
+        mask_optimizer_state: Zero `exp_avg`, `exp_avg_sq` and `max_exp_avg_sq` likewise, where given.
+        inputs: And all the others: see `make_masks`.
+
+    Returns:
+        What happened. Written torch tensors have their autograd version raised.
+
+    Raises:
+        As `make_masks`; also LayoutError for read-only arrays and for arrays that share memory.
+    """
+    started = time.perf_counter()
+    options = Options(
+        sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
+        regrow, max_tensor_sparsity, sync,
+    )  # fmt: skip
+    roles = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq") if mask_optimizer_state else ("weight",)
+    table, _, event = select_masks(as_items(inputs)[1], options, roles)
+    if table.device == devices.HOST:
+        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    table.write_back()
+    return event if is_unread(event) else replace(event, milliseconds=1e3 * (time.perf_counter() - started))
+
+
+def apply_masks_(
+    inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, *, roles: Sequence[str] = ("weight",)
+) -> None:
+    """Writes +0 wherever a mask is False, in place, in one pass over the arrays of `roles`.
+
+    Args:
+        inputs: A ScoreInputs or a list of them.
+        masks: `Masks`, a `Mask`, a bool array, or a list of these, in the order of `inputs`.
+        roles: Of ``"weight"``, ``"exp_avg"``, ``"exp_avg_sq"``, ``"max_exp_avg_sq"``, ``"grad"``. A tensor
+            that lacks one is skipped for it.
+
+    Raises:
+        ShapeError: A mask does not have its weight's shape, or the lists differ in length.
+        ArgumentError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
+    """
+    table = _masked_table(inputs, masks, roles)
+    table.engine.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+    table.write_back()
+
+
+def count_violations(
+    inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, *, roles: Sequence[str] = ("weight",)
+) -> dict[str, int]:
+    """How many elements are not 0 although their mask is False, by tensor name, summed over `roles`.
+
+    Arguments and errors are those of `apply_masks_`; nothing is written. NaN counts as not 0, -0 as 0.
+    """
+    table = _masked_table(inputs, masks, roles)
+    counts = table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles))
+    return dict(zip(table.names, counts, strict=True))
+
+
+def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles: Sequence[str]) -> Table:
+    """A table with `masks` attached."""
+    _role_bits(roles)
+    table = Table(as_items(inputs)[1], writes=roles)
+    given = list(masks) if isinstance(masks, (Masks, list, tuple)) else [masks]
+    if len(given) != len(table.names):
+        raise ShapeError(f"masks: {len(given)} for {len(table.names)} tensors; give one for each")
+    table.attach([as_mask(m, s, n) for m, s, n in zip(given, table.shapes, table.names, strict=True)])
+    return table
+
+
+def _role_bits(roles: Sequence[str]) -> int:
+    if isinstance(roles, str) or not set(roles) <= ROLES.keys():
+        raise ArgumentError(f"roles: {roles!r}; accepted: a sequence of {', '.join(ROLES)}")
+    return sum(ROLES[role] for role in set(roles))

@@ -1,0 +1,229 @@
+"""From arguments to masks and the event that describes them: what `make_masks` and `prune_` share."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _core
+from ..errors import ArgumentError
+from ..options.scopes import Scope, resolve_scope
+from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
+from ..options.selectors import Selector, resolve_selector
+from ..tensors import cuda, devices
+from ..tensors.arrays import FLOAT16
+from ..tensors.lazy import lazily
+from ..tensors.masks import Mask
+from ..tensors.table import ROLES, ScoreInputs, Table
+from .events import MaskEvent, warn_once
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `make_masks` beside its inputs."""
+
+    sparsity: float | None
+    k: int | None
+    scope: str | Scope
+    distribution: str | None
+    rounding: str
+    remainder: str
+    scorer: str | Scorer
+    selector: str | Selector
+    ties: str | None
+    nonfinite: str
+    seed: int
+    eps: float | None
+    regrow: bool
+    max_tensor_sparsity: float | None
+    sync: bool
+
+
+def select_masks(
+    items: list[ScoreInputs], options: Options, writes: Sequence[str]
+) -> tuple[Table, list[Mask], MaskEvent]:
+    """New masks, attached to the table of checked inputs; its arrays of `writes` are ready to be written.
+
+    On CUDA they are written already, by the step that makes the masks. Without `sync` the event is read there
+    when a field of it is looked at, and after a step that found NaN the masks are the current ones.
+    """
+    started = time.perf_counter()
+    call = resolve_scorer(options.scorer, options.eps, options.seed)
+    selector = resolve_selector(options.selector)
+    scope = resolve_scope(options.scope, options.rounding, options.remainder)
+    sparsity, k = as_fraction("sparsity", options.sparsity), as_count(options.k)
+    most = as_fraction("max_tensor_sparsity", options.max_tensor_sparsity)
+    seed = check_seed(options.seed)
+    table = Table(items, call, writes)
+    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+    table.attach(masks)
+    read: Callable[[], Any]
+    if table.device != devices.HOST:
+        devices.require_supported(selector[0], scope.text, options.distribution, most)
+        zero = sum(ROLES[role] for role in writes)
+        choices = (options.ties, options.nonfinite, seed, options.regrow, zero)
+        step = cuda.run_step(table, call.spec, choices, True, sparsity, k)
+        if not options.sync:
+            keep_if_failed(step, masks)
+        read = step.fetch()
+    else:
+        found = _core.make_masks(
+            table.data,
+            table.names,
+            call.spec,
+            selector,
+            sparsity=sparsity,
+            k=k,
+            scope=scope.text,
+            distribution=options.distribution,
+            rounding=scope.rounding,
+            remainder=scope.remainder,
+            max_tensor_sparsity=most,
+            ties=options.ties,
+            nonfinite=options.nonfinite,
+            seed=seed,
+            regrow=options.regrow,
+        )
+
+        def read() -> Any:
+            return found
+
+    if sparsity is None:
+        sparsity = scope.fixed_sparsity if k is None else k / table.total if table.total else 0.0
+    source = EventSource(table, call, selector[0], scope.text, sparsity)
+    if options.sync or table.device == devices.HOST:
+        return table, masks, source.event(read(), started)
+    spent = time.perf_counter()
+    return table, masks, lazily(MaskEvent, lambda: source.event(read(), started, spent))
+
+
+def find_threshold(
+    table: Table,
+    call: ScorerCall,
+    selector: tuple[str, float, bool, float],
+    sparsity: float | None,
+    k: int | None,
+    ties: str | None,
+    nonfinite: str,
+    seed: int,
+    regrow: bool,
+) -> Callable[[], Any]:
+    """Finds a threshold; calling the result gives a `_core.ThresholdResult`, and on CUDA waits for it."""
+    if table.device != devices.HOST:
+        devices.require_supported(selector[0], "global", None, None)
+        choices = (ties, nonfinite, seed, regrow, 0)
+        return cuda.run_step(table, call.spec, choices, False, sparsity, k).fetch()
+    found = _core.threshold(
+        table.data,
+        table.names,
+        call.spec,
+        selector,
+        sparsity=sparsity,
+        k=k,
+        ties=ties,
+        nonfinite=nonfinite,
+        seed=seed,
+        regrow=regrow,
+    )
+    return lambda: found
+
+
+def keep_if_failed(step: cuda.StepMemory, masks: Sequence[Mask]) -> None:
+    """Enqueues: where the step was void, the new masks become the current ones (all kept where there is
+    none).
+    """
+    import torch
+
+    table = step.table
+    with devices.runtime.guard(table.device):
+        failed = step.failed()
+        for mask, current in zip(masks, table.current, strict=True):
+            if current is None:
+                current = Mask.full(mask.shape, mask.name, mask.framework, mask.device)
+            torch.where(failed, current.words, mask.words, out=mask.words)
+
+
+class EventSource:
+    """What an event says beside the numbers that the engine found, without keeping tensors alive."""
+
+    def __init__(
+        self, table: Table, call: ScorerCall, selector: str, scope: str, sparsity: float | None
+    ) -> None:
+        self.names, self.numels, self.copied_bytes = table.names, table.numels, table.copied_bytes
+        self.half = table.has_dtype("exp_avg_sq", FLOAT16)
+        self.call, self.selector, self.scope, self.sparsity = call, selector, scope, sparsity
+
+    def event(self, found: Any, started: float, ended: float | None = None) -> MaskEvent:
+        """The event of a `_core.MasksResult`; warns about scores that are less than they seem."""
+        pruned = found["tensor_pruned"]
+        event = MaskEvent(
+            step=None,
+            requested_sparsity=self.sparsity,
+            achieved_sparsity=found["pruned"] / found["total"] if found["total"] else 0.0,
+            threshold=found["value"],
+            k=found["k"],
+            total=found["total"],
+            pruned=found["pruned"],
+            count_below=found["count_below"],
+            count_equal=found["count_equal"],
+            churn=found["churn"],
+            per_tensor={
+                name: count / size if size else 0.0
+                for name, count, size in zip(self.names, pruned, self.numels, strict=True)
+            },
+            per_tensor_threshold=dict(zip(self.names, found["tensor_threshold"], strict=True)),
+            empty_rows=found["empty_rows"],
+            v_below_eps=found["v_below_eps"],
+            v_zero=found["v_zero"],
+            nonfinite=found["nonfinite"],
+            selector=self.selector,
+            scorer=self.call.name,
+            scope=self.scope,
+            passes=found["passes"],
+            milliseconds=1e3 * ((time.perf_counter() if ended is None else ended) - started),
+            extra_bytes=found["extra_bytes"] + self.copied_bytes,
+            standard_error=found["standard_error"],
+            converged=found["converged"],
+        )
+        _warn_about(event, self.call, self.half)
+        return event
+
+
+def _warn_about(event: MaskEvent, call: ScorerCall, half: bool) -> None:
+    if "modifier" in call.reads and event.scope != "global":
+        warn_once(
+            f"modifier {call.name}",
+            f"scorer '{call.name}' ranks as bitter3 under scope '{event.scope}': its modifier is one number "
+            "per tensor, and only scope 'global' lets tensors compete",
+        )
+    powers_of_v = call.name in ("bitter7", "bitter8", "bitter9", "adam_variance")
+    if powers_of_v and event.v_below_eps is not None and event.v_below_eps > 0.5:
+        warn_once(
+            f"v_below_eps {call.name}",
+            f"{event.v_below_eps:.0%} of the live exp_avg_sq values are below eps={call.eps:g}: scorer "
+            f"'{call.name}' then ranks like magnitude. Pass a smaller eps (0 is sound for bitter7) to let "
+            "exp_avg_sq count",
+        )
+    if event.v_zero is not None and event.v_zero > 0.01 and half:
+        warn_once(
+            "v_zero float16",
+            f"{event.v_zero:.0%} of the live exp_avg_sq values are exactly 0: float16 rounds everything "
+            "below 3e-8 away. Store exp_avg_sq as bfloat16 or float32",
+        )
+
+
+def as_fraction(argument: str, value: float | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{argument}: {value!r}; accepted: a fraction from 0 to 1") from None
+
+
+def as_count(k: int | None) -> int | None:
+    try:
+        return None if k is None else operator.index(k)
+    except TypeError:
+        raise ArgumentError(f"k: {k!r}; accepted: an integer count") from None

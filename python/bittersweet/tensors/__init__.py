@@ -1,0 +1,1 @@
+"""Borrowed memory: arrays, masks, the packed table, devices. Knows no model and no selector."""

@@ -1,0 +1,323 @@
+"""Arrays as pointers: torch tensors on the host or a CUDA device, NumPy arrays, and what speaks DLPack or the
+buffer protocol on the host.
+
+Nothing here copies unless an array is not row-major; such an array is re-laid by `relay`, and `write_back`
+puts the result where it came from.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ..errors import DeviceError, DTypeError, LayoutError
+from . import devices
+from .devices import HOST
+
+if TYPE_CHECKING:
+    import torch
+
+ArrayT = TypeVar("ArrayT", "torch.Tensor", "np.ndarray[Any, Any]")
+"""A torch tensor or a NumPy array: what goes in decides what comes out."""
+
+FLOAT32, FLOAT16, BFLOAT16, BOOL = 1, 2, 3, 4
+FLOATS = frozenset((FLOAT32, FLOAT16, BFLOAT16))
+BOOLS = frozenset((BOOL,))
+ITEM_SIZE = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, BOOL: 1}
+_NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", BOOL: "bool"}
+_NUMPY_CODES = {np.dtype(np.float32): FLOAT32, np.dtype(np.float16): FLOAT16, np.dtype(np.bool_): BOOL}
+_HOST_DLPACK_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
+
+
+class View:
+    """One array as the engine sees it: `source` keeps the memory alive, `copy` is a row-major re-lay.
+
+    `device` is the number of a CUDA device, or HOST.
+    """
+
+    __slots__ = ("copy", "device", "dtype", "framework", "numel", "pointer", "row_major", "shape", "source")
+
+    def __init__(
+        self,
+        source: Any,
+        framework: str,
+        pointer: int,
+        dtype: int,
+        shape: tuple[int, ...],
+        row_major: bool,
+        device: int = HOST,
+    ) -> None:
+        self.source = source
+        self.framework = framework
+        self.pointer = pointer
+        self.dtype = dtype
+        self.shape = shape
+        self.numel = math.prod(shape)
+        self.row_major = row_major
+        self.device = device
+        self.copy: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_SIZE[self.dtype]
+
+    def relay(self) -> int:
+        """Makes `pointer` address row-major memory; returns the bytes copied for it."""
+        if self.row_major or self.copy is not None:
+            return 0
+        if self.framework == "torch":
+            self.copy = self.source.detach().contiguous()
+            self.pointer = self.copy.data_ptr()
+        else:
+            self.copy = self.source.copy(order="C")
+            self.pointer = self.copy.ctypes.data
+        return self.nbytes
+
+    def memory(self) -> tuple[int, int]:
+        """The addresses that are this array's alone: all of them when it is dense, else its first element."""
+        if self.framework == "torch":
+            start, strides = self.source.data_ptr(), self.source.stride()
+        else:
+            start, strides = self.source.ctypes.data, self.source.strides
+            strides = tuple(stride // ITEM_SIZE[self.dtype] for stride in strides)
+        dense = min(strides, default=1) >= 0 and _extent(self.shape, strides) == self.numel
+        return start, start + (self.nbytes if dense else ITEM_SIZE[self.dtype])
+
+
+def inspect(value: Any, argument: str, tensor: str, accept: frozenset[int] = FLOATS) -> View:
+    """Checks one array and borrows it. Raises the error that fits, naming `argument` and `tensor`."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        view = _inspect_torch(value, argument, tensor, accept)
+    else:
+        view = _inspect_numpy(_as_numpy(value, argument, tensor), argument, tensor, accept)
+    return view
+
+
+def is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def require_writable(view: View, argument: str, tensor: str) -> None:
+    if view.framework == "numpy" and not view.source.flags.writeable:
+        raise LayoutError(
+            f"{argument} of '{tensor}' is read-only memory, and this call writes it in place. Pass a "
+            "writable array"
+        )
+
+
+def require_disjoint(views: Iterable[tuple[str, View]], remedy: str) -> None:
+    """Raises LayoutError if two of the (label, view) pairs share memory."""
+    ranges = sorted((*view.memory(), label) for label, view in views if view.numel)
+    for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
+        if start < end:
+            raise LayoutError(f"{first} and {second} overlap in memory. {remedy}")
+
+
+def write_back(views: Iterable[View]) -> None:
+    """After the engine wrote: re-laid copies go back, and torch learns that these tensors changed."""
+    changed = []
+    for view in views:
+        if view.copy is not None:
+            if view.framework == "torch":
+                view.source.detach().copy_(view.copy)
+            else:
+                np.copyto(view.source, view.copy)
+        elif view.framework == "torch" and not view.source.is_inference():
+            changed.append(view.source)
+    if changed:
+        _increment_version()(changed)
+
+
+def empty(framework: str, shape: Sequence[int], dtype: int, device: int = HOST) -> Any:
+    """An uninitialised row-major float32 or bool array."""
+    if framework == "torch":
+        import torch
+
+        kind = torch.float32 if dtype == FLOAT32 else torch.bool
+        return torch.empty(
+            tuple(shape), dtype=kind, device=None if device == HOST else devices.runtime.place(device)
+        )
+    return np.empty(shape, dtype=np.float32 if dtype == FLOAT32 else np.bool_)
+
+
+def float32_scalar(value: float) -> np.ndarray[Any, Any]:
+    """A float32 value as a 0-d array; denormals by integers, since conversions may flush them."""
+    if 0.0 < abs(value) < 2.0**-126:
+        sign = 2**31 if value < 0.0 else 0
+        return np.array(sign + int(abs(value) * 2.0**149), dtype=np.uint32).view(np.float32)
+    return np.asarray(value, dtype=np.float32)
+
+
+@functools.cache
+def _torch_codes() -> dict[Any, int]:
+    import torch
+
+    return {torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.bool: BOOL}
+
+
+@functools.cache
+def _increment_version() -> Callable[[list[torch.Tensor]], None]:
+    from torch.autograd.graph import increment_version
+
+    return increment_version
+
+
+@functools.cache
+def _plain_torch_types() -> frozenset[type]:
+    import torch
+
+    return frozenset((torch.Tensor, torch.nn.Parameter))
+
+
+def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int]) -> View:
+    dtype = _torch_codes().get(value.dtype, 0)
+    strided = value.layout is sys.modules["torch"].strided and not value.is_nested
+    device = devices.runtime.index_of(value)
+    if (
+        strided
+        and type(value) in _plain_torch_types()
+        and value.is_cpu
+        and device == HOST
+        and dtype in accept
+    ):
+        pointer = value.data_ptr()  # the usual case, without the questions that only an error would need
+        if pointer and value.is_contiguous() and not value.is_neg():
+            return View(value, "torch", pointer, dtype, tuple(value.shape), True)
+    if type(value) not in _plain_torch_types():
+        _refuse_special_tensor(value, argument, tensor)
+    if not strided:
+        layout = "nested" if value.is_nested else str(value.layout)
+        raise LayoutError(
+            f"{argument} of '{tensor}' is a {layout} tensor; dense strided tensors are accepted. Convert it "
+            "(to_dense())"
+        )
+    if device != HOST:
+        _require_cuda(str(value.device), argument, tensor)
+    elif value.device.type != "cpu":
+        _refuse_device(str(value.device), argument, tensor)
+    if dtype not in accept:
+        _refuse_dtype(str(value.dtype), argument, tensor, accept)
+    shape = tuple(value.shape)
+    row_major = value.is_contiguous()
+    if not row_major and _overlaps_itself(shape, value.stride()):
+        _refuse_overlap(argument, tensor, "clone()")
+    if value.is_neg():
+        raise LayoutError(f"{argument} of '{tensor}' is a lazily negated view. Pass tensor.resolve_neg()")
+    view = View(value, "torch", value.data_ptr(), dtype, shape, row_major, device)
+    if view.pointer == 0 and view.numel:
+        raise LayoutError(
+            f"{argument} of '{tensor}' has {view.numel} elements and no memory (freed by sharding or "
+            "offloading?). Gather or restore it before the call"
+        )
+    return view
+
+
+def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
+    names = {cls.__name__ for cls in type(value).__mro__}
+    if "DTensor" in names:
+        raise LayoutError(
+            f"{argument} of '{tensor}' is a DTensor; plain tensors are accepted. Pass its local shard "
+            "(to_local())"
+        )
+    if "FakeTensor" in names or "FunctionalTensor" in names:
+        raise DeviceError(
+            f"{argument} of '{tensor}' is a fake tensor without memory; tensors with memory are accepted. "
+            "Call this outside fake-tensor mode and tracing"
+        )
+    if names & {"UninitializedParameter", "UninitializedBuffer"}:
+        raise LayoutError(
+            f"{argument} of '{tensor}' is not initialised yet. Run one forward pass through its lazy "
+            "module first"
+        )
+
+
+def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, accept: frozenset[int]) -> View:
+    dtype = _NUMPY_CODES.get(value.dtype, 0) or (BFLOAT16 if value.dtype.name == "bfloat16" else 0)
+    if dtype not in accept:
+        _refuse_dtype(str(value.dtype), argument, tensor, accept)
+    if not value.flags.c_contiguous:
+        item = value.itemsize
+        if any(stride % item for stride in value.strides) or _overlaps_itself(
+            value.shape, [abs(stride) // item for stride in value.strides]
+        ):
+            _refuse_overlap(argument, tensor, "numpy.array(x)")
+    row_major = value.flags.c_contiguous and value.flags.aligned
+    return View(value, "numpy", value.ctypes.data, dtype, value.shape, row_major)
+
+
+def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack_device__"):
+        kind = int(value.__dlpack_device__()[0])
+        if kind not in _HOST_DLPACK_DEVICES:
+            _refuse_device(f"DLPack device type {kind}", argument, tensor)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError):  # bfloat16 has no NumPy type of its own
+            return np.asarray(value)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        raise DTypeError(
+            f"{argument} of '{tensor}' is a {type(value).__name__}; accepted: a torch tensor, a NumPy array, "
+            "or an object with DLPack or the buffer protocol. Convert it first"
+        ) from None
+
+
+def _refuse_dtype(found: str, argument: str, tensor: str, accept: frozenset[int]) -> None:
+    names = ", ".join(_NAMES[code] for code in sorted(accept))
+    raise DTypeError(
+        f"{argument} of '{tensor}' has dtype {found.removeprefix('torch.')}; accepted: {names}. "
+        "Convert it first"
+    )
+
+
+def _refuse_device(found: str, argument: str, tensor: str) -> None:
+    if found.startswith("meta"):
+        raise DeviceError(
+            f"{argument} of '{tensor}' is on the meta device and has no values; tensors with memory are "
+            "accepted. Materialise the model first (to_empty() and load its weights)"
+        )
+    raise DeviceError(
+        f"{argument} of '{tensor}' is on {found}, for which Bittersweet has no engine; accepted: torch "
+        "tensors on "
+        "the CPU or, in a build with CUDA, on a CUDA device, and other arrays on the CPU. Move it there"
+    )
+
+
+def _require_cuda(found: str, argument: str, tensor: str) -> None:
+    refusal = devices.refusal()
+    if refusal is not None:
+        raise DeviceError(f"{argument} of '{tensor}' is on {found}, and {refusal}")
+
+
+def _refuse_overlap(argument: str, tensor: str, remedy: str) -> None:
+    raise LayoutError(
+        f"{argument} of '{tensor}' is expanded or overlaps itself (two indices share one address); arrays "
+        f"whose elements have memory of their own are accepted. Pass a copy ({remedy})"
+    )
+
+
+def _extent(shape: Sequence[int], strides: Iterable[int]) -> int:
+    """Elements from the first to the last address, both included, of a non-empty array."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether strides do not nest, so that two indices may share an address. Strides in elements, from 0."""
+    extent = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
+            if stride < extent:
+                return True
+            extent += stride * (size - 1)
+    return False

@@ -1,0 +1,101 @@
+"""One step of the CUDA engine: device memory and torch's current stream go in; numbers come out when asked
+for. See `devices` for what may wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from ..errors import Error
+from . import devices
+
+if TYPE_CHECKING:
+    import torch
+
+    from .table import Table
+
+
+class StepMemory:
+    """What one step needs on the device: its report, a count per tensor, its budget, and the workspace."""
+
+    def __init__(self, table: Table, scorer: Any, options: tuple[Any, ...], masks: bool) -> None:
+        import torch
+
+        self.table, self.scorer, self.options, self.masks = table, scorer, options, masks
+        self.device = table.device
+        native, report, tensors = (
+            devices.runtime.native,
+            devices.runtime.native.CUDA_REPORT_WORDS,
+            len(table.names),
+        )
+        place = devices.runtime.place(self.device)
+        with devices.runtime.guard(self.device):
+            self.bytes: int = native.cuda_step_bytes(table.data, table.names, scorer, options, masks)
+            self.workspace = torch.empty(max(self.bytes, 1), dtype=torch.uint8, device=place)
+            self.words = torch.empty(report + tensors + 1, dtype=torch.int64, device=place)
+        start = self.words.data_ptr()
+        self.budget = start + 8 * (report + tensors)
+        counts = start + 8 * report if masks else 0
+        self._addresses = (self.budget, start, counts, self.workspace.data_ptr(), self.bytes)
+
+    def write_budget(self, k: int) -> None:
+        with devices.runtime.guard(self.device):
+            devices.runtime.native.cuda_write_budget(devices.runtime.queue(self.device), self.budget, k)
+
+    def run(self) -> None:
+        """Enqueues the step: nothing is allocated, and nothing is waited for."""
+        table = self.table
+        with devices.runtime.guard(self.device):
+            devices.runtime.native.cuda_step(
+                devices.runtime.queue(self.device),
+                table.data,
+                table.names,
+                self.scorer,
+                self.options,
+                self._addresses,
+                self.masks,
+            )
+
+    def failed(self) -> torch.Tensor:
+        """On the device: whether the step was void, as a bool tensor without dimensions."""
+        void: torch.Tensor = (self.words[0] & devices.runtime.native.CUDA_FAILED) != 0
+        return void
+
+    def fetch(self) -> Callable[[], dict[str, Any]]:
+        """Enqueues a copy of what the step found; calling the result waits for it.
+
+        The result raises NonFiniteScoreError, or ArgumentError for a budget that does not fit.
+        """
+        table, extra, nonfinite = self.table, self.bytes, self.options[1]
+        names, numels, masks, native = table.names, table.numels, self.masks, devices.runtime.native
+        with devices.runtime.guard(self.device):
+            wait = devices.runtime.fetch(self.words[:-1], self.device)
+
+        def read() -> dict[str, Any]:
+            found: dict[str, Any] = native.cuda_read_report(wait(), names, numels, nonfinite, masks)
+            found["extra_bytes"] = extra
+            return found
+
+        return read
+
+
+def run_step(
+    table: Table, scorer: Any, options: tuple[Any, ...], masks: bool, sparsity: float | None, k: int | None
+) -> StepMemory:
+    """Enqueues one step over the tensors of `table`. `options`: (ties, nonfinite, seed, regrow, zero).
+
+    Raises:
+        Error: The current stream is being captured into a graph.
+        ArgumentError, DeviceError, LayoutError: Before anything is enqueued.
+    """
+    if devices.runtime.is_capturing():
+        raise Error(
+            "this call reads its result, and the current stream is being captured into a CUDA graph. "
+            "Capture a CapturableStep instead, which leaves the result on the device"
+        )
+    step = StepMemory(table, scorer, options, masks)
+    step.write_budget(_core.resolve_budget(sparsity, k, table.total))
+    step.run()
+    return step

@@ -1,0 +1,161 @@
+"""Where memory lies: the host or a CUDA device, and what is asked of torch and of the compiled engine there.
+
+Nothing is allocated but by ``torch.empty`` on the current stream, so that torch's allocator keeps memory that
+a stream still reads from other uses, whatever the stream. Nothing waits for the device but `Runtime.fetch`'s
+result.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+HOST = -1
+"""The device number of memory of the host; CUDA devices count from 0."""
+
+Words = npt.NDArray[np.uint64]
+HOW_TO_GET_CUDA = (
+    "install a build with CUDA (from the sources, with the CUDA Toolkit 12.4 or newer: "
+    "pip install . -C cmake.define.BITTERSWEET_CUDA=on)"
+)
+
+
+class Runtime:
+    """What this package asks of torch and of the compiled engine about CUDA; tests put another here."""
+
+    native: Any = _core
+
+    def index_of(self, tensor: torch.Tensor) -> int:
+        """The CUDA device of a tensor; `HOST` for any other kind of memory."""
+        return tensor.get_device() if tensor.is_cuda else HOST
+
+    def place(self, device: int) -> torch.device:
+        """Where torch allocates for a device number."""
+        torch_device: torch.device = sys.modules["torch"].device("cuda", device)
+        return torch_device
+
+    def queue(self, device: int) -> tuple[int, int]:
+        """The device, and the address of torch's current stream on it."""
+        return device, sys.modules["torch"].cuda.current_stream(device).cuda_stream
+
+    def guard(self, device: int) -> AbstractContextManager[Any]:
+        """Makes `device` the current one of this thread for a while."""
+        context: AbstractContextManager[Any] = sys.modules["torch"].cuda.device(device)
+        return context
+
+    def share(self, tensor: torch.Tensor, device: int) -> None:
+        """Keeps a tensor's memory from other uses until the current stream is done with it."""
+        tensor.record_stream(sys.modules["torch"].cuda.current_stream(device))
+
+    def is_capturing(self) -> bool:
+        return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
+
+    def fetch(self, words: torch.Tensor, device: int) -> Callable[[], Words]:
+        """Enqueues a copy of int64 words to the host; calling the result waits for that copy alone."""
+        torch = sys.modules["torch"]
+        copy = torch.empty(words.shape, dtype=torch.int64, pin_memory=True)
+        copy.copy_(words, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(device))
+
+        def wait() -> Words:
+            done.synchronize()
+            found: Words = copy.numpy().view(np.uint64)
+            return found
+
+        return wait
+
+
+runtime = Runtime()
+
+
+def refusal() -> str | None:
+    """Why CUDA tensors cannot be worked on, and what to do; None if they can."""
+    if not runtime.native.CUDA_BUILT:
+        return (
+            "this build of Bittersweet has no engine for it (no CUDA engine). Move the model to the CPU "
+            f"(model.cpu()), or {HOW_TO_GET_CUDA}"
+        )
+    if getattr(sys.modules["torch"].version, "hip", None):
+        return (
+            "this torch runs on ROCm, for which there is no engine. Move the model to the CPU (model.cpu())"
+        )
+    return None
+
+
+def name_of(device: int) -> str:
+    return "the CPU" if device == HOST else f"cuda:{device}"
+
+
+def require_supported(
+    selector: str, scope: str, distribution: str | None, max_tensor_sparsity: float | None
+) -> None:
+    """Raises ArgumentError for what only the CPU engine does."""
+    for argument, found, accepted in (
+        ("selector", selector, "exact"),
+        ("scope", scope, "global"),
+        ("distribution", distribution, None),
+        ("max_tensor_sparsity", max_tensor_sparsity, None),
+    ):
+        if found != accepted:
+            raise ArgumentError(
+                f"{argument}: {found!r} with CUDA tensors; the CUDA engine accepts {accepted!r} so far. Use "
+                "that, "
+                "or give tensors on the CPU (nothing is moved by itself)"
+            )
+
+
+class Engine:
+    """The verbs of `_core` on memory of a CUDA device and its current stream; counting ones wait for it."""
+
+    def __init__(self, device: int) -> None:
+        self.device = device
+
+    def write_scores(self, table: array[int], names: list[str], scorer: Any, out: array[int]) -> None:
+        with runtime.guard(self.device):
+            runtime.native.cuda_write_scores(runtime.queue(self.device), table, names, scorer, out)
+
+    def apply_masks(self, table: array[int], which: int, roles: int) -> None:
+        with runtime.guard(self.device):
+            runtime.native.cuda_apply_masks(runtime.queue(self.device), table, which, roles)
+
+    def count_live(self, table: array[int], which: int) -> list[int]:
+        return self._counted("cuda_count_live", table, which)
+
+    def count_violations(self, table: array[int], which: int, roles: int) -> list[int]:
+        return self._counted("cuda_count_violations", table, which, roles)
+
+    def _counted(self, verb: str, table: array[int], *arguments: int) -> list[int]:
+        with runtime.guard(self.device):
+            counts = words_on(self.device, len(table) // len(_core.TABLE_COLUMNS))
+            getattr(runtime.native, verb)(runtime.queue(self.device), table, *arguments, counts.data_ptr())
+            return [int(count) for count in runtime.fetch(counts, self.device)()]
+
+
+def stream_of(device: int) -> int:
+    """The address of torch's current stream on a CUDA device; 0 for the host."""
+    return 0 if device == HOST else runtime.queue(device)[1]
+
+
+def engine_of(device: int) -> Any:
+    """The engine whose verbs take a table: the compiled module for the host, or `Engine`."""
+    return _core if device == HOST else Engine(device)
+
+
+def words_on(device: int, count: int) -> torch.Tensor:
+    """Uninitialised int64 words."""
+    import torch
+
+    return torch.empty(count, dtype=torch.int64, device=runtime.place(device))

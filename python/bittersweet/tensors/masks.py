@@ -1,0 +1,345 @@
+"""Masks: one keep bit per weight. True (1) keeps, False (0) is dead."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from .. import _core
+from ..errors import ArgumentError, DeviceError, ShapeError
+from . import devices
+from .arrays import BOOL, BOOLS, empty, inspect
+from .devices import HOST, Words
+
+if TYPE_CHECKING:
+    from ..select.events import MaskEvent
+
+COLUMN = {name: index for index, name in enumerate(_core.TABLE_COLUMNS)}
+WIDTH = len(_core.TABLE_COLUMNS)
+
+
+class Mask:
+    """The keep bits of one tensor: row-major, lowest bit first, 64 to a word, padded with 0.
+
+    Args:
+        words: ceil(numel / 64) words, kept and not copied: a C-contiguous uint64 NumPy array, or a contiguous
+            torch.int64 tensor on a CUDA device (whose last word is read for the check below).
+        shape: Shape of the tensor.
+        name: Name of the tensor.
+        framework: ``"torch"`` or ``"numpy"``: what `bool` returns.
+
+    Raises:
+        ArgumentError: `words` of another dtype or layout, or with bits set after the last element.
+        ShapeError: A wrong number of words.
+    """
+
+    __slots__ = ("device", "framework", "name", "numel", "pointer", "shape", "stream", "words")
+
+    def __init__(self, words: Any, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
+        on_host = isinstance(words, np.ndarray)
+        if on_host:
+            fits = words.dtype == np.uint64 and words.flags.c_contiguous
+            device = HOST
+        else:
+            fits = str(getattr(words, "dtype", None)) == "torch.int64" and words.is_contiguous()
+            device = devices.runtime.index_of(words) if fits else HOST
+            fits = fits and device != HOST
+        if not fits:
+            raise ArgumentError(
+                f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a "
+                "CUDA device"
+            )
+        self._take(words, shape, name, framework, device, devices.stream_of(device))
+        if tuple(words.shape) != (words_for(self.numel),):
+            raise ShapeError(
+                f"words of '{name}': shape {tuple(words.shape)}; {self.numel} elements take "
+                f"{words_for(self.numel)} words"
+            )
+        if self.numel % 64 and (int(words[-1]) & (2**64 - 1)) >> (self.numel % 64):
+            raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
+
+    def _take(
+        self,
+        words: Any,
+        shape: Sequence[int],
+        name: str,
+        framework: str,
+        device: int,
+        stream: int,
+        pointer: int | None = None,
+    ) -> None:
+        self.words = words
+        self.shape = tuple(map(int, shape))
+        self.name = name
+        self.framework = framework
+        self.numel = math.prod(self.shape)
+        self.device = device
+        self.pointer = _address(words) if pointer is None else pointer
+        self.stream = stream
+
+    @classmethod
+    def of(
+        cls,
+        words: Any,
+        shape: Sequence[int],
+        name: str,
+        framework: str,
+        device: int,
+        stream: int | None = None,
+        pointer: int | None = None,
+    ) -> Mask:
+        """A mask over words that fit, without looking at them; on a CUDA device that would wait for it.
+
+        `stream` is the one that they were allocated on; None: the current one. `pointer` is their address,
+        where it is known: asking an array for it takes long beside what else a mask is.
+        """
+        mask = object.__new__(cls)
+        stream = devices.stream_of(device) if stream is None else stream
+        mask._take(words, shape, name, framework, device, stream, pointer)
+        return mask
+
+    @classmethod
+    def empty_all(
+        cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str, device: int = HOST
+    ) -> list[Mask]:
+        """One mask a tensor for an engine to write, uninitialised but for last words on the host.
+
+        All lie in one block: a block of the same size as before is memory that is warm.
+        """
+        sizes = [words_for(math.prod(shape)) for shape in shapes]
+        on_host, stream = device == HOST, devices.stream_of(device)
+        block: Any = (
+            np.empty(sum(sizes), dtype=np.uint64) if on_host else devices.words_on(device, sum(sizes))
+        )
+        address, masks, start = _address(block), [], 0
+        for shape, name, size in zip(shapes, names, sizes, strict=True):
+            words = block[start : start + size]
+            if on_host:
+                words[-1:] = 0
+            masks.append(cls.of(words, shape, name, framework, device, stream, address + 8 * start))
+            start += size
+        return masks
+
+    @classmethod
+    def full(cls, shape: Sequence[int], name: str, framework: str, device: int = HOST) -> Mask:
+        """A mask that keeps everything."""
+        numel = math.prod(shape)
+        last = (1 << (numel % 64 or 64)) - 1
+        words: Any
+        if device == HOST:
+            words = np.full(words_for(numel), 2**64 - 1, dtype=np.uint64)
+            words[-1:] = last
+        else:
+            words = devices.words_on(device, words_for(numel)).fill_(-1)
+            words[-1:] = last - 2**64 if last >> 63 else last
+        return cls.of(words, shape, name, framework, device)
+
+    @classmethod
+    def from_bool(cls, value: Any, name: str = "") -> Mask:
+        """Packs a torch.bool tensor or a NumPy bool array (True = keep) of any layout.
+
+        Raises:
+            DTypeError, DeviceError, LayoutError: `value` is not a bool array on the host.
+        """
+        view = inspect(value, "mask", name, BOOLS)
+        view.relay()
+        if view.device != HOST:
+            return cls.of(
+                _pack(view.copy if view.copy is not None else value), view.shape, name, "torch", view.device
+            )
+        mask = cls.empty_all([view.shape], [name], view.framework)[0]
+        _core.pack_mask(view.pointer, view.numel, mask.pointer)
+        return mask
+
+    def to_host(self) -> Words:
+        """The words in memory of the host: these, or a copy that waits for the device."""
+        if self.device == HOST:
+            words: Words = self.words
+            return words
+        return devices.runtime.fetch(self.words, self.device)()
+
+    def to(self, device: int) -> Mask:
+        """This mask on a device (HOST, or the number of a CUDA device): itself if there, else a copy."""
+        if device == self.device:
+            return self
+        words: Any = self.to_host()
+        if device != HOST:
+            import torch
+
+            words = torch.from_numpy(words.view(np.int64).copy()).to(devices.runtime.place(device), copy=True)
+        return Mask.of(words, self.shape, self.name, self.framework, device)
+
+    def require_on(self, device: int, name: str, stream: int) -> None:
+        """Raises DeviceError if this mask is not where its weight is; else lets the current stream use it."""
+        if self.device != device:
+            raise DeviceError(
+                f"mask of '{name}' is on {devices.name_of(self.device)} and its weight on "
+                f"{devices.name_of(device)}. "
+                "Give both on one device; the masks of a Pruner follow its model by "
+                "pruner.load_state_dict(pruner.state_dict())"
+            )
+        if self.stream != stream:
+            devices.runtime.share(self.words, device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed bits."""
+        return int(self.words.nbytes)
+
+    def kept(self) -> int:
+        """How many elements are kept."""
+        return kept_counts([self])[0]
+
+    def sparsity(self) -> float:
+        """Share of the elements that are dead; 0.0 for a tensor without elements."""
+        return 1.0 - self.kept() / self.numel if self.numel else 0.0
+
+    def bool(self) -> Any:
+        """A new torch.bool tensor, or NumPy bool array for NumPy inputs, of the tensor's shape."""
+        if self.device != HOST:
+            return _unpack(self.words, self.numel).reshape(self.shape)
+        target = inspect(empty(self.framework, self.shape, BOOL), "mask", self.name, BOOLS)
+        _core.unpack_mask(self.pointer, self.numel, target.pointer)
+        return target.source
+
+    def __eq__(self, other: object) -> builtins.bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return (
+            self.name == other.name
+            and self.shape == other.shape
+            and np.array_equal(self.to_host(), other.to_host())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Mask('{self.name}', shape={self.shape}, sparsity={self.sparsity():.4f})"
+
+
+class Masks(Sequence[Mask]):
+    """The masks of a list of tensors, in the order of the list; indexed by position or by tensor name.
+
+    Attributes:
+        event: What making them did, or None for masks from elsewhere.
+    """
+
+    def __init__(
+        self, masks: Sequence[Mask], event: MaskEvent | None = None, *, single: builtins.bool = False
+    ) -> None:
+        self._masks = list(masks)
+        self._single = single
+        self.event = event
+
+    @property
+    def names(self) -> list[str]:
+        return [mask.name for mask in self._masks]
+
+    @property
+    def words(self) -> list[Any]:
+        """The packed bits, a uint64 array per tensor (a torch.int64 tensor where the tensor is on CUDA)."""
+        return [mask.words for mask in self._masks]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all packed bits."""
+        return sum(mask.nbytes for mask in self._masks)
+
+    def sparsity(self) -> float:
+        """Dead elements of all tensors as a share of all elements; 0.0 without elements."""
+        total = sum(mask.numel for mask in self._masks)
+        return 1.0 - sum(kept_counts(self._masks)) / total if total else 0.0
+
+    def bool(self) -> Any:
+        """New bool arrays of the tensors' shapes, in order; one array if one bare ScoreInputs was given."""
+        arrays = [mask.bool() for mask in self._masks]
+        return arrays[0] if self._single else arrays
+
+    @overload
+    def __getitem__(self, index: int | str) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> Masks: ...
+    def __getitem__(self, index: int | str | slice) -> Mask | Masks:
+        if isinstance(index, slice):
+            return Masks(self._masks[index])
+        if isinstance(index, str):
+            for mask in self._masks:
+                if mask.name == index:
+                    return mask
+            raise KeyError(index)
+        return self._masks[index]
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __iter__(self) -> Iterator[Mask]:
+        return iter(self._masks)
+
+    def __eq__(self, other: object) -> builtins.bool:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self._masks == other._masks
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} tensors, sparsity={self.sparsity():.4f}, {self.nbytes} bytes)"
+
+
+def _address(words: Any) -> int:
+    address: int = words.ctypes.data if isinstance(words, np.ndarray) else words.data_ptr()
+    return address
+
+
+def words_for(numel: int) -> int:
+    return (numel + 63) // 64
+
+
+def kept_counts(masks: Sequence[Mask]) -> list[int]:
+    """Kept elements per mask; all on one device, for which this waits."""
+    if not masks:
+        return []
+    device = masks[0].device
+    stream = devices.stream_of(device)
+    for mask in masks:
+        mask.require_on(device, mask.name, stream)
+    counts: list[int] = devices.engine_of(device).count_live(mask_table(masks), COLUMN["mask"])
+    return counts
+
+
+def mask_table(masks: Sequence[Mask]) -> array[int]:
+    """A table that holds masks only."""
+    table = array("Q", bytes(8 * WIDTH * len(masks)))
+    for row, mask in enumerate(masks):
+        table[row * WIDTH + COLUMN["mask"]] = mask.pointer
+        table[row * WIDTH + COLUMN["numel"]] = mask.numel
+        table[row * WIDTH + COLUMN["rows"]] = 1
+        table[row * WIDTH + COLUMN["inputs"]] = mask.numel
+        table[row * WIDTH + COLUMN["inner"]] = 1
+        table[row * WIDTH + COLUMN["row_stride"]] = mask.numel
+        table[row * WIDTH + COLUMN["input_stride"]] = 1
+    return table
+
+
+def _pack(keep: Any) -> Any:
+    """int64 words of a contiguous bool tensor, where it is."""
+    import torch
+
+    numel = keep.numel()
+    octets = torch.zeros(8 * words_for(numel), 8, dtype=torch.uint8, device=keep.device)
+    octets.view(-1)[:numel] = keep.reshape(-1)
+    octets <<= torch.arange(8, dtype=torch.uint8, device=keep.device)
+    return octets.sum(dim=1, dtype=torch.uint8).view(torch.int64)
+
+
+def _unpack(words: Any, numel: int) -> Any:
+    """A flat bool tensor of the first `numel` bits, where the words are."""
+    import torch
+
+    bits = torch.arange(8, dtype=torch.uint8, device=words.device)
+    return ((words.view(torch.uint8)[:, None] >> bits) & 1).reshape(-1)[:numel].bool()

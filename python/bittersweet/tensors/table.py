@@ -1,0 +1,305 @@
+"""`ScoreInputs` and the packed table of pointers that crosses into the compiled module."""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
+from ..options.scorers import ScorerCall
+from . import devices
+from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
+from .masks import COLUMN, WIDTH, Mask
+from .threads import follow_torch
+
+ROLES = {"weight": 1, "exp_avg": 2, "exp_avg_sq": 4, "max_exp_avg_sq": 8, "grad": 16}
+_ELEMENTWISE = ("weight", "exp_avg", "exp_avg_sq", "grad", "scores", "max_exp_avg_sq")
+_ONE = 0x3F800000  # the bits of 1.0f
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ScoreInputs:
+    """One weight tensor and what a scorer may read beside it. All is borrowed for the length of a call.
+
+    Arrays are torch tensors on the CPU or on one CUDA device, or, on the CPU, NumPy arrays or objects with
+    DLPack or the buffer protocol; float32, float16 or bfloat16 in any mixture, all from one framework and
+    device. Element i of each belongs to element i of the weight by logical row-major index, whatever the
+    strides.
+
+    Args:
+        weight: The weight, of any shape.
+        exp_avg: Adam's m, of the weight's shape.
+        exp_avg_sq: Adam's v, of the weight's shape.
+        grad: Gradient, of the weight's shape.
+        input_norm: WANDA's norm per input feature, one dimension, as long as the weight's input axis.
+        scores: Scores that the caller computed (scorer ``"identity"``), or what a `MovementTracker` summed
+            (``"movement"``), of the weight's shape.
+        mask: Current mask, True = keep: a bool array of the weight's shape, or a `Mask`. None: everything is
+            live.
+        modifier: Multiplies every score of this tensor; finite, not negative. None: 1, and an error for the
+            scorers that have a memory (bitter10, bitter10s, bitter10c).
+        in_dim: Which axis is the input. None: 1 for two or more dimensions (Linear, Conv); 0 for transposed
+            weights (transformers' Conv1D, ConvTranspose).
+        step: Adam's step count t, from 1; a number or a tensor of one element.
+        name: Name in messages and events. None: ``"tensor<position>"``.
+        betas: Adam's betas.
+        max_exp_avg_sq: AMSGrad's buffer, of the weight's shape; never scored, masked on request.
+    """
+
+    weight: Any
+    exp_avg: Any = None
+    exp_avg_sq: Any = None
+    grad: Any = None
+    input_norm: Any = None
+    scores: Any = None
+    mask: Any = None
+    modifier: float | None = None
+    in_dim: int | None = None
+    step: Any = None
+    name: str | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_exp_avg_sq: Any = None
+
+    def __repr__(self) -> str:
+        names = [field.name for field in fields(self) if field.name != "name"]
+        given = ", ".join(name for name in names if getattr(self, name) is not None)
+        return f"ScoreInputs({self.name!r}, shape={tuple(self.weight.shape)}, given: {given})"
+
+
+class Table:
+    """A checked list of `ScoreInputs` as one row of integers per tensor.
+
+    Construction raises the error that fits before anything is copied; then the arrays that the call uses and
+    that are not row-major are re-laid (`copied_bytes`).
+    """
+
+    def __init__(
+        self, items: Sequence[ScoreInputs], scorer: ScorerCall | None = None, writes: Sequence[str] = ()
+    ) -> None:
+        follow_torch()
+        self.names = [f"tensor{i}" if item.name is None else str(item.name) for i, item in enumerate(items)]
+        if len(set(self.names)) != len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise ArgumentError(f"name: '{twice}' is given to two tensors; names must differ")
+        self.writes = tuple(writes)
+        reads = frozenset() if scorer is None else scorer.reads
+        used = reads | set(self.writes)
+        looked_at = used | {"weight"}
+        self.views = [
+            self._inspect(item, name, scorer, looked_at) for item, name in zip(items, self.names, strict=True)
+        ]
+        self._check_framework()
+        self.framework = self.views[0]["weight"].framework if self.views else "numpy"
+        self.device = self.views[0]["weight"].device if self.views else devices.HOST
+        self.shapes = [views["weight"].shape for views in self.views]
+        self.numels = [views["weight"].numel for views in self.views]
+        if self.writes:
+            require_disjoint(self._written(), "Each array that is written must have memory of its own")
+        geometries = [
+            _geometry(s, i.in_dim, n) for s, i, n in zip(self.shapes, items, self.names, strict=True)
+        ]
+        for views, geometry, name in zip(self.views, geometries, self.names, strict=True):
+            _check_input_norm(views, geometry[1], name)
+        needs_step = bool(reads & {"step", "bias_correction1"})
+        if "modifier" in reads and scorer is not None:
+            _require_modifiers(items, self.names, scorer.name)
+        scalars = [_scalars(item, name, needs_step) for item, name in zip(items, self.names, strict=True)]
+        self.current = [
+            None if item.mask is None else as_mask(item.mask, s, n)
+            for item, s, n in zip(items, self.shapes, self.names, strict=True)
+        ]
+        stream = devices.stream_of(self.device)
+        for mask, name in zip(self.current, self.names, strict=True):
+            if mask is not None:
+                mask.require_on(self.device, name, stream)
+
+        packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
+        self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
+        self.data = array("Q", bytes(8 * WIDTH * len(items)))
+        for row, views in enumerate(self.views):
+            start = row * WIDTH
+            for argument in used & views.keys():
+                view = views[argument]
+                if not view.row_major:
+                    self.copied_bytes += view.relay()
+                column = start + COLUMN[argument]
+                self.data[column] = view.pointer
+                self.data[column + 1] = view.dtype  # the contract puts each dtype beside its pointer
+            column = start + COLUMN["numel"]
+            modifier, correction = scalars[row]
+            tail = (self.numels[row], *geometries[row], modifier, correction, sum(self.shapes[row]))
+            self.data[column : column + len(tail)] = array("Q", tail)
+            current = self.current[row]
+            if current is not None:
+                self.data[start + COLUMN["mask"]] = current.pointer
+
+    @property
+    def engine(self) -> Any:
+        """The engine for this memory; its verbs take `data`."""
+        return devices.engine_of(self.device)
+
+    @property
+    def total(self) -> int:
+        return sum(self.numels)
+
+    def attach(self, masks: Sequence[Mask]) -> None:
+        """Puts masks where make_masks writes and apply_masks reads; keeps their memory alive."""
+        self.attached = list(masks)
+        stream = devices.stream_of(self.device)
+        for mask, name in zip(masks, self.names, strict=True):
+            mask.require_on(self.device, name, stream)
+        for row, mask in enumerate(masks):
+            self.data[row * WIDTH + COLUMN["new_mask"]] = mask.pointer
+
+    def write_back(self) -> None:
+        """After the engine wrote the arrays of `writes`: see `arrays.write_back`."""
+        write_back(view for _, view in self._written())
+
+    def has_dtype(self, argument: str, dtype: int) -> bool:
+        return any(argument in views and views[argument].dtype == dtype for views in self.views)
+
+    def _written(self) -> Iterator[tuple[str, View]]:
+        for name, views in zip(self.names, self.views, strict=True):
+            for argument in self.writes:
+                if argument in views:
+                    yield f"{argument} of '{name}'", views[argument]
+
+    def _inspect(
+        self, item: ScoreInputs, name: str, scorer: ScorerCall | None, looked_at: frozenset[str]
+    ) -> dict[str, View]:
+        """The weight and the arrays that the call reads or writes; of others only the shape is looked at."""
+        views: dict[str, View] = {}
+        for argument in (*_ELEMENTWISE, "input_norm"):
+            value = getattr(item, argument)
+            if value is None:
+                if scorer is not None and argument in scorer.reads:
+                    raise MissingStateError(
+                        f"{argument} of '{name}' is missing, and scorer '{scorer.name}' reads it. Pass it "
+                        "(for optimizer state: after the first optimizer step), or choose a scorer that "
+                        "does without"
+                    )
+                continue
+            if argument in looked_at:
+                view = views[argument] = inspect(value, argument, name)
+                shape: Any = view.shape
+                if self.writes and argument in self.writes:
+                    require_writable(view, argument, name)
+            else:
+                shape = getattr(value, "shape", None)
+            if argument != "input_norm" and shape is not None and shape != views["weight"].shape:
+                raise ShapeError(
+                    f"{argument} of '{name}' has shape {tuple(shape)} and its weight "
+                    f"{views['weight'].shape}; they must be equal"
+                )
+        return views
+
+    def _check_framework(self) -> None:
+        first: tuple[View, str, str] | None = None
+        for name, views in zip(self.names, self.views, strict=True):
+            for argument, view in views.items():
+                if first is None:
+                    first = (view, argument, name)
+                elif view.framework != first[0].framework:
+                    raise DeviceError(
+                        f"{argument} of '{name}' is a {view.framework} array and {first[1]} of '{first[2]}' "
+                        f"a {first[0].framework} one; give all inputs of one call in one framework"
+                    )
+                elif view.device != first[0].device:
+                    raise DeviceError(
+                        f"{argument} of '{name}' is on {devices.name_of(view.device)} and {first[1]} of "
+                        f"'{first[2]}' on {devices.name_of(first[0].device)}; give all inputs of one call on "
+                        "one device"
+                    )
+
+
+def as_items(inputs: ScoreInputs | Sequence[ScoreInputs]) -> tuple[bool, list[ScoreInputs]]:
+    """Whether a bare ScoreInputs was given, and the list."""
+    if isinstance(inputs, ScoreInputs):
+        return True, [inputs]
+    items = list(inputs) if isinstance(inputs, Sequence) else [inputs]
+    for item in items:
+        if not isinstance(item, ScoreInputs):
+            raise ArgumentError(
+                f"inputs: found {type(item).__name__}; accepted: a ScoreInputs or a list of them. Wrap each "
+                "weight: ScoreInputs(weight, ...)"
+            )
+    return False, items
+
+
+def _geometry(shape: tuple[int, ...], in_dim: int | None, name: str) -> tuple[int, int, int, int, int]:
+    """(rows, inputs, inner, row_stride, input_stride) of a row-major array; see `ScoreInputs.in_dim`."""
+    if in_dim is not None and not 0 <= in_dim < max(len(shape), 1):
+        raise ArgumentError(
+            f"in_dim: {in_dim} for '{name}' of shape {shape}; accepted: 0 to {max(len(shape), 1) - 1}"
+        )
+    if len(shape) < 2:
+        numel = math.prod(shape)
+        return 1, numel, 1, numel, 1
+    if in_dim == 0:
+        inner = math.prod(shape[2:])
+        return shape[1], shape[0], inner, inner, shape[1] * inner
+    axis = 1 if in_dim is None else in_dim
+    inputs, inner = shape[axis], math.prod(shape[axis + 1 :])
+    return math.prod(shape[:axis]), inputs, inner, inputs * inner, inner
+
+
+def _check_input_norm(views: dict[str, View], inputs: int, name: str) -> None:
+    norm = views.get("input_norm")
+    if norm is None:
+        return
+    if norm.shape != (inputs,):
+        raise ShapeError(
+            f"input_norm of '{name}' has shape {tuple(norm.shape)}; accepted: ({inputs},), one norm per "
+            "input feature"
+        )
+    if norm.dtype != FLOAT32:
+        widened = norm.source.float() if norm.framework == "torch" else norm.source.astype("float32")
+        views["input_norm"] = inspect(widened, "input_norm", name)
+
+
+def _scalars(item: ScoreInputs, name: str, needs_step: bool) -> tuple[int, int]:
+    """The bits of modifier and bias_correction1."""
+    modifier = 1.0 if item.modifier is None else float(item.modifier)
+    if not (math.isfinite(modifier) and modifier >= 0.0):
+        raise ArgumentError(f"modifier of '{name}': {modifier}; accepted: a finite number from 0")
+    correction = 1.0
+    if needs_step:
+        if item.step is None:
+            raise MissingStateError(
+                f"step of '{name}' is missing, and the scorer corrects the bias of exp_avg by it. Pass "
+                "Adam's step count"
+            )
+        step, beta1 = float(item.step), float(item.betas[0])
+        if not step >= 1.0:
+            raise ArgumentError(f"step of '{name}': {step}; accepted: a count from 1")
+        if not 0.0 <= beta1 < 1.0:
+            raise ArgumentError(f"betas of '{name}': beta1 is {beta1}; accepted: 0 <= beta1 < 1")
+        correction = 1.0 - beta1**step
+    return _float_bits(modifier), _float_bits(correction)
+
+
+def _require_modifiers(items: Sequence[ScoreInputs], names: Sequence[str], scorer: str) -> None:
+    for item, name in zip(items, names, strict=True):
+        if item.modifier is None:
+            raise MissingStateError(
+                f"modifier of '{name}' is missing, and scorer '{scorer}' multiplies by it. Pass what its "
+                "tracker's modifiers() returns, or use the scorer in a Pruner"
+            )
+
+
+def _float_bits(value: float) -> int:
+    return _ONE if value == 1.0 else int.from_bytes(struct.pack("<f", value), "little")
+
+
+def as_mask(value: Any, shape: tuple[int, ...], name: str) -> Mask:
+    """A `Mask`, or a bool array packed into one, checked against the shape of its weight."""
+    mask = value if isinstance(value, Mask) else Mask.from_bool(value, name)
+    if mask.shape != shape:
+        raise ShapeError(
+            f"mask of '{name}' has shape {mask.shape} and its weight {shape}; they must be equal"
+        )
+    return mask

@@ -1,0 +1,34 @@
+"""How many threads the engine takes beside torch: as many as the process may use, never more than torch does.
+
+A number that the user set (`set_num_threads`, BITTERSWEET_NUM_THREADS) stands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .. import _core
+
+_chosen = "BITTERSWEET_NUM_THREADS" in os.environ
+_followed = 0
+
+
+def choose(count: int) -> None:
+    """The user's number, from now on."""
+    global _chosen
+    _chosen = True
+    _core.set_num_threads(count)
+
+
+def follow_torch() -> None:
+    """Before a call: takes over torch's number of threads if it changed since the last look."""
+    global _followed
+    torch = sys.modules.get("torch")
+    if _chosen or torch is None or not hasattr(torch, "get_num_threads"):
+        return
+    count = torch.get_num_threads()
+    if count != _followed:
+        _core.set_num_threads(0)  # back to what the process may use
+        _core.set_num_threads(min(count, _core.get_num_threads()))
+        _followed = count

@@ -1,0 +1,222 @@
+"""What all trackers share: names, tensors, the step they have seen, and the saved form."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import _core
+from ..errors import ArgumentError, MissingStateError
+from ..model.compilation import outside_of_compilation
+from ..model.optimizer_state import innermost
+from ..options.scorers import Scorer
+from .feeding import Feed, Source, packed
+from .state import Layout, Restored, pack, validate
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import PlanEntry
+    from ..tensors.masks import Mask
+
+__all__ = ["ModifierTracker", "Tracker"]
+
+
+class Tracker(ABC):
+    """What all trackers share.
+
+    Args:
+        parameters: A model: what `find_targets` chooses by `targets` and `ignore`, looked up by name on every
+            call. Or named parameters: a mapping, or pairs as ``named_parameters()`` gives them.
+        optimizer: The torch optimizer that trains them.
+
+    Attributes:
+        names: The tracked parameters; tied ones count once, under their first name.
+        milliseconds: What the last update took.
+
+    Raises:
+        ArgumentError: Nothing to track, or a bad option.
+    """
+
+    scorer: ClassVar[type[Scorer]]
+    needed: ClassVar[int]
+    """Updates before the first answer."""
+
+    follows_step: ClassVar[bool] = True
+    """Whether updates come after ``optimizer.step()``; False: before it, by a hook."""
+
+    roles: ClassVar[tuple[str, ...]]
+    """What an update reads of each parameter."""
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        targets: Any = None,
+        ignore: Any = None,
+        _entries: Sequence[PlanEntry] | None = None,
+    ) -> None:
+        self._source = Source(parameters, innermost(optimizer), _entries, targets, ignore)
+        self._entries = self._source.entries
+        self.names = tuple(entry.name for entry in self._entries)
+        self.milliseconds = 0.0
+        self._feed = Feed(self._source, self.roles)
+        self._kept: list[dict[str, torch.Tensor]] = [{} for _ in self._entries]
+        self._counts: dict[str, int] = {}
+        self._step: int | None = None
+        self._memory = array("Q")
+        self._generation = -1
+        self._eagerly = outside_of_compilation()
+
+    def update(self, step: int | None = None, masks: Any = None) -> None:
+        """Observes one step of training: call it after ``optimizer.step()``, before masks are applied.
+
+        A parameter without optimizer state yet is passed over. Do not call it after a step that the optimizer
+        skipped, nor between the backward passes of an accumulated gradient.
+
+        Args:
+            step: The number of the step. A second call with the number of the last one changes nothing; None
+                always counts.
+            masks: What is dead now: `Pruner.masks`, or a mapping of names to `Mask` or bool arrays. Dead
+                weights take no part. None: everything is live.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: For what the CPU engine cannot
+                read; nothing has been changed.
+        """
+        self._eagerly(self.observe, step, packed(masks, self._entries))
+
+    def observe(self, step: int | None, masks: Mapping[str, Mask]) -> None:
+        """`update` with packed masks by name, in a mapping that is not changed afterwards."""
+        if step is not None and step == self._step:
+            return
+        started = time.perf_counter()
+        self._observe(masks)
+        self._step = step
+        self.milliseconds = 1e3 * (time.perf_counter() - started)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the tracker keeps."""
+        return sum(tensor.nbytes for kept in self._kept for tensor in kept.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, for ``torch.load(weights_only=True)``: plain values, and copies of
+        tensors by parameter name."""
+        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a saved state; names may have the prefixes of torch.compile and DDP.
+
+        Raises:
+            CheckpointError: Naming what does not fit. Nothing has been changed.
+        """
+        self.adopt(self.checked(state))
+
+    def checked(self, state: Mapping[str, Any]) -> Restored:
+        """The saved state, if it fits; see `load_state_dict`."""
+        layouts = [self._layout(entry) for entry in self._entries]
+        return validate(state, self.scorer.name, self._entries, layouts, self._counts)
+
+    def adopt(self, restored: Restored) -> None:
+        """Takes over what `checked` returned."""
+        self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
+        self._generation = -1
+
+    def detach(self) -> None:  # noqa: B027  (most have none)
+        """Removes hooks, where there are any."""
+
+    @abstractmethod
+    def answers(self) -> dict[str, Any]:
+        """By name, what the scorer takes from here, or the MissingStateError that says why it cannot."""
+
+    def _known(self, missing: str) -> dict[str, Any]:
+        if missing not in ("error", "skip"):
+            raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
+        found = self.answers()
+        for value in found.values():
+            if missing == "error" and isinstance(value, MissingStateError):
+                raise value
+        return {name: value for name, value in found.items() if not isinstance(value, MissingStateError)}
+
+    def _ready(self, masks: Mapping[str, Mask]) -> bool:
+        """Looks at the tensors and at what is kept of them; False if no parameter can be read."""
+        self._feed.refresh(masks)
+        if self._generation != self._feed.generation:
+            present = self._feed.present or ()
+            for i in present:
+                if not self._kept[i]:
+                    self._kept[i] = self._created(i)
+            self._memory = array("Q", [word for i in present for word in self._words(self._kept[i])])
+            self._generation = self._feed.generation
+        return bool(self._feed.names)
+
+    def _missing(self, i: int, updates: int, why: str) -> MissingStateError:
+        if updates < self.needed:
+            why = f"it has had {updates} of the {self.needed} updates that come before the first use"
+        return MissingStateError(
+            f"parameter '{self.names[i]}' has no history that {self.scorer.name} could use: {why}. Let it "
+            "train for more steps first, exclude it with ignore, or leave it dense with missing='skip'"
+        )
+
+    def _created(self, i: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        layout = self._layout(self._entries[i])
+        return {
+            key: torch.zeros(count, dtype=getattr(torch, dtype)) for key, (dtype, count) in layout.items()
+        }
+
+    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
+        """What the compiled module is told of one parameter's memory."""
+        return [tensor.data_ptr() for tensor in kept.values()]
+
+    @abstractmethod
+    def _layout(self, entry: PlanEntry) -> Layout:
+        """What is kept of one parameter."""
+
+    @abstractmethod
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        """Takes in one step of training."""
+
+
+class ModifierTracker(Tracker):
+    """A tracker whose answer is one number a tensor, from its running averages (``scalars``)."""
+
+    _factors: ClassVar[dict[str, int]] = {"flip": 2, "direction": 4, "jitter": 6}
+    """Where the C++ struct `Coherence` has the weight of each average, 0 as long as it saw nothing."""
+
+    def modifiers(self, missing: str = "error") -> dict[str, float]:
+        """The modifier of every tensor's scores now, by name, for ``ScoreInputs(modifier=...)``.
+
+        Args:
+            missing: A tensor without history is an ``"error"``, or is left out (``"skip"``).
+
+        Raises:
+            MissingStateError: Naming the tensor, and what it lacks.
+            ShapeError, DTypeError, DeviceError, LayoutError: See `update`, where tensors are looked at.
+        """
+        return self._known(missing)
+
+    def _scalars_layout(self) -> Layout:
+        return {"scalars": ("float64", _core.COHERENCE_WIDTH)}
+
+    def _judge(
+        self, rows: Mapping[int, torch.Tensor], values: Sequence[float], factors: Sequence[str]
+    ) -> Any:
+        """`answers` from the scalars of some parameters and the modifiers that they give."""
+        found: dict[str, Any] = {}
+        given = dict(zip(rows, values, strict=True))
+        for i, name in enumerate(self.names):
+            row = rows[i].tolist() if i in rows else [0.0] * _core.COHERENCE_WIDTH
+            unseen = [factor for factor in factors if row[self._factors[factor]] == 0.0]
+            if row[0] < self.needed or unseen:
+                why = f"in {row[0]:.0f} updates, {', '.join(unseen)} had no meaning (nothing live that moved)"
+                found[name] = self._missing(i, int(row[0]), why)
+            else:
+                found[name] = given[i]
+        return found

@@ -1,0 +1,167 @@
+"""Scorers with a memory: what training did to each tensor, observed once a step and kept by parameter name.
+
+`CoherenceTracker` is bitter10's, `SketchTracker` bitter10s's. (`SnapshotTracker`, of bitter10c, and
+`MovementTracker` have files of their own.) A `Pruner` with such a scorer feeds its own. Alone, call `update`
+once after every ``optimizer.step()`` and put `modifiers` into `ScoreInputs`. Weights, gradients and optimizer
+state are never written. The same training gives the same bits for any number of threads and instruction set,
+and a run resumed from `state_dict` those of one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from ..options.scorers import Bitter10, Bitter10s, check_seed
+from ..tensors.masks import WIDTH
+from .base import ModifierTracker
+from .feeding import Feed
+from .state import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import PlanEntry
+    from ..tensors.masks import Mask
+
+__all__ = ["CoherenceTracker", "SketchTracker"]
+
+
+class CoherenceTracker(ModifierTracker):
+    """bitter10: how steadily each tensor moves. Keeps two float32 copies of every tracked parameter.
+
+    An update reads the weights and these copies. The first remembers the weights, the second sees a step, the
+    third compares two. What has no meaning in a step (nothing moved, nothing is live, a number is not finite)
+    leaves its average as it was. Retention alone is no average: `modifiers` reads it off `exp_avg` and the
+    remembered weights, so what was dead at the last update takes no part; it is 0 where it has no meaning.
+    In float16 and bfloat16 weights most steps are below the rounding: keep float32 weights for this tracker.
+
+    Args:
+        parameters, optimizer, targets, ignore: See `update` and `find_targets`. A model, or named parameters
+            (a mapping or pairs); the optimizer keeps `exp_avg`.
+        alpha, a, b, c, d, floor, decay: See `Bitter10`.
+    """
+
+    scorer = Bitter10
+    needed = 3
+    roles = ("weight", "exp_avg")
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float = 1.0,
+        a: float = 1.0,
+        b: float = 1.0,
+        c: float = 1.0,
+        d: float = 1.0,
+        floor: float = 0.05,
+        decay: float = 0.9,
+        **choice: Any,
+    ) -> None:
+        self._parameters = Bitter10(alpha=alpha, a=a, b=b, c=c, d=d, floor=floor, decay=decay)
+        super().__init__(parameters, optimizer, **choice)
+        self._feed = Feed(self._source, ("weight",))
+        self._momentum = Feed(self._source, ("exp_avg",))
+
+    def answers(self) -> dict[str, Any]:
+        c = self._parameters.c
+        return _answers(self, self._parameters, c, self._retention() if c else None)
+
+    def _retention(self) -> dict[int, float]:
+        """Of those with a history and, now, an `exp_avg`, by position."""
+        self._momentum.refresh({})
+        rows = {i: row for row, i in enumerate(self._momentum.present or ()) if self._kept[i]}
+        table = array("Q")
+        for row in rows.values():
+            table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
+        memory = array("Q", [self._kept[i]["previous"].data_ptr() for i in rows])
+        found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
+        return dict(zip(rows, found, strict=True))
+
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        if self._ready(masks):
+            _core.track_coherence(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+
+    def _layout(self, entry: PlanEntry) -> Layout:
+        copy = ("float32", entry.numel)
+        return {"previous": copy, "average": copy, **self._scalars_layout()}
+
+
+class SketchTracker(ModifierTracker):
+    """bitter10s: `CoherenceTracker` from 64 places of `exp_avg` and `exp_avg_sq`; 824 bytes a parameter.
+
+    The first update remembers `exp_avg`, the second compares. The places are 8 runs of 8 neighbours (one
+    cache line serves eight), one run in each of 8 equal stretches of a tensor, drawn by Philox4x32-10 from
+    `seed` and the parameter's name. With most weights dead few of them are live, and averages are noisier.
+
+    Args:
+        parameters, optimizer, targets, ignore: As of `CoherenceTracker`; the optimizer keeps both moments.
+        alpha, a, b, d, floor, decay, seed: See `Bitter10s`.
+    """
+
+    scorer = Bitter10s
+    needed = 2
+    roles = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float = 1.0,
+        a: float = 1.0,
+        b: float = 1.0,
+        d: float = 1.0,
+        floor: float = 0.05,
+        decay: float = 0.9,
+        seed: int = 0,
+        **choice: Any,
+    ) -> None:
+        self._parameters = Bitter10s(alpha=alpha, a=a, b=b, d=d, floor=floor, decay=decay)
+        self._seed = check_seed(seed)
+        super().__init__(parameters, optimizer, **choice)
+
+    def answers(self) -> dict[str, Any]:
+        return _answers(self, self._parameters, 0.0, None)
+
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        if self._ready(masks):
+            _core.track_sketch(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+
+    def _layout(self, entry: PlanEntry) -> Layout:
+        count = min(_core.SKETCH_PLACES, entry.numel)
+        return {"positions": ("int64", count), "previous": ("float32", count), **self._scalars_layout()}
+
+    def _created(self, i: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        kept = super()._created(i)
+        entry = self._entries[i]
+        places = _core.sketch_positions(entry.name, entry.numel, self._seed)
+        kept["positions"] = torch.tensor(places, dtype=torch.int64)
+        return kept
+
+    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
+        positions, *others = super()._words(kept)
+        return [positions, kept["positions"].numel(), *others]
+
+
+def _answers(
+    tracker: ModifierTracker, p: Bitter10 | Bitter10s, c: float, retention: Mapping[int, float] | None
+) -> dict[str, Any]:
+    rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
+    a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
+    addresses = array("Q", [row.data_ptr() for row in rows.values()])
+    retained = [(retention or {}).get(i, 0.0) for i in rows]
+    values = _core.coherence_modifiers(addresses, retained, p.alpha, a, b, c, p.d, p.floor)
+    used = {"flip": a, "direction": b, "jitter": p.d}
+    answers: dict[str, Any] = tracker._judge(rows, values, [name for name, weight in used.items() if weight])
+    for i, row in rows.items():
+        if retention is not None and i not in retention:
+            why = "the optimizer keeps no exp_avg for it now"
+            answers[tracker.names[i]] = tracker._missing(i, int(row[0]), why)
+    return answers

@@ -1,0 +1,186 @@
+"""`SnapshotTracker`: bitter10c's memory, the weights as they were some steps ago."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from ..options.scorers import Bitter10c
+from ..tensors.masks import Mask, words_for
+from .base import ModifierTracker
+from .state import Layout, Restored
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import PlanEntry
+
+__all__ = ["SnapshotTracker"]
+
+
+class SnapshotTracker(ModifierTracker):
+    """bitter10c: whether each tensor still moves as it has since a snapshot. Keeps one float32 copy.
+
+    The first update takes the snapshot, and every `every`-th after it takes the next one, after comparing
+    with the old; other updates only count. `modifiers` compares the weights of now with the snapshot; at the
+    step of a new snapshot it gives what was found just before. Weights that were dead at any update since the
+    snapshot take no part: a masking step must not look like a movement.
+
+    Args:
+        parameters, optimizer, targets, ignore: As of `CoherenceTracker`; the optimizer keeps both moments.
+        every: Steps from one snapshot to the next.
+        floor: See `Bitter10c`.
+        path: A file for the snapshot instead of memory: all parameters as float32, one after the other in
+            the order of `names`. It is written beside and renamed, so that it is always whole, and read
+            through a memory map. `state_dict` holds a copy all the same.
+    """
+
+    scorer = Bitter10c
+    needed = 2
+    roles = ("weight", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = 100,
+        floor: float = 0.05,
+        path: str | os.PathLike[str] | None = None,
+        **choice: Any,
+    ) -> None:
+        path = None if path is None else os.fspath(path)
+        self._parameters = Bitter10c(every=every, floor=floor, path=path)
+        super().__init__(parameters, optimizer, **choice)
+        self._counts = {"updates": 0, "age": 0}
+        self._masks: Mapping[str, Mask] = {}
+        self._alive: dict[str, Mask] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory kept. With `path` the snapshot is not among them; see `file_bytes`."""
+        return super().nbytes - self.file_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the snapshot in the file; 0 without one."""
+        if self._parameters.path is None:
+            return 0
+        return sum(kept["snapshot"].nbytes for kept in self._kept if kept)
+
+    def answers(self) -> dict[str, Any]:
+        rows = {i: kept["scalars"].clone() for i, kept in enumerate(self._kept) if kept}
+        if self._counts["age"]:
+            self._compare(rows)
+        for row in rows.values():
+            row[0] = self._counts["updates"]
+        addresses = array("Q", [row.data_ptr() for row in rows.values()])
+        values = _core.snapshot_modifiers(addresses, self._parameters.floor)
+        answers: dict[str, Any] = self._judge(rows, values, ("direction", "jitter"))
+        return answers
+
+    def adopt(self, restored: Restored) -> None:
+        snapshots = [kept["snapshot"] for kept in restored.tensors if kept]
+        if self._parameters.path is not None and len(snapshots) == len(self._entries):
+            for kept, mapped in zip(restored.tensors, self._on_file(snapshots), strict=True):
+                kept["snapshot"] = mapped
+        super().adopt(restored)
+        self._alive = self._views()
+
+    def _observe(self, masks: Mapping[str, Mask]) -> None:
+        age = self._counts["age"] + 1
+        if self._counts["updates"] == 0:
+            self._take(masks)
+            age = 0
+        else:
+            self._exclude(masks)
+            if age >= self._parameters.every:
+                self._compare({i: kept["scalars"] for i, kept in enumerate(self._kept)})
+                self._take(masks)
+                age = 0
+        self._counts = {"updates": self._counts["updates"] + 1, "age": age}
+
+    def _exclude(self, masks: Mapping[str, Mask]) -> None:
+        """Takes what is dead now out of the comparison, until the next snapshot."""
+        if masks is not self._masks:
+            for name, alive in self._alive.items():
+                if (mask := masks.get(name)) is not None:
+                    np.bitwise_and(alive.words, mask.words, out=alive.words)
+        self._masks = masks
+
+    def _compare(self, rows: Mapping[int, torch.Tensor]) -> None:
+        """Brings the scalars of `rows` up to now, where the optimizer has a state."""
+        self._feed.refresh(self._alive)
+        if present := self._feed.present:
+            pairs = [(self._kept[i]["snapshot"].data_ptr(), rows[i].data_ptr()) for i in present]
+            memory = array("Q", [address for pair in pairs for address in pair])
+            _core.compare_snapshot(self._feed.data, self._feed.names, memory)
+
+    def _take(self, masks: Mapping[str, Mask]) -> None:
+        now = [parameter.detach().reshape(-1) for parameter in self._source.parameters()]
+        snapshots = self._in_memory(now) if self._parameters.path is None else self._on_file(now)
+        for i, entry in enumerate(self._entries):
+            kept = self._kept[i] or self._created(i)
+            self._kept[i] = {**kept, "snapshot": snapshots[i]}
+            alive = kept["alive"].numpy().view(np.uint64)
+            mask = masks.get(entry.name)
+            alive[:] = ~np.uint64(0) if mask is None else mask.words
+            if entry.numel % 64 and mask is None:
+                alive[-1] >>= np.uint64(64 - entry.numel % 64)
+        self._alive, self._masks = self._views(), masks
+
+    def _in_memory(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
+        import torch
+
+        former = [kept.get("snapshot") for kept in self._kept]
+        return [
+            torch.empty(tensor.numel()).copy_(tensor) if old is None else old.copy_(tensor)
+            for tensor, old in zip(now, former, strict=True)
+        ]
+
+    def _on_file(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Writes the file anew and maps it; what was mapped before stays valid until it is let go."""
+        import torch
+
+        path = self._parameters.path
+        assert path is not None
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
+            try:
+                for tensor in now:
+                    tensor.float().numpy().tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        sizes = [tensor.numel() for tensor in now]
+        whole = np.memmap(path, np.float32, mode="c") if any(sizes) else np.empty(0, np.float32)
+        return [torch.from_numpy(part) for part in np.split(whole, np.cumsum(sizes)[:-1])]
+
+    def _views(self) -> dict[str, Mask]:
+        return {
+            entry.name: Mask(kept["alive"].numpy().view(np.uint64), entry.shape, entry.name)
+            for entry, kept in zip(self._entries, self._kept, strict=True)
+            if kept
+        }
+
+    def _created(self, i: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        words = torch.zeros(words_for(self._entries[i].numel), dtype=torch.int64)
+        return {"alive": words, "scalars": torch.zeros(_core.COHERENCE_WIDTH, dtype=torch.float64)}
+
+    def _layout(self, entry: PlanEntry) -> Layout:
+        words = ("int64", words_for(entry.numel))
+        return {
+            "alive": words,
+            "scalars": self._scalars_layout()["scalars"],
+            "snapshot": ("float32", entry.numel),
+        }

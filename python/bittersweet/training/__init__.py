@@ -1,0 +1,1 @@
+"""The pruner in a training loop: settings, holding, checkpoints, reports."""

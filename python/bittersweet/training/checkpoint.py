@@ -1,0 +1,183 @@
+"""The saved form of a `Pruner`: plain values and tensors that ``torch.load(weights_only=True)`` accepts.
+
+::
+
+    {"format": "bittersweet.pruner", "version": 1,
+     "config":  {...},                      scorer, selector, scope, schedule ... as plain values
+     "step":    int,                        calls of step() so far
+     "fired":   int,                        due steps up to here have been served
+     "shapes":  {name: [int, ...]},         one per pruned parameter
+     "masks":   {name: int64 tensor},       ceil(numel / 64) words of keep bits, lowest bit first, tail bits 0
+     "history": [{...}, ...],               the mask events so far
+     "tracker": {...}}                      of scorers with a memory only: see `_tracker_state`
+
+Nothing in it refers to optimizer state, so it may be saved and loaded before or after the model and the
+optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, CheckpointError
+from ..model.names import match_names
+from ..select.events import MaskEvent, MaskHistory
+
+if TYPE_CHECKING:
+    from ..model.targets import PlanEntry
+
+__all__ = ["FORMAT", "VERSION", "Restored", "Words", "pack", "validate"]
+
+Words = npt.NDArray[np.uint64]
+
+FORMAT = "bittersweet.pruner"
+VERSION = 1
+_KEYS = ("config", "step", "fired", "shapes", "masks", "history")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A state that fits: masks under this model's own names."""
+
+    step: int
+    fired: int
+    masks: dict[str, Words]
+    history: MaskHistory
+
+
+def pack(
+    config: Mapping[str, Any],
+    targets: Sequence[PlanEntry],
+    step: int,
+    fired: int,
+    masks: Mapping[str, Words],
+    history: list[dict[str, Any]],
+    tracker: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The saved form. Masks are copied; nothing in it changes when training goes on."""
+    import torch
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": _plain(config),
+        "step": step,
+        "fired": fired,
+        "shapes": {entry.name: list(entry.shape) for entry in targets},
+        "masks": {name: torch.from_numpy(words.view(np.int64).copy()) for name, words in masks.items()},
+        "history": _plain(history),
+        **({} if tracker is None else {"tracker": tracker}),
+    }
+
+
+def validate(
+    state: Mapping[str, Any], config: Mapping[str, Any], targets: Sequence[PlanEntry], strict: bool = True
+) -> Restored:
+    """Checks a saved state against this configuration and these targets.
+
+    Names are matched with the prefixes of torch.compile (``_orig_mod.``) and DDP (``module.``) taken off on
+    both sides where they differ. With `strict` False, a differing configuration is accepted; names, shapes
+    and masks never are.
+
+    Raises:
+        CheckpointError: Naming what differs. Nothing has been changed.
+    """
+    _check_format(state)
+    if strict:
+        _check_config(state["config"], _plain(config))
+    own = {entry.name: entry for entry in targets}
+    names = match_names(list(state["shapes"]), targets)
+    for saved, name in names.items():
+        if tuple(state["shapes"][saved]) != own[name].shape:
+            raise CheckpointError(
+                f"parameter '{name}': the saved state has shape {tuple(state['shapes'][saved])}, the model "
+                f"{own[name].shape}. Load it into the model it was saved from"
+            )
+    unknown = [saved for saved in state["masks"] if saved not in names]
+    if unknown:
+        raise CheckpointError(
+            f"the saved state has a mask for '{unknown[0]}' but no shape; the file is damaged"
+        )
+    masks = {
+        names[saved]: _words(names[saved], value, own[names[saved]])
+        for saved, value in state["masks"].items()
+    }
+    step, fired = (_count(key, state[key]) for key in ("step", "fired"))
+    if fired > step:
+        raise CheckpointError(
+            f"the saved state has fired {fired} beyond its step {step}; the file is damaged"
+        )
+    try:
+        history = MaskHistory(MaskEvent.from_dict(event) for event in state["history"])
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the saved history cannot be read ({error}); the file is damaged") from None
+    return Restored(step, fired, masks, history)
+
+
+def _check_format(state: Mapping[str, Any]) -> None:
+    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+        found = (
+            f"format {state.get('format')!r}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        )
+        raise CheckpointError(
+            f"this is not the state of a Pruner (found {found}). Pass what Pruner.state_dict() returned"
+        )
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"the saved state has format version {state.get('version')!r}; this release reads version "
+            f"{VERSION}. Load it with the release that wrote it"
+        )
+    missing = [key for key in _KEYS if key not in state]
+    if missing:
+        raise CheckpointError(f"the saved state lacks {', '.join(missing)}; the file is damaged")
+
+
+def _check_config(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    differing = [
+        f"{key} (saved {saved.get(key)!r}, here {own.get(key)!r})"
+        for key in dict.fromkeys((*own, *saved))
+        if saved.get(key) != own.get(key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the saved configuration differs in {'; '.join(differing)}. Make the Pruner with the saved "
+            "values, or pass strict=False to continue with the new ones"
+        )
+
+
+def _words(name: str, value: Any, entry: PlanEntry) -> Words:
+    import torch
+
+    count = -(-entry.numel // 64)
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or tuple(value.shape) != (count,):
+        found = (
+            f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        )
+        raise CheckpointError(f"the saved mask of '{name}' is {found}; expected {count} words of torch.int64")
+    words = value.detach().cpu().contiguous().numpy().view(np.uint64).copy()
+    tail = entry.numel % 64
+    if tail and int(words[-1]) >> tail:
+        raise CheckpointError(
+            f"the saved mask of '{name}' has bits beyond its {entry.numel} elements; the file is damaged"
+        )
+    return words
+
+
+def _count(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise CheckpointError(f"the saved state has {key} {value!r}; expected a count")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Lists for sequences, dicts for mappings: what compares equal before and after a trip through a file."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

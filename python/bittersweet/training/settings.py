@@ -1,0 +1,271 @@
+"""The options of a `Pruner`, checked before training starts rather than at the first event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..model import optimizer_state
+from ..options.schedules import Schedule
+from ..options.scopes import Global, Scope, resolve_scope
+from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, resolve_scorer
+from ..options.selectors import Selector, resolve_selector
+from ..select.functional import make_masks
+from ..tensors import devices
+from ..tensors.masks import Masks
+from ..tensors.table import ScoreInputs
+from .remembering import parameters_of, tracker_class
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import PlanEntry
+
+_FAR = 2**62
+_IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
+_MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked options. `call` is the resolved scorer, `norms_digest` stands for the input norms, if any."""
+
+    scorer: str | Scorer
+    schedule: Schedule
+    selector: str | Selector
+    scope: str | Scope
+    distribution: str | None
+    max_tensor_sparsity: float | None
+    mask_optimizer_state: bool
+    hold: str
+    regrow: bool
+    missing: str
+    nonfinite: str
+    ties: str | None
+    seed: int
+    norms_digest: str | None
+    call: ScorerCall
+
+    @classmethod
+    def checked(
+        cls, optimizer: torch.optim.Optimizer | None, scorer: str | Scorer, **options: Any
+    ) -> Settings:
+        """Raises ArgumentError for a bad option or for two that exclude each other."""
+        call = resolve_scorer(scorer, None, options["seed"])
+        if call.name == "bitter4" and options["distribution"] is None:
+            options["scope"] = "tensor" if options["scope"] == "global" else options["scope"]
+            options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
+        settings = cls(scorer=scorer, call=call, **options)
+        one_of("hold", settings.hold, ("weights", "grads"))
+        one_of("missing", settings.missing, ("error", "skip"))
+        for flag in ("mask_optimizer_state", "regrow"):
+            one_of(flag, getattr(settings, flag), (False, True))
+        settings._check_schedule()
+        if call.name in TRACKED:
+            settings._check_history(optimizer)
+            brought = call.reads - {"modifier", "scores"}
+            call = call._replace(reads=brought | set(tracker_class(call.name).roles))
+        norms_given = settings.norms_digest is not None
+        require_inputs(call, optimizer, frozenset(("input_norm",)) if norms_given else frozenset())
+        if norms_given and "input_norm" not in call.reads:
+            raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
+        settings._check_hold(optimizer)
+        settings._rehearse()
+        return settings
+
+    def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
+        """New masks for `inputs`, by these options."""
+        return make_masks(
+            inputs,
+            sparsity=sparsity,
+            scope=self.scope,
+            distribution=self.distribution,
+            scorer=self.scorer,
+            selector=self.selector,
+            ties=self.ties,
+            nonfinite=self.nonfinite,
+            seed=self.seed,
+            regrow=self.regrow,
+            max_tensor_sparsity=self.max_tensor_sparsity,
+            sync=sync,
+        )
+
+    def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
+        if not any(devices.runtime.index_of(parameter) != devices.HOST for parameter in parameters):
+            return
+        scope = resolve_scope(self.scope, "nearest", "error").text
+        selector = resolve_selector(self.selector)[0]
+        devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
+
+    def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
+        """Raises ShapeError if an N:M scope does not divide the input axis of a target."""
+        if resolve_scope(self.scope, "nearest", "error").fixed_sparsity is None:
+            return
+        for entry in targets:
+            self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
+
+    def to_config(self) -> dict[str, Any]:
+        """What must agree for a saved run to go on as if it had not stopped, as plain values."""
+        name, _, q, seed = self.call.spec
+        if name == AdamVariance.name and q is None:
+            q = AdamVariance().q
+        eps = None if self.call.eps is None else float(np.float32(self.call.eps))  # as the formula uses it
+        tracked = parameters_of(self.scorer, self.seed)
+        tracked.pop("path", None)  # where a snapshot lies is no part of what is computed
+        selector = dict(
+            zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
+        )
+        scope = resolve_scope(self.scope, "nearest", "error")
+        norms = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
+        return {
+            **norms,
+            "scorer": {"name": name, "eps": eps, "q": q, "seed": seed, **tracked},
+            "schedule": self.schedule.to_config(),
+            "selector": selector,
+            "scope": {"name": scope.text, "rounding": scope.rounding, "remainder": scope.remainder},
+            "distribution": self.distribution,
+            "max_tensor_sparsity": self.max_tensor_sparsity,
+            "mask_optimizer_state": self.mask_optimizer_state,
+            "hold": self.hold,
+            "regrow": self.regrow,
+            "missing": self.missing,
+            "nonfinite": self.nonfinite,
+            "ties": self.ties,
+            "seed": self.seed,
+        }
+
+    def describe(self) -> dict[str, str]:
+        """The settings as text, for plans and reports."""
+        eps = "" if self.call.eps is None else f" (eps={self.call.eps:g})"
+        scope = resolve_scope(self.scope, "nearest", "error").text
+        state = " and optimizer state" if self.mask_optimizer_state and self.hold == "weights" else ""
+        return {
+            "scorer": f"{self.call.name}{eps}",
+            "selector": resolve_selector(self.selector)[0],
+            "scope": scope if self.distribution is None else f"{scope}, {self.distribution}",
+            "schedule": repr(self.schedule),
+            "between events": f"masks are held on {self.hold}{state}",
+        }
+
+    def _check_schedule(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ArgumentError(
+                f"schedule: {self.schedule!r}; accepted: PolynomialDecay, PowerRamp, Linear, Cosine or "
+                "OneShot"
+            )
+        last = self.schedule.last_due(0, _FAR)
+        if last is None:
+            raise ArgumentError(f"schedule: {self.schedule!r} can never fire. Steps are counted from 1")
+        fixed = resolve_scope(self.scope, "nearest", "error").fixed_sparsity
+        if fixed is not None and last[1] > fixed:
+            raise ArgumentError(
+                f"schedule: it ends at sparsity {last[1]:g}, and scope "
+                f"'{resolve_scope(self.scope, 'nearest', 'error').text}' prunes at most {fixed:g}. End the "
+                "schedule there"
+            )
+
+    def _check_history(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is None:
+            raise ArgumentError(
+                f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
+            )
+        needed = tracker_class(self.call.name).needed
+        if self.missing == "error" and self.schedule.last_due(0, needed - 1) is not None:
+            raise ArgumentError(
+                f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
+                f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
+            )
+
+    def _check_hold(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.hold != "grads":
+            return
+        if optimizer is None:
+            raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
+        if optimizer_state.family(optimizer) is None:
+            raise ArgumentError(
+                f"hold: 'grads' with {type(optimizer).__name__}, which is not known to update element by "
+                f"element; known: {', '.join(optimizer_state.ELEMENTWISE)}. Use hold='weights'"
+            )
+        if not self.mask_optimizer_state:
+            raise ArgumentError(
+                "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "
+                "off zero. Use mask_optimizer_state=True or hold='weights'"
+            )
+        if any(group.get("eps") == 0 for group in optimizer.param_groups):
+            raise ArgumentError(
+                "hold: 'grads' with an optimizer whose eps is 0: it divides 0 by 0 for pruned weights. Use a "
+                "positive eps or hold='weights'"
+            )
+
+    def _rehearse(self) -> None:
+        """Runs the selection once on a toy tensor, so that options which do not go together are refused
+        now."""
+        scope = resolve_scope(self.scope, "nearest", "error")
+        width = int(scope.text.partition(":")[2]) if scope.fixed_sparsity is not None else 4
+        self.select([self._stand_in((1, width), "rehearsal", None)], 0.0)
+
+    def _stand_in(self, shape: tuple[int, ...], name: str, in_dim: int | None) -> ScoreInputs:
+        ones = np.ones(shape, dtype=np.float32)
+        return ScoreInputs(
+            ones,
+            exp_avg=ones,
+            exp_avg_sq=ones,
+            grad=ones,
+            input_norm=ones.reshape(-1),
+            scores=ones,
+            modifier=1.0,
+            in_dim=in_dim,
+            step=1,
+            name=name,
+        )
+
+
+def require_inputs(
+    call: ScorerCall, optimizer: torch.optim.Optimizer | None, given: frozenset[str] = frozenset()
+) -> None:
+    """Raises ArgumentError if the scorer reads what neither training, nor this optimizer, nor `given` has."""
+    foreign = sorted(call.reads - _IN_TRAINING - given)
+    if foreign:
+        raise ArgumentError(
+            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Pass "
+            "input_norms=Calibrator(model).run(batches).norms for it"
+            if foreign == ["input_norm"]
+            else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
+            "Use make_masks or prune_, which take it as an argument"
+        )
+    moments = sorted(call.reads & _MOMENT_READS)
+    if not moments:
+        return
+    if optimizer is None:
+        raise ArgumentError(
+            f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
+            "the optimizer, or choose a scorer that does without (magnitude, gradient, taylor, random)"
+        )
+    kept = optimizer_state.kept_moments(optimizer)
+    lacking = [] if kept is None else [name for name in moments if name not in kept]
+    if lacking:
+        raise ArgumentError(
+            f"optimizer: {type(optimizer).__name__} keeps no {', '.join(lacking)}, and scorer '{call.name}' "
+            "reads it. Use Adam or AdamW, or a scorer that does without (magnitude, gradient, taylor, random)"
+        )
+
+
+def one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> None:
+    if value not in accepted:
+        raise ArgumentError(f"{argument}: {value!r}; accepted: {', '.join(map(repr, accepted))}")
+
+
+def as_number(argument: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise ArgumentError(f"{argument}: {value!r}; accepted: a number from {low:g} to {high:g}")
+    return number

@@ -1,0 +1,1 @@
+"""Norms of input features for scorer ``wanda``: calibration, and pruning block by block."""

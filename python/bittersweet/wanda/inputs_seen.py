@@ -1,0 +1,136 @@
+"""What a layer's input adds to its sums: one observer per kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, ShapeError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class InputSum:
+    """Sums of squares (float64, one per input feature) over a number of positions."""
+
+    squares: torch.Tensor
+    positions: int
+
+    def __add__(self, other: InputSum) -> InputSum:
+        squares = self.squares + other.squares.to(self.squares.device)
+        return InputSum(squares, self.positions + other.positions)
+
+    def norm(self) -> torch.Tensor:
+        """sqrt(sum / positions) as float32; 0 where there was no position."""
+        return (self.squares / max(self.positions, 1)).sqrt().float()
+
+
+def refused(module: torch.nn.Module) -> str | None:
+    """Why a convolution has no norms: rows of a grouped one do not share one list of inputs, and the windows
+    of a transposed one are not measured here.
+    """
+    from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+    if isinstance(module, _ConvTransposeNd):
+        return "transposed convolution"
+    return "grouped convolution" if isinstance(module, _ConvNd) and module.groups != 1 else None
+
+
+def observer(module: torch.nn.Module, name: str) -> Callable[..., InputSum] | None:
+    """The function ``(args, kwargs, token_mask) -> InputSum`` for calls of `module`; None for other kinds of
+    layer than Linear, Conv and Conv1D."""
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
+    if isinstance(module, _ConvNd):
+        return lambda args, kwargs, mask: _of_windows(module, _input(args, kwargs, name), name)
+    conv1d = any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+    if not (isinstance(module, nn.Linear) or conv1d):
+        return None
+    weight: Any = module.weight
+    features = weight.shape[0 if conv1d else 1]
+    return lambda args, kwargs, mask: _of_features(_input(args, kwargs, name), features, mask, name)
+
+
+def _input(args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> torch.Tensor:
+    import torch
+
+    found = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+    if found is None or not found.is_floating_point():
+        what = "no tensor" if found is None else f"a tensor of {found.dtype}"
+        raise ArgumentError(
+            f"the layer of '{name}' was called with {what}; a floating-point tensor is accepted"
+        )
+    if found.device.type == "mps":  # it has no float64
+        found = found.cpu()
+    return found.detach()
+
+
+def _of_features(x: torch.Tensor, features: int, mask: torch.Tensor | None, name: str) -> InputSum:
+    """Linear: the last axis holds the features, the others are positions."""
+    _check_size(x.shape[-1] if x.dim() else 0, features, name)
+    positions = x.reshape(-1, features)
+    if mask is not None:
+        leading = tuple(x.shape[:-1])
+        if leading[: mask.dim()] == tuple(mask.shape):
+            positions = x[mask.to(x.device)].reshape(-1, features)
+        elif leading == (mask.numel(),):
+            positions = x[mask.flatten().to(x.device)]
+    return _summed(positions, (0,), len(positions), name)
+
+
+def _of_windows(module: Any, x: torch.Tensor, name: str) -> InputSum:
+    """Convolution: the sum over the unfolded input, without unfolding it: each value counts once per window
+    that holds it."""
+    import torch
+    from torch.nn.functional import pad
+
+    axes = len(module.kernel_size)
+    if x.dim() == axes + 1:
+        x = x.unsqueeze(0)
+    _check_size(x.shape[1], module.in_channels, name)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    positions, weights = x.shape[0], None
+    for axis in range(axes):
+        size, kernel = x.shape[2 + axis], module.kernel_size[axis]
+        stride, dilation = module.stride[axis], module.dilation[axis]
+        windows = (size - dilation * (kernel - 1) - 1) // stride + 1
+        times = torch.zeros(size, dtype=torch.float64, device=x.device)
+        for tap in range(kernel):
+            times[tap * dilation : tap * dilation + stride * (windows - 1) + 1 : stride] += 1.0
+        positions *= windows * kernel
+        times = times.reshape([-1 if at == 2 + axis else 1 for at in range(2 + axes)])
+        weights = times if weights is None else weights * times
+    return _summed(x, (0, *range(2, 2 + axes)), positions, name, weights)
+
+
+def _summed(
+    x: torch.Tensor, axes: tuple[int, ...], positions: int, name: str, weights: torch.Tensor | None = None
+) -> InputSum:
+    import torch
+
+    def total(squares: torch.Tensor) -> torch.Tensor:
+        return (squares if weights is None else squares * weights).sum(axes, dtype=torch.float64)
+
+    squares = total(x.float().square())
+    if not bool(squares.isfinite().all()):
+        bad = x.numel() - int(x.isfinite().sum())
+        if bad:
+            raise ArgumentError(
+                f"the input of the layer of '{name}' has {bad:,} values that are not finite, of "
+                f"{x.numel():,}. Look at the data and at the layers in front of it; nothing of this "
+                "collection is kept"
+            )
+        squares = total(x.double().square())  # finite values whose squares leave float32
+    return InputSum(squares, positions)
+
+
+def _check_size(found: int, features: int, name: str) -> None:
+    if found != features:
+        raise ShapeError(
+            f"the layer of '{name}' was called with {found} input features, and its weight has {features}"
+        )
