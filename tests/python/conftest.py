@@ -22,9 +22,9 @@ settings.load_profile("bittersweet")
 @pytest.fixture
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets warnings that come once per process come again."""
-    from bittersweet.select import events
+    from bittersweet import notices
 
-    monkeypatch.setattr(events, "_warned", set())
+    monkeypatch.setattr(notices, "_warned", set())
 
 
 @pytest.fixture(scope="session")

@@ -5,22 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ArgumentError, NonFiniteScoreError
 from ..tensors.lazy import has_failed, read
-
-_warned: set[str] = set()
-
-
-def warn_once(key: str, message: str) -> None:
-    """Warns the first time that `key` comes up in this process, at the caller of the public function."""
-    if key not in _warned:
-        _warned.add(key)
-        warnings.warn(message, UserWarning, stacklevel=6)
 
 
 @dataclass(frozen=True)

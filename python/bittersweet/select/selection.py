@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import _core
 from ..errors import ArgumentError
+from ..notices import warn_once
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
@@ -18,7 +19,7 @@ from ..tensors.arrays import FLOAT16
 from ..tensors.lazy import lazily
 from ..tensors.masks import Mask
 from ..tensors.table import ROLES, ScoreInputs, Table
-from .events import MaskEvent, warn_once
+from .events import MaskEvent
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.select import events
+from bittersweet import notices
 from pruner_support import adamw, backward, facts, mlp, train, unchanged
 from torch import nn
 
@@ -266,7 +266,7 @@ def test_checkpoints_know_the_tracker() -> None:
 
 @pytest.mark.parametrize("scope", ["tensor", "row", "2:4"])
 def test_scopes_without_competition_warn_once(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_warned", set())
+    monkeypatch.setattr(notices, "_warned", set())
     model = nn.Sequential(nn.Linear(12, 40), nn.Linear(40, 8))
     with pytest.warns(UserWarning, match=f"'bitter10s' ranks as bitter3 under scope '{scope}'") as caught:
         optimizer = adamw(model)
