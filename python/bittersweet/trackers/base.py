@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
-from ..errors import ArgumentError, MissingStateError
+from ..errors import MissingStateError
 from ..model.compilation import outside_of_compilation
 from ..model.optimizer_state import innermost
 from ..options.scorers import Scorer
+from ..options.values import one_of
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
 
@@ -135,8 +136,7 @@ class Tracker(ABC):
         """By name, what the scorer takes from here, or the MissingStateError that says why it cannot."""
 
     def _known(self, missing: str) -> dict[str, Any]:
-        if missing not in ("error", "skip"):
-            raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
+        missing = one_of("missing", missing, ("error", "skip"))
         found = self.answers()
         for value in found.values():
             if missing == "error" and isinstance(value, MissingStateError):

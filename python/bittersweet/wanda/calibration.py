@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, Error, MissingStateError
 from ..model.binding import bind
 from ..model.targets import Plan, find_targets, unwrap
+from ..options.values import one_of
 from ..progress import ticking
 from ..tensors.table import ScoreInputs
 from . import calibration_file
@@ -216,8 +217,7 @@ class Calibrator:
         Raises:
             MissingStateError: A target has no norms, under ``missing="error"``.
         """
-        if missing not in ("error", "skip"):
-            raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
+        missing = one_of("missing", missing, ("error", "skip"))
         norms = self.norms if missing == "error" else self._known_norms()
         items = []
         for one in bind(self._model, None, self._plan.targets):
