@@ -42,7 +42,7 @@ def group(argument: str, patterns: Iterable[str], names: Mapping[str, Sequence[s
     """
     members: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     met: dict[str, str] = {}
-    dense = []
+    dense: list[str] = []
     for name, aliases in names.items():
         found = [pattern for pattern in members if _meets(pattern, (name, *aliases))]
         for pattern in found:
@@ -87,12 +87,14 @@ class Schedules:
             try:
                 self.by_glob[glob] = None if given is None else checked_schedule(given)
             except ArgumentError as error:
-                raise ArgumentError(f"schedule of '{glob}': {str(error).removeprefix('schedule: ')}") from None
+                raise ArgumentError(
+                    f"schedule of '{glob}': {str(error).removeprefix('schedule: ')}"
+                ) from None
         if not any(self.by_glob.values()):
             raise ArgumentError("schedule: every group is None. Give one of them a schedule")
 
     def group(self, names: Mapping[str, Sequence[str]]) -> Groups:
-        """The targets of each schedule; those whose schedule is None are among the dense ones. See `group`."""
+        """The targets of each schedule, by `group`; those whose schedule is None are among the dense."""
         found = group("schedule", self.by_glob, names)
         active = {glob: given for glob, given in found.members.items() if self.by_glob[glob] is not None}
         taken = {name for given in active.values() for name in given}

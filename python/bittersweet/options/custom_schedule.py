@@ -89,7 +89,7 @@ def checked_schedule(value: Any) -> Schedule:
     Raises:
         ArgumentError: It is no schedule; the message says what to give instead.
     """
-    if is_built_in(value) or isinstance(value, CustomSchedule):
+    if isinstance(value, Schedule) and (is_built_in(value) or isinstance(value, CustomSchedule)):
         return value
     if callable(value) and not isinstance(value, type):
         made = CustomSchedule(value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..errors import ArgumentError
 
@@ -29,20 +31,18 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
-def refuse(function: str, given: Mapping[str, object], accepted: Collection[str]) -> None:
-    """Raises ArgumentError if `given` holds a keyword, naming the argument of `function` that is meant.
+def refuse(function: Callable[..., Any], given: Mapping[str, object]) -> None:
+    """Raises ArgumentError if `given`, what a function caught beside its own keywords, holds any.
 
-    Args:
-        function: Its name, for the message.
-        given: Keywords that the function does not have.
-        accepted: Those that it has.
+    The message names the argument that is meant, where that can be told.
     """
     for keyword in given:
+        parameters = inspect.signature(function).parameters.values()
+        accepted = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
         ours = _ELSEWHERE.get(keyword)
         if ours not in accepted:
-            near = difflib.get_close_matches(keyword, accepted, n=1)
-            ours = near[0] if near else None
+            ours = next(iter(difflib.get_close_matches(keyword, accepted, n=1)), None)
         if keyword == "density":
-            raise ArgumentError(f"density: {function} has no such argument; the argument is sparsity, 1 - density")
+            ours = "sparsity, which is 1 - density"
         hint = f"the argument is {ours}" if ours else f"accepted: {', '.join(accepted)}"
-        raise ArgumentError(f"{keyword}: {function} has no such argument; {hint}")
+        raise ArgumentError(f"{keyword}: {function.__name__} has no such argument; {hint}")

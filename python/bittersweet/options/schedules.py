@@ -42,8 +42,8 @@ class Schedule:
     def __call__(self, step: int) -> tuple[bool, float]:
         """Whether masks are due on `step`, and the sparsity wanted there."""
         raise ArgumentError(
-            f"schedule: {type(self).__name__} defines no __call__(step) -> (due, sparsity). Define it, or use "
-            f"one of {', '.join(_KINDS)}"
+            f"schedule: {type(self).__name__} defines no __call__(step) -> (due, sparsity). Define it, or "
+            f"use one of {', '.join(_KINDS)}"
         )
 
     def last_due(self, since: int, now: int) -> tuple[int, float] | None:
@@ -90,7 +90,7 @@ class Schedule:
         if kind not in _KINDS and kind != "LinearRamp":
             raise ArgumentError(f"kind: {kind!r}; known schedules: {', '.join(_KINDS)}")
         try:
-            return {**_KINDS, "LinearRamp": LinearRamp}[kind](**parameters)
+            return _KINDS.get(kind, LinearRamp)(**parameters)
         except TypeError as error:
             raise ArgumentError(f"{kind}: {error}") from None
 
@@ -195,7 +195,10 @@ class PowerRamp(_PowerOfProgress):
 
 @dataclass(frozen=True)
 class LinearRamp(_Ramp):
-    """``s_i + (s_f - s_i) * p``. Parameters as in `PolynomialDecay`, without `power`. Also called `Linear`."""
+    """``s_i + (s_f - s_i) * p``. Parameters as in `PolynomialDecay`, without `power`.
+
+    `Linear` is its first name, and stays.
+    """
 
     initial_sparsity: float
     final_sparsity: float
@@ -208,7 +211,7 @@ class LinearRamp(_Ramp):
 
 
 Linear = LinearRamp
-"""The first name of `LinearRamp`, which ``torch.nn.Linear`` has too."""
+"""The first name of `LinearRamp`."""
 
 
 @dataclass(frozen=True)

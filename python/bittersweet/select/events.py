@@ -186,8 +186,8 @@ class MaskHistory(list[MaskEvent]):
 
 _FLOAT_FIELDS = frozenset(
     (
-        "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps", "v_zero",
-        "groups",
+        "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",
+        "v_zero", "groups",
     )
 )  # fmt: skip
 

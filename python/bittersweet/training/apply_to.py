@@ -1,4 +1,4 @@
-"""Writing a pruner's zeros into another module of the same names: an EMA copy, an AveragedModel, a student."""
+"""Writing a pruner's zeros into another module of the same names: an EMA copy, an AveragedModel."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def tensors_of(module: Any) -> dict[str, torch.Tensor]:
 
     if not isinstance(module, nn.Module):
         raise ArgumentError(
-            f"module: found {type(module).__name__}; accepted: a torch module whose parameters have the names "
-            "of the pruned ones"
+            f"module: found {type(module).__name__}; accepted: a torch module whose parameters have the "
+            "names of the pruned ones"
         )
     root = unwrap(module)
     found: dict[str, torch.Tensor] = dict(root.named_buffers(remove_duplicate=False))

@@ -91,7 +91,9 @@ def sparsity_of(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]) 
         return Sparsity({})
     counts = [tensor.detach().count_nonzero() for tensor in tensors.values()]
     rows = {}
-    for (name, tensor), nonzero in zip(tensors.items(), sys.modules["torch"].stack(counts).tolist(), strict=True):
+    for (name, tensor), nonzero in zip(
+        tensors.items(), sys.modules["torch"].stack(counts).tolist(), strict=True
+    ):
         elements = tensor.numel()
         rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), elements - nonzero)
     return Sparsity(rows)
