@@ -89,9 +89,9 @@ def _live_mean(events: Sequence[MaskEvent], shares: Sequence[float | None]) -> f
 
 
 def _standard_error(events: Sequence[MaskEvent], total: int) -> float | None:
-    """Of the whole sparsity: the groups are sampled independently."""
+    """Of the whole sparsity: groups are sampled independently, and one without an error was counted."""
     errors = [event.standard_error for event in events]
-    if not total or any(error is None for error in errors):
+    if not total or all(error is None for error in errors):
         return None
-    squares = ((error or 0.0) * event.total for error, event in zip(errors, events, strict=True))
-    return math.hypot(*squares) / total
+    counts = ((error or 0.0) * event.total for error, event in zip(errors, events, strict=True))
+    return math.hypot(*counts) / total

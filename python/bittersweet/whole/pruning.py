@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["make_masks", "prune_", "threshold"]
 
-_DEFAULT = "bitter7"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
@@ -94,7 +93,7 @@ def prune_(
         given.refuse()
         tensors: Any = inputs
         return functional.prune_(
-            tensors, sparsity=_one_share(sparsity), k=k, scorer=scorer or _DEFAULT,
+            tensors, sparsity=_one_share(sparsity), k=k, scorer=_or_default(scorer),
             mask_optimizer_state=with_state, **vars(options),
         )  # fmt: skip
     weights = gather(inputs, given, scorer, eps, seed)
@@ -195,7 +194,11 @@ def make_masks(
         given.refuse()
         tensors: Any = inputs
         return functional.make_masks(
-            tensors, sparsity=_one_share(sparsity), k=k, scorer=scorer or _DEFAULT, **vars(options)
+            tensors,
+            sparsity=_one_share(sparsity),
+            k=k,
+            scorer=_or_default(scorer),
+            **vars(options),
         )
     weights = gather(inputs, given, scorer, eps, seed)
     new, event = _select(weights, sparsity, k, options)
@@ -239,7 +242,7 @@ def threshold(
     else:
         given.refuse()
     return functional.threshold(
-        found, sparsity=share, k=k, scorer=scorer or _DEFAULT, selector=selector, ties=ties,
+        found, sparsity=share, k=k, scorer=_or_default(scorer), selector=selector, ties=ties,
         nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, sync=sync,
     )  # fmt: skip
 
@@ -260,6 +263,10 @@ class _Options:
     regrow: bool
     max_tensor_sparsity: float | None
     sync: bool
+
+
+def _or_default(scorer: str | Scorer | None) -> str | Scorer:
+    return "bitter7" if scorer is None else scorer
 
 
 def _one_share(sparsity: Any) -> float | None:

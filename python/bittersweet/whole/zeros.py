@@ -94,7 +94,7 @@ class ZeroCount:
         """The table; with `every` False, tensors of fewer than two axes are summed up in one line."""
         matrices = self.matrices
         shown = self.per_tensor if every or not matrices.per_tensor else matrices.per_tensor
-        rows = [("tensor", "shape", "dtype", "elements", "zeros", "share")]
+        rows: list[tuple[str, ...]] = [("tensor", "shape", "dtype", "elements", "zeros", "share")]
         rows += [_row(name, row) for name, row in shown.items()]
         if len(shown) < len(self.per_tensor):
             rest = [row for name, row in self.per_tensor.items() if name not in shown]

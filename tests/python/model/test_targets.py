@@ -217,7 +217,7 @@ def test_the_plan_prints_everything_and_is_data() -> None:
         assert f"{parameter.numel():,}" in line
     assert "ignored by 'head'" in text
     assert "bitter7" in text
-    assert "Linear(initial_sparsity=0.2" in text
+    assert "LinearRamp(initial_sparsity=0.2" in text
     values = json.loads(json.dumps(pruner.plan().to_dict()))
     assert {row["name"] for row in values["parameters"] if row["pruned"]} == DEFAULT - {"head.weight"}
     assert pruner.plan().targets[0].shape == (16, 8)
