@@ -4,9 +4,9 @@ Start with `Pruner` in a training loop, `prune_` for one shot, `make_masks` for 
 count zeros. Importing this package loads neither torch nor the compiled module; each name is loaded when it
 is first used.
 
-``from bittersweet import *`` leaves out the names that torch has too: Identity, Linear (`LinearRamp`),
-Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as ``bittersweet.Tensor``
-and so on.
+``from bittersweet import *`` leaves out the names that torch has too: Gradient, Identity, Linear
+(`LinearRamp`), Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as
+``bittersweet.Tensor`` and so on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
         Bitter10c,
         Bitter10s,
         Bitter10z,
-        Gradient,
         Magnitude,
         Movement,
         Random,
@@ -74,6 +73,7 @@ if TYPE_CHECKING:
         Wanda,
         scorers,
     )
+    from .options.scorers import Gradient as Gradient
     from .options.scorers import Identity as Identity
     from .options.selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
     from .probe.gradient_probe import GradientProbe
@@ -179,7 +179,6 @@ __all__ = [
     "Error",
     "Exact",
     "Global",
-    "Gradient",
     "GradientProbe",
     "Histogram",
     "KthValue",

@@ -59,7 +59,8 @@ def zeros_as_masks(tensors: Mapping[str, torch.Tensor], min_sparsity: float = 0.
     masks = {name: Mask.from_bool(tensor.detach() != 0, name) for name, tensor in tensors.items()}
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
     shares = {
-        name: 1.0 - kept[name] / tensor.numel() if tensor.numel() else 0.0 for name, tensor in tensors.items()
+        name: (tensor.numel() - kept[name]) / tensor.numel() if tensor.numel() else 0.0
+        for name, tensor in tensors.items()
     }
     taken = {name: share for name, share in shares.items() if share >= least and tensors[name].numel()}
     left = {name: share for name, share in shares.items() if name not in taken}

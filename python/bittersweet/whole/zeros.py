@@ -173,7 +173,7 @@ def _entries(source: Any) -> Iterator[tuple[str, Any]]:
         return iter(_state_dict(source).items())
     if isinstance(source, (str, os.PathLike)):
         return ((name, value) for part in read_tensors(os.fspath(source)) for name, value in _part(part))
-    if hasattr(source, "shape") and hasattr(source, "dtype"):
+    if _is_array(source):
         return iter([("tensor", source)])
     hint = ". Use its own sparsity()" if hasattr(source, "sparsity") else ""
     raise ArgumentError(
@@ -209,7 +209,7 @@ def _state_dict(source: Mapping[Any, Any]) -> Mapping[str, Any]:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "dtype") and hasattr(type(value), "shape")
 
 
 def _count(name: str, value: Any) -> TensorZeros | str:
@@ -218,7 +218,7 @@ def _count(name: str, value: Any) -> TensorZeros | str:
         return f"{type(value).__name__}, no tensor"
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _count_torch(name, value.detach())
+        return _count_torch(name, value)
     array = np.asarray(value)
     dtype = array.dtype.name
     if array.dtype.kind not in "fc" and not dtype.startswith(("bfloat16", "float")):
@@ -229,24 +229,24 @@ def _count(name: str, value: Any) -> TensorZeros | str:
 def _count_torch(name: str, tensor: torch.Tensor) -> TensorZeros | str:
     import torch
 
+    if torch.nn.parameter.is_lazy(tensor):
+        return "not initialised yet"
     dtype = str(tensor.dtype).removeprefix("torch.")
     kinds = {cls.__name__ for cls in type(tensor).__mro__}
     if "DTensor" in kinds:
         return "DTensor, of which this process has a part"
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return f"of {dtype}"
-    if torch.nn.parameter.is_lazy(tensor):
-        return "not initialised yet"
     if tensor.device.type == "meta":
         raise DeviceError(
             f"source: '{name}' is on the meta device and has no values. Load the weights first (to_empty() "
             "and load_state_dict)"
         )
-    values = tensor
+    values = tensor.detach()
     if tensor.layout == torch.sparse_coo:
-        values = tensor.coalesce().values()
+        values = values.coalesce().values()
     elif tensor.layout != torch.strided:
-        values = tensor.values()
+        values = values.values()
     try:
         nonzero = _nonzero(values)
     except (NotImplementedError, RuntimeError, TypeError):

@@ -76,9 +76,10 @@ def test_star_import_shadows_nothing_of_torch_nor_of_python() -> None:
     from bittersweet import _HOME
     from torch import nn
 
-    for name in bs.__all__:
+    for name in set(bs.__all__) - {"__version__"}:
         assert not any(hasattr(place, name) for place in (torch, nn, nn.functional, builtins)), name
     left_out = {
+        "Gradient",
         "Identity",
         "Linear",
         "Tensor",
