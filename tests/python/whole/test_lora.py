@@ -136,12 +136,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     adapted = tuned(pruned(), CONFIGS["linear"])
     before, one = copy.deepcopy(adapted.state_dict()), torch.ones(1, dtype=torch.bool)
     for masks, error, message in (
-        (
-            {"third.weight": torch.ones(1, dtype=torch.bool)},
-            bs.ArgumentError,
-            r"'third\.weight' is no weight",
-        ),
-        ({"first.weight": torch.ones(1, dtype=torch.bool)}, bs.ShapeError, r"first\.weight"),
+        ({"third.weight": one}, bs.ArgumentError, r"'third\.weight' is no weight"),
+        ({"first.weight": one}, bs.ShapeError, r"first\.weight"),
         ([1], bs.ArgumentError, "masks: found list"),
     ):
         with pytest.raises(error, match=message):
