@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, Error, LayoutError, ShapeError
+from .optimizers import Optimizers
 from .patterns import Match, Patterns, Place
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
 
 def find_targets(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Any = None,
     targets: Any = None,
     ignore: Any = None,
     settings: Mapping[str, str] | None = None,
@@ -205,9 +206,7 @@ def find_targets(
     everything = [place for _, places in parameters.values() for place in places]
     wanted = None if targets is None else Patterns(targets, "targets", everything, unwrap)
     unwanted = None if ignore is None else Patterns(ignore, "ignore", everything, unwrap)
-    trained = (
-        None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
-    )
+    trained = None if not optimizer else set(Optimizers.of(optimizer).groups())
 
     entries = []
     for parameter, places in parameters.values():

@@ -24,6 +24,8 @@ from ..tensors.threads import follow_torch
 if TYPE_CHECKING:
     import torch
 
+    from ..model.optimizers import Optimizers
+
 __all__ = ["Feed", "Source", "packed"]
 
 
@@ -42,14 +44,14 @@ class Source:
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Optimizers,
         entries: Sequence[PlanEntry] | None = None,
         targets: Any = None,
         ignore: Any = None,
     ) -> None:
         import torch
 
-        self.optimizer = optimizer
+        self.optimizers = optimizer
         self._model = unwrap(parameters) if isinstance(parameters, torch.nn.Module) else None
         self._given: list[torch.Tensor] = []
         if self._model is None:
@@ -83,7 +85,7 @@ class Source:
 
         Roles are ``weight`` or not, first; then ``grad``, or keys of the optimizer's state.
         """
-        state: Mapping[Any, Any] = {} if self.optimizer is None else self.optimizer.state
+        state: Mapping[Any, Any] = {k: v for one in self.optimizers.inner for k, v in one.state.items()}
         weight, *keys = roles if roles[0] == "weight" else (None, *roles)
         present: list[int] = []
         tensors: list[Any] = []
