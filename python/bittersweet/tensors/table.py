@@ -177,6 +177,8 @@ class Table:
         views: dict[str, View] = {}
         for argument in (*_ELEMENTWISE, "input_norm"):
             value = getattr(item, argument)
+            if value is None and argument == "weight":
+                raise ArgumentError(f"weight of '{name}': found None; accepted: an array. Pass the weight")
             if value is None:
                 if scorer is not None and argument in scorer.reads:
                     raise MissingStateError(
