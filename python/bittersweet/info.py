@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import operator
 import os
 import pathlib
 import platform
@@ -12,9 +11,10 @@ import re
 from typing import Any
 
 from . import _core
-from .errors import ArgumentError, Error
+from .errors import Error
 from .options.scorers import scorers
 from .options.selectors import selectors
+from .options.values import as_int
 from .tensors import devices, threads
 
 
@@ -29,13 +29,7 @@ def set_num_threads(n: int) -> None:
     Raises:
         ArgumentError: `n` is not an integer from 1.
     """
-    try:
-        count = operator.index(n)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ArgumentError(f"n: {n!r}; accepted: an integer from 1")
-    threads.choose(count)
+    threads.choose(as_int("n", n, 1, 2**31 - 1, "an integer from 1"))
 
 
 def get_num_threads() -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import ArgumentError
+from .values import as_int, one_of, shown
 
 _ROUNDINGS = ("nearest", "floor")
 _REMAINDERS = ("error", "keep")
@@ -20,7 +20,9 @@ class Scope:
     @property
     def text(self) -> str:
         """The scope as a name, such as ``"global"`` or ``"2:4"``."""
-        raise TypeError(f"{type(self).__name__} is not a scope of its own; use Global, Tensor, Row or NofM")
+        raise ArgumentError(
+            f"scope: {type(self).__name__} is not a scope of its own; use Global, Tensor, Row or NofM"
+        )
 
 
 class Global(Scope):
@@ -50,7 +52,7 @@ class Row(Scope):
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
-        _check("rounding", self.rounding, _ROUNDINGS)
+        object.__setattr__(self, "rounding", one_of("rounding", self.rounding, _ROUNDINGS))
 
     @property
     def text(self) -> str:
@@ -74,17 +76,12 @@ class NofM(Scope):
 
     def __post_init__(self) -> None:
         for argument in ("n", "m"):
-            try:
-                object.__setattr__(self, argument, operator.index(getattr(self, argument)))
-            except TypeError:
-                raise ArgumentError(
-                    f"{argument}: {getattr(self, argument)!r}; accepted: an integer"
-                ) from None
+            object.__setattr__(self, argument, as_int(argument, getattr(self, argument)))
         if not 1 <= self.n <= self.m:
             raise ArgumentError(
                 f"scope: '{self.n}:{self.m}'; N:M keeps N of every M inputs, with 1 <= N <= M"
             )
-        _check("remainder", self.remainder, _REMAINDERS)
+        object.__setattr__(self, "remainder", one_of("remainder", self.remainder, _REMAINDERS))
 
     @property
     def text(self) -> str:
@@ -102,13 +99,13 @@ class ScopeCall(NamedTuple):
 
 def resolve_scope(scope: str | Scope, rounding: str, remainder: str) -> ScopeCall:
     """Turns a name or an object into a call. An object's own rounding and remainder win over the defaults."""
-    _check("rounding", rounding, _ROUNDINGS)
-    _check("remainder", remainder, _REMAINDERS)
+    rounding = one_of("rounding", rounding, _ROUNDINGS)
+    remainder = one_of("remainder", remainder, _REMAINDERS)
     if isinstance(scope, str):
-        scope = _parse(scope, rounding, remainder)
+        scope = _parse(str(scope), rounding, remainder)
     elif not isinstance(scope, Scope):
         raise ArgumentError(
-            f"scope: {scope!r}; accepted: 'global', 'tensor', 'row', 'N:M' such as '2:4', or an object"
+            f"scope: {shown(scope)}; accepted: 'global', 'tensor', 'row', 'N:M' such as '2:4', or an object"
         )
     if isinstance(scope, Row):
         rounding = _own("rounding", scope.rounding, rounding, "nearest")
@@ -139,8 +136,3 @@ def _own(argument: str, own: str, given: str, default: str) -> str:
     if given not in (default, own):
         raise ArgumentError(f"{argument}: '{given}' beside a scope object that says '{own}'; give it once")
     return own
-
-
-def _check(argument: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ArgumentError(f"{argument}: {value!r}; accepted: {', '.join(accepted)}")

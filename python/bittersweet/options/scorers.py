@@ -8,13 +8,13 @@ it.
 from __future__ import annotations
 
 import functools
-import math
-import operator
+import os
 from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple
 
 from .. import _core
 from ..errors import ArgumentError
+from .values import BELOW_ONE, FINITE, as_int, as_number, shown
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _WithEps(Scorer):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        _set(self, "eps", _as_eps(self.eps))
 
 
 class Magnitude(Scorer):
@@ -138,6 +138,9 @@ class Bitter8Published(_WithEps):
     name = "bitter8_published"
 
 
+_POWERS = "0.5, 0.25, 0.125 (powers by repeated square roots)"
+
+
 @dataclass(frozen=True)
 class AdamVariance(_WithEps):
     """``|w| * (|v| + eps)^q`` with q = 0.5 (ranks like Adam-Fisher), 0.25 (`Bitter7`) or 0.125."""
@@ -148,10 +151,10 @@ class AdamVariance(_WithEps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.q not in (0.5, 0.25, 0.125):
-            raise ArgumentError(
-                f"q: {self.q!r}; accepted: 0.5, 0.25, 0.125 (powers by repeated square roots)"
-            )
+        q = as_number("q", self.q, 0.125, 0.5, _POWERS)
+        if q not in (0.5, 0.25, 0.125):
+            raise ArgumentError(f"q: {self.q!r}; accepted: {_POWERS}")
+        _set(self, "q", q)
 
 
 class Wanda(Scorer):
@@ -184,7 +187,7 @@ class Random(Scorer):
 
     def __post_init__(self) -> None:
         if self.seed is not None:
-            check_seed(self.seed)
+            _set(self, "seed", check_seed(self.seed))
 
 
 class Identity(Scorer):
@@ -216,7 +219,7 @@ class Bitter10(_WithEps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_coherence(self)
+        _coherence(self)
 
 
 @dataclass(frozen=True)
@@ -239,9 +242,9 @@ class Bitter10s(_WithEps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_coherence(self)
+        _coherence(self)
         if self.seed is not None:
-            check_seed(self.seed)
+            _set(self, "seed", check_seed(self.seed))
 
 
 @dataclass(frozen=True)
@@ -260,9 +263,10 @@ class Bitter10c(_WithEps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
-            raise ArgumentError(f"every: {self.every!r}; accepted: a number of steps from 1")
-        _check_number("floor", self.floor, 0.0, 1.0)
+        _set(self, "every", as_int("every", self.every, 1, 2**62, "a number of steps from 1"))
+        _set(self, "floor", as_number("floor", self.floor, 0.0, 1.0))
+        if self.path is not None:
+            _set(self, "path", _as_path(self.path))
 
 
 class Movement(Scorer):
@@ -296,16 +300,17 @@ def resolve_scorer(scorer: str | Scorer, eps: float | None, seed: int) -> Scorer
     seed = check_seed(seed)
     if isinstance(scorer, Scorer):
         if eps is not None:
-            raise ArgumentError(f"eps: {eps!r} was given beside {scorer!r}; put it into the object")
+            raise ArgumentError(f"eps: {shown(eps)} was given beside {scorer!r}; put it into the object")
         given = {field.name: getattr(scorer, field.name) for field in fields(scorer)}
         name, q = scorer.name, given.get("q")
         eps, own_seed = given.get("eps"), given.get("seed")
         seed = seed if own_seed is None else own_seed
     elif isinstance(scorer, str):
-        name, q = scorer, None
+        name, q = str(scorer), None
     else:
         raise ArgumentError(
-            f"scorer: {scorer!r} is neither a name nor a scorer object; known names: {', '.join(scorers())}"
+            f"scorer: {shown(scorer)} is neither a name nor a scorer object; known names: "
+            f"{', '.join(scorers())}"
         )
     row = scorer_rows().get(name)
     if row is None:
@@ -313,47 +318,44 @@ def resolve_scorer(scorer: str | Scorer, eps: float | None, seed: int) -> Scorer
     if row["default_eps"] is None and eps is not None:
         raise ArgumentError(f"eps: scorer '{name}' ({row['formula']}) has no eps; leave it out")
     if eps is not None:
-        eps = _check_eps(eps)
+        eps = _as_eps(eps)
     effective = row["default_eps"] if eps is None else eps
     return ScorerCall(name, effective, (name, eps, q, seed), frozenset(row["reads"]))
 
 
 def check_seed(seed: int) -> int:
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        value = -1
-    if not 0 <= value < 2**63:
-        raise ArgumentError(f"seed: {seed!r}; accepted: an integer from 0 to 2**63 - 1")
-    return value
+    """The seed as a plain integer. Raises ArgumentError if it is none."""
+    return as_int("seed", seed, 0, 2**63 - 1, "an integer from 0 to 2**63 - 1")
 
 
-def _check_coherence(scorer: Bitter10 | Bitter10s) -> None:
-    _check_number("alpha", scorer.alpha, 0.0, 1e30)
-    _check_number("d", scorer.d, 0.0, 1e30)
-    _check_number("floor", scorer.floor, 0.0, 1.0)
-    if not 0.0 <= scorer.decay < 1.0:
-        raise ArgumentError(f"decay: {scorer.decay!r}; accepted: a number from 0 to below 1")
+def _coherence(scorer: Bitter10 | Bitter10s) -> None:
+    for argument, most in (("alpha", 1e30), ("d", 1e30), ("floor", 1.0)):
+        _set(scorer, argument, as_number(argument, getattr(scorer, argument), 0.0, most))
+    decay = as_number("decay", scorer.decay, 0.0, BELOW_ONE, "a number from 0 to below 1")
+    _set(scorer, "decay", decay)
     for exponent in ("a", "b", "c"):
-        value = getattr(scorer, exponent, 1.0)
-        _check_number(exponent, value, 0.0, 16.0)
-        if 4 * value != int(4 * value):
-            raise ArgumentError(f"{exponent}: {value!r}; accepted: multiples of 1/4 from 0 to 16")
+        if hasattr(scorer, exponent):
+            accepted = "multiples of 1/4 from 0 to 16"
+            value = as_number(exponent, getattr(scorer, exponent), 0.0, 16.0, accepted)
+            if 4 * value != int(4 * value):
+                raise ArgumentError(f"{exponent}: {value!r}; accepted: {accepted}")
+            _set(scorer, exponent, value)
 
 
-def _check_number(argument: str, value: float, least: float, most: float) -> None:
-    if not (isinstance(value, (int, float)) and least <= value <= most):
-        raise ArgumentError(f"{argument}: {value!r}; accepted: a number from {least:g} to {most:g}")
+def _as_eps(eps: float) -> float:
+    return as_number("eps", eps, 0.0, FINITE, "a finite number from 0")
 
 
-def _check_eps(eps: float) -> float:
+def _as_path(path: str | os.PathLike[str]) -> str:
     try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ArgumentError(f"eps: {eps!r}; accepted: a finite number from 0")
-    return value
+        return str(os.fsdecode(path))
+    except TypeError:
+        raise ArgumentError(f"path: {shown(path)}; accepted: the path of a file") from None
+
+
+def _set(scorer: Scorer, argument: str, value: object) -> None:
+    """Puts a plain value into a frozen scorer while it is made."""
+    object.__setattr__(scorer, argument, value)
 
 
 TRACKED: dict[str, type[Scorer]] = {cls.name: cls for cls in (Bitter10, Bitter10s, Bitter10c, Movement)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import _core
 from ..errors import ArgumentError
+from .values import ABOVE_ZERO, BELOW_ONE, as_bool, as_number, shown
 
 SelectorSpec = tuple[str, float, bool, float]
 
@@ -52,8 +52,9 @@ class Sampling(Selector):
     verify: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.fraction <= 1.0:
-            raise ArgumentError(f"fraction: {self.fraction!r}; accepted: a number above 0, up to 1")
+        fraction = as_number("fraction", self.fraction, ABOVE_ZERO, 1.0, "a number above 0, up to 1")
+        object.__setattr__(self, "fraction", fraction)
+        object.__setattr__(self, "verify", as_bool("verify", self.verify))
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Streaming(Selector):
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.tolerance) and 0.0 <= self.tolerance < 1.0):
-            raise ArgumentError(f"tolerance: {self.tolerance!r}; accepted: a number from 0, below 1")
+        tolerance = as_number("tolerance", self.tolerance, 0.0, BELOW_ONE, "a number from 0, below 1")
+        object.__setattr__(self, "tolerance", tolerance)
 
 
 def selectors() -> list[str]:
@@ -84,14 +85,14 @@ def resolve_selector(selector: str | Selector) -> SelectorSpec:
             raise ArgumentError(
                 f"selector: no selector is called '{selector}'; known names: {', '.join(selectors())}"
             )
-        name = selector
+        name = str(selector)
     elif isinstance(selector, Selector):
         name = selector.name
     else:
         raise ArgumentError(
-            f"selector: {selector!r} is neither a name nor a selector object; known names: "
+            f"selector: {shown(selector)} is neither a name nor a selector object; known names: "
             f"{', '.join(selectors())}"
         )
     sampling = selector if isinstance(selector, Sampling) else Sampling()
     streaming = selector if isinstance(selector, Streaming) else Streaming()
-    return name, float(sampling.fraction), bool(sampling.verify), float(streaming.tolerance)
+    return name, sampling.fraction, sampling.verify, streaming.tolerance

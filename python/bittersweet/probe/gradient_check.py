@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, Error
+from ..options.values import as_bool, as_number
 from ..tensors.masks import Mask
-from ..training.settings import as_number, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +67,11 @@ class Rule:
     """How much candidates are reduced, and what their gradients decide; see `GradientProbe`."""
 
     def __init__(self, reduction: Any, gradient_threshold: Any, prune_zero_gradients: Any) -> None:
-        one_of("prune_zero_gradients", prune_zero_gradients, (False, True))
         self.reduction = as_number("reduction", reduction, 0.0, 1.0)
         if self.reduction == 1.0:
             raise ArgumentError("reduction: 1 changes nothing; accepted: 0 <= reduction < 1 (published: 0.1)")
         self.gradient_threshold = as_number("gradient_threshold", gradient_threshold, -1.0, math.inf)
-        self.prune_zero_gradients = prune_zero_gradients
+        self.prune_zero_gradients = as_bool("prune_zero_gradients", prune_zero_gradients)
 
     def lets_go(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Which candidates are pruned: ``after <= before * (1 + gradient_threshold)``, in FP32.

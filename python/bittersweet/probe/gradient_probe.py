@@ -17,6 +17,7 @@ from ..model.targets import Plan, PlanEntry, find_targets, unwrap
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
+from ..options.values import as_bool, as_number, one_of
 from ..progress import ticking
 from ..select.events import MaskEvent
 from ..select.functional import apply_masks_, make_masks
@@ -24,7 +25,7 @@ from ..tensors import devices
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
 from ..training.report import Sparsity, count_sparsity
-from ..training.settings import as_number, one_of, require_inputs
+from ..training.settings import require_inputs
 from ..wanda.input_norms import InputNorms
 from .gradient_check import Batches, GradientTest, ProbedLayer, Rule
 from .report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
@@ -130,10 +131,8 @@ class GradientProbe:
         self._batches = Batches(batches)
         self._call = resolve_scorer(scorer, None, seed)
         self._rule = Rule(reduction, gradient_threshold, prune_zero_gradients)
-        one_of("order", order, _ORDERS)
-        one_of("progress", progress, (False, True))
-        self._order = order
-        self._progress = progress
+        self._order = one_of("order", order, _ORDERS)
+        self._progress = as_bool("progress", progress)
         self._scope = resolve_scope(scope, "nearest", "error")
         resolve_selector(selector)
         self._options: dict[str, Any] = {
@@ -205,7 +204,7 @@ class GradientProbe:
         """
         step = as_number("step", step, _ROUNDING, 1.0)
         budget = as_number("budget", budget, 0.0, math.inf)
-        one_of("lower_is_better", lower_is_better, (False, True))
+        lower_is_better = as_bool("lower_is_better", lower_is_better)
         reference = self._measure(metric)
         if math.isnan(reference):
             raise ArgumentError("metric: nan for the model before the first round; nothing compares with it")

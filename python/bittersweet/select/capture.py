@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .. import _core
-from ..errors import DeviceError, LayoutError
+from ..errors import DeviceError, Error, LayoutError
 from ..options.scorers import Scorer, check_seed, resolve_scorer
+from ..options.values import as_bool
 from ..tensors import cuda, devices
 from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
 from .events import MaskEvent
-from .selection import EventSource, as_count, as_fraction
+from .selection import EventSource, checked_nonfinite, checked_ties, count_or_none, fraction_or_none
 
 __all__ = ["CapturableStep"]
 
@@ -57,6 +59,7 @@ class CapturableStep:
         regrow: bool = False,
         mask_optimizer_state: bool = False,
     ) -> None:
+        mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         self._roles = ("weight", *_STATES) if mask_optimizer_state else ("weight",)
         single, items = as_items(inputs)
         call = resolve_scorer(scorer, eps, seed)
@@ -83,11 +86,23 @@ class CapturableStep:
         table.attach(self._new)
         table.current = list(self._current)
         zero = sum(ROLES[role] for role in self._roles)
-        options = (ties, nonfinite, check_seed(seed), regrow, zero)
+        options = (
+            checked_ties(ties),
+            checked_nonfinite(nonfinite),
+            check_seed(seed),
+            as_bool("regrow", regrow),
+            zero,
+        )
         self._step = cuda.StepMemory(table, call.spec, options, True)
         self._source = EventSource(table, call, "exact", "global", None)
         self._masks = Masks(self._current, single=single)
         self.set_budget(k=0)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise Error(
+            "a CapturableStep knows the addresses of its tensors and cannot be copied or pickled. Make a new "
+            "one of the copied tensors, with masks=step.masks as their masks"
+        )
 
     @property
     def masks(self) -> Masks:
@@ -99,7 +114,7 @@ class CapturableStep:
 
         The number travels as an argument of a kernel: captured into a graph it is the same at each replay.
         """
-        fraction, count = as_fraction("sparsity", sparsity), as_count(k)
+        fraction, count = fraction_or_none("sparsity", sparsity), count_or_none(k)
         self._step.write_budget(_core.resolve_budget(fraction, count, self._table.total))
 
     def run(self) -> None:

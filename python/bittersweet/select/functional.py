@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..errors import ArgumentError, DeviceError, ShapeError
 from ..options.scopes import Scope
 from ..options.scorers import Scorer, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
+from ..options.values import as_bool, shown
 from ..tensors import devices
 from ..tensors.arrays import (
     FLOAT32,
@@ -39,7 +40,15 @@ from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import COLUMN, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .events import MaskEvent
-from .selection import Options, as_count, as_fraction, find_threshold, select_masks
+from .selection import (
+    Options,
+    checked_nonfinite,
+    checked_ties,
+    count_or_none,
+    find_threshold,
+    fraction_or_none,
+    select_masks,
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ def kth_value(
     names = ["values"] if len(arrays) == 1 else [f"values[{i}]" for i in range(len(arrays))]
     call = resolve_scorer("identity", None, seed)
     table = Table([ScoreInputs(x, scores=x, name=n) for x, n in zip(arrays, names, strict=True)], call)
-    rank = as_count(k)
+    rank = count_or_none(k)
     if rank is None or not 1 <= rank <= table.total:
         raise ArgumentError(f"k: {k}; accepted: 1 to {table.total}, the number of values")
     read = find_threshold(
@@ -217,8 +226,9 @@ def threshold(
     """
     call = resolve_scorer(scorer, eps, seed)
     table = Table(as_items(inputs)[1], call)
-    fraction, count = as_fraction("sparsity", sparsity), as_count(k)
-    chosen = resolve_selector(selector)
+    fraction, count = fraction_or_none("sparsity", sparsity), count_or_none(k)
+    chosen, ties, nonfinite = resolve_selector(selector), checked_ties(ties), checked_nonfinite(nonfinite)
+    regrow, sync = as_bool("regrow", regrow), as_bool("sync", sync)
     read = find_threshold(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
     copied = table.copied_bytes
 
@@ -340,6 +350,7 @@ def prune_(
         sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
         regrow, max_tensor_sparsity, sync,
     )  # fmt: skip
+    mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
     roles = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq") if mask_optimizer_state else ("weight",)
     table, _, event = select_masks(as_items(inputs)[1], options, roles)
     if table.device == devices.HOST:
@@ -392,6 +403,7 @@ def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles
 
 
 def _role_bits(roles: Sequence[str]) -> int:
-    if isinstance(roles, str) or not set(roles) <= ROLES.keys():
-        raise ArgumentError(f"roles: {roles!r}; accepted: a sequence of {', '.join(ROLES)}")
+    known = not isinstance(roles, str) and isinstance(roles, Collection)
+    if not known or any(role not in list(ROLES) for role in roles):
+        raise ArgumentError(f"roles: {shown(roles)}; accepted: a sequence of {', '.join(ROLES)}")
     return sum(ROLES[role] for role in set(roles))

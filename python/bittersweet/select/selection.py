@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from ..errors import ArgumentError
 from ..notices import warn_once
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
+from ..options.values import as_bool, as_fraction, as_int, one_of
 from ..tensors import cuda, devices
 from ..tensors.arrays import FLOAT16
 from ..tensors.lazy import lazily
@@ -21,10 +20,14 @@ from ..tensors.masks import Mask
 from ..tensors.table import ROLES, ScoreInputs, Table
 from .events import MaskEvent
 
+_TIES = (None, "exact", "at_or_below", "below")
+_NONFINITES = ("error", "keep")
+_DISTRIBUTIONS = (None, "uniform", "erk", "layer_adaptive")
+
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `make_masks` beside its inputs."""
+    """The arguments of `make_masks` beside its inputs, as plain values."""
 
     sparsity: float | None
     k: int | None
@@ -42,6 +45,21 @@ class Options:
     max_tensor_sparsity: float | None
     sync: bool
 
+    def __post_init__(self) -> None:
+        found: dict[str, Any] = {
+            "sparsity": fraction_or_none("sparsity", self.sparsity),
+            "k": count_or_none(self.k),
+            "distribution": checked_distribution(self.distribution),
+            "max_tensor_sparsity": fraction_or_none("max_tensor_sparsity", self.max_tensor_sparsity),
+            "ties": checked_ties(self.ties),
+            "nonfinite": checked_nonfinite(self.nonfinite),
+            "seed": check_seed(self.seed),
+            "regrow": as_bool("regrow", self.regrow),
+            "sync": as_bool("sync", self.sync),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
 
 def select_masks(
     items: list[ScoreInputs], options: Options, writes: Sequence[str]
@@ -55,9 +73,7 @@ def select_masks(
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     selector = resolve_selector(options.selector)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
-    sparsity, k = as_fraction("sparsity", options.sparsity), as_count(options.k)
-    most = as_fraction("max_tensor_sparsity", options.max_tensor_sparsity)
-    seed = check_seed(options.seed)
+    sparsity, k, most = options.sparsity, options.k, options.max_tensor_sparsity
     table = Table(items, call, writes)
     masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
     table.attach(masks)
@@ -65,7 +81,7 @@ def select_masks(
     if table.device != devices.HOST:
         devices.require_supported(selector[0], scope.text, options.distribution, most)
         zero = sum(ROLES[role] for role in writes)
-        choices = (options.ties, options.nonfinite, seed, options.regrow, zero)
+        choices = (options.ties, options.nonfinite, options.seed, options.regrow, zero)
         step = cuda.run_step(table, call.spec, choices, True, sparsity, k)
         if not options.sync:
             keep_if_failed(step, masks)
@@ -85,7 +101,7 @@ def select_masks(
             max_tensor_sparsity=most,
             ties=options.ties,
             nonfinite=options.nonfinite,
-            seed=seed,
+            seed=options.seed,
             regrow=options.regrow,
         )
 
@@ -216,15 +232,21 @@ def _warn_about(event: MaskEvent, call: ScorerCall, half: bool) -> None:
         )
 
 
-def as_fraction(argument: str, value: float | None) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{argument}: {value!r}; accepted: a fraction from 0 to 1") from None
+def fraction_or_none(argument: str, value: float | None) -> float | None:
+    return None if value is None else as_fraction(argument, value)
 
 
-def as_count(k: int | None) -> int | None:
-    try:
-        return None if k is None else operator.index(k)
-    except TypeError:
-        raise ArgumentError(f"k: {k!r}; accepted: an integer count") from None
+def count_or_none(k: int | None) -> int | None:
+    return None if k is None else as_int("k", k, -(2**63), 2**63 - 1, "an integer count")
+
+
+def checked_ties(ties: str | None) -> str | None:
+    return one_of("ties", ties, _TIES)
+
+
+def checked_nonfinite(nonfinite: str) -> str:
+    return one_of("nonfinite", nonfinite, _NONFINITES)
+
+
+def checked_distribution(distribution: str | None) -> str | None:
+    return one_of("distribution", distribution, _DISTRIBUTIONS)

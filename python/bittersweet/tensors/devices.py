@@ -65,7 +65,7 @@ class Runtime:
     def fetch(self, words: torch.Tensor, device: int) -> Callable[[], Words]:
         """Enqueues a copy of int64 words to the host; calling the result waits for that copy alone."""
         torch = sys.modules["torch"]
-        copy = torch.empty(words.shape, dtype=torch.int64, pin_memory=True)
+        copy = torch.empty(words.shape, dtype=torch.int64, device="cpu", pin_memory=True)
         copy.copy_(words, non_blocking=True)
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(device))

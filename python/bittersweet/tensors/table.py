@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
 from ..options.scorers import ScorerCall
+from ..options.values import BELOW_ONE, FINITE, as_int, as_number, shown
 from . import devices
 from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
 from .masks import COLUMN, WIDTH, Mask
@@ -19,6 +20,7 @@ from .threads import follow_torch
 ROLES = {"weight": 1, "exp_avg": 2, "exp_avg_sq": 4, "max_exp_avg_sq": 8, "grad": 16}
 _ELEMENTWISE = ("weight", "exp_avg", "exp_avg_sq", "grad", "scores", "max_exp_avg_sq")
 _ONE = 0x3F800000  # the bits of 1.0f
+_MOST = 3.4028234663852886e38  # the largest float32
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -175,6 +177,8 @@ class Table:
         views: dict[str, View] = {}
         for argument in (*_ELEMENTWISE, "input_norm"):
             value = getattr(item, argument)
+            if value is None and argument == "weight":
+                raise ArgumentError(f"weight of '{name}': found None; accepted: an array. Pass the weight")
             if value is None:
                 if scorer is not None and argument in scorer.reads:
                     raise MissingStateError(
@@ -232,10 +236,9 @@ def as_items(inputs: ScoreInputs | Sequence[ScoreInputs]) -> tuple[bool, list[Sc
 
 def _geometry(shape: tuple[int, ...], in_dim: int | None, name: str) -> tuple[int, int, int, int, int]:
     """(rows, inputs, inner, row_stride, input_stride) of a row-major array; see `ScoreInputs.in_dim`."""
-    if in_dim is not None and not 0 <= in_dim < max(len(shape), 1):
-        raise ArgumentError(
-            f"in_dim: {in_dim} for '{name}' of shape {shape}; accepted: 0 to {max(len(shape), 1) - 1}"
-        )
+    if in_dim is not None:
+        most = max(len(shape), 1) - 1
+        in_dim = as_int("in_dim", in_dim, 0, most, f"0 to {most} for '{name}' of shape {shape}")
     if len(shape) < 2:
         numel = math.prod(shape)
         return 1, numel, 1, numel, 1
@@ -263,9 +266,9 @@ def _check_input_norm(views: dict[str, View], inputs: int, name: str) -> None:
 
 def _scalars(item: ScoreInputs, name: str, needs_step: bool) -> tuple[int, int]:
     """The bits of modifier and bias_correction1."""
-    modifier = 1.0 if item.modifier is None else float(item.modifier)
-    if not (math.isfinite(modifier) and modifier >= 0.0):
-        raise ArgumentError(f"modifier of '{name}': {modifier}; accepted: a finite number from 0")
+    modifier = 1.0
+    if item.modifier is not None:
+        modifier = as_number(f"modifier of '{name}'", item.modifier, 0.0, _MOST, "a finite number from 0")
     correction = 1.0
     if needs_step:
         if item.step is None:
@@ -273,13 +276,21 @@ def _scalars(item: ScoreInputs, name: str, needs_step: bool) -> tuple[int, int]:
                 f"step of '{name}' is missing, and the scorer corrects the bias of exp_avg by it. Pass "
                 "Adam's step count"
             )
-        step, beta1 = float(item.step), float(item.betas[0])
-        if not step >= 1.0:
-            raise ArgumentError(f"step of '{name}': {step}; accepted: a count from 1")
-        if not 0.0 <= beta1 < 1.0:
-            raise ArgumentError(f"betas of '{name}': beta1 is {beta1}; accepted: 0 <= beta1 < 1")
+        step, beta1 = _step(item.step, name), _beta1(item.betas, name)
         correction = 1.0 - beta1**step
     return _float_bits(modifier), _float_bits(correction)
+
+
+def _step(step: Any, name: str) -> float:
+    if math.prod(getattr(step, "shape", ())) == 1 and hasattr(step, "reshape"):
+        step = step.reshape(())
+    return as_number(f"step of '{name}'", step, 1.0, FINITE, "a count from 1, or a tensor of one element")
+
+
+def _beta1(betas: Any, name: str) -> float:
+    if not isinstance(betas, Sequence) or not betas:
+        raise ArgumentError(f"betas of '{name}': {shown(betas)}; accepted: two numbers, (beta1, beta2)")
+    return as_number(f"betas of '{name}': beta1", betas[0], 0.0, BELOW_ONE, "0 <= beta1 < 1")
 
 
 def _require_modifiers(items: Sequence[ScoreInputs], names: Sequence[str], scorer: str) -> None:

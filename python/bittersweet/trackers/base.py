@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from array import array
@@ -9,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
-from ..errors import ArgumentError, MissingStateError
+from ..errors import MissingStateError
 from ..model.compilation import outside_of_compilation
 from ..model.optimizers import Optimizers
 from ..options.scorers import Scorer
+from ..options.values import one_of
+from ..tensors.owned import address_of, zeros
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
 
@@ -134,13 +137,25 @@ class Tracker(ABC):
     def detach(self) -> None:  # noqa: B027  (most have none)
         """Removes hooks, where there are any."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: all but the addresses of this tracker's own memory."""
+        state = {**self.__dict__, "_memory": array("Q"), "_generation": -1}
+        del state["_eagerly"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _eagerly=outside_of_compilation())
+
+    def __copy__(self) -> Tracker:
+        """A tracker of the same parameters and optimizer, with memory of its own."""
+        return copy.deepcopy(self, {id(self._source): self._source})
+
     @abstractmethod
     def answers(self) -> dict[str, Any]:
         """By name, what the scorer takes from here, or the MissingStateError that says why it cannot."""
 
     def _known(self, missing: str) -> dict[str, Any]:
-        if missing not in ("error", "skip"):
-            raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
+        missing = one_of("missing", missing, ("error", "skip"))
         found = self.answers()
         for value in found.values():
             if missing == "error" and isinstance(value, MissingStateError):
@@ -155,6 +170,8 @@ class Tracker(ABC):
             for i in present:
                 if not self._kept[i]:
                     self._kept[i] = self._created(i)
+                for key in self._kept[i]:
+                    self._at(i, key)
             self._memory = array("Q", [word for i in present for word in self._words(self._kept[i])])
             self._generation = self._feed.generation
         return bool(self._feed.names)
@@ -168,16 +185,18 @@ class Tracker(ABC):
         )
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
-        import torch
-
         layout = self._layout(self._entries[i])
-        return {
-            key: torch.zeros(count, dtype=getattr(torch, dtype)) for key, (dtype, count) in layout.items()
-        }
+        return {key: zeros(count, dtype) for key, (dtype, count) in layout.items()}
 
     def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
-        """What the compiled module is told of one parameter's memory."""
+        """What the compiled module is told of one parameter's memory, which has been looked at."""
         return [tensor.data_ptr() for tensor in kept.values()]
+
+    def _at(self, i: int, key: str) -> int:
+        """The address of what is kept under `key` of one parameter, after a look at it."""
+        dtype, count = self._layout(self._entries[i])[key]
+        what = f"{key} of '{self.names[i]}' in this {type(self).__name__}"
+        return address_of(self._kept[i][key], dtype, count, what)
 
     @abstractmethod
     def _layout(self, entry: PlanEntry) -> Layout:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,11 @@ import numpy as np
 from ..errors import ArgumentError
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
-from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, resolve_scorer
+from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
+from ..options.values import as_bool, as_fraction, one_of
 from ..select.functional import make_masks
+from ..select.selection import checked_distribution, checked_nonfinite, checked_ties
 from ..tensors import devices
 from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs
@@ -55,14 +56,11 @@ class Settings:
     def checked(cls, optimizers: Optimizers, scorer: str | Scorer, **options: Any) -> Settings:
         """Raises ArgumentError for a bad option or for two that exclude each other."""
         call = resolve_scorer(scorer, None, options["seed"])
+        options.update(_plain(options))
         if call.name == "bitter4" and options["distribution"] is None:
             options["scope"] = "tensor" if options["scope"] == "global" else options["scope"]
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
         settings = cls(scorer=scorer, call=call, **options)
-        one_of("hold", settings.hold, ("weights", "grads"))
-        one_of("missing", settings.missing, ("error", "skip"))
-        for flag in ("mask_optimizer_state", "regrow"):
-            one_of(flag, getattr(settings, flag), (False, True))
         settings._check_schedule()
         if settings.schedule is not None and call.name in TRACKED:
             settings._check_history(optimizers)
@@ -256,16 +254,16 @@ def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[st
     optimizers.require_state(call.reads, call.name)
 
 
-def one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> None:
-    if value not in accepted:
-        raise ArgumentError(f"{argument}: {value!r}; accepted: {', '.join(map(repr, accepted))}")
-
-
-def as_number(argument: str, value: Any, low: float, high: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not low <= number <= high:
-        raise ArgumentError(f"{argument}: {value!r}; accepted: a number from {low:g} to {high:g}")
-    return number
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are words, flags and numbers, as plain values: a checkpoint holds them."""
+    most = options["max_tensor_sparsity"]
+    return {
+        "hold": one_of("hold", options["hold"], ("weights", "grads")),
+        "missing": one_of("missing", options["missing"], ("error", "skip")),
+        **{flag: as_bool(flag, options[flag]) for flag in ("mask_optimizer_state", "regrow")},
+        "max_tensor_sparsity": None if most is None else as_fraction("max_tensor_sparsity", most),
+        "distribution": checked_distribution(options["distribution"]),
+        "nonfinite": checked_nonfinite(options["nonfinite"]),
+        "ties": checked_ties(options["ties"]),
+        "seed": check_seed(options["seed"]),
+    }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, Error, MissingStateError
 from ..model.binding import bind
 from ..model.targets import Plan, find_targets, unwrap
+from ..options.values import one_of
 from ..progress import ticking
 from ..tensors.table import ScoreInputs
 from . import calibration_file
@@ -68,22 +69,21 @@ class Calibrator:
     def __init__(self, model: torch.nn.Module, *, targets: Any = None, ignore: Any = None) -> None:
         self._model = unwrap(model)
         self._plan = find_targets(self._model, None, targets, ignore)
-        self._watched: list[tuple[torch.nn.Module, str, Callable[..., InputSum]]] = []
+        self._watched: list[tuple[torch.nn.Module, str]] = []
         names = {id(one.parameter): one.entry.name for one in bind(self._model, None, self._plan.targets)}
         without = []
         for module in self._model.modules():
             name = names.get(id(module._parameters.get("weight")))
             if name is not None and (kind := refused(module)) is not None:
                 without.append(f"'{name}' ({kind})")
-            observe = None if name is None else observer(module, name)
-            if name is not None and observe is not None:
-                self._watched.append((module, name, observe))
+            if name is not None and observer(module, name) is not None:
+                self._watched.append((module, name))
         if without:
             raise ArgumentError(
                 f"targets: there is no norm per input feature for {', '.join(without)}. Leave them out with "
                 "ignore, or prune them by another scorer"
             )
-        lost = set(names.values()) - {name for _, name, _ in self._watched}
+        lost = set(names.values()) - {name for _, name in self._watched}
         if lost:
             raise ArgumentError(
                 f"targets: '{sorted(lost)[0]}' is not the weight of a Linear, Conv or Conv1D layer, so that "
@@ -151,6 +151,12 @@ class Calibrator:
         self.samples += samples
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: everything, but not in the middle of collecting."""
+        if self._inside is not None:
+            raise Error("this calibrator is collecting; leave its with block before it is copied or pickled")
+        return {**self.__dict__, "_sums": dict(self._sums), "_before": {}}
+
     def __enter__(self) -> Calibrator:
         import torch
 
@@ -161,7 +167,9 @@ class Calibrator:
             for module in self._model.modules():
                 stack.callback(setattr, module, "training", module.training)
             self._model.eval()
-            for module, name, observe in self._watched:
+            for module, name in self._watched:
+                observe = observer(module, name)
+                assert observe is not None  # it had one when the calibrator was made
                 hook = functools.partial(self._collect, name, observe)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             stack.enter_context(torch.no_grad())
@@ -216,8 +224,7 @@ class Calibrator:
         Raises:
             MissingStateError: A target has no norms, under ``missing="error"``.
         """
-        if missing not in ("error", "skip"):
-            raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
+        missing = one_of("missing", missing, ("error", "skip"))
         norms = self.norms if missing == "error" else self._known_norms()
         items = []
         for one in bind(self._model, None, self._plan.targets):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from ..model.targets import PlanEntry, find_targets
 from ..options.scopes import Global, Scope, resolve_scope
+from ..options.values import one_of
 from ..progress import ticking
 from ..select.events import MaskEvent
 from ..select.functional import make_masks, prune_
@@ -124,8 +125,7 @@ def prune_blocks_(
     """
     from torch import nn
 
-    if recompute not in ("block", "layer"):
-        raise ArgumentError(f"recompute: {recompute!r}; accepted: 'block', 'layer'")
+    recompute = one_of("recompute", recompute, ("block", "layer"))
     listed = list(blocks)
     if not listed or not all(isinstance(block, nn.Module) for block in listed):
         raise ArgumentError(
