@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..model.compilation import outside_of_compilation
 from ..model.hooks import listen
 from ..options.scorers import Movement
 from ..tensors.masks import WIDTH, Mask
@@ -55,11 +54,12 @@ class MovementTracker(Tracker):
         self._listen()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_handles", "_eagerly")}
+        state = super().__getstate__()
+        del state["_handles"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._eagerly, self._handles = outside_of_compilation(), []
+        super().__setstate__({**state, "_handles": []})
         self._listen()
 
     def scores(self, missing: str = "error") -> dict[str, torch.Tensor]:
