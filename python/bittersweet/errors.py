@@ -1,8 +1,8 @@
 """The exceptions that Bittersweet raises.
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
-weight, no optimizer state and no mask has been changed. Each class is also a ``ValueError`` or a
-``TypeError``, so that ordinary handlers catch it. The compiled module raises the same classes.
+weight, no optimizer state and no mask has been changed. Each class is also a ``ValueError``, a ``TypeError``
+or a ``ModuleNotFoundError``, so that ordinary handlers catch it. The compiled module raises the same classes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ __all__ = [
     "DeviceError",
     "Error",
     "LayoutError",
+    "MissingPackageError",
     "MissingStateError",
     "NonFiniteScoreError",
     "ShapeError",
@@ -42,6 +43,10 @@ class DeviceError(Error, ValueError):
 
 class LayoutError(Error, ValueError):
     """Memory that cannot be used as one array: expanded, overlapping, sparse, distributed, read-only."""
+
+
+class MissingPackageError(Error, ModuleNotFoundError):
+    """An optional package that the call needs is not installed; the message names the extra that has it."""
 
 
 class MissingStateError(Error, ValueError):

@@ -178,6 +178,7 @@ def find_targets(
     targets: Any = None,
     ignore: Any = None,
     settings: Mapping[str, str] | None = None,
+    frozen: bool = False,
 ) -> Plan:
     """Decides for every parameter of `model` whether it is pruned.
 
@@ -185,6 +186,7 @@ def find_targets(
     not biases, norms, embeddings or other parameters, nor anything tied to an embedding. Never pruned:
     parameters that do not require grad, that are not in `optimizer` (if one is given), or from which a
     parametrization computes the real weight (weight_norm and its kin: a zero there is not a zero weight).
+    With `frozen`, whether a parameter requires grad does not matter: nothing is going to train it.
 
     `targets` narrows the choice and `ignore` takes away from it. Both take a glob of names, a module, a
     module type, or several of these. A glob is held against the parameter's name and the names of the modules
@@ -210,7 +212,7 @@ def find_targets(
 
     entries = []
     for parameter, places in parameters.values():
-        reason = _reason(parameter, places, wanted, unwanted, trained)
+        reason = _reason(parameter, places, wanted, unwanted, trained, frozen)
         first = next((place for place in places if _is_default(place)), places[0])
         entries.append(
             PlanEntry(
@@ -320,6 +322,7 @@ def _reason(
     wanted: Patterns | None,
     unwanted: Patterns | None,
     trained: set[int] | None,
+    frozen: bool,
 ) -> str | None:
     for place in places:
         if (computed := _computed_from(place)) is not None:
@@ -327,7 +330,7 @@ def _reason(
         if unwanted is not None and (match := unwanted.match(place)) is not None:
             return f"ignored by {match.pattern}"
     reason = _kind_reason(places, wanted)
-    if reason is None and not parameter.requires_grad:
+    if reason is None and not parameter.requires_grad and not frozen:
         reason = "frozen (requires_grad is False)"
     if reason is None and trained is not None and id(parameter) not in trained:
         reason = "not in the optimizer"

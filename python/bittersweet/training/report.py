@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
 from ..select.events import MaskHistory
 from ..tensors.masks import Mask, kept_counts
 
 if TYPE_CHECKING:
+    import torch
+
     from ..model.binding import Bound
 
-__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "text_table"]
+__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "sparsity_of", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,20 @@ class Sparsity:
 
 def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsity:
     """Counts mask bits and zeros of these targets; one without a mask is all kept."""
+    return sparsity_of({one.entry.name: one.parameter for one in bound}, masks)
+
+
+def sparsity_of(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]) -> Sparsity:
+    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept."""
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
-    targets = list(bound)
-    if not targets:
+    if not tensors:
         return Sparsity({})
-    counts = sys.modules["torch"].stack([one.parameter.detach().count_nonzero() for one in targets]).tolist()
+    counts = [tensor.detach().count_nonzero() for tensor in tensors.values()]
     rows = {}
-    for one, nonzero in zip(targets, counts, strict=True):
-        elements, name = one.entry.numel, one.entry.name
+    for (name, tensor), nonzero in zip(
+        tensors.items(), sys.modules["torch"].stack(counts).tolist(), strict=True
+    ):
+        elements = tensor.numel()
         rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), elements - nonzero)
     return Sparsity(rows)
 
@@ -164,14 +173,15 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     """Draws sparsity over steps (requested, achieved), sparsity per tensor, and milliseconds per mask event
     as a PNG.
 
-    Needs matplotlib; its global state (pyplot, backend) is left alone.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    Its global state (pyplot, backend) is left alone.
 
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     rows = report.sparsity.per_tensor
-    figure = Figure(figsize=(13, max(4.0, 1.5 + 0.22 * len(rows))), layout="constrained")
-    FigureCanvasAgg(figure)
+    library = require("matplotlib.figure", "a figure")
+    figure = library.Figure(figsize=(13, max(4.0, 1.5 + 0.22 * len(rows))), layout="constrained")
+    require("matplotlib.backends.backend_agg", "a figure").FigureCanvasAgg(figure)
     ramp, layers, cost = figure.subplots(1, 3)
 
     events = [event for event in report.history if event.step is not None]
