@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, MissingStateError
 from ..model.binding import bind, competitors
+from ..options.budgets import Schedules
 from ..select.events import MaskEvent
+from ..select.merge import merge_events
 from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import Mask, kept_counts
 from .watching import left_alone
@@ -18,19 +20,20 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.optimizers import Optimizers
-    from ..model.targets import Plan
+    from ..model.targets import Plan, PlanEntry
+    from ..tensors.table import ScoreInputs
     from ..trackers.base import Tracker
     from ..wanda.input_norms import InputNorms
     from .keeping import Keeper
     from .settings import Settings
     from .watching import Watch
 
-__all__ = ["fire", "listed", "require_zeros"]
+__all__ = ["fire", "group_targets", "listed", "require_zeros"]
 
 
 def fire(
     step: int,
-    sparsity: float,
+    due: Mapping[str, float],
     *,
     model: torch.nn.Module,
     optimizers: Optimizers,
@@ -42,7 +45,8 @@ def fire(
     watch: Watch,
     sync: bool,
 ) -> MaskEvent:
-    """Makes masks of `sparsity` and writes their zeros; an error leaves everything as it was."""
+    """Makes masks for the sparsity that is `due` by glob ("": of all targets) and writes their zeros. An
+    error leaves everything as it was."""
     started = time.perf_counter()
     reads, skip = settings.call.reads, settings.missing == "skip"
     answers = {} if tracker is None else tracker.answers()
@@ -57,16 +61,14 @@ def fire(
             f"'{settings.call.name}' ({_first(skipped)} lack what it reads, or are frozen by now). Choose a "
             "scorer that does without (magnitude), or begin the schedule after the first optimizer step"
         )
-    made = settings.select(inputs, sparsity, sync)
-    assert made.event is not None
-    competing = {item.name for item in inputs}
-    former = [mask for mask in keeper.ordered if mask.name in competing]
-    keeper.apply({**keeper.masks, **{mask.name: mask for mask in made}}, keeper.masks)
+    made, event = _select(inputs, due, plan, settings, sync)
+    former = [mask for mask in keeper.ordered if mask.name in made]
+    keeper.apply({**keeper.masks, **made}, keeper.masks)
     spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
 
     def finished(event: MaskEvent) -> MaskEvent:
         overall = None
-        if skipped:
+        if skipped or event.dense:
             elements = sum(entry.numel for entry in plan.targets)
             overall = _dead(masks) / elements if elements else 0.0
         event = replace(event, step=step, milliseconds=spent)
@@ -74,8 +76,36 @@ def fire(
         _say_what_is_odd(event, watch, settings, former)
         return event
 
-    found = made.event
-    return lazily(MaskEvent, lambda: finished(found)) if is_unread(found) else finished(found)
+    return lazily(MaskEvent, lambda: finished(event)) if is_unread(event) else finished(event)
+
+
+def group_targets(schedule: Any, plan: Plan) -> dict[str, list[PlanEntry]]:
+    """The targets of each glob of a schedule; those of one without globs are all under ""."""
+    if not isinstance(schedule, Schedules):
+        return {"": list(plan.targets)}
+    by_name = {entry.name: entry for entry in plan.targets}
+    groups = schedule.group({entry.name: entry.aliases for entry in plan.targets})
+    return {glob: [by_name[name] for name in names] for glob, names in groups.members.items()}
+
+
+def _select(
+    inputs: Sequence[ScoreInputs], due: Mapping[str, float], plan: Plan, settings: Settings, sync: bool
+) -> tuple[dict[str, Mask], MaskEvent]:
+    """New masks by name: of all inputs together, or of each group whose schedule is due."""
+    members = group_targets(settings.schedule, plan)
+    made: dict[str, Mask] = {}
+    events: dict[str, MaskEvent] = {}
+    for glob, sparsity in due.items():
+        names = {entry.name for entry in members[glob]}
+        found = settings.select([item for item in inputs if item.name in names], sparsity, sync)
+        assert found.event is not None
+        made.update((mask.name, mask) for mask in found)
+        events[glob] = found.event
+    if "" in due:
+        return made, events[""]
+    grouped = {entry.name for entries in members.values() for entry in entries}
+    dense = {entry.name: entry.numel for entry in plan.targets if entry.name not in grouped}
+    return made, merge_events(events, dense)
 
 
 def require_zeros(keeper: Keeper, why: str) -> None:

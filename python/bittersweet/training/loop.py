@@ -11,7 +11,7 @@ from ..model.hooks import listen
 from ..model.targets import lookup
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import kept_counts
-from .firing import fire, listed, require_zeros
+from .firing import fire, group_targets, listed, require_zeros
 from .keeping import Keeper
 from .sampling import ZeroSample
 from .watching import Watch
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from ..wanda.input_norms import InputNorms
     from .settings import Settings
 
-__all__ = ["FAR", "Loop"]
-
-FAR = 2**62
-"""A step that no training reaches."""
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -122,7 +119,7 @@ class Loop:
         if self.tracker is not None and not skipped and self.tracker.follows_step:
             self.tracker.observe(now, self.keeper.masks)  # before masks: writing zeros is no training
         if due is not None:
-            event = self._fire(now, due[1])
+            event = self._fire(now, due)
             self.history.append(event)
         elif self.settings.hold == "weights":
             self.keeper.hold()
@@ -204,7 +201,7 @@ class Loop:
         self._stepped.clear()
         self.advance(skipped)
 
-    def _fire(self, now: int, sparsity: float) -> MaskEvent:
+    def _fire(self, now: int, due: dict[str, float]) -> MaskEvent:
         if self.settings.hold == "grads" and not self.settings.regrow:
             require_zeros(
                 self.keeper,
@@ -212,7 +209,7 @@ class Loop:
             )
         return fire(
             now,
-            sparsity,
+            due,
             model=self.model,
             optimizers=self.optimizers,
             plan=self.plan,
@@ -224,28 +221,41 @@ class Loop:
             sync=self.sync,
         )
 
-    def _due(self, now: int) -> tuple[int, float] | None:
+    def _due(self, now: int) -> dict[str, float] | None:
+        """The sparsity that is due by `now` and has not been served, by glob ("": all targets)."""
         schedule = self.settings.schedule
-        return None if schedule is None else schedule.last_due(self.fired, now)
+        if schedule is None:
+            return None
+        found = schedule.last_due(self.fired, now)
+        by_glob = found if isinstance(found, dict) else {} if found is None else {"": found}
+        return {glob: sparsity for glob, (_, sparsity) in by_glob.items()} or None
 
     def _drifts(self) -> bool:
         """Whether dead weights may move in this optimizer step: they compete again at the event after it."""
         return self.settings.regrow and self._due(self.step + 1) is not None
 
     def _unfinished(self) -> str | None:
-        ahead = self._due(FAR)
-        if ahead is None:
+        members = group_targets(self.settings.schedule, self.plan)
+        kept = dict(zip(self.keeper.masks, kept_counts(self.keeper.ordered), strict=True))
+        missing = []
+        for glob, goal in self.settings.goals.items():
+            elements = sum(entry.numel for entry in members[glob])
+            live = sum(kept.get(entry.name, entry.numel) for entry in members[glob])
+            reached = 1.0 - live / elements if elements else 0.0
+            if goal is not None and goal[0] > self.fired and goal[1] > reached:
+                of = f" of '{glob}'" if glob else ""
+                missing.append(
+                    f"sparsity {goal[1]:g}{of} was asked for at step {goal[0]:,}, and {reached:.4f} is "
+                    "reached"
+                )
+        never = self.settings.schedule is not None and not self.history
+        if never:
+            missing.append("no mask event came")
+        if not missing:
             return None
-        elements = sum(entry.numel for entry in self.plan.targets)
-        dead = sum(mask.numel for mask in self.keeper.ordered) - sum(kept_counts(self.keeper.ordered))
-        reached = dead / elements if elements else 0.0
-        if ahead[1] <= reached:
-            return None
-        never = "" if self.history else ", and no mask event came"
         return (
-            f"the schedule was not finished: sparsity {ahead[1]:g} was asked for at step {ahead[0]:,}, and "
-            f"{reached:.4f} is reached after {self.step:,} steps{never}. Train for longer, or end the "
-            "schedule earlier"
+            f"the schedule was not finished: {', '.join(missing)} after {self.step:,} steps. Train for "
+            "longer, or end the schedule earlier"
         )
 
     def _listen(self) -> None:

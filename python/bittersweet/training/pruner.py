@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ArgumentError, Error
@@ -18,6 +19,8 @@ from ..options.selectors import Selector
 from ..select.events import MaskEvent, MaskHistory
 from ..wanda.input_norms import InputNorms
 from . import remembering, report
+from .apply_to import apply_masks_to
+from .from_zeros import zeros_as_masks
 from .loop import Loop
 from .report import PruneReport, Sparsity, count_sparsity
 from .saving import restore, saved
@@ -45,7 +48,9 @@ class Pruner:
             are not pruned. Where one wraps another, give the one whose ``step()`` you call.
         scorer: A name or an object. ``"bitter4"`` alone means scope ``"tensor"`` with ``"layer_adaptive"``
             too. Scorers with a memory (bitter10, bitter10s, bitter10c, movement) are fed on every step.
-        schedule: When to prune, and how much. None: the masks of `load_masks` or `from_zeros` are held.
+        schedule: When to prune, and how much: a schedule, or a function ``step -> (due, sparsity)``; or
+            ``{glob: schedule}``, where each target follows the first glob that it meets, with a threshold of
+            its own, and others stay dense. None: the masks of `load_masks` or `from_zeros` are held.
         selector: How the threshold is found; a name or an object.
         scope: Who competes with whom: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"``, or an object.
         distribution: How much each tensor gives, for scopes other than global; see `make_masks`.
@@ -84,7 +89,7 @@ class Pruner:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         *,
         scorer: str | Scorer = "bitter7",
-        schedule: Schedule | None = None,
+        schedule: Schedule | Callable[[int], tuple[bool, float]] | Mapping[str, Any] | None = None,
         selector: str | Selector = "exact",
         scope: str | Scope = "global",
         distribution: str | None = None,
@@ -305,6 +310,44 @@ class Pruner:
         loop = self._loop
         loop.require_open()
         loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
+
+    @classmethod
+    def from_zeros(
+        cls,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+        *,
+        min_sparsity: float = 0.01,
+        **options: Any,
+    ) -> Pruner:
+        """A pruner that takes over the zeros of a sparse model and keeps them while it is trained on.
+
+        An element is pruned if it is +0 or -0, in targets whose share of zeros is at least `min_sparsity`;
+        `plan` lists which. With a schedule among the `options` (those of the class) pruning goes on from
+        there.
+
+        Raises:
+            ArgumentError: No target has that many zeros; and as the class.
+        """
+        pruner = cls(model, optimizer, **options)
+        loop = pruner._loop
+        weights = {entry.name: lookup(loop.model, entry) for entry in loop.plan.targets}
+        found = zeros_as_masks(weights, min_sparsity)
+        loop.keeper.apply(found.masks)
+        settings = {**loop.plan.settings, "zeros": str(found).replace("\n", "\n  ")}
+        loop.plan = replace(loop.plan, settings=settings)
+        return pruner
+
+    def apply_to(self, module: torch.nn.Module) -> Sparsity:
+        """Writes the zeros of the masks into another module of the same names: an EMA copy, an AveragedModel,
+        a deep copy. Prefixes of wrappers are understood. Returns mask bits and zeros of what was written.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been written.
+        """
+        loop = self._loop
+        aliases = {entry.name: entry.aliases for entry in loop.plan.targets}
+        return apply_masks_to(module, loop.keeper.masks, aliases)
 
     def __repr__(self) -> str:
         loop, targets = self._loop, self._loop.plan.targets

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError
+from ..options.budgets import Schedules
+from ..options.custom_schedule import checked_schedule
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
@@ -37,7 +39,7 @@ class Settings:
     """Checked options. `call` is the resolved scorer, `norms_digest` stands for the input norms, if any."""
 
     scorer: str | Scorer
-    schedule: Schedule | None
+    schedule: Schedule | Schedules | None
     selector: str | Selector
     scope: str | Scope
     distribution: str | None
@@ -56,7 +58,7 @@ class Settings:
     def checked(cls, optimizers: Optimizers, scorer: str | Scorer, **options: Any) -> Settings:
         """Raises ArgumentError for a bad option or for two that exclude each other."""
         call = resolve_scorer(scorer, None, options["seed"])
-        options.update(_plain(options))
+        options.update(_plain(options), schedule=_schedule(options["schedule"]))
         if call.name == "bitter4" and options["distribution"] is None:
             options["scope"] = "tensor" if options["scope"] == "global" else options["scope"]
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
@@ -159,21 +161,23 @@ class Settings:
             **text,
         }
 
+    @property
+    def goals(self) -> dict[str, tuple[int, float] | None]:
+        """Where the schedule ends: its last step and sparsity, by glob ("" for one of all targets); None if
+        only asking would tell. Empty without a schedule."""
+        if isinstance(self.schedule, Schedules):
+            return self.schedule.goals
+        return {} if self.schedule is None else {"": self.schedule.goal}
+
     def _check_schedule(self) -> None:
-        if self.schedule is None:
-            return
-        if not isinstance(self.schedule, Schedule):
-            raise ArgumentError(
-                f"schedule: {self.schedule!r}; accepted: PolynomialDecay, PowerRamp, Linear, Cosine or "
-                "OneShot"
-            )
-        last = self.schedule.last_due(0, _FAR)
-        if last is None:
+        goals = [goal for goal in self.goals.values() if goal is not None]
+        if goals and all(step < 1 for step, _ in goals) and len(goals) == len(self.goals):
             raise ArgumentError(f"schedule: {self.schedule!r} can never fire. Steps are counted from 1")
         fixed = resolve_scope(self.scope, "nearest", "error").fixed_sparsity
-        if fixed is not None and last[1] > fixed:
+        most = max((sparsity for _, sparsity in goals), default=0.0)
+        if fixed is not None and most > fixed:
             raise ArgumentError(
-                f"schedule: it ends at sparsity {last[1]:g}, and scope "
+                f"schedule: it ends at sparsity {most:g}, and scope "
                 f"'{resolve_scope(self.scope, 'nearest', 'error').text}' prunes at most {fixed:g}. End the "
                 "schedule there"
             )
@@ -185,7 +189,7 @@ class Settings:
                 f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
             )
         needed = tracker_class(self.call.name).needed
-        if self.missing == "error" and self.schedule.last_due(0, needed - 1) is not None:
+        if self.missing == "error" and self.schedule.last_due(0, needed - 1):
             raise ArgumentError(
                 f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
                 f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
@@ -252,6 +256,12 @@ def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[st
             "(magnitude, gradient, taylor, random)"
         )
     optimizers.require_state(call.reads, call.name)
+
+
+def _schedule(given: Any) -> Schedule | Schedules | None:
+    if given is None:
+        return None
+    return Schedules(given) if isinstance(given, Mapping) else checked_schedule(given)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_a_step_takes_nothing_but_skipped(call: Callable[[Any], Any]) -> None:
     model = mlp()
     pruner = bs.Pruner(model, scorer="magnitude", schedule=ONCE)
     before = everything(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(bs.ArgumentError, match="step: found .*accepted: skipped=True"):
+    with pytest.raises(bs.ArgumentError, match=r"step: found .*accepted: skipped=True"):
         call(pruner)
     assert pruner.steps == 0 and not pruner.history
     after = everything(model, torch.optim.SGD(model.parameters(), lr=0.1))

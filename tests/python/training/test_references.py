@@ -1,4 +1,4 @@
-"""What the user replaces after the pruner was made: optimizers, frozen and freed parameters, ties, pruners."""
+"""What is replaced after the pruner was made: optimizers, frozen and freed parameters, ties, pruners."""
 
 from __future__ import annotations
 
@@ -133,7 +133,6 @@ def test_a_second_pruner_with_hooks_on_the_same_weights_is_said(hold: str) -> No
         first.attach()
     with pytest.warns(UserWarning, match="another Pruner already acts"):
         bs.Pruner(model, optimizer, schedule=NEVER)
-    bs.Pruner(model, optimizer, schedule=NEVER, targets="nothing*") if False else None
     other = mlp(1)
     bs.Pruner(other, adamw(other), schedule=NEVER).attach()
 
