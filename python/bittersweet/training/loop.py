@@ -87,6 +87,12 @@ class Loop:
             self.optimizers = type(self.optimizers).of(None)
         self._begin()
 
+    def __str__(self) -> str:
+        targets, elements = self.plan.targets, sum(entry.numel for entry in self.plan.targets)
+        state = "finalized" if self.finalized else "attached" if self.attached else "in training"
+        what = f"{len(targets)} tensors, {elements:,} weights"
+        return f"{type(self.model).__name__}: {what}, step {self.step:,}, {state}"
+
     def attach(self) -> None:
         self.require_open()
         if not self.optimizers:

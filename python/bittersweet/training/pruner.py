@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ArgumentError, Error
 from ..model.binding import bind, masks_of
 from ..model.mask_view import MaskView
 from ..model.optimizers import Optimizers
-from ..model.targets import Plan, find_targets, lookup, unwrap
+from ..model.targets import Plan, lookup
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
+from ..options.values import shown
 from ..select.events import MaskEvent, MaskHistory
-from ..wanda.input_norms import InputNorms
-from . import remembering, report
 from .apply_to import apply_masks_to
-from .from_zeros import zeros_as_masks
-from .loop import Loop
-from .report import PruneReport, Sparsity, count_sparsity
+from .assembly import assemble
+from .from_zeros import take_zeros
+from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
 from .saving import restore, saved
-from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +67,12 @@ class Pruner:
             listed in the event (``"skip"``).
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
         ties: See `make_masks`.
-        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits for the device
-            at events and never between them. False: they are read when a field of the event is looked at (or
-            the history, the report, or what is saved), and nothing waits before; a NaN score then raises
-            there, and until then the masks have stayed as they were. On the CPU always at once.
+        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events and
+            never between them. False: they are read when the event, the history or the report is looked at;
+            a NaN score then raises there, and until then the masks have stayed as they were.
         seed: For scorer ``"random"`` and for selectors that sample.
-        input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them. They
-            are copied, and used at every event; a resumed pruner must be given the same ones.
+        input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
+            are copied. A resumed pruner must be given the same ones.
 
     Raises:
         ArgumentError: A bad option, options that exclude each other, a pattern that matches nothing, or
@@ -106,35 +102,12 @@ class Pruner:
         seed: int = 0,
         input_norms: Mapping[str, Any] | None = None,
     ) -> None:
-        if sync not in (True, False):
-            raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
-        model, optimizers = unwrap(model), Optimizers.of(optimizer)
-        norms = InputNorms(input_norms)
-        settings = Settings.checked(
-            optimizers,
-            scorer,
-            schedule=schedule,
-            selector=selector,
-            scope=scope,
-            distribution=distribution,
-            max_tensor_sparsity=max_tensor_sparsity,
-            mask_optimizer_state=mask_optimizer_state,
-            hold=hold,
-            regrow=regrow,
-            missing=missing,
-            nonfinite=nonfinite,
-            ties=ties,
-            seed=seed,
-            norms_digest=norms.digest(),
-        )
-        plan = find_targets(model, optimizers, targets, ignore, settings.describe(optimizers))
-        settings.check_shapes(plan.targets)
-        settings.check_devices(lookup(model, entry) for entry in plan.targets)
-        norms.check(plan.targets, skip=missing == "skip")
-        tracker = None
-        if schedule is not None:
-            tracker = remembering.make_tracker(scorer, settings.seed, model, optimizers, plan.targets)
-        self._loop = Loop(model, optimizers, plan, settings, norms, tracker, sync)
+        self._loop = assemble(
+            model, optimizer, scorer, targets, ignore, sync, input_norms, schedule=schedule,
+            selector=selector, scope=scope, distribution=distribution, max_tensor_sparsity=max_tensor_sparsity,
+            mask_optimizer_state=mask_optimizer_state, hold=hold, regrow=regrow, missing=missing,
+            nonfinite=nonfinite, ties=ties, seed=seed,
+        )  # fmt: skip
 
     def step(self, *misplaced: NoReturn, skipped: bool = False) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
@@ -159,8 +132,7 @@ class Pruner:
         After any error weights, state, masks and the step count are as they were.
         """
         if misplaced or not isinstance(skipped, bool):
-            given: tuple[Any, ...] = misplaced
-            found = ", ".join(type(value).__name__ for value in given) or f"skipped={skipped!r}"
+            found = ", ".join(map(shown, misplaced)) or f"skipped={skipped!r}"
             raise ArgumentError(
                 f"step: found {found}; accepted: skipped=True or skipped=False, by keyword. The pruner "
                 "counts steps itself: call step() without arguments"
@@ -180,10 +152,9 @@ class Pruner:
     def attach(self) -> Pruner:
         """Runs `step` after every ``optimizer.step()``, for loops that a trainer owns; twice is once.
 
-        With several optimizers a step is counted when all of them have stepped; the masks are held after
-        each. A step that GradScaler skips on the host does not reach the optimizer and is not counted; one
-        that a fused optimizer skips counts as ``skipped``. Returns the pruner itself. `detach` or `finalize`
-        undoes it.
+        With several optimizers a step is counted when all have stepped; the masks are held after each. A step
+        that GradScaler skips on the host is not counted; one that a fused optimizer skips counts as
+        ``skipped``. Returns the pruner itself. `detach` or `finalize` undoes it.
 
         Raises:
             ArgumentError: There is no optimizer.
@@ -199,8 +170,7 @@ class Pruner:
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
         """Goes on with another optimizer, or several, for the same model: a new phase of training.
 
-        Scores are read from its state from now on, and hooks move to it. Targets that it does not hold are
-        left as they are; see `plan` for what was chosen.
+        Scores are read from its state, and hooks move to it. Targets that it does not hold stay as they are.
 
         Raises:
             ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
@@ -220,8 +190,7 @@ class Pruner:
 
     @property
     def history(self) -> MaskHistory:
-        """The mask events so far. With ``sync=False`` they are read now, which may raise NonFiniteScoreError
-        for an event not looked at before, and void ones are taken out."""
+        """The mask events so far; with ``sync=False`` they are read now, and void ones are taken out."""
         self._loop.history.settle()
         return self._loop.history
 
@@ -237,32 +206,17 @@ class Pruner:
 
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
-        loop = self._loop
-        settings = {**loop.settings.describe(loop.optimizers), **remembering.describe(loop.tracker)}
-        history = MaskHistory(self.history)
-        return PruneReport(
-            settings,
-            loop.step,
-            self.sparsity(),
-            history,
-            self.masks.nbytes,
-            loop.finalized,
-            loop.violations,
-            loop.unfinished,
-        )
+        return report_of(self._loop)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Writes a PNG: sparsity over steps and per tensor, milliseconds per event. Needs matplotlib."""
-        report.plot(self.report(), path)
+        plot(self.report(), path)
 
     def mask_grads_(self) -> None:
         """Zeroes the gradients of pruned weights, in one pass; before clipping, for example.
 
-        Parameters without a gradient are passed over. With ``hold="grads"`` this happens before every
-        optimizer step, inside its closure if it has one.
-
-        Raises:
-            LayoutError: A gradient is sparse.
+        Parameters without a gradient are passed over; a sparse one is a LayoutError. With ``hold="grads"``
+        this happens before every optimizer step, inside its closure if it has one.
         """
         self._loop.eagerly(self._loop.keeper.mask_grads)
 
@@ -330,12 +284,7 @@ class Pruner:
             ArgumentError: No target has that many zeros; and as the class.
         """
         pruner = cls(model, optimizer, **options)
-        loop = pruner._loop
-        weights = {entry.name: lookup(loop.model, entry) for entry in loop.plan.targets}
-        found = zeros_as_masks(weights, min_sparsity)
-        loop.keeper.apply(found.masks)
-        settings = {**loop.plan.settings, "zeros": str(found).replace("\n", "\n  ")}
-        loop.plan = replace(loop.plan, settings=settings)
+        take_zeros(pruner._loop, min_sparsity)
         return pruner
 
     def apply_to(self, module: torch.nn.Module) -> Sparsity:
@@ -350,10 +299,4 @@ class Pruner:
         return apply_masks_to(module, loop.keeper.masks, aliases)
 
     def __repr__(self) -> str:
-        loop, targets = self._loop, self._loop.plan.targets
-        state = "finalized" if loop.finalized else "attached" if loop.attached else "in training"
-        return (
-            f"<Pruner of {type(loop.model).__name__}: {len(targets)} tensors, "
-            f"{sum(entry.numel for entry in targets):,} weights, step {loop.step:,}, {state}; "
-            "print(pruner.report()) says more>"
-        )
+        return f"<Pruner of {self._loop}; print(pruner.report()) says more>"

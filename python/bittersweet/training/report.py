@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require
+from ..model.binding import Bound, bind
 from ..select.events import MaskHistory
 from ..tensors.masks import Mask, kept_counts
+from .remembering import describe
 
 if TYPE_CHECKING:
     import torch
 
-    from ..model.binding import Bound
+    from .loop import Loop
 
 __all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "sparsity_of", "text_table"]
 
@@ -208,3 +210,18 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     cost.set_xticks(range(len(events)), [str(step) for step in steps], rotation=90, fontsize=7)
     cost.set(title="Time per mask event", xlabel="step", ylabel="milliseconds")
     figure.savefig(path, format="png", dpi=120)
+
+
+def report_of(loop: Loop) -> PruneReport:
+    """What `Pruner.report` returns."""
+    loop.history.settle()
+    return PruneReport(
+        {**loop.settings.describe(loop.optimizers), **describe(loop.tracker)},
+        loop.step,
+        count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks),
+        MaskHistory(loop.history),
+        sum(mask.nbytes for mask in loop.keeper.ordered),
+        loop.finalized,
+        loop.violations,
+        loop.unfinished,
+    )
