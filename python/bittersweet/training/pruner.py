@@ -269,10 +269,10 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`."""
         words = {name: mask.to_host() for name, mask in self._masks.items()}
-        events = [event.to_dict() for event in self.history]
         config = self._settings.to_config()
         tracked = None if self._tracker is None else self._tracker.state_dict()
-        return checkpoint.pack(config, self._plan.targets, self._step, self._fired, words, events, tracked)
+        targets, step, fired = self._plan.targets, self._step, self._fired
+        return checkpoint.pack(config, targets, step, fired, words, self.history, tracked)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Takes over a saved state and writes the zeros of its masks at once, where the model is now.
