@@ -110,7 +110,8 @@ class Tracker(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``: plain values, and copies of
         tensors by parameter name."""
-        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept)
+        layouts = [self._layout(entry) for entry in self._entries]
+        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept, layouts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a saved state; names may have the prefixes of torch.compile and DDP.

@@ -103,10 +103,10 @@ class Pruner:
         input_norms: Mapping[str, Any] | None = None,
     ) -> None:
         self._loop = assemble(
-            model, optimizer, scorer, targets, ignore, sync, input_norms, schedule=schedule,
-            selector=selector, scope=scope, distribution=distribution, max_tensor_sparsity=max_tensor_sparsity,
-            mask_optimizer_state=mask_optimizer_state, hold=hold, regrow=regrow, missing=missing,
-            nonfinite=nonfinite, ties=ties, seed=seed,
+            model, optimizer, scorer, targets, ignore, sync, input_norms,
+            schedule=schedule, selector=selector, scope=scope, distribution=distribution,
+            max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
+            regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
 
     def step(self, *misplaced: NoReturn, skipped: bool = False) -> MaskEvent | None:

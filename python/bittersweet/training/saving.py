@@ -20,10 +20,9 @@ def saved(loop: Loop) -> dict[str, Any]:
     """See `Pruner.state_dict`."""
     words = {name: mask.to_host() for name, mask in loop.keeper.masks.items()}
     loop.history.settle()
-    events = [event.to_dict() for event in loop.history]
     config, targets = loop.settings.to_config(), loop.plan.targets
     tracked = None if loop.tracker is None else loop.tracker.state_dict()
-    return checkpoint.pack(config, targets, loop.step, loop.fired, words, events, tracked)
+    return checkpoint.pack(config, targets, loop.step, loop.fired, words, loop.history, tracked)
 
 
 def restore(loop: Loop, state: Mapping[str, Any], strict: bool) -> None:
