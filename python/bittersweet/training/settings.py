@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..model import optimizer_state
+from ..model.targets import require_rows
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, resolve_scorer
@@ -104,8 +105,12 @@ class Settings:
         devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
-        """Raises ShapeError if an N:M scope does not divide the input axis of a target."""
-        if resolve_scope(self.scope, "nearest", "error").fixed_sparsity is None:
+        """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the
+        scope needs rows that nobody knows."""
+        scope = resolve_scope(self.scope, "nearest", "error")
+        targets = list(targets)
+        require_rows(targets, scope.text)
+        if scope.fixed_sparsity is None:
             return
         for entry in targets:
             self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ShapeError
+from ..model.layers import is_conv1d
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ def observer(module: torch.nn.Module, name: str) -> Callable[..., InputSum] | No
 
     if isinstance(module, _ConvNd):
         return lambda args, kwargs, mask: _of_windows(module, _input(args, kwargs, name), name)
-    conv1d = any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+    conv1d = is_conv1d(module)
     if not (isinstance(module, nn.Linear) or conv1d):
         return None
     weight: Any = module.weight

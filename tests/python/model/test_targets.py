@@ -8,20 +8,11 @@ import bittersweet as bs
 import pytest
 import torch
 from bittersweet.model.targets import Plan, find_targets
+from layer_support import Conv1D
 from pruner_support import LINEAR, mlp
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
-
-
-class Conv1D(nn.Module):
-    """As in transformers: the weight is (inputs, outputs)."""
-
-    def __init__(self, outputs: int, inputs: int) -> None:
-        super().__init__()
-        self.nf = outputs
-        self.weight = nn.Parameter(torch.randn(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
 
 
 class Zoo(nn.Module):
@@ -76,7 +67,7 @@ def test_transposed_weights_say_which_axis_is_the_input() -> None:
 
 
 def test_rows_of_a_conv1d_are_its_outputs() -> None:
-    model = nn.Sequential(Conv1D(outputs=6, inputs=8))
+    model = nn.Sequential(Conv1D(nf=6, nx=8))
     pruner = bs.Pruner(model, scorer="magnitude", scope="2:4", schedule=bs.OneShot(0.5, 1))
     pruner.step()
     kept = pruner.masks["0.weight"].reshape(2, 4, 6)  # groups of 4 consecutive inputs, per output
@@ -160,15 +151,6 @@ def test_only_an_exact_name_or_the_own_type_reaches_what_the_default_leaves_out(
     }  # fmt: skip
     assert names(find_targets(model, targets=nn.Embedding)) == {"tokens.weight"}
     assert names(find_targets(model, targets=model.norm)) == {"norm.weight"}
-
-
-def test_attention_in_projection_is_pruned_by_name_only() -> None:
-    model = nn.Sequential(nn.MultiheadAttention(8, 2))
-    assert names(find_targets(model)) == {"0.out_proj.weight"}
-    assert names(find_targets(model, targets=nn.MultiheadAttention)) == {
-        "0.in_proj_weight",
-        "0.out_proj.weight",
-    }
 
 
 def test_a_pattern_without_a_match_names_near_ones() -> None:

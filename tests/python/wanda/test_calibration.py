@@ -14,19 +14,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from layer_support import Conv1D  # noqa: E402
 from torch import nn  # noqa: E402
-
-
-class Conv1D(nn.Module):
-    """As transformers has it: the weight is (in, out)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight + self.bias
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +37,7 @@ def close(found: torch.Tensor, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layer", [nn.Linear(7, 5), Conv1D(7, 5)])
+@pytest.mark.parametrize("layer", [nn.Linear(7, 5), Conv1D(5, 7)])
 def test_features_of_linear_layers(layer: nn.Module, dtype: torch.dtype) -> None:
     model = nn.Sequential(layer).to(dtype)
     batches = [torch.randn(2, 3, 7).to(dtype), torch.randn(1, 11, 7).to(dtype) * 3, torch.randn(7).to(dtype)]
