@@ -13,21 +13,31 @@ from ..tensors.geometry import Axes
 if TYPE_CHECKING:
     import torch
 
-_PROJECTIONS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
 _EXPERTS_PACKAGE = "transformers.models."
 
 # By class: the parameters, and whether a matrix of theirs is (inputs, outputs).
 _STACKED: dict[str, tuple[tuple[str, ...], bool]] = {
-    "InklingSharedExperts": (_PROJECTIONS, False),
+    "InklingSharedExperts": (PROJECTIONS, False),
     "JetMoeParallelExperts": (("weight",), False),
     "KyutaiSpeechToTextFlexibleLinear": (("weight",), False),
-    "Llama4TextExperts": (_PROJECTIONS, True),
-    "LongcatFlashExperts": (_PROJECTIONS, False),
+    "Llama4TextExperts": (PROJECTIONS, True),
+    "LongcatFlashExperts": (PROJECTIONS, False),
     "MoshiFlexibleLinear": (("weight",), False),
-    "Step3p7Experts": (_PROJECTIONS, False),
+    "Step3p7Experts": (PROJECTIONS, False),
     "CsmCodebooksHead": (("weight",), True),
     "GroupedLinearLayer": (("weight",), True),
 }
+
+
+def follows_interface(module: Any) -> bool:
+    """Whether the module has the marks that transformers' ``use_experts_implementation`` leaves on experts:
+    it is called with hidden states and the experts of each token, and its weights lie as ``is_transposed``
+    says.
+    """
+    return all(
+        isinstance(getattr(module, flag, None), bool) for flag in ("is_transposed", "has_gate", "has_bias")
+    )
 
 
 def stacked_axes(owner: torch.nn.Module, attribute: str, shape: tuple[int, ...]) -> Axes | None:
@@ -45,8 +55,4 @@ def _transposed(owner: Any, attribute: str, names: list[str]) -> bool | None:
     for name in names:
         if name in _STACKED and attribute in _STACKED[name][0]:
             return _STACKED[name][1]
-    # What transformers' use_experts_implementation leaves on every module of a class that it decorates.
-    flags = [getattr(owner, flag, None) for flag in ("is_transposed", "has_gate", "has_bias")]
-    if attribute in _PROJECTIONS and all(isinstance(flag, bool) for flag in flags):
-        return bool(flags[0])
-    return None
+    return bool(owner.is_transposed) if attribute in PROJECTIONS and follows_interface(owner) else None
