@@ -208,10 +208,10 @@ class Calibrator:
         """
         if missing not in ("error", "skip"):
             raise ArgumentError(f"missing: {missing!r}; accepted: 'error', 'skip'")
-        norms = self.norms if missing == "error" else self._known_norms()
+        norms, unseen = self.norms if missing == "error" else self._known_norms(), self.unseen
         items = []
         for one in bind(self._model, None, self._plan.targets):
-            if one.entry.name in norms:
+            if one.entry.name in norms and one.entry.name not in unseen:
                 item = one.inputs(())
                 item.input_norm = norms[one.entry.name]
                 items.append(item)

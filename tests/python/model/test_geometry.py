@@ -181,9 +181,8 @@ def test_a_given_axis_is_that_of_the_inputs(axis: int) -> None:
 def test_unknown_axes_are_never_guessed() -> None:
     options: dict[str, Any] = {"scorer": "magnitude", "schedule": bs.OneShot(0.5, 1), "targets": "up"}
     for scope in ("2:4", "row", bs.NofM(1, 2), bs.Row()):
-        with pytest.raises(
-            bs.ArgumentError, match=r"which of the 3 axes of 'up' \(4, 8, 8\).*in_dim=\{'up': axis\}"
-        ):
+        message = r"which of the 3 axes of 'up' \(4, 8, 8\).*in_dim=\{'up': axis\}"
+        with pytest.raises(bs.ArgumentError, match=message):
             bs.Pruner(Stacked(4, 8, 8), None, scope=scope, **options)
     for scope in ("global", "tensor"):
         pruner = bs.Pruner(Stacked(4, 8, 8), None, scope=scope, **options)
@@ -233,9 +232,7 @@ def test_axes_that_do_not_fit_are_refused(shape: tuple[int, ...], axes: dict[str
 def test_norms_are_those_of_all_groups() -> None:
     weight = np.ones((6, 4, 3), np.float32)
     item = bs.ScoreInputs(weight, input_norm=np.ones(4, np.float32), groups=2, name="w")
-    with pytest.raises(
-        bs.ShapeError, match=r"accepted: \(8,\), one norm per input feature of each of 2 groups"
-    ):
+    with pytest.raises(bs.ShapeError, match=r"accepted: \(8,\), one norm .* of each of 2 groups"):
         bs.make_masks(item, sparsity=0.5, scorer="wanda")
 
 
