@@ -31,7 +31,7 @@ def adapter_of(place: Place) -> str | None:
     return found
 
 
-def is_named(match: Match, adapter: str) -> bool:
+def is_named(place: Place, match: Match, adapter: str) -> bool:
     """Whether a pattern means the adapter, and not only the layer that it belongs to."""
     if match.by_name:
         return True
@@ -40,7 +40,7 @@ def is_named(match: Match, adapter: str) -> bool:
         return any(word in adapter for word in words)
     if isinstance(match.source, type):
         return match.source.__module__.startswith(_TUNERS)
-    return adapter in match.met.split(".")
+    return match.met != place.name and adapter in match.met.split(".")
 
 
 def _adapts(module: torch.nn.Module) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ArgumentError
+from .layers import is_embedding
 from .wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class Match:
     Attributes:
         source: The pattern.
         met: The name that it met: the parameter's, or that of a module around it.
-        exact: It means this very parameter, or the weight of this very module.
-        by_name: It spells the parameter: its full name, itself, or a glob that ends in its attribute, such as
+        exact: It means this very parameter, or the weight of this very module. A list of all parameters
+            means no biases and embeddings.
+        by_name: It spells the parameter: its full name, or a glob that ends in its attribute, such as
             ``"*.in_proj_weight"``. Not ``"*.weight"``, which is what every layer calls its weight.
     """
 
@@ -110,7 +112,8 @@ def _match(pattern: Pattern, place: Place) -> Match | None:
         name = next((name for name, _ in place.around if name and fnmatch.fnmatchcase(name, pattern)), None)
         return None if name is None else Match(pattern, name)
     if isinstance(pattern, torch.Tensor):
-        return Match(pattern, place.name, True, True) if pattern is place.parameter else None
+        exact = pattern.dim() > 1 and not is_embedding(place)
+        return Match(pattern, place.name, exact) if pattern is place.parameter else None
 
     def means(module: torch.nn.Module) -> bool:
         return isinstance(module, pattern) if isinstance(pattern, type) else module is pattern

@@ -57,10 +57,11 @@ def find_targets(
 
     `targets` narrows the choice and `ignore` takes away from it. Both take a glob of names, a parameter, a
     module, a module type, or several of these. A glob is held against the parameter's name and the names of
-    the modules around it. What the default leaves out is pruned only if `targets` gives the parameter or its
-    exact name, a glob that ends in its attribute (``"*.scale"``; not ``"*.weight"``, which is what every
-    layer has), or (for parameters with ``weight`` in their name) its own module or that module's type. An
-    adapter is reached by its own name or module, or a glob that spells a part of it (``"*lora_A*"``).
+    the modules around it. What the default leaves out is pruned only if `targets` gives its exact name, a
+    glob that ends in its attribute (``"*.scale"``; not ``"*.weight"``, which is what every layer has), the
+    parameter itself (of two or more axes, no embedding or adapter), or (for parameters with ``weight`` in
+    their name) its own module or that module's type. An adapter is reached by its exact name, its module, or
+    a glob that spells a part of it (``"*lora_A*"``).
 
     Tied parameters make one entry with all names. The order is that of ``model.named_parameters()``.
 
@@ -231,7 +232,7 @@ def _why_not_a_target(places: list[Place], wanted: Patterns | None) -> _Left | N
         matches = [(place, match) for place in places for match in wanted.matches(place)]
         if not matches:
             return _Left("not named by targets", asked=True)
-        if adapter is not None and any(is_named(match, adapter) for _, match in matches):
+        if adapter is not None and any(is_named(place, match, adapter) for place, match in matches):
             return None
         for place, match in matches:
             if adapter is None and _reaches(place, match, embedding):
@@ -273,6 +274,7 @@ def _computed_from(place: Place) -> str | None:
 
 
 def _nothing(entries: list[PlanEntry]) -> str:
+    entries = sorted(entries, key=lambda entry: entry.reason == "not named by targets")
     listed = "; ".join(f"{entry.name}: {entry.reason}" for entry in entries[:12]) or "it has no parameters"
     more = f"; and {len(entries) - 12} more" if len(entries) > 12 else ""
     text = f"nothing to prune in this model ({listed}{more}). Change targets, ignore or the optimizer"
