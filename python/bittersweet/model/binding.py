@@ -45,7 +45,7 @@ class Bound:
     def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
         """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
         absent."""
-        item = ScoreInputs(self.parameter, in_dim=self.entry.in_dim, name=self.entry.name)
+        item = ScoreInputs(self.parameter, name=self.entry.name, **self.entry.axes._asdict())
         for argument in arguments:
             if argument == "grad":
                 item.grad = self.parameter.grad

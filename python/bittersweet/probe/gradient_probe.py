@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
 from ..model.optimizers import Optimizers
 from ..model.preserve import preserved
-from ..model.targets import Plan, PlanEntry, find_targets, unwrap
+from ..model.targets import Plan, PlanEntry, find_targets, require_rows, unwrap
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
@@ -143,6 +143,7 @@ class GradientProbe:
         self._norms = InputNorms(input_norms)
         require_inputs(self._call, self._optimizer, self._norms.given)
         self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._describe())
+        require_rows(self._plan.targets, self._scope.text)
         full = {
             one.entry.name: Mask.full(
                 one.entry.shape, one.entry.name, "torch", devices.runtime.index_of(one.parameter)

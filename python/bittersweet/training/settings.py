@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError
+from ..model.targets import require_rows
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
 from ..options.schedules import Schedule
@@ -109,8 +110,12 @@ class Settings:
         devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
-        """Raises ShapeError if an N:M scope does not divide the input axis of a target."""
-        if resolve_scope(self.scope, "nearest", "error").fixed_sparsity is None:
+        """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the
+        scope needs rows that nobody knows."""
+        scope = resolve_scope(self.scope, "nearest", "error")
+        targets = list(targets)
+        require_rows(targets, scope.text)
+        if scope.fixed_sparsity is None:
             return
         for entry in targets:
             self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
