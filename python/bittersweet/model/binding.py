@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..wanda.input_norms import InputNorms
     from .optimizer_state import ParameterState
+    from .optimizers import Optimizers
 
 __all__ = [
     "Bound",
@@ -44,7 +45,7 @@ class Bound:
     def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
         """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
         absent."""
-        item = ScoreInputs(self.parameter, in_dim=self.entry.in_dim, name=self.entry.name)
+        item = ScoreInputs(self.parameter, name=self.entry.name, **self.entry.axes._asdict())
         for argument in arguments:
             if argument == "grad":
                 item.grad = self.parameter.grad
@@ -55,7 +56,7 @@ class Bound:
 
 def bind(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizers | None,
     targets: Sequence[PlanEntry],
     reads: frozenset[str] | None = None,
 ) -> list[Bound]:
@@ -68,13 +69,17 @@ def bind(
     """
     groups: Mapping[int, Mapping[str, Any]] = {}
     if reads is not None and optimizer is not None:
-        groups = optimizer_state.groups_of(optimizer)
+        groups = optimizer.groups()
     steps = bool(reads and reads & STEP_READS)
     bound = []
     for entry in targets:
         parameter = lookup(model, entry)
-        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)), steps)
-        member = None if optimizer is None or reads is None else id(parameter) in groups
+        state = (
+            optimizer_state.ParameterState()
+            if optimizer is None
+            else optimizer.read(parameter, groups.get(id(parameter)), steps, decode=reads is not None)
+        )
+        member = None if not optimizer or reads is None else id(parameter) in groups
         bound.append(Bound(entry, parameter, state, member))
     return bound
 
@@ -112,13 +117,13 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
 
 
 def element_items(
-    optimizer: torch.optim.Optimizer | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
+    optimizer: Optimizers, bound: Sequence[Bound], masks: Mapping[str, Mask]
 ) -> tuple[list[ScoreInputs], list[Mask]]:
     """Per-element optimizer state beyond the moments, as weights to be masked, with the masks."""
     items, chosen = [], []
     for one in bound:
         if (mask := masks.get(one.entry.name)) is not None:
-            for key, tensor in optimizer_state.element_state(optimizer, one.parameter).items():
+            for key, tensor in optimizer.element_state(one.parameter).items():
                 items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
                 chosen.append(mask)
     return items, chosen

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .. import _core
-from ..errors import DeviceError, LayoutError
+from ..errors import DeviceError, Error, LayoutError
 from ..options.scorers import Scorer, check_seed, resolve_scorer
 from ..options.values import as_bool
 from ..tensors import cuda, devices
@@ -96,6 +97,12 @@ class CapturableStep:
         self._source = EventSource(table, call, "exact", "global", None)
         self._masks = Masks(self._current, single=single)
         self.set_budget(k=0)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise Error(
+            "a CapturableStep knows the addresses of its tensors and cannot be copied or pickled. Make a new "
+            "one of the copied tensors, with masks=step.masks as their masks"
+        )
 
     @property
     def masks(self) -> Masks:

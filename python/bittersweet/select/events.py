@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import ArgumentError, NonFiniteScoreError
@@ -85,6 +85,19 @@ class MaskEvent:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
         return {item.name: encode(getattr(self, item.name)) for item in fields(self)}
 
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """The numbers for a logger (TensorBoard, W&B, a CSV file), flat and numbers only, under these names,
+        with `prefix` (such as ``"pruning/"``) in front:
+
+        ``sparsity`` (achieved), ``requested_sparsity``, ``sparsity_all`` (over all targets, skipped ones
+        included), ``threshold``, ``k``, ``total``, ``pruned``, ``count_below``, ``count_equal``, ``churn``,
+        ``empty_rows``, ``v_below_eps``, ``v_zero``, ``nonfinite``, ``passes``, ``milliseconds``,
+        ``extra_bytes``, ``standard_error``. What does not apply (None) or is not finite (a threshold of -inf)
+        is left out.
+        """
+        values = {_LOGGED.get(name, name): getattr(self, name) for name in _NUMBERS}
+        return {prefix + name: v for name, v in values.items() if v is not None and math.isfinite(v)}
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> MaskEvent:
         """The event that `to_dict` described. Raises ArgumentError for a missing or unknown field."""
@@ -130,7 +143,36 @@ class MaskEvent:
 
 
 class MaskHistory(list[MaskEvent]):
-    """A list of events that prints as a table and reads and writes JSON lines."""
+    """A list of events that prints as a table and reads and writes JSON lines. It stays small.
+
+    It holds the first 512 and the last 512 events; `dropped` counts those between that were let go. Of the
+    first 8 and the last 24 it holds everything; of the others `per_tensor` and `per_tensor_threshold`, which
+    are as long as the model has tensors, are empty.
+    """
+
+    FIRST, LAST = 512, 512
+    FIRST_WHOLE, LAST_WHOLE = 8, 24
+
+    dropped = 0
+    _news: NonFiniteScoreError | None = None
+
+    def __init__(self, events: Iterable[MaskEvent] = ()) -> None:
+        super().__init__()
+        self.dropped = getattr(events, "dropped", 0)
+        self.extend(events)
+
+    def append(self, event: MaskEvent) -> None:
+        """Adds an event, and lets go of what the rule above does not keep."""
+        super().append(event)
+        self._shorten(len(self) - 1 - self.LAST_WHOLE)
+        if len(self) > self.FIRST + self.LAST:
+            del self[self.FIRST]
+            self.dropped += 1
+
+    def extend(self, events: Iterable[MaskEvent]) -> None:
+        """`append`, one after the other."""
+        for event in events:
+            self.append(event)
 
     def settle(self) -> None:
         """Reads what is still on a CUDA device; events that turn out void are taken out.
@@ -139,7 +181,7 @@ class MaskHistory(list[MaskEvent]):
             NonFiniteScoreError: For the first void event that nobody had looked at.
         """
         kept: list[MaskEvent] = []
-        news: NonFiniteScoreError | None = None
+        news, self._news = self._news, None
         for event in self:
             known = has_failed(event)
             try:
@@ -151,26 +193,32 @@ class MaskHistory(list[MaskEvent]):
         if news is not None:
             raise news
 
+    def _shorten(self, place: int) -> None:
+        """Takes what is said of single tensors out of an event, and what it was still to be read from."""
+        if place < self.FIRST_WHOLE:
+            return
+        known = has_failed(self[place])
+        try:
+            read(self[place])
+            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
+        except NonFiniteScoreError as error:
+            self._news = self._news or (None if known else error)
+
     def __str__(self) -> str:
         if not self:
             return "no mask events yet"
-        header = (
-            "step",
-            "requested",
-            "achieved",
-            "threshold",
-            "pruned",
-            "churn",
-            "empty rows",
-            "passes",
-            "ms",
-        )
-        rows = [header, *(_row(event) for event in self)]
+        shares, costs = ("requested", "achieved", "threshold"), ("passes", "ms")
+        header = ("step", *shares, "pruned", "churn", "empty rows", *costs)
+        head, tail = (_HEAD, _TAIL) if len(self) > _HEAD + _TAIL + 1 else (len(self), 0)
+        rows = [header, *(_row(event) for event in self[:head]), *(_row(e) for e in self[len(self) - tail :])]
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         lines = [
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
         ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        lines.insert(1, "-" * len(lines[0]))
+        if tail:
+            lines.insert(2 + head, f"... {len(self) + self.dropped - head - tail:,} more events ...")
+        return "\n".join(lines)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Writes one JSON object per line, UTF-8."""
@@ -184,6 +232,15 @@ class MaskHistory(list[MaskEvent]):
             return cls(MaskEvent.from_dict(json.loads(line)) for line in file if line.strip())
 
 
+_HEAD, _TAIL = 10, 30
+"""Rows that a long history prints."""
+
+_LOGGED = {"achieved_sparsity": "sparsity", "achieved_sparsity_all": "sparsity_all"}
+_NUMBERS = (
+    *("achieved_sparsity", "requested_sparsity", "achieved_sparsity_all", "threshold", "k", "total"),
+    *("pruned", "count_below", "count_equal", "churn", "empty_rows", "v_below_eps", "v_zero", "nonfinite"),
+    *("passes", "milliseconds", "extra_bytes", "standard_error"),
+)
 _FLOAT_FIELDS = frozenset(
     (
         "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",

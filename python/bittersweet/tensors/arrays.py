@@ -72,8 +72,9 @@ class View:
         if self.row_major or self.copy is not None:
             return 0
         if self.framework == "torch":
-            self.copy = self.source.detach().contiguous()
-            self.pointer = self.copy.data_ptr()
+            torch = sys.modules["torch"]
+            self.copy = self.source.detach().clone(memory_format=torch.contiguous_format)
+            self.pointer = _pointer_of(self.copy, "the row-major copy", "an input")
         else:
             self.copy = self.source.copy(order="C")
             self.pointer = self.copy.ctypes.data
@@ -127,7 +128,8 @@ def write_back(views: Iterable[View]) -> None:
     for view in views:
         if view.copy is not None:
             if view.framework == "torch":
-                view.source.detach().copy_(view.copy)
+                with sys.modules["torch"].inference_mode(view.source.is_inference()):
+                    view.source.detach().copy_(view.copy)
             else:
                 np.copyto(view.source, view.copy)
         elif view.framework == "torch" and not view.source.is_inference():
@@ -142,9 +144,8 @@ def empty(framework: str, shape: Sequence[int], dtype: int, device: int = HOST) 
         import torch
 
         kind = torch.float32 if dtype == FLOAT32 else torch.bool
-        return torch.empty(
-            tuple(shape), dtype=kind, device=None if device == HOST else devices.runtime.place(device)
-        )
+        place = torch.device("cpu") if device == HOST else devices.runtime.place(device)
+        return torch.empty(tuple(shape), dtype=kind, device=place)
     return np.empty(shape, dtype=np.float32 if dtype == FLOAT32 else np.bool_)
 
 
@@ -188,8 +189,9 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
         and device == HOST
         and dtype in accept
     ):
-        pointer = value.data_ptr()  # the usual case, without the questions that only an error would need
-        if pointer and value.is_contiguous() and not value.is_neg():
+        pointer = pointer_within(value)  # the usual case, without the questions that only an error would need
+        aligned = pointer % ITEM_SIZE[dtype] == 0
+        if pointer and aligned and value.is_contiguous() and not value.is_neg():
             return View(value, "torch", pointer, dtype, tuple(value.shape), True)
     if type(value) not in _plain_torch_types():
         _refuse_special_tensor(value, argument, tensor)
@@ -206,18 +208,52 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
     if dtype not in accept:
         _refuse_dtype(str(value.dtype), argument, tensor, accept)
     shape = tuple(value.shape)
+    pointer = _pointer_of(value, argument, tensor)
     row_major = value.is_contiguous()
     if not row_major and _overlaps_itself(shape, value.stride()):
         _refuse_overlap(argument, tensor, "clone()")
     if value.is_neg():
         raise LayoutError(f"{argument} of '{tensor}' is a lazily negated view. Pass tensor.resolve_neg()")
-    view = View(value, "torch", value.data_ptr(), dtype, shape, row_major, device)
-    if view.pointer == 0 and view.numel:
-        raise LayoutError(
-            f"{argument} of '{tensor}' has {view.numel} elements and no memory (freed by sharding or "
-            "offloading?). Gather or restore it before the call"
-        )
-    return view
+    row_major = row_major and pointer % ITEM_SIZE[dtype] == 0
+    return View(value, "torch", pointer, dtype, shape, row_major, device)
+
+
+def pointer_within(tensor: torch.Tensor) -> int:
+    """The address of a row-major tensor; 0 where it has none, or less of it than its elements take."""
+    pointer = first_address(tensor)
+    if pointer == 0:
+        return 0
+    end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    return pointer if tensor.untyped_storage().nbytes() >= end else 0
+
+
+def first_address(tensor: torch.Tensor) -> int:
+    """Where a tensor's memory begins; 0 where it has none. What lies behind is not looked at."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # no storage of its own: sparse, or inside vmap and other transforms
+        return 0
+
+
+def _pointer_of(value: torch.Tensor, argument: str, tensor: str) -> int:
+    """The address of a strided tensor of any layout. Raises LayoutError if not all elements have memory."""
+    numel, pointer = value.numel(), first_address(value)
+    if numel == 0:
+        return pointer
+    if pointer:
+        last = value.storage_offset() + _extent(value.shape, value.stride())
+        if value.untyped_storage().nbytes() >= last * value.element_size():
+            return pointer
+    plain = type(value) in _plain_torch_types()
+    why = (
+        "freed by sharding or offloading, or inside vmap or another transform"
+        if plain
+        else f"a {type(value).__name__} keeps its values elsewhere, quantised or in pieces"
+    )
+    raise LayoutError(
+        f"{argument} of '{tensor}' has {numel} elements and no memory for them ({why}). Pass a plain tensor "
+        "that holds them: gather, restore or dequantize() it before the call"
+    )
 
 
 def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
@@ -262,7 +298,7 @@ def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:
             _refuse_device(f"DLPack device type {kind}", argument, tensor)
         try:
             return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError):  # bfloat16 has no NumPy type of its own
+        except Exception:  # bfloat16 has no NumPy type of its own
             return np.asarray(value)
     try:
         return np.asarray(memoryview(value))

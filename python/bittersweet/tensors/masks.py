@@ -5,15 +5,16 @@ from __future__ import annotations
 import builtins
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from .. import _core
 from ..errors import ArgumentError, DeviceError, ShapeError
+from ..options.values import as_int, one_of, shown
 from . import devices
-from .arrays import BOOL, BOOLS, empty, inspect
+from .arrays import BOOL, BOOLS, empty, inspect, is_torch, pointer_within
 from .devices import HOST, Words
 
 if TYPE_CHECKING:
@@ -41,19 +42,16 @@ class Mask:
     __slots__ = ("device", "framework", "name", "numel", "pointer", "shape", "stream", "words")
 
     def __init__(self, words: Any, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
-        on_host = isinstance(words, np.ndarray)
-        if on_host:
-            fits = words.dtype == np.uint64 and words.flags.c_contiguous
-            device = HOST
-        else:
-            fits = str(getattr(words, "dtype", None)) == "torch.int64" and words.is_contiguous()
-            device = devices.runtime.index_of(words) if fits else HOST
-            fits = fits and device != HOST
-        if not fits:
+        name, device = str(name), _place_of(words)
+        if device is None:
             raise ArgumentError(
                 f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a "
                 "CUDA device"
             )
+        framework = one_of("framework", framework, ("torch", "numpy"))
+        if not isinstance(shape, Iterable):
+            raise ArgumentError(f"shape of '{name}': {shown(shape)}; accepted: a sequence of lengths")
+        shape = [as_int(f"shape of '{name}'", size, 0) for size in shape]
         self._take(words, shape, name, framework, device, devices.stream_of(device))
         if tuple(words.shape) != (words_for(self.numel),):
             raise ShapeError(
@@ -62,6 +60,10 @@ class Mask:
             )
         if self.numel % 64 and (int(words[-1]) & (2**64 - 1)) >> (self.numel % 64):
             raise ArgumentError(f"words of '{name}': bits are set after element {self.numel}; they must be 0")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made from the words, so that they know where their own words lie."""
+        return type(self), (self.words, self.shape, self.name, self.framework)
 
     def _take(
         self,
@@ -291,6 +293,17 @@ class Masks(Sequence[Mask]):
         return f"Masks({len(self)} tensors, sparsity={self.sparsity():.4f}, {self.nbytes} bytes)"
 
 
+def _place_of(words: Any) -> int | None:
+    """The device of an array that can be the words of a mask; None if it cannot."""
+    if isinstance(words, np.ndarray):
+        return HOST if words.dtype == np.uint64 and words.flags.c_contiguous and words.flags.aligned else None
+    if not is_torch(words) or (device := devices.runtime.index_of(words)) == HOST:
+        return None
+    kind = str(words.dtype), str(words.layout)
+    fits = kind == ("torch.int64", "torch.strided") and words.is_contiguous()
+    return device if fits and (words.numel() == 0 or pointer_within(words)) else None
+
+
 def _address(words: Any) -> int:
     address: int = words.ctypes.data if isinstance(words, np.ndarray) else words.data_ptr()
     return address
@@ -323,6 +336,7 @@ def mask_table(masks: Sequence[Mask]) -> array[int]:
         table[row * WIDTH + COLUMN["inner"]] = 1
         table[row * WIDTH + COLUMN["row_stride"]] = mask.numel
         table[row * WIDTH + COLUMN["input_stride"]] = 1
+        table[row * WIDTH + COLUMN["blocks"]] = 1
     return table
 
 

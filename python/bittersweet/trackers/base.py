@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from array import array
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import _core
 from ..errors import MissingStateError
 from ..model.compilation import outside_of_compilation
-from ..model.optimizer_state import innermost
+from ..model.optimizers import Optimizers
 from ..options.scorers import Scorer
 from ..options.values import one_of
+from ..tensors.owned import address_of, zeros
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
 
@@ -55,13 +57,13 @@ class Tracker(ABC):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Any,
         *,
         targets: Any = None,
         ignore: Any = None,
         _entries: Sequence[PlanEntry] | None = None,
     ) -> None:
-        self._source = Source(parameters, innermost(optimizer), _entries, targets, ignore)
+        self._source = Source(parameters, Optimizers.of(optimizer), _entries, targets, ignore)
         self._entries = self._source.entries
         self.names = tuple(entry.name for entry in self._entries)
         self.milliseconds = 0.0
@@ -108,7 +110,8 @@ class Tracker(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``: plain values, and copies of
         tensors by parameter name."""
-        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept)
+        layouts = [self._layout(entry) for entry in self._entries]
+        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept, layouts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a saved state; names may have the prefixes of torch.compile and DDP.
@@ -128,8 +131,25 @@ class Tracker(ABC):
         self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
         self._generation = -1
 
+    def follow(self, optimizers: Optimizers) -> None:
+        """Reads the state of these optimizers from now on."""
+        self._source.optimizers = optimizers
+
     def detach(self) -> None:  # noqa: B027  (most have none)
         """Removes hooks, where there are any."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: all but the addresses of this tracker's own memory."""
+        state = {**self.__dict__, "_memory": array("Q"), "_generation": -1}
+        del state["_eagerly"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _eagerly=outside_of_compilation())
+
+    def __copy__(self) -> Tracker:
+        """A tracker of the same parameters and optimizer, with memory of its own."""
+        return copy.deepcopy(self, {id(self._source): self._source})
 
     @abstractmethod
     def answers(self) -> dict[str, Any]:
@@ -151,6 +171,8 @@ class Tracker(ABC):
             for i in present:
                 if not self._kept[i]:
                     self._kept[i] = self._created(i)
+                for key in self._kept[i]:
+                    self._at(i, key)
             self._memory = array("Q", [word for i in present for word in self._words(self._kept[i])])
             self._generation = self._feed.generation
         return bool(self._feed.names)
@@ -164,16 +186,18 @@ class Tracker(ABC):
         )
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
-        import torch
-
         layout = self._layout(self._entries[i])
-        return {
-            key: torch.zeros(count, dtype=getattr(torch, dtype)) for key, (dtype, count) in layout.items()
-        }
+        return {key: zeros(count, dtype) for key, (dtype, count) in layout.items()}
 
     def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
-        """What the compiled module is told of one parameter's memory."""
+        """What the compiled module is told of one parameter's memory, which has been looked at."""
         return [tensor.data_ptr() for tensor in kept.values()]
+
+    def _at(self, i: int, key: str) -> int:
+        """The address of what is kept under `key` of one parameter, after a look at it."""
+        dtype, count = self._layout(self._entries[i])[key]
+        what = f"{key} of '{self.names[i]}' in this {type(self).__name__}"
+        return address_of(self._kept[i][key], dtype, count, what)
 
     @abstractmethod
     def _layout(self, entry: PlanEntry) -> Layout:

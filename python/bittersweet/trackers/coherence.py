@@ -78,7 +78,7 @@ class CoherenceTracker(ModifierTracker):
         table = array("Q")
         for row in rows.values():
             table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
-        memory = array("Q", [self._kept[i]["previous"].data_ptr() for i in rows])
+        memory = array("Q", [self._at(i, "previous") for i in rows])
         found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
         return dict(zip(rows, found, strict=True))
 
@@ -137,12 +137,9 @@ class SketchTracker(ModifierTracker):
         return {"positions": ("int64", count), "previous": ("float32", count), **self._scalars_layout()}
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
-        import torch
-
         kept = super()._created(i)
         entry = self._entries[i]
-        places = _core.sketch_positions(entry.name, entry.numel, self._seed)
-        kept["positions"] = torch.tensor(places, dtype=torch.int64)
+        kept["positions"].numpy()[:] = _core.sketch_positions(entry.name, entry.numel, self._seed)
         return kept
 
     def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
@@ -155,7 +152,7 @@ def _answers(
 ) -> dict[str, Any]:
     rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
     a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
-    addresses = array("Q", [row.data_ptr() for row in rows.values()])
+    addresses = array("Q", [tracker._at(i, "scalars") for i in rows])
     retained = [(retention or {}).get(i, 0.0) for i in rows]
     values = _core.coherence_modifiers(addresses, retained, p.alpha, a, b, c, p.d, p.floor)
     used = {"flip": a, "direction": b, "jitter": p.d}

@@ -17,12 +17,15 @@ from ..errors import ArgumentError, DeviceError
 from ..model.mask_view import MaskView
 from ..model.targets import PlanEntry, check_shape, find_targets, lookup, unwrap
 from ..options.scorers import ScorerCall
+from ..tensors.arrays import first_address, pointer_within
 from ..tensors.masks import COLUMN, WIDTH, Mask
 from ..tensors.table import ScoreInputs, Table, as_mask
 from ..tensors.threads import follow_torch
 
 if TYPE_CHECKING:
     import torch
+
+    from ..model.optimizers import Optimizers
 
 __all__ = ["Feed", "Source", "packed"]
 
@@ -42,14 +45,14 @@ class Source:
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Optimizers,
         entries: Sequence[PlanEntry] | None = None,
         targets: Any = None,
         ignore: Any = None,
     ) -> None:
         import torch
 
-        self.optimizer = optimizer
+        self.optimizers = optimizer
         self._model = unwrap(parameters) if isinstance(parameters, torch.nn.Module) else None
         self._given: list[torch.Tensor] = []
         if self._model is None:
@@ -83,7 +86,7 @@ class Source:
 
         Roles are ``weight`` or not, first; then ``grad``, or keys of the optimizer's state.
         """
-        state: Mapping[Any, Any] = {} if self.optimizer is None else self.optimizer.state
+        state: Mapping[Any, Any] = {k: v for one in self.optimizers.inner for k, v in one.state.items()}
         weight, *keys = roles if roles[0] == "weight" else (None, *roles)
         present: list[int] = []
         tensors: list[Any] = []
@@ -146,6 +149,10 @@ class Feed:
         self.generation = 0
         self.copied_bytes = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy looks at its own tensors: addresses do not travel."""
+        return type(self), (self._source, self._roles)
+
     def refresh(self, masks: Mapping[str, Mask]) -> None:
         """Looks at every tensor again.
 
@@ -153,15 +160,12 @@ class Feed:
             ShapeError, DTypeError, DeviceError, LayoutError: For what the CPU engine cannot read.
         """
         present, tensors = self._source.look(self._roles)
-        try:
-            pointers = [tensor.data_ptr() for tensor in tensors]
-        except RuntimeError:  # a sparse tensor has none, and packing says so
-            pointers = []
+        pointers = [first_address(tensor) for tensor in tensors]
         follow_torch()
         same = present == self.present and len(tensors) == len(self._tensors)
         if not (same and pointers == self._pointers and all(map(operator.is_, tensors, self._tensors))):
             kinds = [_kind(tensor) for tensor in tensors]
-            if present == self.present and kinds == self._kinds:
+            if present == self.present and kinds == self._kinds and all(map(_has_memory, tensors)):
                 for at, pointer in zip(self._places(), pointers, strict=True):
                     self.data[at] = pointer
             else:
@@ -204,6 +208,11 @@ class Feed:
         for row, name in enumerate(self.names):
             mask = masks.get(name)
             self.data[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    """Whether a row-major tensor has memory for all of its elements; packing says what is wrong if not."""
+    return bool(pointer_within(tensor)) or tensor.numel() == 0
 
 
 def _kind(tensor: torch.Tensor) -> Any:

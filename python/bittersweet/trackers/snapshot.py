@@ -13,6 +13,7 @@ import numpy as np
 from .. import _core
 from ..options.scorers import Bitter10c
 from ..tensors.masks import Mask, words_for
+from ..tensors.owned import address_of, flat_copy, zeros
 from .base import ModifierTracker
 from .state import Layout, Restored
 
@@ -36,7 +37,8 @@ class SnapshotTracker(ModifierTracker):
         parameters, optimizer, targets, ignore: As of `CoherenceTracker`; the optimizer keeps both moments.
         every: Steps from one snapshot to the next.
         floor: See `Bitter10c`.
-        path: A file for the snapshot instead of memory: all parameters as float32, one after the other in
+        path: A file for the snapshot instead of memory (a copy or pickle of the tracker has it in memory
+            until it takes the next one): all parameters as float32, one after the other in
             the order of `names`. It is written beside and renamed, so that it is always whole, and read
             through a memory map. `state_dict` holds a copy all the same.
     """
@@ -59,6 +61,7 @@ class SnapshotTracker(ModifierTracker):
         self._parameters = Bitter10c(every=every, floor=floor, path=path)
         super().__init__(parameters, optimizer, **choice)
         self._counts = {"updates": 0, "age": 0}
+        self._on_disk = False
         self._masks: Mapping[str, Mask] = {}
         self._alive: dict[str, Mask] = {}
 
@@ -70,17 +73,22 @@ class SnapshotTracker(ModifierTracker):
     @property
     def file_bytes(self) -> int:
         """Bytes of the snapshot in the file; 0 without one."""
-        if self._parameters.path is None:
+        if not self._on_disk:
             return 0
         return sum(kept["snapshot"].nbytes for kept in self._kept if kept)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_on_disk": False})
+        self._alive = self._views()
+
     def answers(self) -> dict[str, Any]:
-        rows = {i: kept["scalars"].clone() for i, kept in enumerate(self._kept) if kept}
+        width = _core.COHERENCE_WIDTH
+        rows = {i: flat_copy(kept["scalars"], "float64") for i, kept in enumerate(self._kept) if kept}
         if self._counts["age"]:
             self._compare(rows)
         for row in rows.values():
             row[0] = self._counts["updates"]
-        addresses = array("Q", [row.data_ptr() for row in rows.values()])
+        addresses = array("Q", [address_of(row, "float64", width, "scalars") for row in rows.values()])
         values = _core.snapshot_modifiers(addresses, self._parameters.floor)
         answers: dict[str, Any] = self._judge(rows, values, ("direction", "jitter"))
         return answers
@@ -118,12 +126,15 @@ class SnapshotTracker(ModifierTracker):
         """Brings the scalars of `rows` up to now, where the optimizer has a state."""
         self._feed.refresh(self._alive)
         if present := self._feed.present:
-            pairs = [(self._kept[i]["snapshot"].data_ptr(), rows[i].data_ptr()) for i in present]
+            width = _core.COHERENCE_WIDTH
+            pairs = [
+                (self._at(i, "snapshot"), address_of(rows[i], "float64", width, "scalars")) for i in present
+            ]
             memory = array("Q", [address for pair in pairs for address in pair])
             _core.compare_snapshot(self._feed.data, self._feed.names, memory)
 
     def _take(self, masks: Mapping[str, Mask]) -> None:
-        now = [parameter.detach().reshape(-1) for parameter in self._source.parameters()]
+        now = [parameter.detach() for parameter in self._source.parameters()]
         snapshots = self._in_memory(now) if self._parameters.path is None else self._on_file(now)
         for i, entry in enumerate(self._entries):
             kept = self._kept[i] or self._created(i)
@@ -136,13 +147,8 @@ class SnapshotTracker(ModifierTracker):
         self._alive, self._masks = self._views(), masks
 
     def _in_memory(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
-        import torch
-
         former = [kept.get("snapshot") for kept in self._kept]
-        return [
-            torch.empty(tensor.numel()).copy_(tensor) if old is None else old.copy_(tensor)
-            for tensor, old in zip(now, former, strict=True)
-        ]
+        return [flat_copy(tensor, "float32", old) for tensor, old in zip(now, former, strict=True)]
 
     def _on_file(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
         """Writes the file anew and maps it; what was mapped before stays valid until it is let go."""
@@ -153,16 +159,18 @@ class SnapshotTracker(ModifierTracker):
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
             try:
                 for tensor in now:
-                    tensor.float().numpy().tofile(file)
+                    flat_copy(tensor, "float32").numpy().tofile(file)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)
                 raise
+        self._on_disk = True
         sizes = [tensor.numel() for tensor in now]
         whole = np.memmap(path, np.float32, mode="c") if any(sizes) else np.empty(0, np.float32)
-        return [torch.from_numpy(part) for part in np.split(whole, np.cumsum(sizes)[:-1])]
+        with torch.inference_mode(False):
+            return [torch.from_numpy(part) for part in np.split(whole, np.cumsum(sizes)[:-1])]
 
     def _views(self) -> dict[str, Mask]:
         return {
@@ -172,10 +180,8 @@ class SnapshotTracker(ModifierTracker):
         }
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
-        import torch
-
-        words = torch.zeros(words_for(self._entries[i].numel), dtype=torch.int64)
-        return {"alive": words, "scalars": torch.zeros(_core.COHERENCE_WIDTH, dtype=torch.float64)}
+        layout = self._layout(self._entries[i])
+        return {key: zeros(count, dtype) for key, (dtype, count) in layout.items() if key != "snapshot"}
 
     def _layout(self, entry: PlanEntry) -> Layout:
         words = ("int64", words_for(entry.numel))

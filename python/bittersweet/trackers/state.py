@@ -2,12 +2,16 @@
 
 ::
 
-    {"format": "bittersweet.tracker", "version": 1,
+    {"format": "bittersweet.tracker", "version": 2,
      "scorer":  str,                          which tracker it is
      "step":    int | None,                   number of the last step that was observed
      "counts":  {name: int, ...},             what the tracker counts
      "shapes":  {name: [int, ...]},           one per tracked parameter
-     "tensors": {name: {key: tensor, ...}}}   what is remembered of it; empty before its first update
+     "seen":    {name: bool},                 whether it has had an update
+     "tensors": {name: {key: tensor, ...}}}   what is remembered of it; zeros before its first update
+
+Keys, shapes and dtypes are the same at every step. Version 1, of earlier releases, is read too: it lacks
+``seen``, and its tensors are absent before the first update.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..model.names import match_names
+from ..tensors.owned import flat_copy, zeros
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "Restored", "pack", "validate"]
 
 FORMAT = "bittersweet.tracker"
-VERSION = 1
+VERSION = 2
 _KEYS = ("scorer", "step", "counts", "shapes", "tensors")
 
 Layout = Mapping[str, tuple[str, int]]
@@ -49,6 +54,7 @@ def pack(
     step: int | None,
     counts: Mapping[str, int],
     tensors: Sequence[Mapping[str, torch.Tensor]],
+    layouts: Sequence[Layout],
 ) -> dict[str, Any]:
     """The saved form, with copies of the tensors."""
     return {
@@ -58,9 +64,10 @@ def pack(
         "step": step,
         "counts": dict(counts),
         "shapes": {entry.name: list(entry.shape) for entry in entries},
+        "seen": {entry.name: bool(kept) for entry, kept in zip(entries, tensors, strict=True)},
         "tensors": {
-            entry.name: {key: tensor.clone() for key, tensor in kept.items()}
-            for entry, kept in zip(entries, tensors, strict=True)
+            entry.name: {key: _copied(kept.get(key), *how) for key, how in layout.items()}
+            for entry, kept, layout in zip(entries, tensors, layouts, strict=True)
         },
     }
 
@@ -82,10 +89,12 @@ def validate(
             "this is not the state of a tracker. Pass what its state_dict() returned (the state of a Pruner "
             "belongs into Pruner.load_state_dict)"
         )
-    if state.get("version") != VERSION or any(key not in state for key in _KEYS):
+    keys = _KEYS if state.get("version") == 1 else (*_KEYS, "seen")
+    if state.get("version") not in (1, VERSION) or any(key not in state for key in keys):
         raise CheckpointError(
             f"the saved tracker has format version {state.get('version')!r} and keys "
-            f"{', '.join(map(str, state))}; this release reads version {VERSION} with {', '.join(_KEYS)}"
+            f"{', '.join(map(str, state))}; this release reads versions 1 and {VERSION}, with "
+            f"{', '.join(keys)}"
         )
     if state["scorer"] != scorer:
         raise CheckpointError(
@@ -106,7 +115,8 @@ def validate(
                 f"parameter '{entry.name}': the saved tracker has shape {tuple(state['shapes'][saved])}, the "
                 f"model {entry.shape}. Load it into the model it was saved from"
             )
-        tensors.append(_checked(entry.name, state["tensors"].get(saved), layout))
+        seen = state["seen"].get(saved) if "seen" in keys else True
+        tensors.append(_checked(entry.name, state["tensors"].get(saved), layout) if seen else {})
     return Restored(step, dict(saved_counts), tensors)
 
 
@@ -126,4 +136,8 @@ def _checked(name: str, kept: Any, layout: Layout) -> dict[str, torch.Tensor]:
             and tuple(tensor.shape) == (count,)
         ):
             raise CheckpointError(f"the saved {key} of '{name}' is not {count} elements of {dtype}")
-    return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in kept.items()}
+    return {key: _copied(tensor.cpu(), *layout[key]) for key, tensor in kept.items()}
+
+
+def _copied(tensor: torch.Tensor | None, dtype: str, count: int) -> torch.Tensor:
+    return zeros(count, dtype) if tensor is None else flat_copy(tensor, dtype)

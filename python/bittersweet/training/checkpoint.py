@@ -2,17 +2,23 @@
 
 ::
 
-    {"format": "bittersweet.pruner", "version": 1,
+    {"format": "bittersweet.pruner", "version": 2,
      "config":  {...},                      scorer, selector, scope, schedule ... as plain values
      "step":    int,                        calls of step() so far
      "fired":   int,                        due steps up to here have been served
      "shapes":  {name: [int, ...]},         one per pruned parameter
-     "masks":   {name: int64 tensor},       ceil(numel / 64) words of keep bits, lowest bit first, tail bits 0
-     "history": [{...}, ...],               the mask events so far
-     "tracker": {...}}                      of scorers with a memory only: see `_tracker_state`
+     "masks":   {name: int64 tensor},       ceil(numel / 64) words of keep bits, lowest bit first, rest 0;
+                                            one per pruned parameter, all kept where none was made yet
+     "history": str,                        the mask events, as columns: see `select.columns`
+     "tracker": {...}}                      of scorers with a memory only: see `trackers.state`
 
-Nothing in it refers to optimizer state, so it may be saved and loaded before or after the model and the
-optimizer.
+Keys, shapes and dtypes are the same at every step, as torch.distributed.checkpoint needs them: a fresh
+pruner's state is a place for a saved one. The history is bounded (see `MaskHistory`), so that the state
+does not grow with training. Nothing in it refers to optimizer state, so it may be saved and loaded before or
+after the model and the optimizer.
+
+Version 1, of earlier releases, is read too: its masks lack what was not pruned yet, and its history is a list
+of events.
 """
 
 from __future__ import annotations
@@ -26,9 +32,14 @@ import numpy.typing as npt
 
 from ..errors import ArgumentError, CheckpointError
 from ..model.names import match_names
+from ..select import columns
 from ..select.events import MaskEvent, MaskHistory
+from ..tensors.masks import Mask, words_for
+from ..tensors.owned import zeros
 
 if TYPE_CHECKING:
+    import torch
+
     from ..model.targets import PlanEntry
 
 __all__ = ["FORMAT", "VERSION", "Restored", "Words", "pack", "validate"]
@@ -36,7 +47,7 @@ __all__ = ["FORMAT", "VERSION", "Restored", "Words", "pack", "validate"]
 Words = npt.NDArray[np.uint64]
 
 FORMAT = "bittersweet.pruner"
-VERSION = 1
+VERSION = 2
 _KEYS = ("config", "step", "fired", "shapes", "masks", "history")
 
 
@@ -56,12 +67,10 @@ def pack(
     step: int,
     fired: int,
     masks: Mapping[str, Words],
-    history: list[dict[str, Any]],
+    history: MaskHistory,
     tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The saved form. Masks are copied; nothing in it changes when training goes on."""
-    import torch
-
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -69,8 +78,8 @@ def pack(
         "step": step,
         "fired": fired,
         "shapes": {entry.name: list(entry.shape) for entry in targets},
-        "masks": {name: torch.from_numpy(words.view(np.int64).copy()) for name, words in masks.items()},
-        "history": _plain(history),
+        "masks": {entry.name: _saved(masks.get(entry.name), entry) for entry in targets},
+        "history": columns.to_text(history),
         **({} if tracker is None else {"tracker": tracker}),
     }
 
@@ -103,17 +112,21 @@ def validate(
         raise CheckpointError(
             f"the saved state has a mask for '{unknown[0]}' but no shape; the file is damaged"
         )
+    absent = [] if state["version"] == 1 else [saved for saved in names if saved not in state["masks"]]
+    if absent:
+        raise CheckpointError(f"the saved state has no mask for '{absent[0]}'; the file is damaged")
     masks = {
         names[saved]: _words(names[saved], value, own[names[saved]])
         for saved, value in state["masks"].items()
     }
+    masks = {name: words for name, words in masks.items() if not np.array_equal(words, _all_kept(own[name]))}
     step, fired = (_count(key, state[key]) for key in ("step", "fired"))
     if fired > step:
         raise CheckpointError(
             f"the saved state has fired {fired} beyond its step {step}; the file is damaged"
         )
     try:
-        history = MaskHistory(MaskEvent.from_dict(event) for event in state["history"])
+        history = _history(state["history"])
     except (ArgumentError, TypeError, ValueError) as error:
         raise CheckpointError(f"the saved history cannot be read ({error}); the file is damaged") from None
     return Restored(step, fired, masks, history)
@@ -127,9 +140,9 @@ def _check_format(state: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"this is not the state of a Pruner (found {found}). Pass what Pruner.state_dict() returned"
         )
-    if state.get("version") != VERSION:
+    if state.get("version") not in (1, VERSION):
         raise CheckpointError(
-            f"the saved state has format version {state.get('version')!r}; this release reads version "
+            f"the saved state has format version {state.get('version')!r}; this release reads versions 1 and "
             f"{VERSION}. Load it with the release that wrote it"
         )
     missing = [key for key in _KEYS if key not in state]
@@ -148,6 +161,25 @@ def _check_config(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             f"the saved configuration differs in {'; '.join(differing)}. Make the Pruner with the saved "
             "values, or pass strict=False to continue with the new ones"
         )
+
+
+def _history(saved: Any) -> MaskHistory:
+    """The events of a state of any version. Raises what is wrong with them."""
+    if isinstance(saved, str):
+        return columns.from_text(saved)
+    return MaskHistory(MaskEvent.from_dict(event) for event in saved)
+
+
+def _saved(words: Words | None, entry: PlanEntry) -> torch.Tensor:
+    """The words of a mask in memory of their own."""
+    copy = zeros(words_for(entry.numel), "int64")
+    copy.numpy()[:] = (_all_kept(entry) if words is None else words).view(np.int64)
+    return copy
+
+
+def _all_kept(entry: PlanEntry) -> Words:
+    words: Words = Mask.full(entry.shape, entry.name, "torch").words
+    return words
 
 
 def _words(name: str, value: Any, entry: PlanEntry) -> Words:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError
+from ..model.targets import lookup
 from ..options.values import as_fraction
 from ..tensors.masks import Mask, kept_counts
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ZeroMasks", "zeros_as_masks"]
+    from .loop import Loop
+
+__all__ = ["ZeroMasks", "take_zeros", "zeros_as_masks"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,12 @@ def zeros_as_masks(tensors: Mapping[str, torch.Tensor], min_sparsity: float = 0.
             "first, or pass a smaller min_sparsity"
         )
     return ZeroMasks({name: masks[name] for name in taken}, taken, left, least)
+
+
+def take_zeros(loop: Loop, min_sparsity: float) -> None:
+    """Makes the zeros of a pruner's targets its masks, and lists them in its plan."""
+    weights = {entry.name: lookup(loop.model, entry) for entry in loop.plan.targets}
+    found = zeros_as_masks(weights, min_sparsity)
+    loop.keeper.apply(found.masks)
+    text = str(found).replace("\n", "\n  ")
+    loop.plan = replace(loop.plan, settings={**loop.plan.settings, "zeros": text})

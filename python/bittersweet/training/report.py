@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require
+from ..model.binding import Bound, bind
 from ..select.events import MaskHistory
 from ..tensors.masks import Mask, kept_counts
+from .remembering import describe
 
 if TYPE_CHECKING:
     import torch
 
-    from ..model.binding import Bound
+    from .loop import Loop
 
 __all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "sparsity_of", "text_table"]
 
@@ -125,6 +127,8 @@ class PruneReport:
         history: The mask events.
         mask_bytes: Memory of the packed masks.
         finalized: Whether ``finalize()`` has run, which verified that every pruned weight is 0.
+        violations: Pruned weights that were not 0 when ``finalize()`` began, by name.
+        unfinished: What ``finalize()`` found missing of the schedule; None if nothing.
     """
 
     settings: Mapping[str, str]
@@ -133,6 +137,8 @@ class PruneReport:
     history: MaskHistory
     mask_bytes: int
     finalized: bool
+    violations: Mapping[str, int] = field(default_factory=dict)
+    unfinished: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -142,10 +148,14 @@ class PruneReport:
             "events": [event.to_dict() for event in self.history],
             "mask_bytes": self.mask_bytes,
             "finalized": self.finalized,
+            "violations": dict(self.violations),
+            "unfinished": self.unfinished,
         }
 
     def __str__(self) -> str:
         head = "finalized, zeros verified" if self.finalized else "in training"
+        if self.violations:
+            head = f"finalized; {sum(self.violations.values()):,} pruned weights were not 0 before"
         spent = sum(event.milliseconds for event in self.history)
         lines = [
             f"Bittersweet report after {self.step:,} steps ({head}): sparsity {self.sparsity.masked:.4f} by "
@@ -153,6 +163,11 @@ class PruneReport:
             *(f"  {key}: {value}" for key, value in self.settings.items()),
             f"  {len(self.history)} mask events took {spent:.1f} ms; masks take {self.mask_bytes:,} bytes",
         ]
+        if self.violations:
+            listed = ", ".join(f"{count:,} in '{name}'" for name, count in self.violations.items())
+            lines.append(f"  NOT 0 before finalize() wrote the zeros: {listed}")
+        if self.unfinished:
+            lines.append(f"  {self.unfinished}")
         return "\n".join([*lines, "", str(self.history), "", str(self.sparsity)])
 
 
@@ -195,3 +210,18 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     cost.set_xticks(range(len(events)), [str(step) for step in steps], rotation=90, fontsize=7)
     cost.set(title="Time per mask event", xlabel="step", ylabel="milliseconds")
     figure.savefig(path, format="png", dpi=120)
+
+
+def report_of(loop: Loop) -> PruneReport:
+    """What `Pruner.report` returns."""
+    loop.history.settle()
+    return PruneReport(
+        {**loop.settings.describe(loop.optimizers), **describe(loop.tracker)},
+        loop.step,
+        count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks),
+        MaskHistory(loop.history),
+        sum(mask.nbytes for mask in loop.keeper.ordered),
+        loop.finalized,
+        loop.violations,
+        loop.unfinished,
+    )

@@ -137,7 +137,7 @@ def prune_blocks_(
     for state in states:
         state._place()
     whole = nn.ModuleList(listed)
-    plan = find_targets(whole, None, targets, ignore)
+    plan = find_targets(whole, None, targets, ignore, frozen=True)
     how: dict[str, Any] = {
         "sparsity": sparsity,
         "scope": scope,

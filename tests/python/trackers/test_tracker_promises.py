@@ -343,7 +343,8 @@ def test_states_that_do_not_fit() -> None:
     short = {**good["tensors"]["odd"], "previous": torch.zeros(3)}
     bad = [
         ({}, "not the state of a tracker"),
-        ({**good, "version": 2}, "version 2"),
+        ({**good, "version": 3}, "version 3"),
+        ({key: value for key, value in good.items() if key != "seen"}, "version 2 and keys"),
         ({**good, "step": "four"}, "step 'four'"),
         ({**good, "shapes": {**good["shapes"], "odd": [5]}}, "'odd'.*shape"),
         ({**good, "tensors": {**good["tensors"], "odd": {"previous": torch.zeros(4099)}}}, "'odd'"),

@@ -1,0 +1,68 @@
+"""Host memory that the package keeps for itself in torch tensors: the same whatever torch's defaults are.
+
+`zeros` and `flat_copy` depend on no default dtype, default device, inference mode or deterministic fill, and
+`address_of` lets an address out only after the tensor behind it has been looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DeviceError, LayoutError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["address_of", "flat_copy", "zeros"]
+
+
+def zeros(count: int, dtype: str) -> torch.Tensor:
+    """A flat tensor of zeros in memory of the host; `dtype` is a name such as ``float32``.
+
+    Raises:
+        DeviceError: Inside torch's fake-tensor mode, in which nothing has memory.
+    """
+    import torch
+
+    with torch.inference_mode(False):
+        made = torch.from_numpy(np.zeros(count, np.dtype(dtype)))
+    address_of(made, dtype, count, "new memory")
+    return made
+
+
+def flat_copy(tensor: torch.Tensor, dtype: str, into: torch.Tensor | None = None) -> torch.Tensor:
+    """The elements of a tensor on the CPU, row-major, in memory of their own: new, or `into`."""
+    import torch
+
+    copy = zeros(tensor.numel(), dtype) if into is None else into
+    with torch.no_grad():
+        copy.copy_(tensor.detach().reshape(-1))
+    return copy
+
+
+def address_of(tensor: torch.Tensor, dtype: str, count: int, what: str) -> int:
+    """The address of a row-major tensor of `count` elements in memory of the host; 0 where it has none.
+
+    Raises:
+        DeviceError: It has no memory that the CPU can read.
+        LayoutError: Another dtype, size or layout, or less memory than elements.
+    """
+    import torch
+
+    if type(tensor) is not torch.Tensor or not tensor.is_cpu:
+        raise DeviceError(
+            f"{what} is a {type(tensor).__name__} on {tensor.device}; it must be plain memory of the host. "
+            "Call this outside fake-tensor mode and tracing, and move the model to the CPU"
+        )
+    found = f"{str(tensor.dtype).removeprefix('torch.')}, shape {tuple(tensor.shape)}, {tensor.layout}"
+    fits = tensor.layout is torch.strided and tensor.is_contiguous()
+    if not fits or tensor.dtype is not getattr(torch, dtype) or math.prod(tensor.shape) != count:
+        raise LayoutError(f"{what} is {found}; it must be {count} elements of {dtype} in a row")
+    address = tensor.data_ptr()
+    end = (tensor.storage_offset() + count) * tensor.element_size()
+    if count and (not address or tensor.untyped_storage().nbytes() < end):
+        raise LayoutError(f"{what} has less memory than its {count} elements; something has freed it")
+    return address

@@ -1,0 +1,39 @@
+"""From the arguments of `Pruner` to a `Loop`: everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model.optimizers import Optimizers
+from ..model.targets import find_targets, lookup, unwrap
+from ..options.values import as_bool
+from ..wanda.input_norms import InputNorms
+from .loop import Loop
+from .remembering import make_tracker
+from .settings import Settings
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    model: Any,
+    optimizer: Any,
+    scorer: Any,
+    targets: Any,
+    ignore: Any,
+    sync: Any,
+    input_norms: Any,
+    **options: Any,
+) -> Loop:
+    """Checks the arguments of `Pruner`, chooses the targets, makes a tracker if the scorer has a memory."""
+    sync = as_bool("sync", sync)
+    model, optimizers, norms = unwrap(model), Optimizers.of(optimizer), InputNorms(input_norms)
+    settings = Settings.checked(optimizers, scorer, norms_digest=norms.digest(), **options)
+    plan = find_targets(model, optimizers, targets, ignore, settings.describe(optimizers))
+    settings.check_shapes(plan.targets)
+    settings.check_devices(lookup(model, entry) for entry in plan.targets)
+    norms.check(plan.targets, skip=settings.missing == "skip")
+    tracker = None
+    if settings.schedule is not None:
+        tracker = make_tracker(scorer, settings.seed, model, optimizers, plan.targets)
+    return Loop(model, optimizers, plan, settings, norms, tracker, sync)
