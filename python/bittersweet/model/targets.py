@@ -17,6 +17,8 @@ from .patterns import Match, Patterns, Place
 if TYPE_CHECKING:
     import torch
 
+    from .optimizers import Optimizers
+
 __all__ = ["Plan", "PlanEntry", "find_targets", "lookup", "unwrap"]
 
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
@@ -173,7 +175,7 @@ def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
 
 def find_targets(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Optimizers | None = None,
     targets: Any = None,
     ignore: Any = None,
     settings: Mapping[str, str] | None = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import _core
 from ..errors import ArgumentError, MissingStateError
 from ..model.compilation import outside_of_compilation
-from ..model.optimizer_state import innermost
+from ..model.optimizers import Optimizers
 from ..options.scorers import Scorer
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
@@ -54,13 +54,13 @@ class Tracker(ABC):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         targets: Any = None,
         ignore: Any = None,
         _entries: Sequence[PlanEntry] | None = None,
     ) -> None:
-        self._source = Source(parameters, innermost(optimizer), _entries, targets, ignore)
+        self._source = Source(parameters, Optimizers.of(optimizer), _entries, targets, ignore)
         self._entries = self._source.entries
         self.names = tuple(entry.name for entry in self._entries)
         self.milliseconds = 0.0

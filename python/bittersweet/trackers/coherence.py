@@ -23,6 +23,7 @@ from .state import Layout
 if TYPE_CHECKING:
     import torch
 
+    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
     from ..tensors.masks import Mask
 
@@ -51,7 +52,7 @@ class CoherenceTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         alpha: float = 1.0,
         a: float = 1.0,
@@ -110,7 +111,7 @@ class SketchTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         alpha: float = 1.0,
         a: float = 1.0,

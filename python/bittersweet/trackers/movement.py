@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..errors import Error
-from ..model.optimizer_state import groups_of
+from ..errors import ArgumentError, Error
 from ..options.scorers import Movement
 from ..tensors.masks import Mask
 from .base import Tracker
@@ -16,6 +15,7 @@ from .state import Layout
 if TYPE_CHECKING:
     import torch
 
+    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
 
 __all__ = ["MovementTracker"]
@@ -43,13 +43,19 @@ class MovementTracker(Tracker):
     roles = ("weight", "grad")
 
     def __init__(
-        self, parameters: Any, optimizer: torch.optim.Optimizer, *, hook: bool = True, **choice: Any
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer | Optimizers,
+        *,
+        hook: bool = True,
+        **choice: Any,
     ) -> None:
         super().__init__(parameters, optimizer, **choice)
         self._handle: Any = None
         if hook:
-            assert self._source.optimizer is not None
-            self._handle = self._source.optimizer.register_step_pre_hook(self._before_step)
+            if len(self._source.optimizers.outer) != 1:
+                raise ArgumentError("optimizer: the movement tracker follows one optimizer. Pass the one")
+            self._handle = self._source.optimizers.outer[0].register_step_pre_hook(self._before_step)
 
     def scores(self, missing: str = "error") -> dict[str, torch.Tensor]:
         """The sums by name, in the parameter's shape, for ``ScoreInputs(scores=...)``: the tracker's own
@@ -92,11 +98,10 @@ class MovementTracker(Tracker):
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if not self._ready(_NO_MASKS):
             return
-        optimizer = self._source.optimizer
-        scale = getattr(optimizer, "grad_scale", None)  # as GradScaler tells them to unscale
+        optimizers = self._source.optimizers
+        scale = getattr(optimizers.inner[0], "grad_scale", None)  # as GradScaler tells them to unscale
         factor = 1.0 if scale is None else 1.0 / float(scale)
-        assert optimizer is not None
-        groups, parameters = groups_of(optimizer), self._source.parameters()
+        groups, parameters = optimizers.groups(), self._source.parameters()
         rates, present = [], self._feed.present or ()
         for i in present:
             group = groups.get(id(parameters[i]), {})

@@ -19,6 +19,7 @@ from .state import Layout, Restored
 if TYPE_CHECKING:
     import torch
 
+    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
 
 __all__ = ["SnapshotTracker"]
@@ -48,7 +49,7 @@ class SnapshotTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         every: int = 100,
         floor: float = 0.05,

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, Error
-from ..model import optimizer_state
-from ..model.binding import Bound, bind, competitors, element_items, masks_of
+from ..model.binding import Bound, bind, companion_items, competitors, element_items, masks_of
 from ..model.compilation import outside_of_compilation
 from ..model.mask_view import MaskView
+from ..model.optimizers import MOMENTS, Optimizers
 from ..model.targets import Plan, find_targets, lookup, unwrap
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
@@ -110,10 +110,10 @@ class Pruner:
             raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
         self._sync = sync
         self._model = unwrap(model)
-        self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
+        self._optimizers = Optimizers.of(optimizer)
         self._norms = InputNorms(input_norms)
         self._settings = Settings.checked(
-            self._optimizer,
+            self._optimizers,
             scorer,
             schedule=schedule,
             selector=selector,
@@ -129,12 +129,14 @@ class Pruner:
             seed=seed,
             norms_digest=self._norms.digest(),
         )
-        self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
+        self._plan = find_targets(
+            self._model, self._optimizers or None, targets, ignore, self._settings.describe()
+        )
         self._settings.check_shapes(self._plan.targets)
         self._settings.check_devices(one.parameter for one in bind(self._model, None, self._plan.targets))
         self._norms.check(self._plan.targets, skip=missing == "skip")
         self._tracker = remembering.make_tracker(
-            scorer, self._settings.seed, self._model, self._optimizer, self._plan.targets
+            scorer, self._settings.seed, self._model, self._optimizers, self._plan.targets
         )
         self._eagerly = outside_of_compilation()
         self._step = 0
@@ -144,12 +146,15 @@ class Pruner:
         self._history = MaskHistory()
         self._finalized = False
         self._attached: Any = None
-        self._gradient_hook: Any = None
-        self._roles = ("weight", *optimizer_state.MOMENTS) if mask_optimizer_state else ("weight",)
+        self._gradient_hooks: list[Any] = []
+        self._roles = ("weight", *MOMENTS) if mask_optimizer_state else ("weight",)
         self._holder = Holder(self._roles)
+        self._copy_holder = Holder(("weight",))
         self._gradient_holder = Holder(("grad",))
-        if hold == "grads" and self._optimizer is not None:
-            self._gradient_hook = self._optimizer.register_step_pre_hook(lambda *_: self.mask_grads_())
+        if hold == "grads":
+            self._gradient_hooks = [
+                one.register_step_pre_hook(lambda *_: self.mask_grads_()) for one in self._optimizers.outer
+            ]
 
     def step(self, skipped: bool = False) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
@@ -189,10 +194,10 @@ class Pruner:
             Error: After `finalize`.
         """
         self._require_open()
-        if self._optimizer is None:
+        if not self._optimizers:
             raise ArgumentError("attach: no optimizer. Pass one to Pruner, or call step() in the loop")
         if self._attached is None:
-            self._attached = self._optimizer.register_step_post_hook(self._after_optimizer_step)
+            self._attached = self._optimizers.outer[0].register_step_post_hook(self._after_optimizer_step)
         return self
 
     def detach(self) -> None:
@@ -261,8 +266,8 @@ class Pruner:
             self.detach()
             if self._tracker is not None:
                 self._tracker.detach()
-            if self._gradient_hook is not None:
-                self._gradient_hook.remove()
+            for hook in self._gradient_hooks:
+                hook.remove()
             self._finalized = True
         return self.report()
 
@@ -328,8 +333,9 @@ class Pruner:
             event = self._fire(now, due[1])
             self._history.append(event)
         elif self._masks and self._settings.hold == "weights":
-            bound = self._bind(self._masks, self._optimizer)
+            bound = self._bind(self._masks, self._optimizers)
             self._holder.apply([one.inputs(self._roles) for one in bound], self._ordered)
+            self._copy_holder.apply(*companion_items(self._optimizers, bound, self._masks))
         self._step = now
         if not skipped:
             self._fired = now
@@ -341,7 +347,7 @@ class Pruner:
             self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
         reads, skip = self._settings.call.reads, self._settings.missing == "skip"
         answers = {} if self._tracker is None else self._tracker.answers()
-        bound = bind(self._model, self._optimizer, self._plan.targets, reads)
+        bound = bind(self._model, self._optimizers, self._plan.targets, reads)
         inputs, skipped = competitors(bound, reads, self._masks, self._norms, answers, skip)
         made = self._settings.select(inputs, sparsity, self._sync)
         assert made.event is not None
@@ -366,17 +372,18 @@ class Pruner:
         What `former` masks prune is written too: a weight that is reopened starts from 0.
         """
         ordered = {entry.name: masks[entry.name] for entry in self._plan.targets if entry.name in masks}
-        bound = self._bind(ordered, self._optimizer)
+        bound = self._bind(ordered, self._optimizers)
         items, writing = [one.inputs(self._roles) for one in bound], list(ordered.values())
         if self._settings.regrow:
             writing = [kept_by_both(mask, former.get(mask.name)) for mask in writing]
         if self._settings.hold == "grads":
-            extra, chosen = element_items(self._optimizer, bound, {mask.name: mask for mask in writing})
+            extra, chosen = element_items(self._optimizers, bound, {mask.name: mask for mask in writing})
             items, writing = items + extra, writing + chosen
-        self._holder.apply(items, writing)
+        copies, over = companion_items(self._optimizers, bound, {mask.name: mask for mask in writing})
+        self._holder.apply(items + copies, writing + over)
         self._masks, self._ordered = ordered, tuple(ordered.values())
 
-    def _bind(self, masks: Mapping[str, Mask], optimizer: torch.optim.Optimizer | None) -> list[Bound]:
+    def _bind(self, masks: Mapping[str, Mask], optimizer: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizer, [entry for entry in self._plan.targets if entry.name in masks])
 
     def _verify(self, why: str) -> None:

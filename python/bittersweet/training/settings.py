@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..model import optimizer_state
+from ..model.optimizers import WITHOUT_STATE, Optimizers
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, resolve_scorer
@@ -52,9 +52,7 @@ class Settings:
     call: ScorerCall
 
     @classmethod
-    def checked(
-        cls, optimizer: torch.optim.Optimizer | None, scorer: str | Scorer, **options: Any
-    ) -> Settings:
+    def checked(cls, optimizer: Optimizers, scorer: str | Scorer, **options: Any) -> Settings:
         """Raises ArgumentError for a bad option or for two that exclude each other."""
         call = resolve_scorer(scorer, None, options["seed"])
         if call.name == "bitter4" and options["distribution"] is None:
@@ -170,8 +168,8 @@ class Settings:
                 "schedule there"
             )
 
-    def _check_history(self, optimizer: torch.optim.Optimizer | None) -> None:
-        if optimizer is None:
+    def _check_history(self, optimizer: Optimizers) -> None:
+        if not optimizer:
             raise ArgumentError(
                 f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
             )
@@ -182,16 +180,12 @@ class Settings:
                 f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
             )
 
-    def _check_hold(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _check_hold(self, optimizer: Optimizers) -> None:
         if self.hold != "grads":
             return
-        if optimizer is None:
+        if not optimizer:
             raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
-        if optimizer_state.family(optimizer) is None:
-            raise ArgumentError(
-                f"hold: 'grads' with {type(optimizer).__name__}, which is not known to update element by "
-                f"element; known: {', '.join(optimizer_state.ELEMENTWISE)}. Use hold='weights'"
-            )
+        optimizer.require_elementwise()
         if not self.mask_optimizer_state:
             raise ArgumentError(
                 "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "
@@ -226,9 +220,7 @@ class Settings:
         )
 
 
-def require_inputs(
-    call: ScorerCall, optimizer: torch.optim.Optimizer | None, given: frozenset[str] = frozenset()
-) -> None:
+def require_inputs(call: ScorerCall, optimizer: Optimizers, given: frozenset[str] = frozenset()) -> None:
     """Raises ArgumentError if the scorer reads what neither training, nor this optimizer, nor `given` has."""
     foreign = sorted(call.reads - _IN_TRAINING - given)
     if foreign:
@@ -242,18 +234,12 @@ def require_inputs(
     moments = sorted(call.reads & _MOMENT_READS)
     if not moments:
         return
-    if optimizer is None:
+    if not optimizer:
         raise ArgumentError(
             f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer, or choose a scorer that does without (magnitude, gradient, taylor, random)"
+            f"the optimizer, or choose {WITHOUT_STATE}"
         )
-    kept = optimizer_state.kept_moments(optimizer)
-    lacking = [] if kept is None else [name for name in moments if name not in kept]
-    if lacking:
-        raise ArgumentError(
-            f"optimizer: {type(optimizer).__name__} keeps no {', '.join(lacking)}, and scorer '{call.name}' "
-            "reads it. Use Adam or AdamW, or a scorer that does without (magnitude, gradient, taylor, random)"
-        )
+    optimizer.require_state(call.reads, call.name)
 
 
 def one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> None:
