@@ -6,6 +6,7 @@ The adapters of known optimizers are in `known_optimizers`; `register_optimizer`
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ __all__ = [
     "Adapter",
     "Decoder",
     "Moment",
-    "in_place",
+    "is_plain",
     "is_quantised",
     "moments",
     "register_optimizer",
@@ -54,12 +55,20 @@ class Moment:
     decode: Decoder | None = None
     sources: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        name = self.keys[0] if self.keys else ", ".join(self.sources)
+        return name if self.part is None else f"{name}[{self.part}]"
+
     def stored(self, entry: Entry) -> Any:
         """What is kept under the key; None if nothing is."""
+        value = None
         for key in self.keys:
-            if (value := entry.get(key)) is not None:
-                return value if self.part is None else value[self.part]
-        return None
+            value = entry.get(key)
+            if value is not None:
+                break
+        return value if value is None or self.part is None else value[self.part]
 
     def decoded(self, entry: Entry, parameter: torch.Tensor) -> torch.Tensor | None:
         """The moment as a new tensor in the weight's shape, on its device."""
@@ -133,18 +142,18 @@ def is_quantised(value: Any) -> bool:
     )
 
 
-def in_place(value: Any, parameter: torch.Tensor) -> torch.Tensor | None:
-    """`value` itself if it holds one number per element of `parameter`, as numbers, where the weight is.
+def is_plain(value: Any, shape: tuple[int, ...], place: int) -> bool:
+    """Whether `value` is one number per element of a weight, as numbers, where the weight is (`get_device`).
 
-    None for what is quantised, factored, of a lower rank, or kept on another device.
+    Not what is quantised, factored, of a lower rank, or kept on another device.
     """
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return None
-    if not value.is_floating_point() or value.device != parameter.device:
-        return None
-    return None if type(value) is not torch.Tensor and is_quantised(value) else value
+    tensor = sys.modules["torch"].Tensor
+    return (
+        (type(value) is tensor or (isinstance(value, tensor) and not is_quantised(value)))
+        and value.shape == shape
+        and value.get_device() == place
+        and value.is_floating_point()
+    )
 
 
 def search(optimizer: type, known: Callable[[type], Adapter | None]) -> Adapter | None:

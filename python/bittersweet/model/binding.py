@@ -197,14 +197,17 @@ def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | No
             f"Give it to the optimizer, {_LEAVE}"
         )
     if not state.keys:
+        stateless = f", or because {state.owner} keeps none" if state.owner else ""
         return MissingStateError(
             f"{missing}: the optimizer has no state for it, because it has had no gradient in any optimizer "
-            f"step yet. Begin the schedule after the first optimizer step, {_LEAVE}"
+            f"step yet{stateless}. Begin the schedule after the first optimizer step, {_LEAVE}"
         )
-    why = "; ".join(dict.fromkeys(state.reasons[role] for role in lacking if role in state.reasons))
+    told = state.reasons or {}
+    why = "; ".join(dict.fromkeys(told[role] for role in lacking if role in told))
+    kept = f"{', '.join(map(str, state.keys))} for it{f' ({why})' if why else ''}"
     return MissingStateError(
-        f"{missing}: {state.owner} keeps {', '.join(state.keys)} for it{f' ({why})' if why else ''}. Use "
-        f"{WITHOUT_STATE}, say with bittersweet.register_optimizer(...) which of these it is, {_LEAVE}"
+        f"{missing}: {state.owner} keeps {kept}. Use {WITHOUT_STATE}, say with "
+        f"bittersweet.register_optimizer(...) which of these it is, {_LEAVE}"
     )
 
 

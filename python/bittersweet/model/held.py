@@ -44,7 +44,7 @@ class Kept:
         """The keys whose tensors are masked, and phrases about the others."""
         adapter, name = self.adapter, self.name
         if adapter is UNKNOWN:
-            return [], [f"of the state of {name}, which is not known, what has the names of Adam's is held"]
+            return [f"what {name}, which is not known, keeps under the names of Adam's moments"], []
         plain: list[str] = []
         coded: list[str] = []
         factors: list[str] = []
@@ -53,11 +53,11 @@ class Kept:
             if off or all(adapter.lacks(role, group) is not None for group in self.groups):
                 continue
             if self.low_bits:
-                coded += moment.keys[:1]
+                coded.append(moment.label)
             elif set(moment.sources) - set(moment.keys):
                 factors += moment.sources
             else:
-                plain += moment.keys[:1]
+                plain.append(moment.label)
         others = [key for key, option in adapter.others.items() if option is None or self.turned_on(option)]
         left = [
             f"{_listed(keys)} of {name} {'is' if len(keys) == 1 else 'are'} left alone{why}"
@@ -68,7 +68,8 @@ class Kept:
             )
             if keys
         ]
-        if adapter.reasons and not (plain or left):
+        told = plain or left or adapter.others or adapter.companions
+        if not told and (adapter.moments or adapter.reasons):
             left.append(f"the state of {name} is left alone")
         return plain, left
 

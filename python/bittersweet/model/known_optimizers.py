@@ -29,7 +29,6 @@ _VARIANCE = Adapter(
         "max_exp_avg_sq": Moment(("max_exp_avg_var",)),
     }
 )
-_NONE = Adapter()
 
 _SUM = "its momentum is a sum of gradients and no mean"
 _SUM_OF_SQUARES = "it keeps the sum of squared gradients over all steps and no running mean"
@@ -70,11 +69,10 @@ _MUON = Adapter(
 )
 _PROJECTED = _with(_BOTH, without=_low_rank, projected=True)
 _ADAFACTOR = Adapter({"exp_avg_sq": FACTORED_MEANS}, reasons=_without(_UPDATES, "exp_avg"))
-_FREE = _with(
-    _SECOND, step="k", companions=("z", "x", "y"), elementwise=True, reasons=_without(_WEIGHTS, "exp_avg")
-)
-_FREE_ALIKE = _with(_FREE, step="step", elementwise=False)
+_FREE = _with(_SECOND, step="k", companions=("z",), elementwise=True, reasons=_without(_WEIGHTS, "exp_avg"))
 _FREE_SGD = _with(_FREE, moments={}, reasons=_without(_WEIGHTS))
+_FREE_ALIKE = _with(_FREE, step="step", elementwise=False)
+_THREE_COPIES = ("z", "x", "y")
 _TWO_STATES = Adapter({"exp_avg": blockwise(1), "exp_avg_sq": blockwise(2)})
 
 _TABLE: tuple[tuple[str, str, Adapter], ...] = (
@@ -114,7 +112,11 @@ _TABLE: tuple[tuple[str, str, Adapter], ...] = (
     ("torch.optim", "SparseAdam", _BOTH),
     ("torch.optim", "Adafactor", Adapter({"exp_avg_sq": FACTORED})),
     ("torch.optim", "Muon", _with(_MUON, step=None)),
-    ("torch.optim", "LBFGS", _with(_NONE, step=None)),
+    (
+        "torch.optim",
+        "LBFGS",
+        Adapter(step=None, reasons=_without("it keeps a history of steps and no means")),
+    ),
     # Low bits: codes are scored decoded and never written. Element-wise, but zeros cannot be put into them.
     ("torchao.optim", "Adam8bit AdamW8bit Adam4bit AdamW4bit AdamFp8 AdamWFp8", _BOTH),
     ("torchao.optim", "_Adam _AdamW", _EACH),
@@ -145,14 +147,21 @@ _TABLE: tuple[tuple[str, str, Adapter], ...] = (
         "SGD SGD8bit SGD32bit LARS LARS8bit LARS32bit",
         Adapter(others={"state1": None}, reasons=_without(_SUM, "exp_avg")),
     ),
+    (
+        "bitsandbytes.optim",
+        "PytorchLARS",
+        Adapter(others={"momentum_buffer": None}, reasons=_without(_SUM, "exp_avg")),
+    ),
     ("transformers.optimization", "Adafactor", _ADAFACTOR),
     ("galore_torch", "AdamW", _PROJECTED),
     ("prodigyopt", "Prodigy", _BOTH),
     ("apex.optimizers", "FusedAdam FusedLAMB", _BOTH),
     ("transformer_engine", "FusedAdam", _with(_BOTH, companions=("master_param",))),
     ("schedulefree", "AdamWScheduleFree AdamWScheduleFreeClosure AdamWScheduleFreePaper", _FREE),
-    ("schedulefree", "AdamWScheduleFreeReference RAdamScheduleFree RAdamScheduleFreeClosure", _FREE),
-    ("schedulefree", "SGDScheduleFree SGDScheduleFreeClosure SGDScheduleFreeReference", _FREE_SGD),
+    ("schedulefree", "RAdamScheduleFree RAdamScheduleFreeClosure", _FREE),
+    ("schedulefree", "SGDScheduleFree SGDScheduleFreeClosure", _FREE_SGD),
+    ("schedulefree", "AdamWScheduleFreeReference", _with(_FREE, companions=_THREE_COPIES)),
+    ("schedulefree", "SGDScheduleFreeReference", _with(_FREE_SGD, companions=_THREE_COPIES)),
     (
         "pytorch_optimizer",
         "AdaBound AdaGC Adai AdamC AdaMod AdamP AdamS Adan AdEMAMix SimplifiedAdEMAMix AvaGrad DAdaptAdam "
@@ -181,15 +190,33 @@ _TABLE: tuple[tuple[str, str, Adapter], ...] = (
         _with(_FIRST, reasons=_without("they are in the basis of a projection", "exp_avg_sq")),
     ),
     ("pytorch_optimizer", "Muon MuonClip NorMuon DistributedMuon", _MUON),
+    ("pytorch_optimizer", "ScheduleFreeAdamW ScheduleFreeRAdam", _FREE_ALIKE),
+    ("pytorch_optimizer", "ScheduleFreeSGD", _with(_FREE_ALIKE, moments={}, reasons=_without(_WEIGHTS))),
     (
         "pytorch_optimizer",
-        "ScheduleFreeAdamW ScheduleFreeRAdam",
-        _with(_FREE, step="step", elementwise=False),
+        "MADGRAD",
+        Adapter(
+            others={"grad_sum_sq": None, "s": None},
+            companions=("x0",),
+            reasons=_without(_SUM_OF_SQUARES, "exp_avg_sq"),
+        ),
     ),
-    ("pytorch_optimizer", "ScheduleFreeSGD", _with(_FREE_ALIKE, moments={}, reasons=_without(_WEIGHTS))),
-    ("pytorch_optimizer", "MADGRAD", Adapter(companions=("x0",), reasons=_without(_SUM_OF_SQUARES))),
-    ("pytorch_optimizer", "DAdaptAdaGrad DAdaptSGD", Adapter(companions=("x0",))),
-    ("pytorch_optimizer", "SPlus", Adapter(companions=("ema",), reasons=_without(_MATRICES))),
+    (
+        "pytorch_optimizer",
+        "DAdaptAdaGrad",
+        Adapter(
+            others={"alpha_k": None, "sk": None},
+            companions=("x0",),
+            reasons=_without(_SUM_OF_SQUARES, "exp_avg_sq"),
+        ),
+    ),
+    ("pytorch_optimizer", "DAdaptSGD", Adapter(others={"z": None, "s": None}, companions=("x0",))),
+    (
+        "pytorch_optimizer",
+        "SPlus",
+        Adapter(others={"momentum": None}, companions=("ema",), reasons=_without(_MATRICES)),
+    ),
+    ("pytorch_optimizer", "AdaDelta", Adapter(moments(None, "square_avg"), others={"acc_delta": None})),
     ("pytorch_optimizer", "SM3 Nero AdamMini Adalite Amos", Adapter(reasons=_without(_SHARED, "exp_avg_sq"))),
     ("pytorch_optimizer", "SPAM SaRA", Adapter(reasons=_without(_SPARSE))),
     ("pytorch_optimizer", "Alice RACS Kron DASH", Adapter(reasons=_without(_MATRICES))),

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from ..select.events import warn_once
 from . import held, wrappers
-from .adapters import MOMENTS, UNKNOWN, Adapter, in_place
+from .adapters import MOMENTS, UNKNOWN, Adapter, is_plain
 from .known_optimizers import adapter_of, element_wise_names
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NO_GROUP: Mapping[str, Any] = {}
 _NO_TENSORS: dict[str, torch.Tensor] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ParameterState:
     """An optimizer's tensors for one parameter; None where it keeps none.
 
@@ -38,7 +38,8 @@ class ParameterState:
         betas: The betas of its parameter group.
         keys: Every key in the optimizer's entry, for messages.
         decoded: Which of the moments are temporaries, computed from what is kept.
-        owner: The class of the optimizer that has the entry; ``""`` if none has.
+        owner: The class of the optimizer that has the entry. Without an entry: those of the optimizers that
+            are not known and may keep none.
         reasons: Why a moment is not kept, where that is known.
     """
 
@@ -47,13 +48,10 @@ class ParameterState:
     max_exp_avg_sq: torch.Tensor | None = None
     step: int | None = None
     betas: tuple[float, float] | None = None
-    keys: tuple[str, ...] = ()
+    keys: tuple[Any, ...] = ()
     decoded: frozenset[str] = frozenset()
     owner: str = ""
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-
-_NOTHING = ParameterState()
+    reasons: Mapping[str, str] | None = None
 
 
 class Optimizers:
@@ -135,21 +133,20 @@ class Optimizers:
         """
         i, entry = self._entry(parameter)
         if not entry:
-            return _NOTHING
+            return ParameterState(owner=", ".join(self.unknown())) if decode else ParameterState()
         adapter, name = self._adapters[i], type(self.inner[i]).__name__
         found: dict[str, torch.Tensor] = {}
-        decoded = []
-        kept = adapter.of_entry(entry)
+        decoded: list[str] = []
+        shape, place, kept = parameter.shape, parameter.get_device(), adapter.of_entry(entry)
         for role in roles:
             if (moment := kept.get(role)) is None:
                 continue
-            tensor = value if (value := moment.stored(entry)) is None else in_place(value, parameter)
-            if tensor is None and decode:
-                tensor = moment.decoded(entry, parameter)
-                if tensor is not None:
-                    decoded.append(role)
-            if tensor is not None:
+            value = moment.stored(entry)
+            if value is not None and is_plain(value, shape, place):
+                found[role] = value
+            elif decode and (tensor := moment.decoded(entry, parameter)) is not None:
                 found[role] = tensor
+                decoded.append(role)
         if decode and found and adapter is UNKNOWN:
             warn_once(
                 f"unknown optimizer {name}",
@@ -161,16 +158,11 @@ class Optimizers:
         if group is not None and "betas" in group:
             betas = (float(group["betas"][0]), float(group["betas"][1]))
         step = self._step_of(adapter, entry, group) if with_step else None
-        keys = tuple(map(str, entry))
-        return ParameterState(
-            **found,
-            step=step,
-            betas=betas,
-            keys=keys,
-            decoded=frozenset(decoded),
-            owner=name,
-            reasons=_reasons(adapter, entry, group) if decode else {},
-        )
+        first, second, largest = map(found.get, MOMENTS)
+        state = ParameterState(first, second, largest, step, betas, tuple(entry), owner=name)
+        if decode:
+            state.decoded, state.reasons = frozenset(decoded), _reasons(adapter, entry, group)
+        return state
 
     def companions(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further tensors of the weight's shape that must be 0 where the weight is pruned, by readable name.
@@ -202,7 +194,7 @@ class Optimizers:
         return {
             str(key): value
             for key, value in entry.items()
-            if key not in told and in_place(value, parameter) is not None
+            if key not in told and is_plain(value, parameter.shape, parameter.get_device())
         }
 
     def require_elementwise(self) -> None:
@@ -248,6 +240,7 @@ class Optimizers:
             raise ArgumentError(
                 f"optimizer: {name} keeps no {', '.join(lacking)}{f' ({whys})' if whys else ''}, and scorer "
                 f"'{scorer}' reads it. Use Adam or AdamW, or {WITHOUT_STATE}"
+                + ("" if chosen is None else ", or leave its weights out: with ignore, or missing='skip'")
             )
 
     def held(self, mask_state: bool) -> str:
@@ -280,8 +273,8 @@ class Optimizers:
     def _entry(self, parameter: torch.Tensor) -> tuple[int, Mapping[str, Any]]:
         """The number of the optimizer that has this parameter, and its entry; -1 if none has an entry or
         copies."""
-        i = self._homes.get(id(parameter), 0)
-        if i < len(self.inner) and (entry := self.inner[i].state.get(parameter)):
+        i = self._homes.get(id(parameter), 0) if len(self.inner) > 1 else 0
+        if self.inner and (entry := self.inner[i].state.get(parameter)):
             return i, entry
         for i in range(len(self.inner)):
             entry = self.inner[i].state.get(parameter)

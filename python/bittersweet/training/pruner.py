@@ -133,7 +133,11 @@ class Pruner:
             self._model, self._optimizers or None, targets, ignore, self._settings.describe()
         )
         self._settings.check_shapes(self._plan.targets)
-        self._settings.check_devices(one.parameter for one in bind(self._model, None, self._plan.targets))
+        parameters = [one.parameter for one in bind(self._model, None, self._plan.targets)]
+        self._settings.check_devices(parameters)
+        if missing == "error":
+            call = self._settings.call
+            self._optimizers.require_state(call.reads, call.name, parameters)
         self._norms.check(self._plan.targets, skip=missing == "skip")
         self._tracker = remembering.make_tracker(
             scorer, self._settings.seed, self._model, self._optimizers, self._plan.targets
