@@ -16,7 +16,7 @@ from bittersweet.model.adapters import REGISTERED
 from bittersweet.model.binding import bind, missing_reads
 from bittersweet.model.optimizers import Optimizers
 from bittersweet.model.targets import find_targets
-from optimizer_support import TARGETS, double, held_run, net, step
+from optimizer_support import TARGETS, Gradients, double, held_run, net, step
 
 BITTER7 = frozenset(("weight", "exp_avg_sq"))
 ONCE = bs.OneShot(0.5, 3)
@@ -34,20 +34,6 @@ def adamw(model: torch.nn.Module, **options: Any) -> torch.optim.AdamW:
 
 def matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [one for one in model.parameters() if one.ndim == 2]
-
-
-class Gradients:
-    """The running mean of squares in float64, fed with the gradients of every step."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.seen: list[np.ndarray[Any, Any]] = []
-        weight.register_post_accumulate_grad_hook(lambda one: self.seen.append(double(one.grad)))
-
-    def mean(self, beta: float, power: int) -> np.ndarray[Any, Any]:
-        mean = np.zeros_like(self.seen[0])
-        for gradient in self.seen:
-            mean = beta * mean + (1.0 - beta) * gradient**power
-        return mean
 
 
 @pytest.mark.parametrize(

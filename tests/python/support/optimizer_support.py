@@ -70,3 +70,17 @@ def assert_dead(model: nn.Module, optimizer: Any, pruner: bs.Pruner) -> None:
 def double(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """In float64, for oracles."""
     return tensor.detach().double().numpy()
+
+
+class Gradients:
+    """Running means of the gradients of every step, in float64."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.seen: list[np.ndarray[Any, Any]] = []
+        weight.register_post_accumulate_grad_hook(lambda one: self.seen.append(double(one.grad)))
+
+    def mean(self, beta: float, power: int) -> np.ndarray[Any, Any]:
+        mean = np.zeros_like(self.seen[0])
+        for gradient in self.seen:
+            mean = beta * mean + (1.0 - beta) * gradient**power
+        return mean
