@@ -25,7 +25,7 @@ from .errors import (
 if TYPE_CHECKING:
     from ._core import __version__
     from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
-    from .model.adapters import register_optimizer
+    from .optimizers.adapters import register_optimizer
     from .options.schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
     from .options.scopes import Global, NofM, Row, Tensor
     from .options.scorers import (
@@ -104,7 +104,7 @@ _MODULES = {
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
-    "model.adapters": "register_optimizer",
+    "optimizers.adapters": "register_optimizer",
     "options.schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
     "options.scopes": "Global NofM Row Tensor",
     "wanda.sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",

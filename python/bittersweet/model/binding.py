@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, MissingStateError
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
-from .optimizers import MOMENTS, STEP_READS, WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import MOMENTS, STEP_READS, WITHOUT_STATE, Optimizers
 from .targets import PlanEntry, lookup
 
 if TYPE_CHECKING:
     import torch
 
     from ..wanda.input_norms import InputNorms
-    from .optimizers import ParameterState
+    from ..optimizers.optimizers import ParameterState
 
 __all__ = [
     "Bound",

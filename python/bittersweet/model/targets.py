@@ -17,7 +17,7 @@ from .patterns import Match, Patterns, Place
 if TYPE_CHECKING:
     import torch
 
-    from .optimizers import Optimizers
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["Plan", "PlanEntry", "find_targets", "lookup", "unwrap"]
 

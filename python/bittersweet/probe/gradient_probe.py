@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError
 from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
-from ..model.optimizers import Optimizers
+from ..optimizers.optimizers import Optimizers
 from ..model.preserve import preserved
 from ..model.targets import Plan, PlanEntry, find_targets, unwrap
 from ..options.scopes import Scope, resolve_scope

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import _core
 from ..errors import ArgumentError, MissingStateError
 from ..model.compilation import outside_of_compilation
-from ..model.optimizers import Optimizers
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import Scorer
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate

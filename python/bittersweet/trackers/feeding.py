@@ -24,7 +24,7 @@ from ..tensors.threads import follow_torch
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["Feed", "Source", "packed"]
 

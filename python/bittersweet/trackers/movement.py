@@ -15,7 +15,7 @@ from .state import Layout
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
+    from ..optimizers.optimizers import Optimizers
     from ..model.targets import PlanEntry
 
 __all__ = ["MovementTracker"]

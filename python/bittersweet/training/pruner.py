@@ -12,7 +12,7 @@ from ..errors import ArgumentError, Error
 from ..model.binding import Bound, bind, companion_items, competitors, element_items, masks_of
 from ..model.compilation import outside_of_compilation
 from ..model.mask_view import MaskView
-from ..model.optimizers import MOMENTS, Optimizers
+from ..optimizers.optimizers import MOMENTS, Optimizers
 from ..model.targets import Plan, find_targets, lookup, unwrap
 from ..options.schedules import Schedule
 from ..options.scopes import Scope

@@ -11,7 +11,7 @@ from ..options.scorers import TRACKED, Scorer
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
+    from ..optimizers.optimizers import Optimizers
     from ..model.targets import PlanEntry
     from ..trackers.base import Tracker
 

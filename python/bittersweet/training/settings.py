@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..model.optimizers import WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import WITHOUT_STATE, Optimizers
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, resolve_scorer

@@ -7,7 +7,7 @@ from typing import Any
 import bittersweet as bs
 import numpy as np
 import torch
-from bittersweet.model.optimizers import Optimizers
+from bittersweet.optimizers.optimizers import Optimizers
 from torch import nn
 
 TARGETS = ("0.weight", "2.weight")

@@ -12,9 +12,9 @@ import bittersweet as bs
 import numpy as np
 import pytest
 import torch
-from bittersweet.model.adapters import REGISTERED
+from bittersweet.optimizers.adapters import REGISTERED
 from bittersweet.model.binding import bind, missing_reads
-from bittersweet.model.optimizers import Optimizers
+from bittersweet.optimizers.optimizers import Optimizers
 from bittersweet.model.targets import find_targets
 from optimizer_support import TARGETS, Gradients, double, held_run, net, step
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from ..select.events import warn_once
+from ..notices import warn_once
 from . import held, wrappers
 from .adapters import MOMENTS, UNKNOWN, Adapter, is_plain
-from .known_optimizers import adapter_of, element_wise_names
+from .known import adapter_of, element_wise_names
 
 if TYPE_CHECKING:
     import torch

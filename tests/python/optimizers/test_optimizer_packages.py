@@ -9,7 +9,7 @@ import bittersweet as bs
 import numpy as np
 import pytest
 import torch
-from bittersweet.model.optimizers import Optimizers
+from bittersweet.optimizers.optimizers import Optimizers
 from optimizer_support import TARGETS, Gradients, double, held_run, net, step
 
 ONCE = bs.OneShot(0.5, 3)

@@ -9,7 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.model.optimizers import Optimizers
+from bittersweet.optimizers.optimizers import Optimizers
 from optimizer_support import TARGETS, held_run, net, step
 from torch.optim import Optimizer
 

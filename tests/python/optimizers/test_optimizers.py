@@ -7,8 +7,8 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.model.known_optimizers import adapter_of
-from bittersweet.model.optimizers import Optimizers, ParameterState
+from bittersweet.optimizers.known import adapter_of
+from bittersweet.optimizers.optimizers import Optimizers, ParameterState
 from pruner_support import LINEAR, backward, dead_values, facts, mlp, named_state, train, weights
 
 FLAVOURS: dict[str, dict[str, Any]] = {
