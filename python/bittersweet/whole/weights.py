@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import ArgumentError, MissingStateError
-from ..model import optimizer_state
 from ..model.binding import Bound, bind, masks_of, score_inputs
 from ..model.targets import Plan, find_targets, unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
 from ..tensors import devices
@@ -109,13 +109,15 @@ def gather(
         MissingStateError: A target lacks what the scorer reads, under ``missing="error"``; or all do.
     """
     one_of("missing", given.missing, ("error", "skip"))
-    optimizers = _optimizers(given.optimizer)
+    optimizers = Optimizers.of(given.optimizer)
     scorer = scorer if scorer is not None else "bitter7" if optimizers else "magnitude"
     reads = _checked_reads(scorer, eps, seed, bool(optimizers), given.input_norms is not None)
     norms = InputNorms(given.input_norms)
-    together: Any = _Together(optimizers) if optimizers else None
-    plan = find_targets(model, together, given.targets, given.ignore, frozen=together is None)
-    bound = _bind(unwrap(model), optimizers, plan, reads)
+    plan = find_targets(model, optimizers, given.targets, given.ignore, frozen=not optimizers)
+    bound = bind(unwrap(model), optimizers, plan.targets, reads)
+    if given.missing == "error":
+        name = resolve_scorer(scorer, eps, seed).name
+        optimizers.require_state(reads, name, [one.parameter for one in bound])
     masks = _masks(given.masks, plan, bound)
     norms.check(plan.targets, skip=given.missing == "skip")
     items, skipped = [], []
@@ -136,34 +138,6 @@ def gather(
             f"{_missing(bound[0], reads) or norms.missing(bound[0].entry, reads)}"
         )
     return ModelWeights(plan, scorer, items, bound, masks, tuple(skipped))
-
-
-class _Together:
-    """Several optimizers as `find_targets` looks at one."""
-
-    def __init__(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-
-
-def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
-    if given is None:
-        return []
-    listed = given if isinstance(given, (list, tuple)) else [given]
-    if not listed:
-        raise ArgumentError("optimizer: an empty list; accepted: a torch optimizer, a list of them, or None")
-    return [optimizer_state.innermost(optimizer) for optimizer in listed]
-
-
-def _bind(
-    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], plan: Plan, reads: frozenset[str]
-) -> list[Bound]:
-    """Every target with its state in the optimizer that holds it."""
-    bound = {one.entry.name: one for one in bind(model, None, plan.targets)}
-    for optimizer in optimizers:
-        for one in bind(model, optimizer, plan.targets, reads):
-            if one.in_optimizer:
-                bound[one.entry.name] = one
-    return list(bound.values())
 
 
 def _checked_reads(
