@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import ArgumentError, MissingStateError
-from ..model import optimizer_state
-from ..model.binding import Bound, bind, masks_of, score_inputs
+from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
+from ..model.optimizers import Optimizers
 from ..model.targets import Plan, find_targets, unwrap
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
@@ -20,6 +20,8 @@ from ..wanda.input_norms import InputNorms
 
 if TYPE_CHECKING:
     import torch
+
+_STATE = frozenset(("exp_avg", "exp_avg_sq", "step", "bias_correction1"))
 
 __all__ = ["Given", "ModelWeights", "gather", "is_module"]
 
@@ -33,11 +35,12 @@ class Given:
     ignore: Any = None
     masks: Any = None
     input_norms: Any = None
+    in_dim: Any = None
     missing: str = "error"
 
     def refuse(self) -> None:
         """Raises ArgumentError if anything is said: there is no model."""
-        for argument in ("optimizer", "targets", "ignore", "masks", "input_norms"):
+        for argument in ("optimizer", "targets", "ignore", "masks", "input_norms", "in_dim"):
             if getattr(self, argument) is not None:
                 raise ArgumentError(
                     f"{argument}: given beside ScoreInputs; it belongs to a module. Put the tensors of each "
@@ -109,13 +112,14 @@ def gather(
         MissingStateError: A target lacks what the scorer reads, under ``missing="error"``; or all do.
     """
     one_of("missing", given.missing, ("error", "skip"))
-    optimizers = _optimizers(given.optimizer)
+    optimizers = Optimizers.of(given.optimizer)
     scorer = scorer if scorer is not None else "bitter7" if optimizers else "magnitude"
     reads = _checked_reads(scorer, eps, seed, bool(optimizers), given.input_norms is not None)
     norms = InputNorms(given.input_norms)
-    together: Any = _Together(optimizers) if optimizers else None
-    plan = find_targets(model, together, given.targets, given.ignore, frozen=together is None)
-    bound = _bind(unwrap(model), optimizers, plan, reads)
+    plan = find_targets(
+        model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers
+    )
+    bound = bind(unwrap(model), optimizers, plan.targets, reads)
     masks = _masks(given.masks, plan, bound)
     norms.check(plan.targets, skip=given.missing == "skip")
     items, skipped = [], []
@@ -136,34 +140,6 @@ def gather(
             f"{_missing(bound[0], reads) or norms.missing(bound[0].entry, reads)}"
         )
     return ModelWeights(plan, scorer, items, bound, masks, tuple(skipped))
-
-
-class _Together:
-    """Several optimizers as `find_targets` looks at one."""
-
-    def __init__(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-
-
-def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
-    if given is None:
-        return []
-    listed = given if isinstance(given, (list, tuple)) else [given]
-    if not listed:
-        raise ArgumentError("optimizer: an empty list; accepted: a torch optimizer, a list of them, or None")
-    return [optimizer_state.innermost(optimizer) for optimizer in listed]
-
-
-def _bind(
-    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], plan: Plan, reads: frozenset[str]
-) -> list[Bound]:
-    """Every target with its state in the optimizer that holds it."""
-    bound = {one.entry.name: one for one in bind(model, None, plan.targets)}
-    for optimizer in optimizers:
-        for one in bind(model, optimizer, plan.targets, reads):
-            if one.in_optimizer:
-                bound[one.entry.name] = one
-    return list(bound.values())
 
 
 def _checked_reads(
@@ -187,7 +163,7 @@ def _checked_reads(
         )
     if has_norms and "input_norm" not in call.reads:
         raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
-    state = sorted(call.reads & {"exp_avg", "exp_avg_sq", "step", "bias_correction1"})
+    state = sorted(call.reads & _STATE)
     if state and not has_optimizer:
         raise ArgumentError(
             f"optimizer: None, and scorer '{call.name}' reads {', '.join(state)} of it. Pass the optimizer "
@@ -204,20 +180,15 @@ def _missing(one: Bound, reads: frozenset[str]) -> MissingStateError | None:
             f"parameter '{name}' has no gradient, and the scorer reads it. Call backward() first, or leave "
             "such parameters dense with missing='skip'"
         )
-    lacking: list[str] = [
-        key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
-    ]
-    if reads & {"step", "bias_correction1"} and not state.step:
-        lacking.append("step")
+    if state.keys or one.in_optimizer is False:
+        return missing_reads(one, reads)
+    lacking = sorted(key for key in reads & _STATE if not getattr(state, key, None))
     if not lacking:
         return None
-    kept = (
-        f"it keeps {', '.join(state.keys)}" if state.keys else "it has taken no step with a gradient for it"
-    )
     return MissingStateError(
-        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer ({kept}), and the scorer reads it. "
-        "Choose a scorer that does without (scorer='magnitude'), or leave such parameters dense with "
-        "missing='skip'"
+        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, which has taken no step with its "
+        "gradient yet, and the scorer reads it. Choose a scorer that does without (scorer='magnitude'), or "
+        "leave such parameters dense with missing='skip'"
     )
 
 
