@@ -45,4 +45,5 @@ class ModelOptions(_Common, total=False):
     ignore: Any
     masks: Any
     input_norms: Any
+    in_dim: Any
     missing: str

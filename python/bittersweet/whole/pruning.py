@@ -61,6 +61,7 @@ def prune_(
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
+    in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
     **unknown: NoReturn,
 ) -> MaskEvent:
@@ -83,7 +84,7 @@ def prune_(
     """
     keywords.refuse(prune_, unknown)
     started = time.perf_counter()
-    given = Given(optimizer, targets, ignore, masks, input_norms, missing)
+    given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     options = _Options(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
         max_tensor_sparsity, sync,
@@ -132,6 +133,7 @@ def make_masks(
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
+    in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
     **unknown: NoReturn,
 ) -> Masks | MaskView:
@@ -172,6 +174,7 @@ def make_masks(
         masks: For a module: the current masks by parameter name, such as ``pruner.masks`` or what
             `load_masks` returns; what they prune is dead. None: everything is live, zeros too.
         input_norms: For a module and scorer ``"wanda"``: norms by parameter name, from a `Calibrator`.
+        in_dim: For a module: the axis of the inputs of parameters whose class does not say it, by glob.
         missing: For a module: a weight without what the scorer reads is an ``"error"``, or is left as it is
             and listed in the event (``"skip"``).
 
@@ -185,7 +188,7 @@ def make_masks(
         ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See `bittersweet.errors`.
     """
     keywords.refuse(make_masks, unknown)
-    given = Given(optimizer, targets, ignore, masks, input_norms, missing)
+    given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     options = _Options(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
         max_tensor_sparsity, sync,
@@ -223,6 +226,7 @@ def threshold(
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
+    in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
     **unknown: NoReturn,
 ) -> Threshold:
@@ -234,7 +238,7 @@ def threshold(
     """
     keywords.refuse(threshold, unknown)
     share = _one_share(sparsity)
-    given = Given(optimizer, targets, ignore, masks, input_norms, missing)
+    given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     found: Any = inputs
     if is_module(inputs):
         weights = gather(inputs, given, scorer, eps, seed)

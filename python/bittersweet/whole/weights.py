@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import ArgumentError, MissingStateError
-from ..model.binding import Bound, bind, masks_of, score_inputs
+from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
 from ..model.targets import Plan, find_targets, unwrap
 from ..optimizers.optimizers import Optimizers
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
@@ -20,6 +20,8 @@ from ..wanda.input_norms import InputNorms
 
 if TYPE_CHECKING:
     import torch
+
+_STATE = frozenset(("exp_avg", "exp_avg_sq", "step", "bias_correction1"))
 
 __all__ = ["Given", "ModelWeights", "gather", "is_module"]
 
@@ -33,11 +35,12 @@ class Given:
     ignore: Any = None
     masks: Any = None
     input_norms: Any = None
+    in_dim: Any = None
     missing: str = "error"
 
     def refuse(self) -> None:
         """Raises ArgumentError if anything is said: there is no model."""
-        for argument in ("optimizer", "targets", "ignore", "masks", "input_norms"):
+        for argument in ("optimizer", "targets", "ignore", "masks", "input_norms", "in_dim"):
             if getattr(self, argument) is not None:
                 raise ArgumentError(
                     f"{argument}: given beside ScoreInputs; it belongs to a module. Put the tensors of each "
@@ -113,7 +116,9 @@ def gather(
     scorer = scorer if scorer is not None else "bitter7" if optimizers else "magnitude"
     reads = _checked_reads(scorer, eps, seed, bool(optimizers), given.input_norms is not None)
     norms = InputNorms(given.input_norms)
-    plan = find_targets(model, optimizers, given.targets, given.ignore, frozen=not optimizers)
+    plan = find_targets(
+        model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers
+    )
     bound = bind(unwrap(model), optimizers, plan.targets, reads)
     if given.missing == "error":
         name = resolve_scorer(scorer, eps, seed).name
@@ -161,7 +166,7 @@ def _checked_reads(
         )
     if has_norms and "input_norm" not in call.reads:
         raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
-    state = sorted(call.reads & {"exp_avg", "exp_avg_sq", "step", "bias_correction1"})
+    state = sorted(call.reads & _STATE)
     if state and not has_optimizer:
         raise ArgumentError(
             f"optimizer: None, and scorer '{call.name}' reads {', '.join(state)} of it. Pass the optimizer "
@@ -178,20 +183,15 @@ def _missing(one: Bound, reads: frozenset[str]) -> MissingStateError | None:
             f"parameter '{name}' has no gradient, and the scorer reads it. Call backward() first, or leave "
             "such parameters dense with missing='skip'"
         )
-    lacking: list[str] = [
-        key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
-    ]
-    if reads & {"step", "bias_correction1"} and not state.step:
-        lacking.append("step")
+    if state.keys or one.in_optimizer is False:
+        return missing_reads(one, reads)
+    lacking = sorted(key for key in reads & _STATE if not getattr(state, key, None))
     if not lacking:
         return None
-    kept = (
-        f"it keeps {', '.join(state.keys)}" if state.keys else "it has taken no step with a gradient for it"
-    )
     return MissingStateError(
-        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer ({kept}), and the scorer reads it. "
-        "Choose a scorer that does without (scorer='magnitude'), or leave such parameters dense with "
-        "missing='skip'"
+        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, which has taken no step with its "
+        "gradient yet, and the scorer reads it. Choose a scorer that does without (scorer='magnitude'), or "
+        "leave such parameters dense with missing='skip'"
     )
 
 
