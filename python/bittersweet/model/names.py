@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from ..errors import CheckpointError
+from ..options.values import shown
 from .targets import PlanEntry
 
-__all__ = ["match_names"]
+__all__ = ["match_names", "shape_of"]
 
 _PREFIXES = frozenset(("_orig_mod", "module"))
 
@@ -38,6 +39,13 @@ def match_names(saved: Sequence[str], targets: Sequence[PlanEntry]) -> dict[str,
             f"{_near(absent[0], saved)}Use the same model, targets and ignore"
         )
     return matched
+
+
+def shape_of(saved: object) -> tuple[int, ...]:
+    """A saved shape as a tuple. Raises CheckpointError if it is no list of lengths."""
+    if not isinstance(saved, (list, tuple)) or not all(isinstance(size, int) for size in saved):
+        raise CheckpointError(f"the saved state has {shown(saved)} for a shape; the file is damaged")
+    return tuple(saved)
 
 
 def _bare(name: str) -> str:
