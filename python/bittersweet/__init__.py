@@ -17,9 +17,11 @@ from .errors import (
     DTypeError,
     Error,
     LayoutError,
+    MissingPackageError,
     MissingStateError,
     NonFiniteScoreError,
     ShapeError,
+    UnknownNameError,
 )
 
 if TYPE_CHECKING:
@@ -169,6 +171,7 @@ __all__ = [
     "MaskEvent",
     "MaskHistory",
     "Masks",
+    "MissingPackageError",
     "MissingStateError",
     "Movement",
     "MovementTracker",
@@ -194,6 +197,7 @@ __all__ = [
     "Taylor",
     "Tensor",
     "Threshold",
+    "UnknownNameError",
     "Wanda",
     "__version__",
     "apply_masks_",

@@ -1,8 +1,9 @@
 """The exceptions that Bittersweet raises.
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
-weight, no optimizer state and no mask has been changed. Each class is also a ``ValueError`` or a
-``TypeError``, so that ordinary handlers catch it. The compiled module raises the same classes.
+weight, no optimizer state and no mask has been changed. Each class but `Error` itself is also a
+``ValueError``, ``TypeError``, ``KeyError`` or ``ImportError``, so that ordinary handlers catch it. The
+compiled module raises the same classes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ __all__ = [
     "DeviceError",
     "Error",
     "LayoutError",
+    "MissingPackageError",
     "MissingStateError",
     "NonFiniteScoreError",
     "ShapeError",
+    "UnknownNameError",
 ]
 
 
@@ -44,12 +47,23 @@ class LayoutError(Error, ValueError):
     """Memory that cannot be used as one array: expanded, overlapping, sparse, distributed, read-only."""
 
 
+class MissingPackageError(Error, ImportError):
+    """An optional package that this call needs is not installed."""
+
+
 class MissingStateError(Error, ValueError):
     """The scorer reads an input that this tensor does not have."""
 
 
 class CheckpointError(Error, ValueError):
     """A saved state that does not fit the model or the configuration it is loaded into."""
+
+
+class UnknownNameError(Error, KeyError):
+    """No tensor of this name, in a mapping by names."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would print its repr
 
 
 class NonFiniteScoreError(Error, ValueError):

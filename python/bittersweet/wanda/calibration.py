@@ -238,7 +238,7 @@ class Calibrator:
         """Writes sums and counts as safetensors, losing no bit; see `_calibration_file` for the format.
 
         Raises:
-            ImportError: The package safetensors is not installed.
+            MissingPackageError: The package safetensors is not installed.
             MissingStateError: Nothing has been collected.
         """
         if not self._sums:
@@ -249,7 +249,7 @@ class Calibrator:
         """Takes over what `save` wrote, in place of what was collected. Returns the calibrator itself.
 
         Raises:
-            ImportError: The package safetensors is not installed.
+            MissingPackageError: The package safetensors is not installed.
             CheckpointError: Not such a file, a newer format, or other names or sizes than the targets here;
                 nothing has been changed.
         """

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MissingPackageError
 from .inputs_seen import InputSum
 
 FORMAT = "bittersweet.calibration"
@@ -69,7 +69,7 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             "calibrations are saved as safetensors, which is not installed: pip install safetensors (or "
             "bittersweet[calibration])"
         ) from None
