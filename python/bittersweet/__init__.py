@@ -26,6 +26,7 @@ from .errors import (
     MissingStateError,
     NonFiniteScoreError,
     ShapeError,
+    UnknownNameError,
 )
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ __all__ = [
     "Streaming",
     "Taylor",
     "TensorZeros",
+    "UnknownNameError",
     "Wanda",
     "ZeroCount",
     "__version__",

@@ -8,6 +8,7 @@ from ..model.targets import find_targets, lookup, unwrap
 from ..optimizers.optimizers import Optimizers
 from ..options.values import as_bool
 from ..wanda.input_norms import InputNorms
+from .firing import group_targets
 from .loop import Loop
 from .remembering import make_tracker
 from .settings import Settings
@@ -31,6 +32,7 @@ def assemble(
     model, optimizers, norms = unwrap(model), Optimizers.of(optimizer), InputNorms(input_norms)
     settings = Settings.checked(optimizers, scorer, norms_digest=norms.digest(), **options)
     plan = find_targets(model, optimizers, targets, ignore, settings.describe(optimizers), in_dim=in_dim)
+    group_targets(settings.schedule, plan)  # refuses globs that meet nothing
     settings.check_shapes(plan.targets)
     parameters = [lookup(model, entry) for entry in plan.targets]
     settings.check_devices(parameters)
