@@ -76,9 +76,7 @@ class CustomSchedule(Schedule):
         return hash((CUSTOM, title(self.source)))
 
     def __repr__(self) -> str:
-        if isinstance(self.source, Schedule) and type(self.source).__repr__ is not object.__repr__:
-            return repr(self.source)
-        return title(self.source)
+        return repr(self.source) if isinstance(self.source, Schedule) else title(self.source)
 
 
 def checked_schedule(value: Any) -> Schedule:

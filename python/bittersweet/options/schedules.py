@@ -68,6 +68,9 @@ class Schedule:
         """The step that reaches the final sparsity, and that sparsity; None if only asking would tell."""
         return None
 
+    def __repr__(self) -> str:
+        return title(self)
+
     def to_config(self) -> dict[str, Any]:
         """Plain values: the kind and the parameters; of a schedule of one's own its name, and its dataclass
         fields where they are plain."""
