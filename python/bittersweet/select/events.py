@@ -101,6 +101,10 @@ class MaskEvent:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> MaskEvent:
         """The event that `to_dict` described. Raises ArgumentError for a missing or unknown field."""
+        if not isinstance(values, Mapping):
+            raise ArgumentError(
+                f"mask event: found {type(values).__name__}; accepted: what to_dict() returned"
+            )
         decoded = {key: _decode(value) if key in _FLOAT_FIELDS else value for key, value in values.items()}
         for listed in ("skipped", "dense"):
             if listed in decoded:

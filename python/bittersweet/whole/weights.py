@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import ArgumentError, MissingStateError
 from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
-from ..model.optimizers import Optimizers
 from ..model.targets import Plan, find_targets, unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
 from ..tensors import devices
@@ -120,6 +120,9 @@ def gather(
         model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers
     )
     bound = bind(unwrap(model), optimizers, plan.targets, reads)
+    if given.missing == "error":
+        name = resolve_scorer(scorer, eps, seed).name
+        optimizers.require_state(reads, name, [one.parameter for one in bound])
     masks = _masks(given.masks, plan, bound)
     norms.check(plan.targets, skip=given.missing == "skip")
     items, skipped = [], []
