@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError
-from .schedules import (
-    CUSTOM,
-    Schedule,
-    checked_answer,
-    custom_config,
-    is_built_in,
-    never_falling,
-    title,
-)
+from .schedule_answers import CUSTOM, checked_answer, custom_config, never_falling, title
+from .schedules import Schedule, is_built_in
 from .values import as_fraction, shown
 
 __all__ = ["CustomSchedule", "checked_schedule"]
