@@ -153,6 +153,9 @@ class GradientProbe:
         self._masks = {**full, **masks_of(self._plan.targets, masks or {})}
         self._history: list[ProbeResult] = []
 
+    def __repr__(self) -> str:
+        return f"<GradientProbe of {len(self._plan.targets)} weights, {len(self._history)} probes>"
+
     def prune(self, sparsity: float | None = None) -> ProbeResult:
         """Prunes candidates up to `sparsity`; zeroes them, and what was pruned before.
 

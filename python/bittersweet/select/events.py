@@ -114,6 +114,12 @@ class MaskEvent:
         except TypeError as error:
             raise ArgumentError(f"mask event: {error}") from None
 
+    def __repr__(self) -> str:
+        return (
+            f"MaskEvent(step={self.step}, {self.scorer}, sparsity={self.achieved_sparsity:.4f}, "
+            f"{self.pruned:,} of {self.total:,} pruned; print it for more)"
+        )
+
     def __str__(self) -> str:
         head = "mask event" if self.step is None else f"step {self.step}"
         asked = "" if self.requested_sparsity is None else f" (requested {self.requested_sparsity:.4f})"
@@ -207,6 +213,10 @@ class MaskHistory(list[MaskEvent]):
             self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
+
+    def __repr__(self) -> str:
+        last = f", the last one {self[-1]!r}" if self else ""
+        return f"MaskHistory({len(self)} events{last})"
 
     def __str__(self) -> str:
         if not self:

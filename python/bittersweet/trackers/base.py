@@ -75,6 +75,9 @@ class Tracker(ABC):
         self._generation = -1
         self._eagerly = outside_of_compilation()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.names)} weights, {self.nbytes:,} bytes kept>"
+
     def update(self, step: int | None = None, masks: Any = None) -> None:
         """Observes one step of training: call it after ``optimizer.step()``, before masks are applied.
 
