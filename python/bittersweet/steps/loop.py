@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..model.targets import Plan
     from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
+    from ..training.settings import Settings
     from ..wanda.input_norms import InputNorms
-    from .settings import Settings
 
 __all__ = ["Loop"]
 
