@@ -175,7 +175,7 @@ class Loop:
     # What optimizers call; see `hooks.Listener`.
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.keeper.masks:
+        if not self.keeper.masks or self.watch.moving:
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered:
             self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)
