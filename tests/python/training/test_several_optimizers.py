@@ -89,7 +89,7 @@ def test_one_that_keeps_no_moments_is_refused_by_name() -> None:
     model = mlp()
     adam = torch.optim.AdamW([*model[0].parameters(), *model[2].parameters()])
     sgd = torch.optim.SGD(model[4].parameters(), lr=0.1)
-    with pytest.raises(bs.ArgumentError, match="SGD keeps no exp_avg_sq.*bitter7"):
+    with pytest.raises(bs.ArgumentError, match=r"SGD keeps no exp_avg_sq.*bitter7"):
         bs.Pruner(model, [adam, sgd], schedule=LINEAR)
     pruner = bs.Pruner(model, [adam, sgd], scorer="magnitude", schedule=LINEAR)
     train(model, Steps(adam, sgd), pruner, 6)  # type: ignore[arg-type]
