@@ -54,7 +54,7 @@ SOURCES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=repr)
+@pytest.mark.parametrize("source", SOURCES, ids=["function", "lambda", "partial", "class", "closed form"])
 def test_walking_finds_the_latest_due_step(source: Any) -> None:
     schedule = checked_schedule(source)
     assert isinstance(schedule, bs.Schedule)
