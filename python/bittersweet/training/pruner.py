@@ -66,9 +66,9 @@ class Pruner:
         missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
         ties: As in `make_masks`.
-        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events and
-            never between them. False: they are read when the event, the history or the report is looked at;
-            a NaN score then raises there, and until then the masks have stayed as they were.
+        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
+            False: they are read when they are looked at; a NaN score then raises there, and until then the
+            masks have stayed as they were.
         seed: For scorer ``"random"`` and for selectors that sample.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
             are copied. A resumed pruner must be given the same ones.
@@ -167,9 +167,8 @@ class Pruner:
         self._loop.detach()
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
-        """Goes on with another optimizer, or several, for the same model: a new phase of training.
-
-        Scores are read from its state, and hooks move to it. Targets that it does not hold stay as they are.
+        """Goes on with another optimizer, or several, for the same model: scores are read from its state, and
+        hooks move to it. Targets that it does not hold stay as they are.
 
         Raises:
             ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
