@@ -96,8 +96,8 @@ def _said(event: MaskEvent, options: SelectOptions) -> MaskEvent:
     """The event, after a warning if it did not do what was asked for, or did it without a reason."""
     if event.pruned < event.k:
         warn(
-            f"{event.k:,} of {event.total:,} weights were to be pruned, and {event.pruned:,} could be. A cap, "
-            "NaN scores that are kept, a scope, or ties prune fewer"
+            f"{event.k:,} of {event.total:,} weights were to be pruned, and {event.pruned:,} could be. "
+            "A cap, NaN scores that are kept, a scope, or ties prune fewer"
         )
     live = event.total - (0 if options.regrow else event.pruned - event.churn)
     undecided = event.count_below == 0 and (event.count_equal or 0) >= live > 1
