@@ -171,7 +171,7 @@ class Pruner:
         hooks move to it. Targets that it does not hold stay as they are.
 
         Raises:
-            ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
+            ArgumentError: None, or one that the scorer or ``hold`` does not go with. Nothing has changed.
             Error: After `finalize`.
         """
         self._loop.replace_optimizers(Optimizers.of(optimizer))
