@@ -172,7 +172,8 @@ class Pruner:
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
         """Goes on with another optimizer, or several, for the same model: a new phase of training.
 
-        Scores are read from its state, and hooks move to it. Targets that it does not hold stay as they are.
+        Scores are read from its state, in which zeros are written at once, and hooks move to it. Targets that
+        it does not hold stay as they are.
 
         Raises:
             ArgumentError: None, or one that the scorer or ``hold`` does not go with. Nothing has changed.
