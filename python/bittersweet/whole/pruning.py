@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from ..errors import ArgumentError, MissingStateError
+from ..model.binding import bind, companion_items
 from ..model.mask_view import MaskView
+from ..model.targets import unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options import budgets, keywords
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
@@ -72,7 +75,8 @@ def prune_(
 
     Args:
         mask_optimizer_state: Zero the optimizer's ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of these
-            weights as well, where there are any.
+            weights as well, where there are any. Copies of the weights that a known optimizer writes back are
+            zeroed always.
 
     Returns:
         What happened; with shares by glob, as a whole and in each group. Written torch tensors have their
@@ -100,8 +104,12 @@ def prune_(
     weights = gather(inputs, given, scorer, eps, seed)
     new, event = _select(weights, sparsity, k, options)
     roles = ("weight", *_MOMENTS) if with_state else ("weight",)
-    items = [one.inputs(roles) for one in weights.bound if one.entry.name in new]
-    functional.apply_masks_(items, [new[str(item.name)] for item in items], roles=roles)
+    optimizers = Optimizers.of(optimizer)
+    bound = bind(unwrap(inputs), optimizers, weights.plan.targets)  # its own state, not what a scorer reads
+    items = [one.inputs(roles) for one in bound if one.entry.name in new]
+    copies, chosen = companion_items(optimizers, bound, new)
+    written = [new[str(item.name)] for item in items] + chosen
+    functional.apply_masks_(items + copies, written, roles=roles)
     spent = 1e3 * (time.perf_counter() - started)
     return _mapped(event, lambda found: replace(found, milliseconds=spent))
 

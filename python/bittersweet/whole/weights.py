@@ -134,7 +134,6 @@ def gather(
             skipped.append(one.entry.name)
             continue
         item = score_inputs(one, reads, masks.get(one.entry.name))
-        item.max_exp_avg_sq = one.state.max_exp_avg_sq
         item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
         items.append(item)
     if not items:
