@@ -111,9 +111,10 @@ class Loop:
         if not optimizers:
             raise ArgumentError("optimizer: None; accepted: an optimizer, or several in a list")
         self.settings.check_optimizers(optimizers)
+        self.keeper.follow(optimizers)
         if self.tracker is not None:
             self.tracker.follow(optimizers)
-        self.optimizers = self.keeper.optimizers = optimizers
+        self.optimizers = optimizers
         self._stepped.clear()
         self._skipped = False
         self.watch.follow(optimizers)
