@@ -15,7 +15,8 @@ EXPERTS, HIDDEN, BETWEEN = 4, 16, 8
 TINY = {
     "vocab_size": 32, "hidden_size": HIDDEN, "intermediate_size": BETWEEN, "moe_intermediate_size": BETWEEN,
     "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
-    "num_experts_per_tok": 2, "num_local_experts": EXPERTS, "num_experts": EXPERTS, "n_routed_experts": EXPERTS,
+    "num_experts_per_tok": 2, "num_local_experts": EXPERTS, "num_experts": EXPERTS,
+    "n_routed_experts": EXPERTS,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "mixtral": {},
