@@ -26,6 +26,7 @@ from .errors import (
     MissingStateError,
     NonFiniteScoreError,
     ShapeError,
+    UnknownNameError,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .info import build_info, get_cmake_dir, get_include
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
     from .info import set_num_threads as set_num_threads
+    from .optimizers.adapters import register_optimizer
     from .options.schedules import (
         ConstantSparsity,
         Cosine,
@@ -117,6 +119,7 @@ _MODULES = {
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
+    "optimizers.adapters": "register_optimizer",
     "options.schedules": (
         "ConstantSparsity Cosine Linear LinearRamp OneShot PolynomialDecay PowerRamp Schedule"
     ),
@@ -216,6 +219,7 @@ __all__ = [
     "Streaming",
     "Taylor",
     "TensorZeros",
+    "UnknownNameError",
     "Wanda",
     "ZeroCount",
     "__version__",
@@ -232,6 +236,7 @@ __all__ = [
     "merge_adapters_",
     "prune_",
     "prune_blocks_",
+    "register_optimizer",
     "save_masks",
     "score",
     "scorers",

@@ -1,8 +1,9 @@
 """The exceptions that Bittersweet raises.
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
-weight, no optimizer state and no mask has been changed. Each class is also a ``ValueError``, a ``TypeError``
-or a ``ModuleNotFoundError``, so that ordinary handlers catch it. The compiled module raises the same classes.
+weight, no optimizer state and no mask has been changed. Each class but `Error` itself is also a
+``ValueError``, ``TypeError``, ``KeyError`` or ``ModuleNotFoundError``, so that ordinary handlers catch it.
+The compiled module raises the same classes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = [
     "MissingStateError",
     "NonFiniteScoreError",
     "ShapeError",
+    "UnknownNameError",
 ]
 
 
@@ -55,6 +57,13 @@ class MissingStateError(Error, ValueError):
 
 class CheckpointError(Error, ValueError):
     """A saved state that does not fit the model or the configuration it is loaded into."""
+
+
+class UnknownNameError(Error, KeyError):
+    """No tensor of this name, in a mapping by names."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would print its repr
 
 
 class NonFiniteScoreError(Error, ValueError):

@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import ArgumentError, CheckpointError
+from ..options.values import shown
 from .targets import PlanEntry
 
-__all__ = ["counterparts", "match_names"]
+__all__ = ["counterparts", "match_names", "shape_of"]
 
 _PREFIXES = frozenset(("_orig_mod", "module"))
 
@@ -67,6 +68,13 @@ def counterparts(
             )
         found[name] = others[0] if own is None else own
     return found
+
+
+def shape_of(saved: object) -> tuple[int, ...]:
+    """A saved shape as a tuple. Raises CheckpointError if it is no list of lengths."""
+    if not isinstance(saved, (list, tuple)) or not all(isinstance(size, int) for size in saved):
+        raise CheckpointError(f"the saved state has {shown(saved)} for a shape; the file is damaged")
+    return tuple(saved)
 
 
 def _bare(name: str) -> str:

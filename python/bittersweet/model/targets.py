@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, LayoutError
 from ..notices import warn_once
+from ..optimizers.optimizers import Optimizers
 from ..tensors.geometry import Axes
 from .adapters import adapter_of, is_named
 from .layers import KINDS, is_embedding, is_norm, known_axes
-from .optimizers import Optimizers
 from .patterns import Match, Patterns, Place
 from .plan import Plan, PlanEntry, check_shape, lookup, require_rows
 from .wrappers import refuse_distributed, refuse_sharded, unwrap, wrapped_child

@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError
-from .schedules import (
-    CUSTOM,
-    Schedule,
-    checked_answer,
-    custom_config,
-    is_built_in,
-    never_falling,
-    title,
-)
+from .schedule_answers import CUSTOM, checked_answer, custom_config, never_falling, title
+from .schedules import Schedule, is_built_in
 from .values import as_fraction, shown
 
 __all__ = ["CustomSchedule", "checked_schedule"]
@@ -76,9 +69,7 @@ class CustomSchedule(Schedule):
         return hash((CUSTOM, title(self.source)))
 
     def __repr__(self) -> str:
-        if isinstance(self.source, Schedule) and type(self.source).__repr__ is not object.__repr__:
-            return repr(self.source)
-        return title(self.source)
+        return repr(self.source) if isinstance(self.source, Schedule) else title(self.source)
 
 
 def checked_schedule(value: Any) -> Schedule:

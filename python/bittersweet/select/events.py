@@ -101,6 +101,10 @@ class MaskEvent:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> MaskEvent:
         """The event that `to_dict` described. Raises ArgumentError for a missing or unknown field."""
+        if not isinstance(values, Mapping):
+            raise ArgumentError(
+                f"mask event: found {type(values).__name__}; accepted: what to_dict() returned"
+            )
         decoded = {key: _decode(value) if key in _FLOAT_FIELDS else value for key, value in values.items()}
         for listed in ("skipped", "dense"):
             if listed in decoded:
@@ -109,6 +113,12 @@ class MaskEvent:
             return MaskEvent(**decoded)
         except TypeError as error:
             raise ArgumentError(f"mask event: {error}") from None
+
+    def __repr__(self) -> str:
+        return (
+            f"MaskEvent(step={self.step}, {self.scorer}, sparsity={self.achieved_sparsity:.4f}, "
+            f"{self.pruned:,} of {self.total:,} pruned; print it for more)"
+        )
 
     def __str__(self) -> str:
         head = "mask event" if self.step is None else f"step {self.step}"
@@ -203,6 +213,10 @@ class MaskHistory(list[MaskEvent]):
             self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
+
+    def __repr__(self) -> str:
+        last = f", the last one {self[-1]!r}" if self else ""
+        return f"MaskHistory({len(self)} events{last})"
 
     def __str__(self) -> str:
         if not self:

@@ -268,11 +268,23 @@ def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
             f"{argument} of '{tensor}' is a fake tensor without memory; tensors with memory are accepted. "
             "Call this outside fake-tensor mode and tracing"
         )
+    if hasattr(type(value), "dequantize") and type(value).dequantize is not _torch_dequantize():
+        raise LayoutError(
+            f"{argument} of '{tensor}' is quantised ({type(value).__name__}): it does not hold the numbers "
+            "that it stands for; plain tensors are accepted. Pass tensor.dequantize()"
+        )
     if names & {"UninitializedParameter", "UninitializedBuffer"}:
         raise LayoutError(
             f"{argument} of '{tensor}' is not initialised yet. Run one forward pass through its lazy "
             "module first"
         )
+
+
+@functools.cache
+def _torch_dequantize() -> Any:
+    import torch
+
+    return torch.Tensor.dequantize
 
 
 def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, accept: frozenset[int]) -> View:
@@ -292,17 +304,19 @@ def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, acce
 def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
-    if hasattr(value, "__dlpack_device__"):
-        kind = int(value.__dlpack_device__()[0])
-        if kind not in _HOST_DLPACK_DEVICES:
-            _refuse_device(f"DLPack device type {kind}", argument, tensor)
-        try:
-            return np.from_dlpack(value)
-        except Exception:  # bfloat16 has no NumPy type of its own
-            return np.asarray(value)
     try:
+        if hasattr(value, "__dlpack_device__"):
+            kind = int(value.__dlpack_device__()[0])
+            if kind not in _HOST_DLPACK_DEVICES:
+                _refuse_device(f"DLPack device type {kind}", argument, tensor)
+            try:
+                return np.from_dlpack(value)
+            except Exception:  # bfloat16 has no NumPy type of its own
+                return np.asarray(value)
         return np.asarray(memoryview(value))
-    except TypeError:
+    except DeviceError:
+        raise
+    except Exception:
         raise DTypeError(
             f"{argument} of '{tensor}' is a {type(value).__name__}; accepted: a torch tensor, a NumPy array, "
             "or an object with DLPack or the buffer protocol. Convert it first"

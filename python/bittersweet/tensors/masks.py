@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from .. import _core
-from ..errors import ArgumentError, DeviceError, ShapeError
+from ..errors import ArgumentError, DeviceError, ShapeError, UnknownNameError
 from ..options.values import as_int, one_of, shown
 from . import devices
 from .arrays import BOOL, BOOLS, empty, inspect, is_torch, pointer_within
@@ -273,7 +273,7 @@ class Masks(Sequence[Mask]):
             for mask in self._masks:
                 if mask.name == index:
                     return mask
-            raise KeyError(index)
+            raise UnknownNameError(f"no mask is called {index!r}; known names: {', '.join(self.names)}")
         return self._masks[index]
 
     def __len__(self) -> int:

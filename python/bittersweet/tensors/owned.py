@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DeviceError, LayoutError
+from .arrays import pointer_within
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["address_of", "flat_copy", "zeros"]
+__all__ = ["address_of", "flat_copy", "is_plain", "zeros"]
 
 
 def zeros(count: int, dtype: str) -> torch.Tensor:
@@ -31,6 +32,17 @@ def zeros(count: int, dtype: str) -> torch.Tensor:
         made = torch.from_numpy(np.zeros(count, np.dtype(dtype)))
     address_of(made, dtype, count, "new memory")
     return made
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a dense torch tensor, no subclass, with memory for its elements, on whatever device."""
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    if value.layout is not torch.strided or value.is_nested or value.is_meta:
+        return False
+    return value.numel() == 0 or bool(pointer_within(value))
 
 
 def flat_copy(tensor: torch.Tensor, dtype: str, into: torch.Tensor | None = None) -> torch.Tensor:

@@ -78,9 +78,11 @@ class ScoreInputs:
     groups: int | None = None
 
     def __repr__(self) -> str:
-        names = [field.name for field in fields(self) if field.name != "name"]
-        given = ", ".join(name for name in names if getattr(self, name) is not None)
-        return f"ScoreInputs({self.name!r}, shape={tuple(self.weight.shape)}, given: {given})"
+        names = [field.name for field in fields(self) if field.name not in ("name", "weight", "betas")]
+        given = [name for name in names if getattr(self, name) is not None]
+        title = "" if self.name is None else f"{self.name!r}, "
+        beside = f", with {', '.join(given)}" if given else ""
+        return f"ScoreInputs({title}shape={tuple(getattr(self.weight, 'shape', ()))}{beside})"
 
 
 class Table:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
 from ..errors import MissingStateError
-from ..model.compilation import outside_of_compilation
-from ..model.optimizers import Optimizers
+from ..optimizers.compilation import outside_of_compilation
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import Scorer
 from ..options.values import one_of
 from ..tensors.owned import address_of, zeros
@@ -57,7 +57,7 @@ class Tracker(ABC):
     def __init__(
         self,
         parameters: Any,
-        optimizer: Any,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         targets: Any = None,
         ignore: Any = None,
@@ -74,6 +74,9 @@ class Tracker(ABC):
         self._memory = array("Q")
         self._generation = -1
         self._eagerly = outside_of_compilation()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.names)} weights, {self.nbytes:,} bytes kept>"
 
     def update(self, step: int | None = None, masks: Any = None) -> None:
         """Observes one step of training: call it after ``optimizer.step()``, before masks are applied.

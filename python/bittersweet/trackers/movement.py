@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..model.hooks import listen
+from ..optimizers.hooks import listen
 from ..options.scorers import Movement
 from ..tensors.masks import WIDTH, Mask
 from .base import Tracker
@@ -16,8 +16,8 @@ from .state import Layout
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["MovementTracker"]
 
@@ -45,7 +45,12 @@ class MovementTracker(Tracker):
     roles = ("weight", "grad")
 
     def __init__(
-        self, parameters: Any, optimizer: torch.optim.Optimizer, *, hook: bool = True, **choice: Any
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer | Optimizers,
+        *,
+        hook: bool = True,
+        **choice: Any,
     ) -> None:
         super().__init__(parameters, optimizer, **choice)
         self._hook = hook

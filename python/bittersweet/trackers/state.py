@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from ..model.names import match_names
-from ..tensors.owned import flat_copy, zeros
+from ..model.names import match_names, shape_of
+from ..options.values import shown
+from ..tensors.owned import flat_copy, is_plain, zeros
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ __all__ = ["Layout", "Restored", "pack", "validate"]
 FORMAT = "bittersweet.tracker"
 VERSION = 2
 _KEYS = ("scorer", "step", "counts", "shapes", "tensors")
+_MAPPINGS = ("counts", "shapes", "tensors", "seen")
 
 Layout = Mapping[str, tuple[str, int]]
 """By key, the dtype of a remembered tensor (such as ``float32``) and how many elements it has."""
@@ -89,31 +91,36 @@ def validate(
             "this is not the state of a tracker. Pass what its state_dict() returned (the state of a Pruner "
             "belongs into Pruner.load_state_dict)"
         )
-    keys = _KEYS if state.get("version") == 1 else (*_KEYS, "seen")
-    if state.get("version") not in (1, VERSION) or any(key not in state for key in keys):
+    version = state["version"] if type(state.get("version")) is int else None
+    keys = _KEYS if version == 1 else (*_KEYS, "seen")
+    lacking = [key for key in keys if key not in state]
+    lacking += [key for key in _MAPPINGS if key in keys and not isinstance(state.get(key), Mapping)]
+    if version not in (1, VERSION) or lacking:
         raise CheckpointError(
-            f"the saved tracker has format version {state.get('version')!r} and keys "
+            f"the saved tracker has format version {shown(state.get('version'))} and keys "
             f"{', '.join(map(str, state))}; this release reads versions 1 and {VERSION}, with "
             f"{', '.join(keys)}"
         )
-    if state["scorer"] != scorer:
+    if not isinstance(state["scorer"], str) or state["scorer"] != scorer:
         raise CheckpointError(
-            f"the saved tracker is of scorer '{state['scorer']}' and this one of '{scorer}'. Load it into a "
-            "tracker of its own kind"
+            f"the saved tracker is of scorer {shown(state['scorer'])} and this one of '{scorer}'. Load it "
+            "into a tracker of its own kind"
         )
     step, saved_counts = state["step"], state["counts"]
-    if not (step is None or isinstance(step, int)) or saved_counts.keys() != counts.keys():
+    counted = all(type(count) is int and count >= 0 for count in saved_counts.values())
+    counted = counted and saved_counts.keys() == counts.keys()
+    if not (step is None or isinstance(step, int)) or not counted:
         raise CheckpointError(
-            f"the saved tracker has step {step!r} and counts {saved_counts!r}; it is damaged"
+            f"the saved tracker has step {shown(step)} and counts {shown(saved_counts)}; it is damaged"
         )
     names = {own: saved for saved, own in match_names(list(state["shapes"]), entries).items()}
     tensors = []
     for entry, layout in zip(entries, layouts, strict=True):
         saved = names[entry.name]
-        if tuple(state["shapes"][saved]) != entry.shape:
+        if (shape := shape_of(state["shapes"][saved])) != entry.shape:
             raise CheckpointError(
-                f"parameter '{entry.name}': the saved tracker has shape {tuple(state['shapes'][saved])}, the "
-                f"model {entry.shape}. Load it into the model it was saved from"
+                f"parameter '{entry.name}': the saved tracker has shape {shape}, the model "
+                f"{entry.shape}. Load it into the model it was saved from"
             )
         seen = state["seen"].get(saved) if "seen" in keys else True
         tensors.append(_checked(entry.name, state["tensors"].get(saved), layout) if seen else {})
@@ -131,9 +138,7 @@ def _checked(name: str, kept: Any, layout: Layout) -> dict[str, torch.Tensor]:
     for key, tensor in kept.items():
         dtype, count = layout[key]
         if not (
-            isinstance(tensor, torch.Tensor)
-            and tensor.dtype == getattr(torch, dtype)
-            and tuple(tensor.shape) == (count,)
+            is_plain(tensor) and tensor.dtype == getattr(torch, dtype) and tuple(tensor.shape) == (count,)
         ):
             raise CheckpointError(f"the saved {key} of '{name}' is not {count} elements of {dtype}")
     return {key: _copied(tensor.cpu(), *layout[key]) for key, tensor in kept.items()}

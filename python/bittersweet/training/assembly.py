@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model.optimizers import Optimizers
 from ..model.targets import find_targets, lookup, unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options.values import as_bool
 from ..wanda.input_norms import InputNorms
+from .firing import group_targets
 from .loop import Loop
 from .remembering import make_tracker
 from .settings import Settings
@@ -21,6 +22,7 @@ def assemble(
     scorer: Any,
     targets: Any,
     ignore: Any,
+    in_dim: Any,
     sync: Any,
     input_norms: Any,
     **options: Any,
@@ -29,9 +31,13 @@ def assemble(
     sync = as_bool("sync", sync)
     model, optimizers, norms = unwrap(model), Optimizers.of(optimizer), InputNorms(input_norms)
     settings = Settings.checked(optimizers, scorer, norms_digest=norms.digest(), **options)
-    plan = find_targets(model, optimizers, targets, ignore, settings.describe(optimizers))
+    plan = find_targets(model, optimizers, targets, ignore, settings.describe(optimizers), in_dim=in_dim)
+    group_targets(settings.schedule, plan)  # refuses globs that meet nothing
     settings.check_shapes(plan.targets)
-    settings.check_devices(lookup(model, entry) for entry in plan.targets)
+    parameters = [lookup(model, entry) for entry in plan.targets]
+    settings.check_devices(parameters)
+    if settings.schedule is not None and settings.missing == "error":
+        optimizers.require_state(settings.call.reads, settings.call.name, parameters)
     norms.check(plan.targets, skip=settings.missing == "skip")
     tracker = None
     if settings.schedule is not None:

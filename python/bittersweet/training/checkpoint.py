@@ -31,11 +31,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArgumentError, CheckpointError
-from ..model.names import match_names
+from ..model.names import match_names, shape_of
+from ..options.values import shown
 from ..select import columns
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import Mask, words_for
-from ..tensors.owned import zeros
+from ..tensors.owned import flat_copy, is_plain, zeros
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,8 @@ Words = npt.NDArray[np.uint64]
 
 FORMAT = "bittersweet.pruner"
 VERSION = 2
-_KEYS = ("config", "step", "fired", "shapes", "masks", "history")
+_MAPPINGS = ("config", "shapes", "masks")
+_KEYS = (*_MAPPINGS, "step", "fired", "history")
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,10 @@ def validate(
     own = {entry.name: entry for entry in targets}
     names = match_names(list(state["shapes"]), targets)
     for saved, name in names.items():
-        if tuple(state["shapes"][saved]) != own[name].shape:
+        if (shape := shape_of(state["shapes"][saved])) != own[name].shape:
             raise CheckpointError(
-                f"parameter '{name}': the saved state has shape {tuple(state['shapes'][saved])}, the model "
-                f"{own[name].shape}. Load it into the model it was saved from"
+                f"parameter '{name}': the saved state has shape {shape}, the model {own[name].shape}. Load "
+                "it into the model it was saved from"
             )
     unknown = [saved for saved in state["masks"] if saved not in names]
     if unknown:
@@ -127,25 +129,25 @@ def validate(
         )
     try:
         history = _history(state["history"])
-    except (ArgumentError, TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the saved history cannot be read ({error}); the file is damaged") from None
     return Restored(step, fired, masks, history)
 
 
 def _check_format(state: Mapping[str, Any]) -> None:
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
-        found = (
-            f"format {state.get('format')!r}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
-        )
+        mapping = isinstance(state, Mapping)
+        found = f"format {shown(state.get('format'))}" if mapping else f"a {type(state).__name__}"
         raise CheckpointError(
             f"this is not the state of a Pruner (found {found}). Pass what Pruner.state_dict() returned"
         )
-    if state.get("version") not in (1, VERSION):
+    if type(state.get("version")) is not int or state["version"] not in (1, VERSION):
         raise CheckpointError(
-            f"the saved state has format version {state.get('version')!r}; this release reads versions 1 and "
-            f"{VERSION}. Load it with the release that wrote it"
+            f"the saved state has format version {shown(state.get('version'))}; this release reads versions "
+            f"1 and {VERSION}. Load it with the release that wrote it"
         )
     missing = [key for key in _KEYS if key not in state]
+    missing += [key for key in _MAPPINGS if key in state and not isinstance(state[key], Mapping)]
     if missing:
         raise CheckpointError(f"the saved state lacks {', '.join(missing)}; the file is damaged")
 
@@ -167,6 +169,8 @@ def _history(saved: Any) -> MaskHistory:
     """The events of a state of any version. Raises what is wrong with them."""
     if isinstance(saved, str):
         return columns.from_text(saved)
+    if not isinstance(saved, (list, tuple)):
+        raise TypeError(f"found {type(saved).__name__}")
     return MaskHistory(MaskEvent.from_dict(event) for event in saved)
 
 
@@ -186,12 +190,10 @@ def _words(name: str, value: Any, entry: PlanEntry) -> Words:
     import torch
 
     count = -(-entry.numel // 64)
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or tuple(value.shape) != (count,):
-        found = (
-            f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        )
+    if not is_plain(value) or value.dtype != torch.int64 or tuple(value.shape) != (count,):
+        found = f"{value.dtype} {tuple(value.shape)}" if is_plain(value) else f"a {type(value).__name__}"
         raise CheckpointError(f"the saved mask of '{name}' is {found}; expected {count} words of torch.int64")
-    words = value.detach().cpu().contiguous().numpy().view(np.uint64).copy()
+    words: Words = flat_copy(value.detach().cpu(), "int64").numpy().view(np.uint64)
     tail = entry.numel % 64
     if tail and int(words[-1]) >> tail:
         raise CheckpointError(
@@ -202,7 +204,7 @@ def _words(name: str, value: Any, entry: PlanEntry) -> Words:
 
 def _count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise CheckpointError(f"the saved state has {key} {value!r}; expected a count")
+        raise CheckpointError(f"the saved state has {key} {shown(value)}; expected a count")
     return value
 
 

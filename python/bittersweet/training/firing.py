@@ -19,8 +19,8 @@ from .watching import left_alone
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import Plan, PlanEntry
+    from ..optimizers.optimizers import Optimizers
     from ..tensors.table import ScoreInputs
     from ..trackers.base import Tracker
     from ..wanda.input_norms import InputNorms

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..model.binding import Bound, bind, element_items
-from ..model.optimizer_state import MOMENTS
+from ..model.binding import Bound, bind, companion_items, element_items
+from ..optimizers.optimizers import MOMENTS
 from ..select.functional import count_violations
 from ..tensors.masks import Mask
-from ..tensors.table import ScoreInputs
 from .holding import Holder, kept_by_both
 
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
+    from ..tensors.table import ScoreInputs
 
 __all__ = ["Keeper"]
 
@@ -100,9 +100,5 @@ class Keeper:
         self, bound: Sequence[Bound], masks: Mapping[str, Mask]
     ) -> tuple[list[ScoreInputs], list[Mask]]:
         """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
-        items, chosen = [one.inputs(self._roles) for one in bound], list(masks.values())
-        for one in bound:
-            for key, tensor in self.optimizers.companions(one.parameter).items():
-                items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
-                chosen.append(masks[one.entry.name])
-        return items, chosen
+        copies, chosen = companion_items(self.optimizers, bound, masks)
+        return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import notices
 from ..errors import ArgumentError, Error
-from ..model.compilation import outside_of_compilation
-from ..model.hooks import listen
 from ..model.targets import lookup
+from ..optimizers.compilation import outside_of_compilation
+from ..optimizers.hooks import listen
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import kept_counts
 from .firing import fire, group_targets, listed, require_zeros
@@ -19,8 +19,8 @@ from .watching import Watch
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import Plan
+    from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
     from ..wanda.input_norms import InputNorms
     from .settings import Settings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import ArgumentError, Error
 from ..model.binding import bind, masks_of
 from ..model.mask_view import MaskView
-from ..model.optimizers import Optimizers
 from ..model.targets import Plan, lookup
+from ..optimizers.optimizers import Optimizers
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
@@ -53,6 +53,7 @@ class Pruner:
         distribution: How much each tensor gives, for scopes other than global; see `make_masks`.
         targets: Globs of names, modules or module types that narrow the choice; see `targets.find_targets`.
         ignore: The same, for what is to be left alone.
+        in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of pruned weights as
             well.
@@ -91,6 +92,7 @@ class Pruner:
         distribution: str | None = None,
         targets: Any = None,
         ignore: Any = None,
+        in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "weights",
@@ -103,7 +105,7 @@ class Pruner:
         input_norms: Mapping[str, Any] | None = None,
     ) -> None:
         self._loop = assemble(
-            model, optimizer, scorer, targets, ignore, sync, input_norms,
+            model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
             max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,

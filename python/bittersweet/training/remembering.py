@@ -11,8 +11,8 @@ from ..options.scorers import TRACKED, Scorer
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
 
 __all__ = ["checked", "describe", "make_tracker", "parameters_of", "tracker_class"]

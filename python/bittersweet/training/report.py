@@ -74,6 +74,9 @@ class Sparsity:
             },
         }
 
+    def __repr__(self) -> str:
+        return f"Sparsity({len(self.per_tensor)} tensors, masked={self.masked:.4f}, zero={self.zero:.4f})"
+
     def __str__(self) -> str:
         rows = [("tensor", "elements", "masked", "zero")]
         rows += [_sparsity_row(name, row) for name, row in self.per_tensor.items()]
@@ -151,6 +154,10 @@ class PruneReport:
             "violations": dict(self.violations),
             "unfinished": self.unfinished,
         }
+
+    def __repr__(self) -> str:
+        events = f"{len(self.history)} events"
+        return f"PruneReport(step={self.step}, {events}, {self.sparsity!r}; print it for the tables)"
 
     def __str__(self) -> str:
         head = "finalized, zeros verified" if self.finalized else "in training"

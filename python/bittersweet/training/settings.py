@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..model.targets import require_rows
+from ..optimizers.optimizers import WITHOUT_STATE, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
 from ..options.schedules import Schedule
@@ -27,8 +28,8 @@ from .remembering import parameters_of, tracker_class
 if TYPE_CHECKING:
     import torch
 
-    from ..model.optimizers import Optimizers
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
 
 _FAR = 2**62
 _IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
@@ -257,8 +258,8 @@ def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[st
     if not optimizers:
         raise ArgumentError(
             f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer (of a Trainer: after create_optimizer()), or choose a scorer that does without "
-            "(magnitude, gradient, taylor, random)"
+            "the optimizer (of a Trainer: after create_optimizer()), or choose "
+            f"{WITHOUT_STATE}"
         )
     optimizers.require_state(call.reads, call.name)
 

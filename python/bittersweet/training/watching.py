@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from .. import notices
 from ..errors import Error, ShapeError
-from ..model.hooks import watch_all
 from ..model.targets import Plan, lookup
+from ..optimizers.hooks import watch_all
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.binding import Bound
-    from ..model.optimizers import Optimizers
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["Watch", "left_alone"]
 

@@ -82,6 +82,9 @@ class Calibrator:
         self.calibrations = 0
         self.samples = 0
 
+    def __repr__(self) -> str:
+        return f"<Calibrator of {len(self._plan.targets)} weights, {self.samples:,} samples seen>"
+
     def plan(self) -> Plan:
         """Which parameters are measured and which not, and why; settled when the calibrator was made."""
         return self._plan

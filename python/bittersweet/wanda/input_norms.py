@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,8 +10,11 @@ import numpy as np
 
 from ..errors import ArgumentError, MissingStateError, ShapeError
 from ..model.targets import PlanEntry
+from ..tensors.arrays import inspect
 
 __all__ = ["InputNorms"]
+
+_ACCEPTED = "a mapping from parameter names to norms"
 
 
 class InputNorms:
@@ -21,8 +23,8 @@ class InputNorms:
     def __init__(self, source: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None) -> None:
         if not (source is None or isinstance(source, Mapping) or callable(source)):
             raise ArgumentError(
-                f"input_norms: found {type(source).__name__}; accepted: a mapping from parameter names to "
-                "norms, or a callable that returns one"
+                f"input_norms: found {type(source).__name__}; accepted: {_ACCEPTED}, or a callable that "
+                "returns one"
             )
         self._source = source
         self._kept: dict[str, Any] | None = None
@@ -36,7 +38,11 @@ class InputNorms:
         """Reads or calls the source, unless that has been done since the last `invalidate`."""
         if self._kept is None:
             source = self._source() if callable(self._source) else self._source
-            self._kept = {name: copy.deepcopy(norm) for name, norm in (source or {}).items()}
+            if not (source is None or isinstance(source, Mapping)):
+                raise ArgumentError(
+                    f"input_norms: the callable returned {type(source).__name__}; accepted: {_ACCEPTED}"
+                )
+            self._kept = {str(name): _copy(norm, str(name)) for name, norm in (source or {}).items()}
 
     def of(self, entry: PlanEntry) -> Any:
         """The norms of one target, under any of its names. Raises MissingStateError if there are none."""
@@ -85,3 +91,8 @@ class InputNorms:
     def invalidate(self) -> None:
         """Forgets the copies: the next `load` reads (or calls) the source again."""
         self._kept = None
+
+
+def _copy(norm: Any, name: str) -> Any:
+    found = inspect(norm, "input_norms", name)
+    return found.source.detach().clone() if found.framework == "torch" else np.array(found.source)

@@ -72,7 +72,8 @@ def prune_(
 
     Args:
         mask_optimizer_state: Zero the optimizer's ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of these
-            weights as well, where there are any.
+            weights as well, where there are any. Copies from which known optimizers write the weights
+            (schedule-free, Lookahead, float32 masters) are zeroed always.
 
     Returns:
         What happened; with shares by glob, as a whole and in each group. Written torch tensors have their
@@ -100,8 +101,8 @@ def prune_(
     weights = gather(inputs, given, scorer, eps, seed)
     new, event = _select(weights, sparsity, k, options)
     roles = ("weight", *_MOMENTS) if with_state else ("weight",)
-    items = [one.inputs(roles) for one in weights.bound if one.entry.name in new]
-    functional.apply_masks_(items, [new[str(item.name)] for item in items], roles=roles)
+    items, writing = weights.written(new, roles)
+    functional.apply_masks_(items, writing, roles=roles)
     spent = 1e3 * (time.perf_counter() - started)
     return _mapped(event, lambda found: replace(found, milliseconds=spent))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import ArgumentError, MissingStateError
-from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
-from ..model.optimizers import Optimizers
+from ..model.binding import Bound, bind, companion_items, masks_of, missing_reads, score_inputs
 from ..model.targets import Plan, find_targets, unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
 from ..tensors import devices
@@ -54,12 +54,25 @@ class ModelWeights:
     """Every target (`bound`), its current mask if it has one, and those that compete (`items`) or lack
     something (`skipped`)."""
 
+    model: torch.nn.Module
+    optimizers: Optimizers
     plan: Plan
     scorer: str | Scorer
     items: list[ScoreInputs]
     bound: list[Bound]
     masks: dict[str, Mask]
     skipped: tuple[str, ...]
+
+    def written(
+        self, masks: Mapping[str, Mask], roles: Sequence[str]
+    ) -> tuple[list[ScoreInputs], list[Mask]]:
+        """What is zeroed under `masks`, and the mask of each: these `roles`, and copies that the optimizers
+        write back into the weights."""
+        entries = [entry for entry in self.plan.targets if entry.name in masks]
+        ordered = {entry.name: masks[entry.name] for entry in entries}
+        bound = bind(self.model, self.optimizers, entries)
+        copies, chosen = companion_items(self.optimizers, bound, ordered)
+        return [*(one.inputs(roles) for one in bound), *copies], [*ordered.values(), *chosen]
 
     @property
     def place(self) -> torch.device:
@@ -116,10 +129,14 @@ def gather(
     scorer = scorer if scorer is not None else "bitter7" if optimizers else "magnitude"
     reads = _checked_reads(scorer, eps, seed, bool(optimizers), given.input_norms is not None)
     norms = InputNorms(given.input_norms)
+    root = unwrap(model)
     plan = find_targets(
         model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers
     )
-    bound = bind(unwrap(model), optimizers, plan.targets, reads)
+    bound = bind(root, optimizers, plan.targets, reads)
+    if given.missing == "error":
+        name = resolve_scorer(scorer, eps, seed).name
+        optimizers.require_state(reads, name, [one.parameter for one in bound])
     masks = _masks(given.masks, plan, bound)
     norms.check(plan.targets, skip=given.missing == "skip")
     items, skipped = [], []
@@ -131,7 +148,6 @@ def gather(
             skipped.append(one.entry.name)
             continue
         item = score_inputs(one, reads, masks.get(one.entry.name))
-        item.max_exp_avg_sq = one.state.max_exp_avg_sq
         item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
         items.append(item)
     if not items:
@@ -139,7 +155,7 @@ def gather(
             f"missing: every target lacks what the scorer reads, so that nothing can be pruned. For example: "
             f"{_missing(bound[0], reads) or norms.missing(bound[0].entry, reads)}"
         )
-    return ModelWeights(plan, scorer, items, bound, masks, tuple(skipped))
+    return ModelWeights(root, optimizers, plan, scorer, items, bound, masks, tuple(skipped))
 
 
 def _checked_reads(

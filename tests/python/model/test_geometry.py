@@ -212,7 +212,7 @@ def test_the_axis_is_checked() -> None:
 @pytest.mark.parametrize(
     ("shape", "axes", "message"),
     [
-        ((4, 6, 3), {"in_dim": 3}, r"in_dim: 3 for 'w' of shape \(4, 6, 3\); accepted: 0 to 2"),
+        ((4, 6, 3), {"in_dim": 3}, r"in_dim: 3; accepted: 0 to 2 for 'w' of shape \(4, 6, 3\)"),
         ((4, 6, 3), {"in_dim": 1, "kernel_dims": 2}, "kernel_dims: 2.*inputs on axis 1; accepted: 0 to 1"),
         ((4, 6, 3), {"kernel_dims": -1}, "kernel_dims: -1"),
         ((4, 6, 3), {"groups": 3}, "groups: 3.*a number that divides 4"),

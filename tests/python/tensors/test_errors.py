@@ -292,3 +292,66 @@ def test_threads() -> None:
     for n in (0, -1, 1.5, None):
         with pytest.raises(bs.ArgumentError, match="n: "):
             bs.set_num_threads(n)  # type: ignore[arg-type]
+
+
+def test_every_error_class_is_ours_and_an_ordinary_one() -> None:
+    for name in bs.errors.__all__:
+        cls = getattr(bs.errors, name)
+        assert issubclass(cls, bs.Error) and getattr(bs, name) is cls
+        ordinary = (ValueError, TypeError, KeyError, ImportError)
+        assert cls is bs.Error or issubclass(cls, ordinary)
+
+
+def test_a_name_without_a_mask_is_told_the_names_there_are() -> None:
+    masks = bs.make_masks(bs.ScoreInputs(np.ones(4, np.float32), name="w"), k=1, scorer="magnitude")
+    pruner = bs.Pruner(torch.nn.Linear(4, 4), scorer="magnitude", schedule=bs.OneShot(0.5, 1))
+    for mapping, known in ((masks, "w"), (pruner.masks, "weight")):
+        with pytest.raises(bs.UnknownNameError, match=rf"^no mask is called 'x'; known names: {known}$"):
+            mapping["x"]
+    assert "x" not in pruner.masks and pruner.masks.get("x") is None
+
+
+def test_a_scope_that_is_none_is_refused_as_one() -> None:
+    from bittersweet.options.scopes import Scope
+
+    with pytest.raises(bs.ArgumentError, match="use Global, Tensor, Row or NofM"):
+        bs.make_masks(bs.ScoreInputs(np.ones(4, np.float32)), k=1, scorer="magnitude", scope=Scope())
+
+
+@pytest.mark.parametrize("roles", [None, 3, "weight", ["weights"], [["weight"]], {"weight": 1, 2: 3}])
+def test_roles_that_are_none(roles: object) -> None:
+    weight = np.ones(4, np.float32)
+    with pytest.raises(bs.ArgumentError, match="roles: "):
+        bs.apply_masks_(bs.ScoreInputs(weight), np.zeros(4, bool), roles=roles)
+    assert weight.all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"modifier": 1e39}, "modifier of 'w': 1e\\+39"),
+        ({"modifier": "2"}, "modifier of 'w': '2'"),
+        ({"modifier": True}, "modifier of 'w': True"),
+        ({"step": "7"}, "step of 'w': '7'"),
+        ({"step": np.ones(2)}, "step of 'w'"),
+        ({"step": torch.ones((), device="meta")}, "step of 'w'"),
+        ({"betas": 0.9}, "betas of 'w': 0.9"),
+        ({"betas": ()}, r"betas of 'w': \(\)"),
+        ({"betas": (True, 0.9)}, "betas of 'w': beta1"),
+        ({"in_dim": 1.0}, "in_dim: 1.0"),
+        ({"in_dim": True}, "in_dim: True"),
+        ({"weight": None}, "weight of 'w': found None"),
+    ],
+)
+def test_scalars_of_inputs(wrong: dict[str, object], message: str) -> None:
+    ones = np.ones((2, 4), np.float32)
+    given = {"weight": ones, "exp_avg": ones, "step": 3, "name": "w", **wrong}
+    with pytest.raises(bs.Error, match=message):
+        bs.make_masks(bs.ScoreInputs(**given), k=1, scorer="bitter8_bias_corrected")
+
+
+@pytest.mark.parametrize("step", [3, 3.0, np.int64(3), np.array([3]), torch.tensor(3.0), torch.tensor([[3]])])
+def test_a_step_may_be_a_number_or_a_tensor_of_one_element(step: object) -> None:
+    ones = np.ones((2, 4), np.float32)
+    found = bs.score(ones, "bitter8_bias_corrected", exp_avg=ones, step=step)
+    assert np.array_equal(found, bs.score(ones, "bitter8_bias_corrected", exp_avg=ones, step=3))

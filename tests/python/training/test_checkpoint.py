@@ -294,7 +294,7 @@ def damaged(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             r"'2\.weight' is torch.int64 \(20,\); expected 21",
         ),
         ("masks/2.weight", torch.zeros(21), r"expected 21 words of torch.int64"),
-        ("masks/2.weight", [0] * 21, "is list"),
+        ("masks/2.weight", [0] * 21, "is a list"),
         ("masks/2.weight", torch.full((21,), -1), "bits beyond its 1320 elements"),
         ("step", -1, "step -1"),
         ("step", 1.5, "step 1.5"),

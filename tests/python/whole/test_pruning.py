@@ -87,7 +87,7 @@ def test_the_state_of_the_optimizer_is_read() -> None:
     event = bs.prune_(model, sparsity=0.4, optimizer=optimizer)
     expected = lowest(np.abs(w) * (v + 1e-8) ** 0.25, 0.4)
     assert event.scorer == "bitter7"
-    assert (np.array_equal(flat(model) == 0, expected)) or ((flat(model) == 0) ^ expected).sum() <= 2
+    assert ((flat(model) == 0) ^ expected).sum() <= 2  # float32 rounds a score at the threshold
     assert all(bool((moment != 0).all()) for moment in m)
     bs.prune_(model, sparsity=0.4, optimizer=optimizer, scorer="magnitude", mask_optimizer_state=True)
     for name in weights(model):
@@ -96,6 +96,32 @@ def test_the_state_of_the_optimizer_is_read() -> None:
         assert dead.any()
         for key in ("exp_avg", "exp_avg_sq"):
             assert not optimizer.state[parameter][key][dead].any()
+
+
+def test_copies_that_the_optimizer_writes_back_are_zeroed_too() -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    model = mlp()
+    optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=1e-2)
+    optimizer.train()
+    for step in range(3):
+        backward(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    event = bs.prune_(model, sparsity=0.5, optimizer=optimizer, scorer="magnitude")
+    before = zeros(model)
+    optimizer.eval()
+    assert zeros(model) == before
+    assert sum(before.values()) == event.pruned
+
+
+def test_a_state_of_another_kind_is_named() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    backward(model, 0)
+    optimizer.step()
+    with pytest.raises(bs.Error, match=r"SGD keeps"):
+        bs.prune_(model, sparsity=0.5, optimizer=optimizer)
+    assert bs.prune_(model, sparsity=0.5, optimizer=optimizer, scorer="magnitude").pruned > 0
 
 
 def test_several_optimizers_make_one_scope() -> None:
@@ -290,6 +316,7 @@ def test_what_is_no_model_gets_advice(function: Any, found: Any, message: str) -
         ({"input_norms": {}}, "'magnitude' does not read them"),
         ({"missing": "ignore"}, "missing: 'ignore'"),
         ({"optimizer": torch.optim.AdamW}, "optimizer: "),
+        ({"optimizer": []}, "optimizer: found an empty list"),
         ({"masks": [1]}, "masks: found list"),
         ({"masks": {"7.weight": torch.ones(1, dtype=torch.bool)}}, r"'7\.weight' is not among"),
         ({"targets": "nothing"}, "targets names 'nothing'"),
