@@ -169,7 +169,7 @@ void bind_cuda(py::module_& module) {
          const py::buffer& out) {
         const Table rows(table, std::move(names));
         const Scorer s = to_scorer(scorer);
-        const std::vector<float*> outputs = outputs_of(out, rows.tensors.size());
+        const std::vector<float*> outputs = outputs_of(out, rows.tensors);
         const py::gil_scoped_release release;
         cuda::write_scores(to_queue(queue), rows.tensors, s, outputs);
       },

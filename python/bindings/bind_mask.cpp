@@ -5,14 +5,6 @@
 namespace py = pybind11;
 
 namespace bittersweet::python {
-namespace {
-
-template <class T>
-T* at(std::uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-}  // namespace
 
 void bind_mask(py::module_& module) {
   module.def(
@@ -42,15 +34,19 @@ void bind_mask(py::module_& module) {
   module.def(
       "pack_mask",
       [](std::uintptr_t keep, std::int64_t numel, std::uintptr_t words) {
+        const auto* const from = address<const unsigned char>(keep, numel, "mask");
+        auto* const to = address<std::uint64_t>(words, numel, "words");
         const py::gil_scoped_release release;
-        bits::pack(at<const unsigned char>(keep), numel, at<std::uint64_t>(words));
+        bits::pack(from, numel, to);
       },
       py::arg("bool_ptr"), py::arg("numel"), py::arg("words_ptr"));
   module.def(
       "unpack_mask",
       [](std::uintptr_t words, std::int64_t numel, std::uintptr_t keep) {
+        const auto* const from = address<const std::uint64_t>(words, numel, "words");
+        auto* const to = address<unsigned char>(keep, numel, "mask");
         const py::gil_scoped_release release;
-        bits::unpack(at<const std::uint64_t>(words), numel, at<unsigned char>(keep));
+        bits::unpack(from, numel, to);
       },
       py::arg("words_ptr"), py::arg("numel"), py::arg("bool_ptr"));
 }

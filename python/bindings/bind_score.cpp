@@ -45,7 +45,7 @@ void bind_score(py::module_& module) {
       [](const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer, const py::buffer& out) {
         const Table rows(table, std::move(names));
         const Scorer s = to_scorer(scorer);
-        const std::vector<float*> outputs = outputs_of(out, rows.tensors.size());
+        const std::vector<float*> outputs = outputs_of(out, rows.tensors);
         const py::gil_scoped_release release;
         write_scores(rows.tensors, s, outputs);
       },

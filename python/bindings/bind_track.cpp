@@ -12,10 +12,7 @@ namespace {
 constexpr std::size_t coherence_width = 7;
 static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
 
-template <class T>
-T* at(std::uint64_t address) {
-  return reinterpret_cast<T*>(static_cast<std::uintptr_t>(address));
-}
+Coherence* scalars_at(std::uint64_t word) { return address<Coherence>(word, 1, "scalars"); }
 
 // `width` words for each tensor of the table.
 std::span<const std::uint64_t> rows_of(const py::buffer& memory, std::size_t tensors, std::size_t width) {
@@ -30,8 +27,7 @@ std::span<const std::uint64_t> rows_of(const py::buffer& memory, std::size_t ten
 template <class F>
 std::vector<double> modifiers(const py::buffer& scalars, F&& f) {
   std::vector<double> found;
-  for (const std::uint64_t address : words_of(scalars, "scalars"))
-    found.push_back(f(*at<const Coherence>(address), found.size()));
+  for (const std::uint64_t word : words_of(scalars, "scalars")) found.push_back(f(*scalars_at(word), found.size()));
   return found;
 }
 
@@ -46,8 +42,11 @@ void bind_track(py::module_& module) {
         const Table rows(table, std::move(names));
         const auto words = rows_of(memory, rows.tensors.size(), 3);
         std::vector<CoherenceMemory> states;
-        for (std::size_t i = 0; i < words.size(); i += 3)
-          states.push_back({at<float>(words[i]), at<float>(words[i + 1]), at<Coherence>(words[i + 2])});
+        for (const ScoreInputs& row : rows.tensors) {
+          const std::uint64_t* const word = words.data() + 3 * states.size();
+          states.push_back({address<float>(word[0], row.numel, "previous"),
+                            address<float>(word[1], row.numel, "average"), scalars_at(word[2])});
+        }
         const py::gil_scoped_release release;
         track_coherence(rows.tensors, states, decay);
       },
@@ -57,8 +56,8 @@ void bind_track(py::module_& module) {
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
         std::vector<CoherenceMemory> states;
-        for (const std::uint64_t address : rows_of(memory, rows.tensors.size(), 1))
-          states.push_back({.previous = at<float>(address)});
+        for (const std::uint64_t word : rows_of(memory, rows.tensors.size(), 1))
+          states.push_back({.previous = address<float>(word, rows.tensors[states.size()].numel, "previous")});
         const py::gil_scoped_release release;
         return measure_retention(rows.tensors, states);
       },
@@ -69,9 +68,15 @@ void bind_track(py::module_& module) {
         const Table rows(table, std::move(names));
         const auto words = rows_of(memory, rows.tensors.size(), 4);
         std::vector<SketchMemory> states;
-        for (std::size_t i = 0; i < words.size(); i += 4)
-          states.push_back({at<const std::int64_t>(words[i]), static_cast<std::int64_t>(words[i + 1]),
-                            at<float>(words[i + 2]), at<Coherence>(words[i + 3])});
+        for (const ScoreInputs& row : rows.tensors) {
+          const std::uint64_t* const word = words.data() + 4 * states.size();
+          const auto count = static_cast<std::int64_t>(word[1]);
+          if (count > row.numel) throw ShapeError("positions: more than there are elements");
+          const auto* const positions = address<const std::int64_t>(word[0], count, "positions");
+          for (std::int64_t i = 0; i < count; ++i)
+            if (positions[i] < 0 || positions[i] >= row.numel) throw ShapeError("positions: beyond the tensor");
+          states.push_back({positions, count, address<float>(word[2], count, "previous"), scalars_at(word[3])});
+        }
         const py::gil_scoped_release release;
         track_sketch(rows.tensors, states, decay);
       },
@@ -82,8 +87,10 @@ void bind_track(py::module_& module) {
         const Table rows(table, std::move(names));
         const auto words = rows_of(memory, rows.tensors.size(), 2);
         std::vector<SnapshotMemory> states;
-        for (std::size_t i = 0; i < words.size(); i += 2)
-          states.push_back({at<const float>(words[i]), at<Coherence>(words[i + 1])});
+        for (const ScoreInputs& row : rows.tensors) {
+          const std::uint64_t* const word = words.data() + 2 * states.size();
+          states.push_back({address<const float>(word[0], row.numel, "snapshot"), scalars_at(word[1])});
+        }
         const py::gil_scoped_release release;
         compare_snapshot(rows.tensors, states);
       },
@@ -94,8 +101,8 @@ void bind_track(py::module_& module) {
          const std::vector<float>& rates) {
         const Table rows(table, std::move(names));
         std::vector<float*> accumulators;
-        for (const std::uint64_t address : rows_of(memory, rows.tensors.size(), 1))
-          accumulators.push_back(at<float>(address));
+        for (const std::uint64_t word : rows_of(memory, rows.tensors.size(), 1))
+          accumulators.push_back(address<float>(word, rows.tensors[accumulators.size()].numel, "sums"));
         const py::gil_scoped_release release;
         accumulate_movement(rows.tensors, accumulators, rates);
       },

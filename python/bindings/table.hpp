@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "addresses.hpp"
 #include "bittersweet/prune.hpp"
 
 namespace bittersweet::python {
@@ -76,6 +77,7 @@ struct Table {
                          {}});
       masks.push_back(tensors.back().mask);
       new_masks.push_back(static_cast<std::uint64_t*>(pointer(row[new_mask_column])));
+      check_row(tensors.back(), new_masks.back());
     }
     for (std::size_t t = 0; t < names.size(); ++t) tensors[t].name = names[t];
   }
@@ -89,11 +91,12 @@ struct Table {
 };
 
 // One address a tensor, where scores are to be written.
-inline std::vector<float*> outputs_of(const pybind11::buffer& buffer, std::size_t tensors) {
+inline std::vector<float*> outputs_of(const pybind11::buffer& buffer, const std::vector<ScoreInputs>& tensors) {
   const std::span<const std::uint64_t> pointers = words_of(buffer, "out");
-  if (pointers.size() != tensors) throw ArgumentError("out: one pointer a tensor is needed");
+  if (pointers.size() != tensors.size()) throw ArgumentError("out: one pointer a tensor is needed");
   std::vector<float*> outputs;
-  for (const std::uint64_t p : pointers) outputs.push_back(reinterpret_cast<float*>(static_cast<std::uintptr_t>(p)));
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    outputs.push_back(address<float>(pointers[t], tensors[t].numel, "out"));
   return outputs;
 }
 

@@ -72,12 +72,13 @@ class Moment:
 
     def decoded(self, entry: Entry, parameter: torch.Tensor) -> torch.Tensor | None:
         """The moment as a new tensor in the weight's shape, on its device."""
+        tensor = sys.modules["torch"].Tensor
         value = self.stored(entry)
         if value is not None and is_quantised(value):
             value = value.dequantize()
-        elif self.decode is not None and (value is None or not value.is_floating_point()):
+        elif self.decode is not None and not (isinstance(value, tensor) and value.is_floating_point()):
             value = self.decode(entry, parameter)
-        if value is None or value.shape != parameter.shape or not value.is_floating_point():
+        if not isinstance(value, tensor) or _shape(value) != parameter.shape or not value.is_floating_point():
             return None
         found: torch.Tensor = value if value.device.type == "meta" else value.to(parameter.device)
         return found
@@ -150,10 +151,17 @@ def is_plain(value: Any, shape: tuple[int, ...], place: int) -> bool:
     tensor = sys.modules["torch"].Tensor
     return (
         (type(value) is tensor or (isinstance(value, tensor) and not is_quantised(value)))
-        and value.shape == shape
+        and _shape(value) == shape
         and value.get_device() == place
         and value.is_floating_point()
     )
+
+
+def _shape(value: torch.Tensor) -> tuple[int, ...] | None:
+    try:
+        return value.shape
+    except RuntimeError:  # nested, or not materialised yet
+        return None
 
 
 def search(optimizer: type, known: Callable[[type], Adapter | None]) -> Adapter | None:

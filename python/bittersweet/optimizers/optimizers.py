@@ -134,7 +134,7 @@ class Optimizers:
         i, entry = self._entry(parameter)
         if not entry:
             return ParameterState(owner=", ".join(self.unknown())) if decode else ParameterState()
-        adapter, name = self._adapters[i], type(self.inner[i]).__name__
+        adapter = self._adapters[i]
         found: dict[str, torch.Tensor] = {}
         decoded: list[str] = []
         shape, place, kept = parameter.shape, parameter.get_device(), adapter.of_entry(entry)
@@ -147,6 +147,10 @@ class Optimizers:
             elif decode and (tensor := moment.decoded(entry, parameter)) is not None:
                 found[role] = tensor
                 decoded.append(role)
+        first, second, largest = map(found.get, MOMENTS)
+        if not (decode or with_step or group):
+            return ParameterState(first, second, largest)
+        name = type(self.inner[i]).__name__
         if decode and found and adapter is UNKNOWN:
             warn_once(
                 f"unknown optimizer {name}",
@@ -158,7 +162,6 @@ class Optimizers:
         if group is not None and "betas" in group:
             betas = (float(group["betas"][0]), float(group["betas"][1]))
         step = self._step_of(adapter, entry, group) if with_step else None
-        first, second, largest = map(found.get, MOMENTS)
         state = ParameterState(first, second, largest, step, betas, tuple(entry), owner=name)
         if decode:
             state.decoded, state.reasons = frozenset(decoded), _reasons(adapter, entry, group)

@@ -7,9 +7,9 @@ from typing import Any
 from ..model.targets import find_targets, lookup, unwrap
 from ..optimizers.optimizers import Optimizers
 from ..options.values import as_bool
+from ..steps.firing import group_targets
+from ..steps.loop import Loop
 from ..wanda.input_norms import InputNorms
-from .firing import group_targets
-from .loop import Loop
 from .remembering import make_tracker
 from .settings import Settings
 

@@ -14,7 +14,7 @@ from ..tensors.masks import Mask, kept_counts
 if TYPE_CHECKING:
     import torch
 
-    from .loop import Loop
+    from ..steps.loop import Loop
 
 __all__ = ["ZeroMasks", "take_zeros", "zeros_as_masks"]
 

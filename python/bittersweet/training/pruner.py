@@ -35,8 +35,8 @@ class Pruner:
     """Prunes `model` by `schedule` while it trains, and keeps pruned weights at exactly 0.
 
     Call `step` after every ``optimizer.step()`` and before ``zero_grad()``, or `attach` it to the optimizer.
-    Masks live here, one bit per element, never in ``optimizer.state``. Parameters are looked up by name every
-    time; which names are pruned is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
+    Masks live here, one bit per element. Parameters are looked up by name every time; which names are pruned
+    is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
 
     Args:
         model: The model. Wrapped or not.
@@ -55,8 +55,7 @@ class Pruner:
         ignore: The same, for what is to be left alone.
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
-        mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of pruned weights as
-            well.
+        mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
         hold: Between events, ``"weights"`` writes the zeros again after every step, to the weights and to
             copies of them that known optimizers write back. ``"grads"`` zeroes gradients before every
             ``optimizer.step()`` instead, at a third of the memory traffic; all per-element state of newly
@@ -64,20 +63,18 @@ class Pruner:
             It needs an optimizer that is known to update element by element.
         regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
             weight starts from 0. False: what is pruned stays pruned.
-        missing: A target without the state that the scorer reads is an ``"error"``, or is left dense and
-            listed in the event (``"skip"``).
+        missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
-        ties: See `make_masks`.
-        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events and
-            never between them. False: they are read when the event, the history or the report is looked at;
-            a NaN score then raises there, and until then the masks have stayed as they were.
+        ties: As in `make_masks`.
+        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
+            False: they are read when they are looked at; a NaN score then raises there, and until then the
+            masks have stayed as they were.
         seed: For scorer ``"random"`` and for selectors that sample.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
             are copied. A resumed pruner must be given the same ones.
 
     Raises:
-        ArgumentError: A bad option, options that exclude each other, a pattern that matches nothing, or
-            nothing to prune. Most of what could fail at the first event fails here.
+        ArgumentError: Bad options, or nothing to prune. Most of what could fail at an event fails here.
     """
 
     def __init__(
@@ -170,9 +167,8 @@ class Pruner:
         self._loop.detach()
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
-        """Goes on with another optimizer, or several, for the same model: a new phase of training.
-
-        Scores are read from its state, and hooks move to it. Targets that it does not hold stay as they are.
+        """Goes on with another optimizer, or several, for the same model: scores are read from its state, and
+        hooks move to it. Targets that it does not hold stay as they are.
 
         Raises:
             ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
@@ -290,8 +286,8 @@ class Pruner:
         return pruner
 
     def apply_to(self, module: torch.nn.Module) -> Sparsity:
-        """Writes the zeros of the masks into another module of the same names: an EMA copy, an AveragedModel,
-        a deep copy. Prefixes of wrappers are understood. Returns mask bits and zeros of what was written.
+        """Writes the zeros of the masks into another module of the same names, such as an EMA copy; prefixes
+        of wrappers are understood. Returns mask bits and zeros of what was written.
 
         Raises:
             ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been written.

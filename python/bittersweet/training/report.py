@@ -17,7 +17,7 @@ from .remembering import describe
 if TYPE_CHECKING:
     import torch
 
-    from .loop import Loop
+    from ..steps.loop import Loop
 
 __all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "sparsity_of", "text_table"]
 

@@ -11,7 +11,7 @@ from ..tensors.masks import Mask
 from . import checkpoint, remembering
 
 if TYPE_CHECKING:
-    from .loop import Loop
+    from ..steps.loop import Loop
 
 __all__ = ["restore", "saved"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
-from ..errors import ArgumentError, MissingStateError
+from ..errors import ArgumentError
 from ..model.mask_view import MaskView
-from ..options import budgets, keywords
+from ..options import keywords
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
@@ -20,11 +20,10 @@ from ..options.values import as_bool
 from ..select import functional
 from ..select.events import MaskEvent
 from ..select.functional import Threshold
-from ..select.merge import merge_events
-from ..tensors.lazy import is_unread, lazily
-from ..tensors.masks import Mask, Masks, kept_counts
+from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs
-from .weights import Given, ModelWeights, gather, is_module
+from .selecting import SelectOptions, mapped, select
+from .weights import Given, gather, is_module
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +85,7 @@ def prune_(
     keywords.refuse(prune_, unknown)
     started = time.perf_counter()
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
-    options = _Options(
+    options = SelectOptions(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
         max_tensor_sparsity, sync,
     )  # fmt: skip
@@ -99,12 +98,12 @@ def prune_(
             mask_optimizer_state=with_state, **vars(options),
         )  # fmt: skip
     weights = gather(inputs, given, scorer, eps, seed)
-    new, event = _select(weights, sparsity, k, options)
+    new, event = select(weights, sparsity, k, options)
     roles = ("weight", *_MOMENTS) if with_state else ("weight",)
     items, writing = weights.written(new, roles)
     functional.apply_masks_(items, writing, roles=roles)
     spent = 1e3 * (time.perf_counter() - started)
-    return _mapped(event, lambda found: replace(found, milliseconds=spent))
+    return mapped(event, lambda found: replace(found, milliseconds=spent))
 
 
 @overload
@@ -190,7 +189,7 @@ def make_masks(
     """
     keywords.refuse(make_masks, unknown)
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
-    options = _Options(
+    options = SelectOptions(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
         max_tensor_sparsity, sync,
     )  # fmt: skip
@@ -205,7 +204,7 @@ def make_masks(
             **vars(options),
         )
     weights = gather(inputs, given, scorer, eps, seed)
-    new, event = _select(weights, sparsity, k, options)
+    new, event = select(weights, sparsity, k, options)
     return MaskView(weights.plan, new, weights.place, event)
 
 
@@ -252,24 +251,6 @@ def threshold(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Options that `functional.make_masks` and `functional.prune_` take as they are."""
-
-    scope: str | Scope
-    distribution: str | None
-    rounding: str
-    remainder: str
-    selector: str | Selector
-    ties: str | None
-    nonfinite: str
-    seed: int
-    eps: float | None
-    regrow: bool
-    max_tensor_sparsity: float | None
-    sync: bool
-
-
 def _or_default(scorer: str | Scorer | None) -> str | Scorer:
     return "bitter7" if scorer is None else scorer
 
@@ -282,59 +263,3 @@ def _one_share(sparsity: Any) -> float | None:
         )
     share: float | None = sparsity
     return share
-
-
-def _select(
-    weights: ModelWeights, sparsity: Any, k: int | None, options: _Options
-) -> tuple[dict[str, Mask], MaskEvent]:
-    """The masks of every target that has one now, and the event."""
-    dense: dict[str, int] = {}
-    if isinstance(sparsity, Mapping):
-        made, event, dense = _select_groups(weights, sparsity, k, options)
-    else:
-        found = functional.make_masks(
-            weights.items, sparsity=sparsity, k=k, scorer=weights.scorer, **vars(options)
-        )
-        assert found.event is not None
-        made, event = {mask.name: mask for mask in found}, found.event
-    new = {**weights.masks, **made}
-    if not (weights.skipped or dense):
-        return new, event
-
-    def over_all(event: MaskEvent) -> MaskEvent:
-        dead = sum(mask.numel for mask in new.values()) - sum(kept_counts(list(new.values())))
-        return replace(event, skipped=weights.skipped, achieved_sparsity_all=dead / max(weights.numel, 1))
-
-    return new, _mapped(event, over_all)
-
-
-def _select_groups(
-    weights: ModelWeights, sparsity: Mapping[str, Any], k: int | None, options: _Options
-) -> tuple[dict[str, Mask], MaskEvent, dict[str, int]]:
-    if k is not None:
-        raise ArgumentError("k: given beside sparsity by glob; give one of them")
-    shares = budgets.shares(sparsity)
-    entries = {entry.name: entry for entry in weights.plan.targets}
-    groups = budgets.group("sparsity", shares, {name: entry.aliases for name, entry in entries.items()})
-    items = {str(item.name): item for item in weights.items}
-    made: dict[str, Mask] = {}
-    events: dict[str, MaskEvent] = {}
-    for glob, names in groups.members.items():
-        competing = [items[name] for name in names if name in items]
-        if not competing:
-            raise MissingStateError(
-                f"missing: every weight of '{glob}' lacks what the scorer reads. Leave it out of sparsity"
-            )
-        found = functional.make_masks(
-            competing, sparsity=shares[glob], scorer=weights.scorer, **vars(options)
-        )
-        assert found.event is not None
-        made.update((mask.name, mask) for mask in found)
-        events[glob] = found.event
-    dense = {name: entries[name].numel for name in groups.dense}
-    return made, merge_events(events, dense), dense
-
-
-def _mapped(event: MaskEvent, change: Any) -> MaskEvent:
-    """`change` of an event; later, if the event is still unread."""
-    return lazily(MaskEvent, lambda: change(event)) if is_unread(event) else change(event)

@@ -54,7 +54,7 @@ SOURCES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: type(source).__name__)
+@pytest.mark.parametrize("source", SOURCES, ids=["function", "lambda", "partial", "class", "closed form"])
 def test_walking_finds_the_latest_due_step(source: Any) -> None:
     schedule = checked_schedule(source)
     assert isinstance(schedule, bs.Schedule)
@@ -82,7 +82,7 @@ def test_built_in_ones_are_returned_as_they_are() -> None:
         (True, Fraction(1, 2)),
         (True, 0.5),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=repr,
 )
 def test_answers_become_plain_values(answer: Any) -> None:
     found = checked_schedule(lambda step: answer).last_due(0, 3)
@@ -103,7 +103,7 @@ def test_answers_become_plain_values(answer: Any) -> None:
         None,
         (True,),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=repr,
 )
 def test_a_wrong_kind_of_answer_is_noticed_at_once_and_at_its_step(answer: Any) -> None:
     with pytest.raises(bs.ArgumentError, match=r"for step 1; accepted: a pair \(due, sparsity\)"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -251,6 +252,22 @@ def test_missing_state_is_an_error_or_is_skipped_and_listed() -> None:
     assert event.achieved_sparsity_all == pytest.approx(event.pruned / flat(model).size)
     with pytest.raises(bs.MissingStateError, match=r"every target lacks.*no gradient"):
         bs.prune_(mlp(), sparsity=0.5, scorer="taylor", missing="skip")
+
+
+def test_a_decision_without_a_reason_is_said(fresh_warnings: None) -> None:
+    model = mlp()
+    backward(model, 0)
+    model.zero_grad(set_to_none=False)
+    with pytest.warns(
+        UserWarning, match=r"all 1,965 scores of 'taylor' are equal \(0\).*gradients zeroed"
+    ) as caught:
+        bs.prune_(model, sparsity=0.5, scorer="taylor")
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="983 of 1,965 weights were to be pruned, and 393 could be"):
+        bs.prune_(mlp(), sparsity=0.5, max_tensor_sparsity=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bs.prune_(mlp(), sparsity={"0": 0.5, "*": 0.1})
 
 
 def test_the_threshold_of_a_model() -> None:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..optimizers.optimizers import Optimizers
     from ..tensors.table import ScoreInputs
     from ..trackers.base import Tracker
+    from ..training.settings import Settings
     from ..wanda.input_norms import InputNorms
     from .keeping import Keeper
-    from .settings import Settings
     from .watching import Watch
 
 __all__ = ["fire", "group_targets", "listed", "require_zeros"]

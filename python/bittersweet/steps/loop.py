@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..model.targets import Plan
     from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
+    from ..training.settings import Settings
     from ..wanda.input_norms import InputNorms
-    from .settings import Settings
 
 __all__ = ["Loop"]
 
@@ -74,7 +74,10 @@ class Loop:
         self._skipped = False
         self._handles: list[Any] = []
         self._listen()
-        self.watch.meet_others()
+        if self.finalized:
+            self.watch.end()
+        else:
+            self.watch.meet_others()
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
@@ -83,8 +86,6 @@ class Loop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.finalized:
-            self.optimizers = type(self.optimizers).of(None)
         self._begin()
 
     def __str__(self) -> str:
@@ -174,7 +175,7 @@ class Loop:
     # What optimizers call; see `hooks.Listener`.
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.keeper.masks:
+        if not self.keeper.masks or self.watch.moving:
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered:
             self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)

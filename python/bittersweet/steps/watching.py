@@ -60,6 +60,11 @@ class Watch:
         """What was counted since the last call is forgotten: another state has been loaded."""
         self._since = {}
 
+    @property
+    def moving(self) -> bool:
+        """Whether an optimizer has stepped since the last call: pruned weights may be off 0 now."""
+        return bool(self._since)
+
     def say(self, kind: str, message: str) -> None:
         if kind not in self._said:
             self._said.add(kind)

@@ -8,8 +8,8 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.steps.sampling import ZeroSample
 from bittersweet.tensors.masks import Mask
-from bittersweet.training.sampling import ZeroSample
 from pruner_support import adamw, backward, dead_values, mlp, train, weights
 from torch import nn
 
