@@ -15,5 +15,5 @@ python -c "import torchvision" 2>/dev/null || python -m pip uninstall --quiet --
 
 say "Tests with other packages"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the models are tiny
-exec python -m pytest -ra tests/clients tests/python/optimizers tests/python/model/test_experts.py \
-  tests/python/model/test_adapters.py tests/python/whole/test_lora.py "$@"
+exec python -m pytest -ra tests/clients tests/python/optimizers/test_optimizer_packages.py \
+  tests/python/model/test_experts.py tests/python/model/test_adapters.py tests/python/whole/test_lora.py "$@"
