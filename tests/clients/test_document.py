@@ -1,4 +1,4 @@
-"""docs/clients.md keeps its word: examples run, the tests that it names exist, versions are the pinned ones."""
+"""docs/clients.md keeps its word: examples run, the tests it names exist, versions are the pinned ones."""
 
 from __future__ import annotations
 
