@@ -140,8 +140,7 @@ def test_magnitude(module: str, name: str, options: dict[str, Any], bitter7: str
     check_report(pruner.finalize(), steps=STEPS)
 
 
-def test_what_else_a_run_meets(said: Any) -> None:
-    """Optimizers around optimizers: the outermost is hooked."""
+def test_lookahead_has_zeros_in_its_slow_weights() -> None:
     package = pytest.importorskip("pytorch_optimizer")
     model = net()
     optimizer = package.Lookahead(torch.optim.AdamW(model.parameters(), lr=1e-3), k=3)
@@ -155,7 +154,6 @@ def test_what_else_a_run_meets(said: Any) -> None:
     check_report(pruner.finalize(), steps=STEPS)
     with pytest.raises(bs.ArgumentError, match="Lookahead, which is not known to update element by element"):
         bs.Pruner(model, optimizer, schedule=RAMP, hold="grads")
-    assert list(said) == []
 
 
 def test_lbfgs_holds_the_zeros_from_step_to_step() -> None:
@@ -178,8 +176,6 @@ def test_lbfgs_holds_the_zeros_from_step_to_step() -> None:
         assert pruner.sparsity().zero == pruner.sparsity().masked
     assert evaluations > 2 * STEPS
     check_report(pruner.finalize(), steps=STEPS)
-    with pytest.raises(bs.ArgumentError, match="LBFGS"):
-        bs.Pruner(model, optimizer, scorer="movement", schedule=RAMP)
 
 
 def test_sam_steps_twice_and_counts_once() -> None:
