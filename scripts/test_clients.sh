@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs Bittersweet under the packages that people train with, on tiny random models: tests/clients.
+# Usage: scripts/test_clients.sh [options of pytest]
+# shellcheck source=scripts/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+need_system lacks_python lacks_compiler
+make_venv
+install_torch_and_build_tools
+say "Building and installing bittersweet and its clients (a few minutes the first time)"
+pip_install --no-build-isolation --config-settings build-dir=build/clients \
+  --config-settings cmake.define.BITTERSWEET_CUDA=off ".[clients]"
+pip_install --no-deps "timm==1.0.31"  # its models need no torchvision
+say "Tests under other packages"
+exec python -m pytest tests/clients -n 2 --dist worksteal --durations=5 "$@"
