@@ -75,7 +75,7 @@ BITTERSWEET_DEVICE bool row_is_empty(const std::uint64_t* mask, std::int64_t num
     }
     return true;
   };
-  const std::int64_t begin = row * g.row_stride;
+  const std::int64_t begin = g.first_of(row);
   if (g.input_stride == g.inner) return none(begin, begin + g.inputs * g.inner);
   if (g.inner > 1) {
     for (std::int64_t input = 0; input < g.inputs; ++input)

@@ -129,9 +129,7 @@ BITTERSWEET_DEVICE float score_any(const S& scorer, const Row& row, std::int64_t
   Elements<float> x =
       gather<S>([&](int slot) { return load_as_float(row.in[slot], row.dtype[slot], index); }, row.bias_correction1);
   if constexpr (In::has(reads::input_norm)) {
-    const Geometry& g = row.geometry;
-    const std::int64_t feature = g.input_stride > 0 ? (index / g.input_stride) % g.inputs : 0;
-    x.norm = static_cast<const float*>(row.in[In::norm])[feature];
+    x.norm = static_cast<const float*>(row.in[In::norm])[row.geometry.feature_of(index)];
   }
   if constexpr (In::has(reads::position))
     x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(row.offset + index));

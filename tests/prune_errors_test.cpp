@@ -201,6 +201,9 @@ TEST(Arguments, Tensors) {
   expect_refused<ArgumentError>([](Call& c) { c.inputs[0].weight.data = nullptr; }, {"weight", "layer0", "600"});
   expect_refused<ShapeError>([](Call& c) { c.inputs[0].numel = -1; }, {"numel: -1", "layer0"});
   expect_refused<ShapeError>([](Call& c) { c.inputs[0].geometry = matrix(10, 61); }, {"geometry", "610", "600"});
+  for (const std::int64_t blocks : {-1, 0, 3})
+    expect_refused<ShapeError>([&](Call& c) { c.inputs[0].geometry.blocks = blocks; },
+                               {"geometry", std::to_string(blocks) + " blocks", "1 rows", "layer0"});
   expect_refused<DTypeError>(
       [](Call& c) {
         c.scorer = Wanda{};

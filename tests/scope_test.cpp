@@ -168,20 +168,37 @@ const Layout layouts[] = {
     {"transposed conv", {70, 12, 9, 9, 630}},
     {"wide transposed conv", {130, 5, 49, 49, 6370}},
     {"inputs that 4 does not divide", matrix(9, 23)},
+    {"grouped conv", {12, 5, 9, 45, 9, 3}},
+    {"depthwise conv", {70, 1, 9, 9, 9, 70}},
+    {"grouped transposed conv", {72, 8, 9, 9, 216, 3}},
+    {"grouped transposed conv of many rows", {260, 8, 1, 1, 130, 2}},
+    {"depthwise transposed conv", {7, 1, 25, 25, 25, 7}},
+    {"experts, outputs first", {40, 24, 1, 24, 1, 5}},
+    {"experts, inputs first", {150, 24, 1, 1, 30, 5}},
+    {"experts, blocks that start on mask words", {384, 12, 1, 1, 192, 2}},
 };
 
-// Element of (row, input, inner).
+// Element of (row, input, inner), counted from its block.
 std::int64_t at(const Geometry& g, std::int64_t row, std::int64_t input, std::int64_t inner) {
-  return row * g.row_stride + input * g.input_stride + inner;
+  const std::int64_t rows = g.rows / g.blocks, block = row / rows;
+  return block * rows * g.inputs * g.inner + (row - block * rows) * g.row_stride + input * g.input_stride + inner;
 }
 
 TEST(Layouts, InputFeatures) {
   for (const Layout& layout : layouts) {
     const Geometry& g = layout.geometry;
-    for (std::int64_t row = 0; row < g.rows; ++row)
+    std::vector<int> met(static_cast<std::size_t>(g.rows * g.inputs * g.inner));
+    for (std::int64_t row = 0; row < g.rows; ++row) {
+      ASSERT_EQ(g.first_of(row), at(g, row, 0, 0)) << layout.name;
       for (std::int64_t input = 0; input < g.inputs; ++input)
-        for (std::int64_t inner = 0; inner < g.inner; ++inner)
-          ASSERT_EQ(input_feature(g, at(g, row, input, inner)), input) << layout.name;
+        for (std::int64_t inner = 0; inner < g.inner; ++inner) {
+          const std::int64_t index = at(g, row, input, inner), block = row / (g.rows / g.blocks);
+          ASSERT_EQ(g.feature_of(index), block * g.inputs + input) << layout.name;
+          ++met[static_cast<std::size_t>(index)];
+        }
+    }
+    ASSERT_EQ(met, std::vector<int>(met.size(), 1)) << layout.name;
+    ASSERT_EQ(g.features(), g.blocks * g.inputs);
   }
 }
 

@@ -161,11 +161,13 @@ inline GroupRule group_rule(const ScoreInputs& tensor, const Scope& scope, Round
     const double share = sparsity * static_cast<double>(g.row_size());
     return {0, static_cast<std::int64_t>(std::floor(rounding == Rounding::nearest ? share + 0.5 : share)), 0};
   }
-  if (g.inputs % scope.of != 0 && remainder == Remainder::error)
-    throw ShapeError("scope: '" + std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
-                     "' does not divide the " + std::to_string(g.inputs) + " inputs of tensor '" +
-                     std::string(tensor.name) + "'; pass remainder=\"keep\" to leave the last " +
-                     std::to_string(g.inputs % scope.of) + " of each row dense, or leave this tensor out");
+  if (g.inputs % scope.of != 0 && remainder == Remainder::error) {
+    const std::string n = std::to_string(scope.keep), m = std::to_string(scope.of);
+    throw ShapeError("scope: '" + n + ":" + m + "' does not divide the " + std::to_string(g.inputs) +
+                     " inputs of tensor '" + std::string(tensor.name) + "'; leave the last " +
+                     std::to_string(g.inputs % scope.of) + " of each row dense by remainder=\"keep\" (from Python " +
+                     "scope=bs.NofM(" + n + ", " + m + ", remainder=\"keep\")), or leave this tensor out");
+  }
   const double own =
       uniform || tensor.numel == 0 ? sparsity : static_cast<double>(k) / static_cast<double>(tensor.numel);
   const auto base = static_cast<std::int64_t>(std::floor(own * static_cast<double>(scope.of) + 0.5));

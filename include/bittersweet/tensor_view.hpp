@@ -17,18 +17,40 @@ struct TensorView {
 inline TensorView view(float* data) noexcept { return {data, DType::f32}; }
 inline TensorView view(const float* data) noexcept { return {const_cast<float*>(data), DType::f32}; }
 
-// How a weight's elements form output rows: element (row, input, inner) sits at
-// row * row_stride + input * input_stride + inner. Linear (out, in): {out, in, 1, in, 1}. Conv2d (O, I, kH, kW):
-// {O, I, kH*kW, I*kH*kW, kH*kW}. Transposed (in, out), as in transformers' Conv1D: {out, in, 1, 1, out}.
+// How a weight's elements form output rows. The rows fall into `blocks` equal runs, one after another in memory, and
+// each block reads input features of its own. Element (input, inner) of a block's r-th row sits at
+// r * row_stride + input * input_stride + inner from the block's start.
+//   Linear (out, in)                                {out, in, 1, in, 1}
+//   (in, out), as in transformers' Conv1D           {out, in, 1, 1, out}
+//   Conv2d (O, I, kH, kW)                           {O, I, kH*kW, I*kH*kW, kH*kW}
+//   Conv2d in G groups (O, I/G, kH, kW)             {O, I/G, kH*kW, I/G*kH*kW, kH*kW, G}
+//   ConvTranspose1d in G groups (I, O/G, k)         {O, I/G, k, k, O/G*k, G}
+//   experts (E, in, out)                            {E*out, in, 1, 1, out, E}
 struct Geometry {
   std::int64_t rows = 1;
-  std::int64_t inputs = 0;
+  std::int64_t inputs = 0;  // that one row reads
   std::int64_t inner = 1;
   std::int64_t row_stride = 0;
   std::int64_t input_stride = 1;
+  std::int64_t blocks = 1;
 
-  std::int64_t row_size() const noexcept { return inputs * inner; }
-  bool rows_are_contiguous() const noexcept { return input_stride == inner && row_stride == row_size(); }
+  constexpr std::int64_t row_size() const noexcept { return inputs * inner; }
+  constexpr std::int64_t rows_per_block() const noexcept { return blocks == 1 ? rows : rows / blocks; }
+  constexpr std::int64_t features() const noexcept { return blocks * inputs; }  // of all blocks
+  constexpr bool rows_are_contiguous() const noexcept { return input_stride == inner && row_stride == row_size(); }
+
+  // The row's first element.
+  constexpr std::int64_t first_of(std::int64_t row) const noexcept {
+    if (blocks == 1 || rows_are_contiguous()) return row * row_stride;
+    return row / rows_per_block() * (rows_per_block() * row_size()) + row % rows_per_block() * row_stride;
+  }
+
+  // The input feature that element `index` multiplies, of features().
+  constexpr std::int64_t feature_of(std::int64_t index) const noexcept {
+    if (input_stride <= 0) return 0;
+    const std::int64_t feature = index / input_stride % inputs;
+    return blocks == 1 ? feature : index / (rows_per_block() * row_size()) * inputs + feature;
+  }
 };
 
 inline Geometry flat(std::int64_t numel) noexcept { return {1, numel, 1, numel, 1}; }
@@ -41,7 +63,7 @@ struct ScoreInputs {
   TensorView exp_avg{};     // Adam's m
   TensorView exp_avg_sq{};  // Adam's v
   TensorView grad{};
-  TensorView input_norm{};              // WANDA: one f32 per input feature, `geometry.inputs` of them
+  TensorView input_norm{};              // WANDA: one f32 per input feature, geometry.features() of them
   TensorView scores{};                  // Identity: scores that the caller computed
   TensorView max_exp_avg_sq{};          // AMSGrad's buffer; never scored, masked on request
   const std::uint64_t* mask = nullptr;  // current keep bits (mask/bit_layout.hpp); null: every element is live

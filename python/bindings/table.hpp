@@ -27,7 +27,7 @@ inline constexpr std::array columns{"weight",         "weight_dtype",
                                     "inputs",         "inner",
                                     "row_stride",     "input_stride",
                                     "modifier",       "bias_correction1",
-                                    "dimension_sum"};
+                                    "dimension_sum",  "blocks"};
 inline constexpr std::size_t mask_column = 14, new_mask_column = 15;
 
 // A borrowed view of a buffer of unsigned 64-bit words, as array('Q') gives.
@@ -69,7 +69,8 @@ struct Table {
                          array(12),
                          static_cast<const std::uint64_t*>(pointer(row[mask_column])),
                          number(row[16]),
-                         Geometry{number(row[17]), number(row[18]), number(row[19]), number(row[20]), number(row[21])},
+                         Geometry{number(row[17]), number(row[18]), number(row[19]), number(row[20]), number(row[21]),
+                                  number(row[25])},
                          number(row[24]),
                          real(row[22]),
                          real(row[23]),

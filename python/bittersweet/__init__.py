@@ -1,7 +1,12 @@
 """Bittersweet prunes neural networks while they train: score, threshold, mask, in one read of the weights.
 
-Start with `Pruner` in a training loop, `prune_` for one shot, `make_masks` for masks alone. Importing this
-package loads neither torch nor the compiled module; each name is loaded when it is first used.
+Start with `Pruner` in a training loop, `prune_` for one shot, `make_masks` for masks alone, `sparsity` to
+count zeros. Importing this package loads neither torch nor the compiled module; each name is loaded when it
+is first used.
+
+``from bittersweet import *`` leaves out the names that torch has too: Gradient, Identity, Linear
+(`LinearRamp`), Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as
+``bittersweet.Tensor`` and so on.
 """
 
 from __future__ import annotations
@@ -26,9 +31,22 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._core import __version__
-    from .info import build_info, get_cmake_dir, get_include, get_num_threads, set_num_threads
-    from .options.schedules import Cosine, Linear, OneShot, PolynomialDecay, PowerRamp
-    from .options.scopes import Global, NofM, Row, Tensor
+    from .info import build_info, get_cmake_dir, get_include
+    from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
+    from .info import set_num_threads as set_num_threads
+    from .optimizers.adapters import register_optimizer
+    from .options.schedules import (
+        ConstantSparsity,
+        Cosine,
+        LinearRamp,
+        OneShot,
+        PolynomialDecay,
+        PowerRamp,
+        Schedule,
+    )
+    from .options.schedules import Linear as Linear
+    from .options.scopes import Global, NofM, Row
+    from .options.scopes import Tensor as Tensor
     from .options.scorers import (
         AdamVariance,
         Bitter0,
@@ -50,8 +68,6 @@ if TYPE_CHECKING:
         Bitter10c,
         Bitter10s,
         Bitter10z,
-        Gradient,
-        Identity,
         Magnitude,
         Movement,
         Random,
@@ -59,21 +75,15 @@ if TYPE_CHECKING:
         Wanda,
         scorers,
     )
+    from .options.scorers import Gradient as Gradient
+    from .options.scorers import Identity as Identity
     from .options.selectors import Exact, Histogram, KthValue, Sampling, Streaming, selectors
     from .probe.gradient_probe import GradientProbe
     from .probe.report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
     from .select.capture import CapturableStep
     from .select.events import MaskEvent, MaskHistory
-    from .select.functional import (
-        Threshold,
-        apply_masks_,
-        count_violations,
-        kth_value,
-        make_masks,
-        prune_,
-        score,
-        threshold,
-    )
+    from .select.functional import Threshold as Threshold
+    from .select.functional import kth_value, score
     from .tensors.masks import Mask, Masks
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
@@ -82,6 +92,12 @@ if TYPE_CHECKING:
     from .training.pruner import Pruner
     from .wanda.calibration import Calibrator
     from .wanda.sequential import BlockInput, SequentialReport, capture_block_inputs, prune_blocks_
+    from .whole.lora import Merged, merge_adapters_
+    from .whole.mask_file import load_masks, save_masks
+    from .whole.masking import apply_masks_, count_violations
+    from .whole.pruning import make_masks, prune_
+    from .whole.pruning import threshold as threshold
+    from .whole.zeros import TensorZeros, ZeroCount, sparsity
 
 _SCORERS = (
     "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
@@ -96,20 +112,26 @@ _MODULES = {
     "wanda.calibration": "Calibrator",
     "select.capture": "CapturableStep",
     "select.events": "MaskEvent MaskHistory",
-    "select.functional": (
-        "Threshold apply_masks_ count_violations kth_value make_masks prune_ score threshold"
-    ),
+    "select.functional": "Threshold kth_value score",
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
-    "options.schedules": "Cosine Linear OneShot PolynomialDecay PowerRamp",
+    "optimizers.adapters": "register_optimizer",
+    "options.schedules": (
+        "ConstantSparsity Cosine Linear LinearRamp OneShot PolynomialDecay PowerRamp Schedule"
+    ),
     "options.scopes": "Global NofM Row Tensor",
     "wanda.sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
     "trackers.snapshot": "SnapshotTracker",
     "trackers.coherence": "CoherenceTracker SketchTracker",
+    "whole.lora": "Merged merge_adapters_",
+    "whole.mask_file": "load_masks save_masks",
+    "whole.masking": "apply_masks_ count_violations",
+    "whole.pruning": "make_masks prune_ threshold",
+    "whole.zeros": "TensorZeros ZeroCount sparsity",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -153,24 +175,24 @@ __all__ = [
     "CapturableStep",
     "CheckpointError",
     "CoherenceTracker",
+    "ConstantSparsity",
     "Cosine",
     "DTypeError",
     "DeviceError",
     "Error",
     "Exact",
     "Global",
-    "Gradient",
     "GradientProbe",
     "Histogram",
-    "Identity",
     "KthValue",
     "LayoutError",
-    "Linear",
+    "LinearRamp",
     "Magnitude",
     "Mask",
     "MaskEvent",
     "MaskHistory",
     "Masks",
+    "Merged",
     "MissingPackageError",
     "MissingStateError",
     "Movement",
@@ -188,6 +210,7 @@ __all__ = [
     "Random",
     "Row",
     "Sampling",
+    "Schedule",
     "ScoreInputs",
     "SequentialReport",
     "ShapeError",
@@ -195,10 +218,10 @@ __all__ = [
     "SnapshotTracker",
     "Streaming",
     "Taylor",
-    "Tensor",
-    "Threshold",
+    "TensorZeros",
     "UnknownNameError",
     "Wanda",
+    "ZeroCount",
     "__version__",
     "apply_masks_",
     "build_info",
@@ -207,14 +230,16 @@ __all__ = [
     "errors",
     "get_cmake_dir",
     "get_include",
-    "get_num_threads",
     "kth_value",
+    "load_masks",
     "make_masks",
+    "merge_adapters_",
     "prune_",
     "prune_blocks_",
+    "register_optimizer",
+    "save_masks",
     "score",
     "scorers",
     "selectors",
-    "set_num_threads",
-    "threshold",
+    "sparsity",
 ]

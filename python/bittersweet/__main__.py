@@ -1,12 +1,20 @@
-"""``python -m bittersweet``: `info` says what is installed, `demo` prunes in training, `compare` measures."""
+"""``python -m bittersweet``: `info`, `demo`, `compare` and `sparsity`, each described by ``--help``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from .errors import Error
+
+_COMMANDS = {
+    "info": ("cli.info", "version, build, instruction sets, GPUs, scorers and selectors"),
+    "demo": ("demo.cli", "train a small language model and prune it on the way"),
+    "compare": ("compare.cli", "measure every scorer on the demo's model"),
+    "sparsity": ("cli.sparsity", "count the exact zeros in a file of weights"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,31 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bittersweet", description="Prune neural networks while they train."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="version, build, instruction sets, GPUs, scorers and selectors")
-    info.add_argument("--json", action="store_true", help="print one JSON object")
-    demo = commands.add_parser("demo", help="train a small language model and prune it on the way")
-    compare = commands.add_parser("compare", help="measure every scorer on the demo's model")
-    if arguments[:1] == ["demo"]:
-        from .demo import cli as demo_cli
-
-        demo_cli.add_arguments(demo)
-    if arguments[:1] == ["compare"]:
-        from .compare import cli as compare_cli
-
-        compare_cli.add_arguments(compare)
-    options = parser.parse_args(arguments)
+    run = None
     try:
-        if options.command == "demo":
-            return demo_cli.run(options)
-        if options.command == "compare":
-            return compare_cli.run(options)
-        from .info import print_info
-
-        print_info(as_json=options.json)
+        for name, (module, summary) in _COMMANDS.items():
+            command = commands.add_parser(name, help=summary)
+            if arguments[:1] == [name]:
+                chosen = importlib.import_module(f".{module}", __package__)
+                chosen.add_arguments(command)
+                run = chosen.run
+        options = parser.parse_args(arguments)
+        return 0 if run is None else int(run(options))
     except Error as error:
         print(f"bittersweet: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
 weight, no optimizer state and no mask has been changed. Each class but `Error` itself is also a
-``ValueError``, ``TypeError``, ``KeyError`` or ``ImportError``, so that ordinary handlers catch it. The
-compiled module raises the same classes.
+``ValueError``, ``TypeError``, ``KeyError`` or ``ModuleNotFoundError``, so that ordinary handlers catch it.
+The compiled module raises the same classes.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class LayoutError(Error, ValueError):
     """Memory that cannot be used as one array: expanded, overlapping, sparse, distributed, read-only."""
 
 
-class MissingPackageError(Error, ImportError):
-    """An optional package that this call needs is not installed."""
+class MissingPackageError(Error, ModuleNotFoundError):
+    """An optional package that the call needs is not installed; the message names the extra that has it."""
 
 
 class MissingStateError(Error, ValueError):

@@ -35,7 +35,7 @@ class Rows {
     if (rule.group > 0) ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
   }
 
-  // Masks of rows first .. first + count. Returns the live NaN.
+  // Masks of rows first .. first + count, which are of one block. Returns the live NaN.
   std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
     if (g_.rows_are_contiguous())
       load_row(first);
@@ -44,7 +44,7 @@ class Rows {
     std::int64_t nan = 0;
     for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
     if (g_.rows_are_contiguous())
-      bits::merge(keep(0), g_.row_size(), mask, first * g_.row_stride);
+      bits::merge(keep(0), g_.row_size(), mask, g_.first_of(first));
     else
       store_columns(first, count, mask);
     return nan;
@@ -56,7 +56,7 @@ class Rows {
   std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
 
   void load_row(std::int64_t row) {
-    const std::int64_t begin = row * g_.row_stride;
+    const std::int64_t begin = g_.first_of(row);
     for (std::int64_t i = 0; i < size_; i += tile_size) {
       const std::int64_t n = std::min(tile_size, size_ - i);
       tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
@@ -70,12 +70,14 @@ class Rows {
   // Inputs are taken a few at a time, so that each row is written in runs.
   void load_columns(std::int64_t first, std::int64_t count) {
     const std::int64_t width = count * g_.inner;  // elements of these rows at one input: neighbours in memory
+    const std::int64_t start = g_.first_of(first);
     for (std::int64_t begin = 0; begin < size_ / g_.inner; begin += columns_) {
       const std::int64_t end = std::min(begin + columns_, size_ / g_.inner);
       for (std::int64_t input = begin; input < end; ++input)
         for (std::int64_t i = 0; i < width; i += tile_size) {
           const std::int64_t n = std::min(tile_size, width - i);
-          tiles_.score(tiles_.at(index_of(first, input) + i, n), n, block_.data() + (input - begin) * width + i);
+          tiles_.score(tiles_.at(start + input * g_.input_stride + i, n), n,
+                       block_.data() + (input - begin) * width + i);
         }
       for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t input = begin; input < end; ++input) {
@@ -87,25 +89,22 @@ class Rows {
     for (std::int64_t r = 0; r < count; ++r) {
       for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
       if (!tensor_.mask) continue;
+      const std::int64_t own = start + r * g_.inner;
       for (std::int64_t place = 0; place < g_.row_size(); ++place)
         bits::clear_if(live(r), place,
-                       !bits::get(tensor_.mask, index_of(first + r, place / g_.inner) + place % g_.inner));
+                       !bits::get(tensor_.mask, own + place / g_.inner * g_.input_stride + place % g_.inner));
     }
   }
 
   void store_columns(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    const std::int64_t width = count * g_.inner;
+    const std::int64_t width = count * g_.inner, start = g_.first_of(first);
     for (std::int64_t input = 0; input < g_.inputs; ++input) {
       for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t c = 0; c < g_.inner; ++c)
           bytes_[static_cast<std::size_t>(r * g_.inner + c)] = bits::get(keep(r), input * g_.inner + c);
       bits::pack(bytes_.data(), width, packed_.data());
-      bits::merge(packed_.data(), width, mask, index_of(first, input));
+      bits::merge(packed_.data(), width, mask, start + input * g_.input_stride);
     }
-  }
-
-  std::int64_t index_of(std::int64_t row, std::int64_t input) const {
-    return row * g_.row_stride + input * g_.input_stride;
   }
 
   // Keep bits of the r-th row here. Inputs after the last whole group are kept.
@@ -156,18 +155,21 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
   const Geometry& g = tensor.geometry;
   std::fill_n(masks[t], bits::words(tensor.numel), 0);
   if (tensor.numel == 0) return 0;
-  // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide.
+  // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
+  // interleave are taken block by block.
   constexpr std::int64_t piece = bits::per_word;
   const bool alone = g.rows_are_contiguous() || g.input_stride % bits::per_word == 0;
   const std::int64_t together = g.rows_are_contiguous() ? 1 : piece;
+  const std::int64_t run = g.rows_are_contiguous() ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
   const int most = alone ? threads(tensor.numel) : 1;
   std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
   std::atomic<std::int64_t> nan{0};
-  parallel_for(most, (g.rows + piece - 1) / piece, [&](int thread, std::int64_t at) {
+  parallel_for(most, g.rows / run * pieces, [&](int thread, std::int64_t at) {
     std::optional<Rows>& own = rows[static_cast<std::size_t>(thread)];
     if (!own) own.emplace(kernels_, view, t, rule, together);
-    const std::int64_t end = std::min(g.rows, (at + 1) * piece);
-    for (std::int64_t row = at * piece; row < end; row += together)
+    const std::int64_t begin = at / pieces * run;
+    const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
+    for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)
       nan += own->run(row, std::min(together, end - row), masks[t]);
   });
   return nan;

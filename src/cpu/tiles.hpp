@@ -120,7 +120,7 @@ class Tiles {
 
   float made(std::int64_t index) const {
     if (reads_ & reads::input_norm)
-      return static_cast<const float*>(tensor_.input_norm.data)[input_feature(tensor_.geometry, index)];
+      return static_cast<const float*>(tensor_.input_norm.data)[tensor_.geometry.feature_of(index)];
     return uniform_at(seed_, Purpose::random_score, static_cast<std::uint64_t>(view_.offset[t_] + index));
   }
 
@@ -132,8 +132,9 @@ class Tiles {
     } else {
       const Geometry& g = tensor_.geometry;
       const auto* const norm = static_cast<const float*>(tensor_.input_norm.data);
-      std::int64_t input = input_feature(g, first), left = g.input_stride - first % g.input_stride;
-      if (g.input_stride == 1 && input + count <= g.inputs) {
+      std::int64_t input = g.feature_of(first), left = g.input_stride - first % g.input_stride;
+      std::int64_t end = input - input % g.inputs + g.inputs;  // of the block's features
+      if (g.input_stride == 1 && input + count <= end) {
         in_.norm = norm + input;
         return;
       }
@@ -146,7 +147,9 @@ class Tiles {
         copy[i] = norm[input];
         if (--left > 0) continue;
         left = g.input_stride;
-        input = input + 1 == g.inputs ? 0 : input + 1;
+        if (++input < end) continue;
+        if (g.blocks > 1) end = g.feature_of(first + i + 1) + g.inputs;
+        input = end - g.inputs;
       }
     }
     in_.*(made_slot()) = copy;

@@ -100,15 +100,20 @@ TEST(CudaStep, CurrentMasks) {
 }
 
 TEST(CudaStep, RowsThatBecomeEmpty) {
-  Step step{.model = training_model({48 * 40, 30 * 7 * 9, 64 * 50, 36 * 5}, {DType::f32}), .scorer = Wanda{}};
+  Step step{.model = training_model({48 * 40, 30 * 7 * 9, 64 * 50, 36 * 5, 30 * 7 * 9, 3 * 24 * 50, 4 * 9 * 6 * 5},
+                                    {DType::f32}),
+            .scorer = Wanda{}};
   const auto shape = [&](std::size_t t, Geometry geometry) {
     step.model.tensors[t].geometry = geometry;
-    step.model.tensors[t].input_norm = Array(half_normal(geometry.inputs, t), DType::f32);
+    step.model.tensors[t].input_norm = Array(half_normal(geometry.features(), t), DType::f32);
   };
   shape(0, matrix(48, 40));
   shape(1, {30, 7, 9, 63, 9});
-  shape(2, {64, 50, 1, 1, 64});  // transposed
-  shape(3, {6, 6, 5, 5, 30});    // transposed, with runs
+  shape(2, {64, 50, 1, 1, 64});          // transposed
+  shape(3, {6, 6, 5, 5, 30});            // transposed, with runs
+  shape(4, {30, 7, 9, 63, 9, 5});        // a conv in groups
+  shape(5, {3 * 24, 50, 1, 1, 24, 3});   // experts, inputs first
+  shape(6, {4 * 9, 6, 5, 5, 9 * 5, 4});  // a transposed conv in groups
   for (Tensor& tensor : step.model.tensors)
     for (std::size_t i = 0; i < static_cast<std::size_t>(tensor.numel); ++i)
       if (i / 40 % 5 == 0 || i % 64 < 9) tensor.weight.set(i, 0.0f);

@@ -59,6 +59,20 @@ const std::vector<Variant>& variants() {
          model.set_masks(0.1, 3);
          return model;
        }},
+      {"blocks",
+       [] {
+         Model model =
+             training_model({12 * 5 * 9, 70 * 9, 4 * 6 * 30 * 9, 5 * 24 * 30, 6 * 700, 66 * 66}, {f32, bf16}, 10);
+         model.tensors[0].geometry = {12, 5, 9, 45, 9, 3};          // a conv in groups
+         model.tensors[1].geometry = {70, 1, 9, 9, 9, 70};          // depthwise
+         model.tensors[2].geometry = {4 * 30, 6, 9, 9, 30 * 9, 4};  // a transposed conv in groups
+         model.tensors[3].geometry = {5 * 30, 24, 1, 1, 30, 5};     // experts, inputs first
+         model.tensors[4].geometry = {6, 700, 1, 700, 1, 3};        // experts, outputs first
+         model.tensors[5].geometry = {66, 66, 1, 1, 33, 2};
+         model.set_masks(0.2, 5);
+         model.tensors[4].masked = false;
+         return model;
+       }},
       {"any bits",
        [] {
          Model model = training_model({2049, 1000}, {f32}, 6);
@@ -369,9 +383,11 @@ TEST_P(EngineContract, ApplyVerifyPopcount) {
 
 // Against element-by-element logic: rows that cross chunks and words, interleaved rows, convolutions, no elements.
 TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
-  const std::vector<Geometry> shapes{matrix(37, 100),    matrix(3, 70'000),     matrix(1024, 64),
-                                     {96, 50, 1, 1, 96}, {8, 16, 9, 144, 9},    {0, 5, 1, 5, 1},
-                                     matrix(1, 1),       {500, 300, 1, 1, 500}, matrix(2500, 33)};
+  const std::vector<Geometry> shapes{matrix(37, 100),       matrix(3, 70'000),     matrix(1024, 64),
+                                     {96, 50, 1, 1, 96},    {8, 16, 9, 144, 9},    {0, 5, 1, 5, 1},
+                                     matrix(1, 1),          {500, 300, 1, 1, 500}, matrix(2500, 33),
+                                     {96, 50, 1, 1, 32, 3}, {30, 7, 9, 63, 9, 5},  {600, 300, 1, 1, 200, 3},
+                                     {60, 11, 9, 9, 180, 3}};
   run([&](auto& engine) {
     std::vector<Words> own, fresh;
     std::vector<ScoreInputs> tensors;
@@ -382,9 +398,11 @@ TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
       const std::int64_t numel = g.rows * g.row_size();
       own.push_back(random_mask(numel, 0.3, 7 * t + 1));
       fresh.push_back(random_mask(numel, 0.5, 7 * t + 2));
+      const std::int64_t rows = std::max<std::int64_t>(g.rows / g.blocks, 1);
       const auto each = [&](std::int64_t row, auto&& f) {
         for (std::int64_t i = 0; i < g.inputs; ++i)
-          for (std::int64_t c = 0; c < g.inner; ++c) f(row * g.row_stride + i * g.input_stride + c);
+          for (std::int64_t c = 0; c < g.inner; ++c)
+            f(row / rows * rows * g.row_size() + row % rows * g.row_stride + i * g.input_stride + c);
       };
       std::int64_t live = 0;
       for (std::int64_t row = 0; row < g.rows; ++row) {

@@ -147,13 +147,20 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
   const Shape shapes[] = {{"linear", matrix(6, 10)},
                           {"conv", {6, 5, 4, 20, 4}},
                           {"transposed", {6, 10, 1, 1, 6}},
-                          {"a conv whose rows interleave", {6, 5, 2, 2, 12}}};
+                          {"a conv whose rows interleave", {6, 5, 2, 2, 12}},
+                          {"a conv in groups", {6, 5, 4, 20, 4, 3}},
+                          {"blocks whose rows interleave", {6, 10, 1, 1, 3, 2}},
+                          {"blocks of a conv whose rows interleave", {6, 5, 2, 2, 4, 3}}};
   for (const Shape& shape : shapes) {
     const Geometry& g = shape.geometry;
     const std::int64_t numel = g.rows * g.inputs * g.inner;
+    const std::int64_t rows = g.rows / g.blocks;
+    const auto at = [&](std::int64_t row, std::int64_t input, std::int64_t inner) {
+      return row / rows * rows * g.inputs * g.inner + row % rows * g.row_stride + input * g.input_stride + inner;
+    };
     const auto row_of = [&](std::int64_t row, auto&& f) {
       for (std::int64_t input = 0; input < g.inputs; ++input)
-        for (std::int64_t inner = 0; inner < g.inner; ++inner) f(row * g.row_stride + input * g.input_stride + inner);
+        for (std::int64_t inner = 0; inner < g.inner; ++inner) f(at(row, input, inner));
     };
     Words before(numel), after(numel);
     before.fill(0);
@@ -164,7 +171,7 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
         if (row != 2 && row != 4) bits::set(after.data(), i);  // row 4 becomes empty
       });
     row_of(5, [&](std::int64_t i) { bits::clear(after.data(), i); });
-    bits::set(after.data(), 5 * g.row_stride + (g.inputs - 1) * g.input_stride + g.inner - 1);  // one is left in row 5
+    bits::set(after.data(), at(5, g.inputs - 1, g.inner - 1));  // one is left in row 5
     const ScoreInputs masked{.mask = before.data(), .numel = numel, .geometry = g};
     const ScoreInputs whole{.numel = numel, .geometry = g};
     EXPECT_EQ(emptied_rows(masked, after.data()), 1) << shape.name;

@@ -180,7 +180,7 @@ class ReferenceEngine {
           for (std::int64_t input = begin; input < end; ++input)
             for (std::int64_t inner = rule.group > 0 ? lane : 0; inner < (rule.group > 0 ? lane + 1 : g.inner);
                  ++inner) {
-              const std::int64_t index = row * g.row_stride + input * g.input_stride + inner;
+              const std::int64_t index = g.first_of(row) + input * g.input_stride + inner;
               if (!is_live(tensor, index)) {
                 ++dead;
                 continue;

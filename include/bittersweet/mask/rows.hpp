@@ -7,9 +7,10 @@
 namespace bittersweet {
 
 inline bool row_is_empty(const std::uint64_t* mask, const Geometry& g, std::int64_t row) {
-  if (g.rows_are_contiguous()) return bits::none(mask, row * g.row_stride, g.row_size());
+  const std::int64_t first = g.first_of(row);
+  if (g.rows_are_contiguous()) return bits::none(mask, first, g.row_size());
   for (std::int64_t input = 0; input < g.inputs; ++input)
-    if (!bits::none(mask, row * g.row_stride + input * g.input_stride, g.inner)) return false;
+    if (!bits::none(mask, first + input * g.input_stride, g.inner)) return false;
   return true;
 }
 

@@ -62,6 +62,9 @@ inline ScoreView make_view(std::span<const ScoreInputs> tensors, const Scorer& s
     if (g.rows * g.inputs * g.inner != tensor.numel)
       throw ShapeError("geometry: rows * inputs * inner is " + std::to_string(g.rows * g.inputs * g.inner) +
                        " but tensor '" + name + "' has " + std::to_string(tensor.numel) + " elements");
+    if (g.blocks < 1 || g.rows % g.blocks != 0)
+      throw ShapeError("geometry: " + std::to_string(g.blocks) + " blocks of " + std::to_string(g.rows) +
+                       " rows in tensor '" + name + "'; a number from 1 that divides the rows is accepted");
     view.modified |= tensor.modifier != 1.0f;
     view.offset.push_back(view.offset.back() + tensor.numel);
   }
@@ -81,11 +84,6 @@ inline std::size_t tensor_at(const ScoreView& view, std::int64_t position) {
          1;
 }
 
-// The input feature that element `index` multiplies.
-inline std::int64_t input_feature(const Geometry& g, std::int64_t index) noexcept {
-  return g.input_stride > 0 ? (index / g.input_stride) % g.inputs : 0;
-}
-
 inline bool is_live(const ScoreInputs& tensor, std::int64_t index) noexcept {
   return tensor.mask == nullptr || bits::get(tensor.mask, index);
 }
@@ -102,7 +100,7 @@ float score_element(const S& scorer, const ScoreView& view, std::size_t t, std::
   if constexpr (r & reads::grad) x.g = load_as_float(tensor.grad.data, tensor.grad.dtype, i);
   if constexpr (r & reads::scores) x.score = load_as_float(tensor.scores.data, tensor.scores.dtype, i);
   if constexpr (r & reads::input_norm)
-    x.norm = static_cast<const float*>(tensor.input_norm.data)[input_feature(tensor.geometry, i)];
+    x.norm = static_cast<const float*>(tensor.input_norm.data)[tensor.geometry.feature_of(i)];
   if constexpr (r & reads::position)
     x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(view.offset[t] + i));
   x.bias_correction1 = tensor.bias_correction1;

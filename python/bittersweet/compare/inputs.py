@@ -25,8 +25,8 @@ def score_inputs(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> li
                 exp_avg_sq=state.get("exp_avg_sq"),
                 step=state.get("step"),
                 betas=betas[id(parameter)],
-                in_dim=entry.in_dim,
                 name=entry.name,
+                **entry.axes._asdict(),
             )
         )
     return found

@@ -70,10 +70,12 @@ class Data:
         self.device = torch.device(device)
         self._train = torch.frombuffer(bytearray(corpus.train), dtype=torch.uint8)
         self.steps = plan.steps
-        self._span = torch.arange(plan.context + 1)
-        generator = torch.Generator().manual_seed(seed)
+        self._span = torch.arange(plan.context + 1, dtype=torch.int64, device="cpu")
+        generator = torch.Generator("cpu").manual_seed(seed)
         last = len(corpus.train) - plan.context - 1
-        self._offsets = torch.randint(last + 1, (plan.steps, plan.batch), generator=generator)
+        self._offsets = torch.randint(
+            last + 1, (plan.steps, plan.batch), generator=generator, dtype=torch.int64, device="cpu"
+        )
         windows = spaced_windows(corpus.held_out, plan.held_out_windows, plan.context)
         self.held_out = windows.to(self.device)
 
@@ -84,8 +86,9 @@ class Data:
 def spaced_windows(text: bytes, count: int, context: int) -> Tensor:
     """`count` windows of `context` + 1 bytes each, evenly spaced over `text`: int64, (count, context + 1)."""
     values = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    starts = torch.linspace(0, len(text) - context - 1, count).long()
-    return values[starts[:, None] + torch.arange(context + 1)].long()
+    last = len(text) - context - 1
+    starts = torch.linspace(0, last, count, dtype=torch.float32, device="cpu").long()
+    return values[starts[:, None] + torch.arange(context + 1, dtype=torch.int64, device="cpu")].long()
 
 
 class Trainer:

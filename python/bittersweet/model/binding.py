@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, MissingStateError
+from ..optimizers.optimizers import MOMENTS, STEP_READS, WITHOUT_STATE, Optimizers
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
-from . import optimizer_state
 from .targets import PlanEntry, lookup
 
 if TYPE_CHECKING:
     import torch
 
+    from ..optimizers.optimizers import ParameterState
     from ..wanda.input_norms import InputNorms
-    from .optimizer_state import ParameterState
 
 __all__ = [
     "Bound",
     "bind",
+    "companion_items",
     "competitors",
     "element_items",
     "masks_of",
@@ -29,7 +30,9 @@ __all__ = [
     "supply",
 ]
 
-STEP_READS = frozenset(("step", "bias_correction1"))
+
+_NO_OPTIMIZERS = Optimizers()
+_LEAVE = "exclude it with ignore, or leave it dense with missing='skip'"
 
 
 @dataclass(slots=True)
@@ -44,37 +47,42 @@ class Bound:
     def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
         """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
         absent."""
-        item = ScoreInputs(self.parameter, in_dim=self.entry.in_dim, name=self.entry.name)
+        item = ScoreInputs(self.parameter, name=self.entry.name, **self.entry.axes._asdict())
         for argument in arguments:
             if argument == "grad":
                 item.grad = self.parameter.grad
-            elif argument in optimizer_state.MOMENTS:
+            elif argument in MOMENTS:
                 setattr(item, argument, getattr(self.state, argument))
         return item
 
 
 def bind(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizers | None,
     targets: Sequence[PlanEntry],
     reads: frozenset[str] | None = None,
 ) -> list[Bound]:
-    """Looks up every target by name. With what a scorer `reads`, the optimizer's betas are read too, and its
-    step counts if they are among it: a capturable or fused optimizer keeps them on the device, which is
-    waited for.
+    """Looks up every target by name, with the optimizer's own tensors for holding; or, with what a scorer
+    `reads`, with those for scoring alone: decoded where they are kept in another form (temporaries of the
+    size of the weight), with the betas, and with the step counts if they are among it: a capturable or fused
+    optimizer keeps them on the device, which is waited for.
 
     Raises:
         Error, ShapeError: The model has changed; see `targets.lookup`.
+        MissingStateError: See `Optimizers.read`.
     """
     groups: Mapping[int, Mapping[str, Any]] = {}
-    if reads is not None and optimizer is not None:
-        groups = optimizer_state.groups_of(optimizer)
+    kept = optimizer or _NO_OPTIMIZERS
+    if reads is not None:
+        groups = kept.groups()
+    scoring = reads is not None
     steps = bool(reads and reads & STEP_READS)
+    roles = MOMENTS if reads is None else tuple(role for role in MOMENTS if role in reads)
     bound = []
     for entry in targets:
         parameter = lookup(model, entry)
-        state = optimizer_state.read(optimizer, parameter, groups.get(id(parameter)), steps)
-        member = None if optimizer is None or reads is None else id(parameter) in groups
+        state = kept.read(parameter, groups.get(id(parameter)), steps, scoring, roles)
+        member = id(parameter) in groups if kept and scoring else None
         bound.append(Bound(entry, parameter, state, member))
     return bound
 
@@ -112,13 +120,28 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
 
 
 def element_items(
-    optimizer: torch.optim.Optimizer | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
+    optimizer: Optimizers | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
 ) -> tuple[list[ScoreInputs], list[Mask]]:
     """Per-element optimizer state beyond the moments, as weights to be masked, with the masks."""
+    return _items((optimizer or _NO_OPTIMIZERS).element_state, bound, masks)
+
+
+def companion_items(
+    optimizer: Optimizers | None, bound: Sequence[Bound], masks: Mapping[str, Mask]
+) -> tuple[list[ScoreInputs], list[Mask]]:
+    """The second copies of the weights that the optimizer keeps, as weights to be masked, with the masks."""
+    return _items((optimizer or _NO_OPTIMIZERS).companions, bound, masks)
+
+
+def _items(
+    kept: Callable[[torch.Tensor], Mapping[str, torch.Tensor]],
+    bound: Sequence[Bound],
+    masks: Mapping[str, Mask],
+) -> tuple[list[ScoreInputs], list[Mask]]:
     items, chosen = [], []
     for one in bound:
         if (mask := masks.get(one.entry.name)) is not None:
-            for key, tensor in optimizer_state.element_state(optimizer, one.parameter).items():
+            for key, tensor in kept(one.parameter).items():
                 items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
                 chosen.append(mask)
     return items, chosen
@@ -160,23 +183,31 @@ def missing_reads(bound: Bound, reads: frozenset[str]) -> MissingStateError | No
             f"parameter '{name}' has no gradient, and the scorer reads it. Call pruner.step() between "
             "backward() and zero_grad(), or leave such parameters dense with missing='skip'"
         )
-    lacking: list[str] = [
-        key for key in ("exp_avg", "exp_avg_sq") if key in reads and getattr(state, key) is None
-    ]
+    lacking: list[str] = [role for role in MOMENTS[:2] if role in reads and getattr(state, role) is None]
     if reads & STEP_READS and not state.step:
         lacking.append("step")
     if not lacking:
         return None
+    missing = f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, and the scorer reads it"
+    if bound.in_optimizer is None:
+        return MissingStateError(f"{missing}: there is no optimizer. Pass it, or use {WITHOUT_STATE}")
     if bound.in_optimizer is False:
-        why = "it is not in the optimizer now (was it replaced after the optimizer was made?)"
-    elif state.keys:
-        why = f"the optimizer keeps {', '.join(state.keys)} for it"
-    else:
-        why = "the optimizer has no state for it, because it has had no gradient in any optimizer step yet"
+        return MissingStateError(
+            f"{missing}: it is not in the optimizer now (was it replaced after the optimizer was made?). "
+            f"Give it to the optimizer, {_LEAVE}"
+        )
+    if not state.keys:
+        stateless = f", or because {state.owner} keeps none" if state.owner else ""
+        return MissingStateError(
+            f"{missing}: the optimizer has no state for it, because it has had no gradient in any optimizer "
+            f"step yet{stateless}. Begin the schedule after the first optimizer step, {_LEAVE}"
+        )
+    told = state.reasons or {}
+    why = "; ".join(dict.fromkeys(told[role] for role in lacking if role in told))
+    kept = f"{', '.join(map(str, state.keys))} for it{f' ({why})' if why else ''}"
     return MissingStateError(
-        f"parameter '{name}' has no {', '.join(lacking)} in the optimizer, and the scorer reads it: {why}. "
-        "Begin the schedule after the first optimizer step, exclude it with ignore, or leave it dense with "
-        "missing='skip'"
+        f"{missing}: {state.owner} keeps {kept}. Use {WITHOUT_STATE}, say with "
+        f"bittersweet.register_optimizer(...) which of these it is, {_LEAVE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The masks of a `Pruner` as a mapping."""
+"""Masks of a model by parameter name."""
 
 from __future__ import annotations
 
@@ -6,36 +6,56 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
-from ..tensors.masks import Mask, Masks
+from ..tensors.masks import Mask, Masks, kept_counts
 from .targets import Plan
 
 if TYPE_CHECKING:
     import torch
+
+    from ..select.events import MaskEvent
 
 __all__ = ["MaskView"]
 
 
 class MaskView(Mapping[str, "torch.Tensor"]):
     """The masks by parameter name (any name of a tied parameter): torch.bool tensors, True = keep, made when
-    asked for.
+    asked for. Prints as a table.
 
     A target that has not been pruned yet is all True. `packed` holds the masks as they are kept, one bit per
     element.
+
+    Attributes:
+        event: What making them did; None for the masks of a `Pruner`, whose events are its history.
     """
 
-    def __init__(self, plan: Plan, masks: Mapping[str, Mask], place: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, masks: Mapping[str, Mask], place: torch.device, event: MaskEvent | None = None
+    ) -> None:
         self._entries = plan.targets
         self._place = place
         self._masks = dict(masks)
+        self.event = event
 
     @property
     def packed(self) -> Masks:
         return Masks(list(self._masks.values()))
 
+    def all_packed(self) -> dict[str, Mask]:
+        """By name, targets that have not been pruned yet too."""
+        return {
+            entry.name: self._masks.get(entry.name) or Mask.full(entry.shape, entry.name, "torch")
+            for entry in self._entries
+        }
+
     @property
     def nbytes(self) -> int:
         """Bytes of the packed masks."""
         return self.packed.nbytes
+
+    def sparsity(self) -> float:
+        """Dead elements of all targets as a share of all their elements; 0.0 without elements."""
+        total = sum(entry.numel for entry in self._entries)
+        return sum(self._dead().values()) / total if total else 0.0
 
     def __getitem__(self, name: str) -> torch.Tensor:
         import torch
@@ -53,3 +73,23 @@ class MaskView(Mapping[str, "torch.Tensor"]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"MaskView({len(self)} targets, sparsity={self.sparsity():.4f}, {self.nbytes:,} bytes)"
+
+    def __str__(self) -> str:
+        dead = self._dead()
+        width = max((len(entry.name) for entry in self._entries), default=0)
+        lines = [f"masks of {len(self)} targets, sparsity {self.sparsity():.4f}, {self.nbytes:,} bytes"]
+        for entry in self._entries:
+            shape = "x".join(map(str, entry.shape)) or "scalar"
+            gone = dead.get(entry.name, 0)
+            share = gone / entry.numel if entry.numel else 0.0
+            lines.append(f"  {entry.name:<{width}}  {shape:>16}  {gone:>13,} pruned  {share:.4f}")
+        return "\n".join(lines)
+
+    def _dead(self) -> dict[str, int]:
+        counts = kept_counts(list(self._masks.values()))
+        return {
+            name: mask.numel - kept for (name, mask), kept in zip(self._masks.items(), counts, strict=True)
+        }

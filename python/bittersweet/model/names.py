@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ..errors import CheckpointError
+from ..errors import ArgumentError, CheckpointError
 from ..options.values import shown
 from .targets import PlanEntry
 
-__all__ = ["match_names", "shape_of"]
+__all__ = ["counterparts", "match_names", "shape_of"]
 
 _PREFIXES = frozenset(("_orig_mod", "module"))
 
@@ -39,6 +39,35 @@ def match_names(saved: Sequence[str], targets: Sequence[PlanEntry]) -> dict[str,
             f"{_near(absent[0], saved)}Use the same model, targets and ignore"
         )
     return matched
+
+
+def counterparts(
+    argument: str, wanted: Mapping[str, Sequence[str]], available: Sequence[str]
+) -> dict[str, str]:
+    """For each name in `wanted` (with its aliases): the one of `available` that means the same parameter.
+
+    Prefixes of wrappers are taken off on both sides. What else is available does not matter.
+
+    Raises:
+        ArgumentError: A name has no counterpart, or more than one.
+    """
+    exact = set(available)
+    bare: dict[str, list[str]] = {}
+    for name in available:
+        bare.setdefault(_bare(name), []).append(name)
+    found: dict[str, str] = {}
+    for name, aliases in wanted.items():
+        names = (name, *aliases)
+        own = next((one for one in names if one in exact), None)
+        others = next((bare[_bare(one)] for one in names if _bare(one) in bare), [])
+        if own is None and len(others) != 1:
+            what = f"has {' and '.join(others)} for it" if others else "has no such tensor"
+            raise ArgumentError(
+                f"{argument}: '{name}' is pruned, and it {what}. {_near(name, available)}Pass a module with "
+                "the names of the pruned model"
+            )
+        found[name] = others[0] if own is None else own
+    return found
 
 
 def shape_of(saved: object) -> tuple[int, ...]:

@@ -1,24 +1,31 @@
-"""The patterns of `targets` and `ignore`: globs of names, modules, and module types."""
+"""The patterns of `targets`, `ignore` and `in_dim`: globs of names, parameters, modules, and module types."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+import re
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ArgumentError
+from .layers import is_embedding
+from .wrappers import unwrap
 
 if TYPE_CHECKING:
     import torch
+
+    Pattern: TypeAlias = str | type | torch.nn.Module | torch.Tensor
 
 
 @dataclass(frozen=True)
 class Place:
     """One name of a parameter: where it hangs in the module tree.
 
-    `around` holds (name, module) for every module from the root to the owner, both included.
+    `around` holds (name, module) for every module from the root to the owner, both included; `path` is the
+    way from one to the next and at last to the parameter.
     """
 
     name: str
@@ -26,16 +33,35 @@ class Place:
     attribute: str
     owner: torch.nn.Module
     around: tuple[tuple[str, torch.nn.Module], ...]
+    parameter: torch.Tensor
+
+    @property
+    def steps(self) -> list[str]:
+        """For each module of `around`, what it holds the next one, or the parameter, as."""
+        return self.path.split(".")
 
 
 @dataclass(frozen=True)
 class Match:
-    """How a pattern met a place: `exact` if it means this very parameter, `by_name` if it spells its full
-    name."""
+    """How a pattern met a place.
 
-    pattern: str
-    exact: bool
-    by_name: bool
+    Attributes:
+        source: The pattern.
+        met: The name that it met: the parameter's, or that of a module around it.
+        exact: It means this very parameter, or the weight of this very module. A list of all parameters
+            means no biases and embeddings.
+        by_name: It spells the parameter: its full name, or a glob that ends in its attribute, such as
+            ``"*.in_proj_weight"``. Not ``"*.weight"``, which is what every layer calls its weight.
+    """
+
+    source: Pattern
+    met: str
+    exact: bool = False
+    by_name: bool = False
+
+    @property
+    def pattern(self) -> str:
+        return _text(self.source)
 
 
 class Patterns:
@@ -45,24 +71,20 @@ class Patterns:
         ArgumentError: A pattern is of another kind, or meets nothing; near names are listed.
     """
 
-    def __init__(
-        self,
-        patterns: Any,
-        argument: str,
-        places: Sequence[Place],
-        unwrap: Callable[[torch.nn.Module], torch.nn.Module],
-    ) -> None:
+    def __init__(self, patterns: Any, argument: str, places: Sequence[Place]) -> None:
+        import torch
         from torch import nn
 
+        kinds = (str, type, nn.Module, torch.Tensor)
         listed: Iterable[Any] = (patterns,)
-        if not isinstance(patterns, (str, type, nn.Module)) and isinstance(patterns, Iterable):
+        if not isinstance(patterns, kinds) and isinstance(patterns, Iterable):
             listed = patterns
-        self._patterns: list[str | type | torch.nn.Module] = []
+        self._patterns: list[Pattern] = []
         for pattern in listed:
-            if not isinstance(pattern, (str, type, nn.Module)):
+            if not isinstance(pattern, kinds):
                 raise ArgumentError(
-                    f"{argument} holds {pattern!r}; accepted: a glob of names such as 'blocks.*.fc', a "
-                    "module, or a module type, or a list of these"
+                    f"{argument} holds {reprlib.repr(pattern)}; accepted: a glob of names such as "
+                    "'blocks.*.fc', a parameter, a module, or a module type, or a list of these"
                 )
             self._patterns.append(unwrap(pattern) if isinstance(pattern, nn.Module) else pattern)
         for known in self._patterns:
@@ -71,48 +93,68 @@ class Patterns:
                     f"{argument} names {_text(known)}, which is not in the model. {_near(known, places)}"
                 )
 
-    def match(self, place: Place) -> Match | None:
-        """The closest match of any pattern, or None."""
+    def matches(self, place: Place) -> list[Match]:
+        """How the patterns met this place, the closest first."""
         found = [match for pattern in self._patterns if (match := _match(pattern, place)) is not None]
-        return max(found, key=lambda match: (match.by_name, match.exact), default=None)
+        return sorted(found, key=lambda match: (match.by_name, match.exact), reverse=True)
 
 
-def _match(pattern: str | type | torch.nn.Module, place: Place) -> Match | None:
+def _match(pattern: Pattern, place: Place) -> Match | None:
+    import torch
     from torch import nn
 
     if isinstance(pattern, str):
-        by_name = pattern in (place.name, place.path)
-        if by_name or fnmatch.fnmatchcase(place.name, pattern):
-            return Match(repr(pattern), by_name, by_name)
-        if any(name and fnmatch.fnmatchcase(name, pattern) for name, _ in place.around):
-            return Match(repr(pattern), exact=False, by_name=False)
-        return None
+        if pattern in (place.name, place.path):
+            return Match(pattern, place.name, exact=True, by_name=True)
+        if fnmatch.fnmatchcase(place.name, pattern):
+            spelled = re.split(r"[*?.\]]", pattern)[-1] == place.attribute != "weight"
+            return Match(pattern, place.name, spelled, spelled)
+        name = next((name for name, _ in place.around if name and fnmatch.fnmatchcase(name, pattern)), None)
+        return None if name is None else Match(pattern, name)
+    if isinstance(pattern, torch.Tensor):
+        exact = pattern.dim() > 1 and not is_embedding(place)
+        return Match(pattern, place.name, exact) if pattern is place.parameter else None
 
     def means(module: torch.nn.Module) -> bool:
         return isinstance(module, pattern) if isinstance(pattern, type) else module is pattern
 
-    if means(place.owner):
-        return Match(
-            _text(pattern), exact="weight" in place.attribute and pattern is not nn.Module, by_name=False
-        )
-    if any(means(module) for _, module in place.around):
-        return Match(_text(pattern), exact=False, by_name=False)
+    for name, module in reversed(place.around):
+        if means(module):
+            own = module is place.owner and "weight" in place.attribute and pattern is not nn.Module
+            return Match(pattern, name, exact=own)
     return None
 
 
-def _text(pattern: str | type | torch.nn.Module) -> str:
+def _text(pattern: Pattern) -> str:
     if isinstance(pattern, str):
         return repr(pattern)
-    return pattern.__name__ if isinstance(pattern, type) else f"a {type(pattern).__name__} module"
+    if isinstance(pattern, type):
+        return pattern.__name__
+    shape = getattr(pattern, "shape", None)
+    if shape is not None:
+        return f"a {type(pattern).__name__} of shape {tuple(shape)}"
+    return f"a {type(pattern).__name__} module"
 
 
-def _near(pattern: str | type | torch.nn.Module, places: Sequence[Place]) -> str:
+def _near(pattern: Pattern, places: Sequence[Place]) -> str:
+    import torch
+
+    types = {type(module).__name__: type(module) for place in places for _, module in place.around}
     if isinstance(pattern, str):
+        if pattern in types:
+            return f"{pattern} is a type of modules: pass the type itself, {_qualified(types[pattern])}"
         names = dict.fromkeys(place.name for place in places)
         names.update(dict.fromkeys(name for place in places for name, _ in place.around if name))
         near = difflib.get_close_matches(pattern, list(names), n=5, cutoff=0.4) or list(names)[:5]
         return f"Near or known names: {', '.join(near)}"
-    types = sorted({type(module).__name__ for place in places for _, module in place.around})
     if isinstance(pattern, type):
-        return f"Modules with parameters are of the types: {', '.join(types)}"
-    return "Pass a module that is a part of this model"
+        return f"Modules with parameters are of the types: {', '.join(sorted(types))}"
+    kind = "parameter" if isinstance(pattern, torch.Tensor) else "module"
+    return f"Pass a {kind} that is a part of this model"
+
+
+def _qualified(cls: type) -> str:
+    from torch import nn
+
+    public = getattr(nn, cls.__name__, None) is cls
+    return f"torch.nn.{cls.__name__}" if public else f"{cls.__module__}.{cls.__qualname__}"

@@ -1,303 +1,261 @@
 """Which parameters are pruned, and why the others are not.
 
 `find_targets` walks a model once and gives a `Plan`: one entry per parameter, with a reason for each that is
-left alone. The plan keeps names, not tensors; `lookup` finds the tensor that a name means now.
+left alone.
 """
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, Error, LayoutError, ShapeError
+from ..errors import ArgumentError, LayoutError
+from ..notices import warn_once
+from ..optimizers.optimizers import Optimizers
+from ..tensors.geometry import Axes
+from .adapters import adapter_of, is_named
+from .layers import KINDS, is_embedding, is_norm, known_axes
 from .patterns import Match, Patterns, Place
+from .plan import Plan, PlanEntry, check_shape, lookup, require_rows
+from .wrappers import refuse_distributed, refuse_sharded, unwrap, wrapped_child
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Plan", "PlanEntry", "find_targets", "lookup", "unwrap"]
+__all__ = ["Plan", "PlanEntry", "check_shape", "find_targets", "lookup", "require_rows", "unwrap"]
 
-_WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
 _PARAMETRIZED_SUFFIXES = ("_g", "_v", "_orig")
 
 
 @dataclass(frozen=True)
-class PlanEntry:
-    """One parameter of the model.
+class _Left:
+    """Why a parameter is left alone, and whether somebody asked for that."""
 
-    Attributes:
-        name: Its name without the prefixes that torch.compile and DDP add.
-        aliases: The other names of the same parameter (tied weights).
-        path: Its path from the unwrapped model, as `Module.get_parameter` takes it.
-        shape: Its shape when the plan was made.
-        dtype: Its element type when the plan was made, such as ``float32``.
-        in_dim: The axis of the inputs: 0 for transposed convolutions and transformers' Conv1D, None for the
-            default (axis 1, or the only axis).
-        reason: Why it is not pruned; None if it is.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    in_dim: int | None
-    reason: str | None
-
-    @property
-    def pruned(self) -> bool:
-        return self.reason is None
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def one_row(self) -> tuple[int, ...]:
-        """The shape of one output row: all axes but that of the inputs have length 1."""
-        axis = self.in_dim if self.in_dim is not None else min(1, len(self.shape) - 1)
-        return tuple(size if i == axis else 1 for i, size in enumerate(self.shape))
-
-    @property
-    def inputs(self) -> int:
-        """Length of the input axis: input features or channels."""
-        return math.prod(self.one_row)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "aliases": list(self.aliases),
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "elements": self.numel,
-            "pruned": self.pruned,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a `Pruner` will prune and what not, and why. Prints as a table; `to_dict` gives plain values.
-
-    Attributes:
-        entries: One `PlanEntry` per parameter of the model, in the order of ``model.named_parameters()``.
-        settings: What the pruner will do with them (scorer, scope, schedule ...), as text.
-    """
-
-    entries: tuple[PlanEntry, ...]
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def targets(self) -> tuple[PlanEntry, ...]:
-        return tuple(entry for entry in self.entries if entry.pruned)
-
-    @property
-    def excluded(self) -> tuple[PlanEntry, ...]:
-        return tuple(entry for entry in self.entries if not entry.pruned)
-
-    def __iter__(self) -> Iterator[PlanEntry]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"settings": dict(self.settings), "parameters": [entry.to_dict() for entry in self.entries]}
-
-    def __str__(self) -> str:
-        targets, elements = self.targets, sum(entry.numel for entry in self.entries)
-        pruned = sum(entry.numel for entry in targets)
-        share = pruned / elements if elements else 0.0
-        lines = [
-            f"Bittersweet plan: {len(targets)} of {len(self.entries)} parameters take part, "
-            f"{pruned:,} of {elements:,} elements ({share:.1%})"
-        ]
-        lines += [f"  {key}: {value}" for key, value in self.settings.items()]
-        width = max((len(entry.name) for entry in self.entries), default=0)
-        for title, group in (("pruned", targets), ("not pruned", self.excluded)):
-            if group:
-                lines.append(f"{title}:")
-                lines += [_row(entry, width) for entry in group]
-        return "\n".join(lines)
-
-
-def _row(entry: PlanEntry, width: int) -> str:
-    shape = "x".join(map(str, entry.shape)) or "scalar"
-    notes = [f"tied with {', '.join(entry.aliases)}"] if entry.aliases else []
-    if entry.reason:
-        notes.append(entry.reason)
-    columns = f"{entry.name:<{width}}  {shape:>16}  {entry.numel:>13,}  {entry.dtype:<8}"
-    return f"  {columns}  {'; '.join(notes)}".rstrip()
-
-
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """The model inside torch.compile's, DDP's and DataParallel's wrappers."""
-    while (inner := _wrapped_child(model)) is not None:
-        model = inner
-    return model
-
-
-def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
-    """The parameter that `entry` means now.
-
-    Raises:
-        Error: The model no longer has such a parameter.
-        ShapeError: It has another shape than when the plan was made.
-    """
-    module: Any = model
-    *owners, attribute = entry.path.split(".")
-    for owner in owners:
-        module = module._modules.get(owner)
-        if module is None:
-            break
-    parameter: torch.Tensor | None = module._parameters.get(attribute) if module is not None else None
-    if parameter is None:
-        raise Error(
-            f"the model no longer has the parameter '{entry.name}' (removed, renamed, or parametrized after "
-            "the Pruner was made). Make a new Pruner for the changed model"
-        )
-    check_shape(entry, parameter)
-    return parameter
-
-
-def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
-    """Raises ShapeError if `parameter` does not have the shape that `entry` saw."""
-    if parameter.shape != entry.shape:
-        raise ShapeError(
-            f"parameter '{entry.name}' has shape {tuple(parameter.shape)}; it had {entry.shape} when the "
-            "Pruner was made. Make a new Pruner for the changed model"
-        )
+    reason: str
+    asked: bool = False
 
 
 def find_targets(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Any = None,
     targets: Any = None,
     ignore: Any = None,
     settings: Mapping[str, str] | None = None,
+    *,
+    in_dim: Mapping[Any, int] | None = None,
+    frozen: bool = False,
 ) -> Plan:
     """Decides for every parameter of `model` whether it is pruned.
 
-    By default these are the weights of Linear and Conv layers (their subclasses, and transformers' Conv1D);
-    not biases, norms, embeddings or other parameters, nor anything tied to an embedding. Never pruned:
-    parameters that do not require grad, that are not in `optimizer` (if one is given), or from which a
-    parametrization computes the real weight (weight_norm and its kin: a zero there is not a zero weight).
+    By default these are the weights of Linear and Conv layers (their subclasses, and transformers' Conv1D),
+    the projections of torch's MultiheadAttention, and the experts of transformers' mixtures; not biases,
+    norms, embeddings, adapters (LoRA and its kin) or other parameters, nor anything tied to an embedding.
+    Never pruned: parameters that do not require grad, that are not in `optimizer` (if one is given), or from
+    which a parametrization computes the real weight (weight_norm and its kin: a zero there is not a zero
+    weight).
 
-    `targets` narrows the choice and `ignore` takes away from it. Both take a glob of names, a module, a
-    module type, or several of these. A glob is held against the parameter's name and the names of the modules
-    around it. What the default leaves out is pruned only if `targets` gives its exact name, or (for
-    parameters with ``weight`` in their name) its own module or that module's type.
+    `targets` narrows the choice and `ignore` takes away from it. Both take a glob of names, a parameter, a
+    module, a module type, or several of these. A glob is held against the parameter's name and the names of
+    the modules around it. What the default leaves out is pruned only if `targets` gives its exact name, a
+    glob that ends in its attribute (``"*.scale"``; not ``"*.weight"``, which is what every layer has), the
+    parameter itself (of two or more axes, no embedding or adapter), or (for parameters with ``weight`` in
+    their name) its own module or that module's type. An adapter is reached by its exact name, its module, or
+    a glob that spells a part of it (``"*lora_A*"``).
 
     Tied parameters make one entry with all names. The order is that of ``model.named_parameters()``.
 
+    If more than a tenth of the elements in parameters of two or more axes, embeddings apart, is left out by
+    the default or the optimizer, the plan says so, and so does one warning per class of models.
+
+    Args:
+        in_dim: For parameters of which no class says what their axes mean: the axis of the inputs, by the
+            same patterns. All other axes then count output rows. A parameter of three or more axes that has
+            none can be pruned by the scopes global and tensor only, see `require_rows`.
+        frozen: Parameters that do not require grad take part too, for pruning without training.
+
     Raises:
-        ArgumentError: A pattern matches nothing, or nothing at all is left to prune.
-        LayoutError: Two different parameters share their memory.
+        ArgumentError: `model` is no module, a pattern matches nothing, nothing at all is left to prune, or
+            `in_dim` names an axis that is not there or contradicts a class.
+        LayoutError: Two different parameters share their memory, or their memory is spread over ranks (FSDP,
+            DTensor).
         DTypeError, DeviceError: A chosen parameter is not a dense f32, f16 or bf16 tensor in reach of this
             build.
     """
     root = unwrap(model)
-    parameters: dict[int, tuple[torch.Tensor, list[Place]]] = {}
-    for place, parameter in _places(root, "", "", ()):
-        parameters.setdefault(id(parameter), (parameter, []))[1].append(place)
-    everything = [place for _, places in parameters.values() for place in places]
-    wanted = None if targets is None else Patterns(targets, "targets", everything, unwrap)
-    unwanted = None if ignore is None else Patterns(ignore, "ignore", everything, unwrap)
-    trained = (
-        None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
-    )
+    refuse_sharded(root)
+    parameters: dict[int, list[Place]] = {}
+    for place in _places(root, "", "", ()):
+        parameters.setdefault(id(place.parameter), []).append(place)
+    everything = [place for places in parameters.values() for place in places]
+    wanted = None if targets is None else Patterns(targets, "targets", everything)
+    unwanted = None if ignore is None else Patterns(ignore, "ignore", everything)
+    given = _given_axes(in_dim, parameters)
+    optimizers = Optimizers.of(optimizer)
+    trained = set(optimizers.groups()) if optimizers else None
 
     entries = []
-    for parameter, places in parameters.values():
-        reason = _reason(parameter, places, wanted, unwanted, trained)
-        first = next((place for place in places if _is_default(place)), places[0])
-        entries.append(
-            PlanEntry(
-                name=places[0].name,
-                aliases=tuple(place.name for place in places[1:]),
-                path=places[0].path,
-                shape=_shape(parameter),
-                dtype=str(parameter.dtype).removeprefix("torch."),
-                in_dim=_in_dim(first),
-                reason=reason,
-            )
-        )
+    for key, places in parameters.items():
+        left = _why_left(places, wanted, unwanted, trained, frozen)
+        entries.append(_entry(places, given.get(key), left))
     plan = Plan(tuple(entries), dict(settings or {}))
     if not plan.targets:
-        listed = (
-            "; ".join(f"{entry.name}: {entry.reason}" for entry in entries[:12]) or "it has no parameters"
+        raise ArgumentError(_nothing(entries))
+    chosen = [places[0] for entry, places in zip(entries, parameters.values(), strict=True) if entry.pruned]
+    for place in chosen:
+        refuse_distributed(place.name, place.parameter)
+    _check_memory((place.name, place.parameter) for place in chosen)
+    if (overlooked := plan.overlooked()) is not None:
+        warn_once(
+            f"overlooked in {type(root).__module__}.{type(root).__qualname__}",
+            f"targets: {overlooked}. Name what is to be pruned in targets, and what is not in ignore; the "
+            "plan lists all",
         )
-        raise ArgumentError(
-            f"nothing to prune in this model ({listed}). Change targets, ignore or the optimizer"
-        )
-    chosen = zip(entries, (parameter for parameter, _ in parameters.values()), strict=True)
-    _check_memory((entry.name, parameter) for entry, parameter in chosen if entry.pruned)
     return plan
 
 
 def _places(
     module: torch.nn.Module, path: str, name: str, around: tuple[tuple[str, torch.nn.Module], ...]
-) -> Iterator[tuple[Place, torch.Tensor]]:
+) -> Iterator[Place]:
     around = (*around, (name, module))
     for attribute, parameter in module._parameters.items():
         if parameter is not None:
-            yield Place(_join(name, attribute), _join(path, attribute), attribute, module, around), parameter
-    transparent = _wrapped_child(module) is not None
-    for child_name, child in module._modules.items():
+            yield Place(_join(name, attribute), _join(path, attribute), attribute, module, around, parameter)
+    wrapped = wrapped_child(module)
+    for child_name, child in module._modules.items() if wrapped is None else (wrapped,):
         if child is not None:
-            yield from _places(
-                child, _join(path, child_name), name if transparent else _join(name, child_name), around
-            )
+            own = _join(name, child_name) if wrapped is None else name
+            yield from _places(child, _join(path, child_name), own, around)
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _wrapped_child(module: torch.nn.Module) -> torch.nn.Module | None:
-    for cls in type(module).__mro__:
-        if cls.__name__ in _WRAPPERS:
-            return module._modules.get(_WRAPPERS[cls.__name__])
-    return None
-
-
-def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+def _entry(places: list[Place], given: int | None, left: _Left | None) -> PlanEntry:
+    first, parameter = places[0], places[0].parameter
+    known = next((axes for place in places if (axes := known_axes(place, parameter)) is not None), None)
     try:
-        return tuple(parameter.shape)
+        shape = tuple(parameter.shape)
     except RuntimeError:  # a lazy module's parameter has no shape before its first forward pass
-        return ()
-
-
-def _class_names(module: torch.nn.Module) -> list[str]:
-    return [cls.__name__ for cls in type(module).__mro__]
-
-
-def _is_default(place: Place) -> bool:
-    from torch import nn
-    from torch.nn.modules.conv import _ConvNd
-
-    if place.attribute != "weight":
-        return False
-    return isinstance(place.owner, (nn.Linear, _ConvNd)) or "Conv1D" in _class_names(place.owner)
-
-
-def _is_embedding(place: Place) -> bool:
-    return (
-        "weight" in place.attribute
-        and not _is_default(place)
-        and (any("embedding" in name.lower() for name in _class_names(place.owner)))
+        shape = ()
+    axes = known or (Axes() if given is None else Axes(given, 0))
+    weight = (
+        len(shape) > 1 and parameter.is_floating_point() and not any(is_embedding(place) for place in places)
+    )
+    return PlanEntry(
+        name=first.name,
+        aliases=tuple(place.name for place in places[1:]),
+        path=first.path,
+        shape=shape,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        in_dim=axes.in_dim,
+        reason=None if left is None else left.reason,
+        kernel_dims=axes.kernel_dims,
+        groups=axes.groups,
+        rows_known=known is not None or given is not None or len(shape) < 3,
+        overlooked=weight and left is not None and not left.asked,
+        weight=weight,
     )
 
 
-def _in_dim(place: Place) -> int | None:
-    from torch.nn.modules.conv import _ConvTransposeNd
+def _given_axes(in_dim: Any, parameters: Mapping[int, list[Place]]) -> dict[int, int]:
+    """The axes that the user gives, by the id of the parameter, counted from 0."""
+    if in_dim is None:
+        return {}
+    if not isinstance(in_dim, Mapping):
+        raise ArgumentError(
+            f"in_dim: found {type(in_dim).__name__}; accepted: a mapping from names or globs to axes, such "
+            "as {'experts.up': 2}"
+        )
+    everything = [place for places in parameters.values() for place in places]
+    found: dict[int, int] = {}
+    for pattern, value in in_dim.items():
+        patterns = Patterns(pattern, "in_dim", everything)
+        for key, places in parameters.items():
+            if not any(patterns.matches(place) for place in places):
+                continue
+            axis = _axis(value, places[0])
+            known = next((axes for place in places if (axes := known_axes(place, place.parameter))), None)
+            usual = axis if known is None else 1 if known.in_dim is None else known.in_dim
+            if axis != usual or found.setdefault(key, axis) != axis:
+                other, why = (found[key], "another pattern") if axis == usual else (usual, "its class")
+                raise ArgumentError(
+                    f"in_dim: axis {axis} for '{places[0].name}', whose inputs are on axis {other} by {why}. "
+                    "Narrow the pattern"
+                )
+    return found
 
-    if not _is_default(place):
+
+def _axis(value: Any, place: Place) -> int:
+    dims = place.parameter.dim()
+    try:
+        axis = operator.index(value)
+    except TypeError:
+        axis = dims
+    if isinstance(value, bool) or not -dims <= axis < dims:
+        raise ArgumentError(
+            f"in_dim: {value!r} for '{place.name}' of shape {tuple(place.parameter.shape)}; accepted: an "
+            f"axis, {-dims} to {dims - 1}"
+        )
+    return axis % dims
+
+
+def _why_left(
+    places: list[Place],
+    wanted: Patterns | None,
+    unwanted: Patterns | None,
+    trained: set[int] | None,
+    frozen: bool,
+) -> _Left | None:
+    parameter = places[0].parameter
+    for place in places:
+        if (computed := _computed_from(place)) is not None:
+            return _Left(
+                f"parametrized: '{computed}' is computed from it, and a zero here is not a zero weight"
+            )
+        if unwanted is not None and (ignored := unwanted.matches(place)):
+            return _Left(f"ignored by {ignored[0].pattern}", asked=True)
+    left = _why_not_a_target(places, wanted)
+    if not parameter.requires_grad and not frozen:
+        return _Left("frozen (requires_grad is False)" if left is None else left.reason, asked=True)
+    if left is None and trained is not None and id(parameter) not in trained:
+        return _Left("not in the optimizer")
+    return left
+
+
+def _why_not_a_target(places: list[Place], wanted: Patterns | None) -> _Left | None:
+    embedding = next((place for place in places if is_embedding(place)), None)
+    adapter = next((name for place in places if (name := adapter_of(place)) is not None), None)
+    if wanted is not None:
+        matches = [(place, match) for place in places for match in wanted.matches(place)]
+        if not matches:
+            return _Left("not named by targets", asked=True)
+        if adapter is not None and any(is_named(place, match, adapter) for place, match in matches):
+            return None
+        for place, match in matches:
+            if adapter is None and _reaches(place, match, embedding):
+                return None
+    advice = "; to prune it, give its exact name in targets" if wanted is not None else ""
+    if adapter is not None:
+        return _Left(f"adapter ({adapter}); to prune it, name it in targets", asked=True)
+    if embedding is not None:
+        others = [place.name for place in places if place is not embedding]
+        return _Left(f"tied to the embedding '{embedding.name}'{advice}" if others else f"embedding{advice}")
+    place = places[0]
+    if any(known_axes(place, place.parameter) is not None for place in places):
         return None
-    transposed = isinstance(place.owner, _ConvTransposeNd) or "Conv1D" in _class_names(place.owner)
-    return 0 if transposed else None
+    if "bias" in place.attribute:
+        return _Left(f"bias{advice}")
+    if is_norm(place):
+        return _Left(f"norm{advice}")
+    return _Left(f"not the weight of a {KINDS} layer{advice}")
+
+
+def _reaches(place: Place, match: Match, embedding: Place | None) -> bool:
+    """Whether a match prunes what the default leaves out."""
+    return match.by_name or (match.exact and (embedding is None or is_embedding(place)))
 
 
 def _computed_from(place: Place) -> str | None:
@@ -315,48 +273,14 @@ def _computed_from(place: Place) -> str | None:
     return None
 
 
-def _reason(
-    parameter: torch.Tensor,
-    places: list[Place],
-    wanted: Patterns | None,
-    unwanted: Patterns | None,
-    trained: set[int] | None,
-) -> str | None:
-    for place in places:
-        if (computed := _computed_from(place)) is not None:
-            return f"parametrized: '{computed}' is computed from it, and a zero here is not a zero weight"
-        if unwanted is not None and (match := unwanted.match(place)) is not None:
-            return f"ignored by {match.pattern}"
-    reason = _kind_reason(places, wanted)
-    if reason is None and not parameter.requires_grad:
-        reason = "frozen (requires_grad is False)"
-    if reason is None and trained is not None and id(parameter) not in trained:
-        reason = "not in the optimizer"
-    return reason
-
-
-def _kind_reason(places: list[Place], wanted: Patterns | None) -> str | None:
-    embedding = next((place for place in places if _is_embedding(place)), None)
-    matches: list[tuple[Place, Match]] = []
-    if wanted is not None:
-        matches = [(place, match) for place in places if (match := wanted.match(place)) is not None]
-        if not matches:
-            return "not named by targets"
-        for place, match in matches:
-            if match.by_name or (match.exact and (embedding is None or _is_embedding(place))):
-                return None
-    advice = "; to prune it, give its exact name in targets" if wanted is not None else ""
-    if embedding is not None:
-        others = [place.name for place in places if place is not embedding]
-        return f"tied to the embedding '{embedding.name}'{advice}" if others else f"embedding{advice}"
-    if any(_is_default(place) for place in places):
-        return None
-    place = places[0]
-    if "bias" in place.attribute:
-        return f"bias{advice}"
-    if any("norm" in name.lower() for name in _class_names(place.owner)):
-        return f"norm{advice}"
-    return f"not the weight of a Linear, Conv or Conv1D layer{advice}"
+def _nothing(entries: list[PlanEntry]) -> str:
+    entries = sorted(entries, key=lambda entry: entry.reason == "not named by targets")
+    listed = "; ".join(f"{entry.name}: {entry.reason}" for entry in entries[:12]) or "it has no parameters"
+    more = f"; and {len(entries) - 12} more" if len(entries) > 12 else ""
+    text = f"nothing to prune in this model ({listed}{more}). Change targets, ignore or the optimizer"
+    if any((entry.reason or "").startswith("frozen") for entry in entries):
+        text += ". Frozen weights are pruned once, without training, by bittersweet.prune_"
+    return text
 
 
 def _check_memory(chosen: Iterable[tuple[str, torch.Tensor]]) -> None:

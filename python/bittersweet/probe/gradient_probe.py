@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError
-from ..model import optimizer_state
 from ..model.binding import Bound, bind, masks_of, missing_reads, score_inputs
 from ..model.preserve import preserved
-from ..model.targets import Plan, PlanEntry, find_targets, unwrap
+from ..model.targets import Plan, PlanEntry, find_targets, require_rows, unwrap
+from ..optimizers.optimizers import Optimizers
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
@@ -139,10 +139,11 @@ class GradientProbe:
             "scorer": scorer, "selector": selector, "scope": scope, "distribution": distribution,
             "max_tensor_sparsity": max_tensor_sparsity, "ties": ties, "nonfinite": nonfinite, "seed": seed,
         }  # fmt: skip
-        self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
+        self._optimizers = Optimizers.of(optimizer)
         self._norms = InputNorms(input_norms)
-        require_inputs(self._call, self._optimizer, self._norms.given)
-        self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._describe())
+        require_inputs(self._call, self._optimizers, self._norms.given)
+        self._plan = find_targets(self._model, self._optimizers, targets, ignore, self._describe())
+        require_rows(self._plan.targets, self._scope.text)
         full = {
             one.entry.name: Mask.full(
                 one.entry.shape, one.entry.name, "torch", devices.runtime.index_of(one.parameter)
@@ -151,6 +152,9 @@ class GradientProbe:
         }
         self._masks = {**full, **masks_of(self._plan.targets, masks or {})}
         self._history: list[ProbeResult] = []
+
+    def __repr__(self) -> str:
+        return f"<GradientProbe of {len(self._plan.targets)} weights, {len(self._history)} probes>"
 
     def prune(self, sparsity: float | None = None) -> ProbeResult:
         """Prunes candidates up to `sparsity`; zeroes them, and what was pruned before.
@@ -349,7 +353,7 @@ class GradientProbe:
             ) from None
 
     def _bind(self) -> list[Bound]:
-        return bind(self._model, self._optimizer, self._plan.targets, self._call.reads)
+        return bind(self._model, self._optimizers, self._plan.targets, self._call.reads)
 
     @contextmanager
     def _undone_on_error(self) -> Iterator[_Before]:

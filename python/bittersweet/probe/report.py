@@ -111,6 +111,12 @@ class ProbeResult:
             values[key] = getattr(self, key)
         return values
 
+    def __repr__(self) -> str:
+        return (
+            f"ProbeResult({len(self.layers)} weights, requested {self.requested_sparsity:.4f}, achieved "
+            f"{self.achieved_sparsity:.4f}; print it for the table)"
+        )
+
     def __str__(self) -> str:
         rows: list[Sequence[str]] = [
             ("tensor", "elements", "candidates", "pruned", "kept", "no gradient", "sparsity")
@@ -191,6 +197,12 @@ class ProbeIteration:
         for key in ("metric", "requested_sparsity", "achieved_sparsity"):
             values[key] = encode(getattr(self, key))
         return values
+
+    def __repr__(self) -> str:
+        return (
+            f"ProbeIteration({len(self.rounds)} rounds, achieved {self.achieved_sparsity:.4f}, metric "
+            f"{self.metric:.4g}; print it for the table)"
+        )
 
     def __str__(self) -> str:
         rows = [("round", "requested", "achieved", "candidates", "pruned", "metric", "", "ms")]

@@ -104,6 +104,9 @@ class CapturableStep:
             "one of the copied tensors, with masks=step.masks as their masks"
         )
 
+    def __repr__(self) -> str:
+        return f"<CapturableStep of {len(self._table.names)} tensors, {self._table.total:,} elements>"
+
     @property
     def masks(self) -> Masks:
         """The masks after the last run on this stream; every run writes them anew, in place."""

@@ -47,6 +47,9 @@ class MaskEvent:
         achieved_sparsity_all: Sparsity over all targets, skipped ones included.
         standard_error: Of the achieved sparsity, from the sampling selector.
         converged: False if an iterative selector stopped early; it says so instead of passing in silence.
+        groups: Where budgets were given by glob, for each glob: ``requested``, ``achieved``, ``threshold``,
+            ``pruned`` and ``total`` of its tensors.
+        dense: Names of targets that no glob met; they were left alone.
     """
 
     step: int | None
@@ -75,6 +78,8 @@ class MaskEvent:
     achieved_sparsity_all: float | None = None
     standard_error: float | None = None
     converged: bool = True
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dense: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
@@ -101,12 +106,19 @@ class MaskEvent:
                 f"mask event: found {type(values).__name__}; accepted: what to_dict() returned"
             )
         decoded = {key: _decode(value) if key in _FLOAT_FIELDS else value for key, value in values.items()}
-        if "skipped" in decoded:
-            decoded["skipped"] = tuple(decoded["skipped"])
+        for listed in ("skipped", "dense"):
+            if listed in decoded:
+                decoded[listed] = tuple(decoded[listed])
         try:
             return MaskEvent(**decoded)
         except TypeError as error:
             raise ArgumentError(f"mask event: {error}") from None
+
+    def __repr__(self) -> str:
+        return (
+            f"MaskEvent(step={self.step}, {self.scorer}, sparsity={self.achieved_sparsity:.4f}, "
+            f"{self.pruned:,} of {self.total:,} pruned; print it for more)"
+        )
 
     def __str__(self) -> str:
         head = "mask event" if self.step is None else f"step {self.step}"
@@ -134,6 +146,9 @@ class MaskEvent:
             notes.append(f"skipped for missing state: {', '.join(self.skipped)}")
         if self.achieved_sparsity_all is not None:
             notes.append(f"sparsity over all targets {self.achieved_sparsity_all:.4f}")
+        if self.dense:
+            notes.append(f"left dense: {', '.join(self.dense)}")
+        lines += [_group_line(glob, found) for glob, found in self.groups.items()]
         return "\n".join([*lines, "  " + ", ".join(notes)] if notes else lines)
 
 
@@ -199,6 +214,10 @@ class MaskHistory(list[MaskEvent]):
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
 
+    def __repr__(self) -> str:
+        last = f", the last one {self[-1]!r}" if self else ""
+        return f"MaskHistory({len(self)} events{last})"
+
     def __str__(self) -> str:
         if not self:
             return "no mask events yet"
@@ -237,8 +256,20 @@ _NUMBERS = (
     *("passes", "milliseconds", "extra_bytes", "standard_error"),
 )
 _FLOAT_FIELDS = frozenset(
-    ("threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps", "v_zero")
-)
+    (
+        "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",
+        "v_zero", "groups",
+    )
+)  # fmt: skip
+
+
+def _group_line(glob: str, found: Mapping[str, Any]) -> str:
+    asked = "" if found["requested"] is None else f" (requested {found['requested']:.4f})"
+    value = "per group" if found["threshold"] is None else f"{found['threshold']:.6g}"
+    return (
+        f"  '{glob}': sparsity {found['achieved']:.4f}{asked}, {found['pruned']:,} of {found['total']:,} "
+        f"pruned, threshold {value}"
+    )
 
 
 def _row(event: MaskEvent) -> tuple[str, ...]:

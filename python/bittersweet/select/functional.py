@@ -272,38 +272,10 @@ def make_masks(
     max_tensor_sparsity: float | None = None,
     sync: bool = True,
 ) -> Masks:
-    """New masks for one tensor or a list of tensors. Nothing but the masks is written.
+    """New masks for one tensor or a list of tensors, which are one sequence in the order of the list.
 
-    Args:
-        inputs: A ScoreInputs or a list of them; together they are one sequence in the order of the list.
-        sparsity: Fraction of all elements to prune, 0 to 1: k = floor(sparsity * n + 0.5). Give this or `k`;
-            scope ``"N:M"`` needs neither and prunes 1 - N/M.
-        k: Number of elements to prune, dead ones included.
-        scope: Who competes: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"`` (N of every M inputs kept), or
-            an object.
-        distribution: How much each tensor gives, for scopes other than global: ``"uniform"`` (None),
-            ``"erk"`` or ``"layer_adaptive"``.
-        rounding: Elements per row: ``"nearest"``, or ``"floor"`` as in WANDA's reference.
-        remainder: For N:M, an input length that M does not divide: ``"error"``, or ``"keep"`` the rest dense.
-        scorer: A name or a scorer object.
-        selector: A name or a selector object.
-        ties: ``"exact"`` prunes exactly k, equal scores by lowest (tensor position, flat index) first;
-            ``"at_or_below"`` and ``"below"`` compare with the threshold alone. None: exact with exact
-                selectors, else at_or_below.
-        nonfinite: ``"error"``, or ``"keep"`` to never prune a NaN score.
-        seed: For selectors that sample and for scorer ``"random"``; never moves an exact result.
-        eps: Overrides the scorer's default.
-        regrow: Whether dead elements compete again. False: what is dead stays dead.
-        max_tensor_sparsity: Cap per tensor under a global threshold. None: no cap.
-        sync: Whether numbers are read from a CUDA device at once; see the head of this module.
-
-    Returns:
-        The masks, one bit per element; `Masks.event` says what happened.
-
-    Raises:
-        NonFiniteScoreError: A live score is NaN and `nonfinite` is ``"error"``.
-        MissingStateError, ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See
-            `bittersweet.errors`.
+    Nothing but the masks is written. Options and errors are those of ``bittersweet.make_masks``, which this
+    is for tensors. Returns the masks, one bit per element; `Masks.event` says what happened.
     """
     single, items = as_items(inputs)
     options = Options(

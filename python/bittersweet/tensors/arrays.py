@@ -268,11 +268,23 @@ def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
             f"{argument} of '{tensor}' is a fake tensor without memory; tensors with memory are accepted. "
             "Call this outside fake-tensor mode and tracing"
         )
+    if hasattr(type(value), "dequantize") and type(value).dequantize is not _torch_dequantize():
+        raise LayoutError(
+            f"{argument} of '{tensor}' is quantised ({type(value).__name__}): it does not hold the numbers "
+            "that it stands for; plain tensors are accepted. Pass tensor.dequantize()"
+        )
     if names & {"UninitializedParameter", "UninitializedBuffer"}:
         raise LayoutError(
             f"{argument} of '{tensor}' is not initialised yet. Run one forward pass through its lazy "
             "module first"
         )
+
+
+@functools.cache
+def _torch_dequantize() -> Any:
+    import torch
+
+    return torch.Tensor.dequantize
 
 
 def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, accept: frozenset[int]) -> View:

@@ -137,11 +137,19 @@ class Engine:
     def count_violations(self, table: array[int], which: int, roles: int) -> list[int]:
         return self._counted("cuda_count_violations", table, which, roles)
 
+    def enqueue_violations(self, table: array[int], which: int, roles: int) -> Callable[[], list[int]]:
+        """`count_violations` without waiting; calling the result waits."""
+        return self._enqueued("cuda_count_violations", table, which, roles)
+
     def _counted(self, verb: str, table: array[int], *arguments: int) -> list[int]:
+        return self._enqueued(verb, table, *arguments)()
+
+    def _enqueued(self, verb: str, table: array[int], *arguments: int) -> Callable[[], list[int]]:
         with runtime.guard(self.device):
             counts = words_on(self.device, len(table) // len(_core.TABLE_COLUMNS))
             getattr(runtime.native, verb)(runtime.queue(self.device), table, *arguments, counts.data_ptr())
-            return [int(count) for count in runtime.fetch(counts, self.device)()]
+            wait = runtime.fetch(counts, self.device)
+        return lambda: [int(count) for count in wait()]
 
 
 def stream_of(device: int) -> int:

@@ -336,6 +336,7 @@ def mask_table(masks: Sequence[Mask]) -> array[int]:
         table[row * WIDTH + COLUMN["inner"]] = 1
         table[row * WIDTH + COLUMN["row_stride"]] = mask.numel
         table[row * WIDTH + COLUMN["input_stride"]] = 1
+        table[row * WIDTH + COLUMN["blocks"]] = 1
     return table
 
 

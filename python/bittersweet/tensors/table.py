@@ -11,9 +11,10 @@ from typing import Any
 
 from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
 from ..options.scorers import ScorerCall
-from ..options.values import BELOW_ONE, FINITE, as_int, as_number, shown
+from ..options.values import BELOW_ONE, FINITE, as_number, shown
 from . import devices
 from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
+from .geometry import Geometry, geometry_of
 from .masks import COLUMN, WIDTH, Mask
 from .threads import follow_torch
 
@@ -37,7 +38,8 @@ class ScoreInputs:
         exp_avg: Adam's m, of the weight's shape.
         exp_avg_sq: Adam's v, of the weight's shape.
         grad: Gradient, of the weight's shape.
-        input_norm: WANDA's norm per input feature, one dimension, as long as the weight's input axis.
+        input_norm: WANDA's norm per input feature, one dimension, as long as the weight's input axis; with
+            `groups`, those of all groups, one after another.
         scores: Scores that the caller computed (scorer ``"identity"``), or what a `MovementTracker` summed
             (``"movement"``), of the weight's shape.
         mask: Current mask, True = keep: a bool array of the weight's shape, or a `Mask`. None: everything is
@@ -45,7 +47,14 @@ class ScoreInputs:
         modifier: Multiplies every score of this tensor; finite, not negative. None: 1, and an error for the
             scorers that have a memory (bitter10, bitter10s, bitter10c).
         in_dim: Which axis is the input. None: 1 for two or more dimensions (Linear, Conv); 0 for transposed
-            weights (transformers' Conv1D, ConvTranspose).
+            weights (transformers' Conv1D, ConvTranspose). Axes before it and, but for `kernel_dims`, behind
+            it count outputs: what has the same index on all of them is one output row.
+        kernel_dims: How many of the last axes are a kernel's window, which belongs to the row. None: all
+            behind the input axis, or all but the first two if that is axis 0 (Conv, ConvTranspose). Experts
+            of shape (experts, inputs, outputs): in_dim=1, kernel_dims=0.
+        groups: How many equal parts of the weight, one after another in memory, read input features of their
+            own, as in a grouped convolution; a transposed one, whose input axis is 0, has that axis in
+            `groups` parts. None: 1; if outputs lie both before and behind the input axis, as many as before.
         step: Adam's step count t, from 1; a number or a tensor of one element.
         name: Name in messages and events. None: ``"tensor<position>"``.
         betas: Adam's betas.
@@ -65,11 +74,15 @@ class ScoreInputs:
     name: str | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     max_exp_avg_sq: Any = None
+    kernel_dims: int | None = None
+    groups: int | None = None
 
     def __repr__(self) -> str:
-        names = [field.name for field in fields(self) if field.name != "name"]
-        given = ", ".join(name for name in names if getattr(self, name) is not None)
-        return f"ScoreInputs({self.name!r}, shape={tuple(self.weight.shape)}, given: {given})"
+        names = [field.name for field in fields(self) if field.name not in ("name", "weight", "betas")]
+        given = [name for name in names if getattr(self, name) is not None]
+        title = "" if self.name is None else f"{self.name!r}, "
+        beside = f", with {', '.join(given)}" if given else ""
+        return f"ScoreInputs({title}shape={tuple(getattr(self.weight, 'shape', ()))}{beside})"
 
 
 class Table:
@@ -102,10 +115,11 @@ class Table:
         if self.writes:
             require_disjoint(self._written(), "Each array that is written must have memory of its own")
         geometries = [
-            _geometry(s, i.in_dim, n) for s, i, n in zip(self.shapes, items, self.names, strict=True)
+            geometry_of(shape, item.in_dim, item.kernel_dims, item.groups, name)
+            for shape, item, name in zip(self.shapes, items, self.names, strict=True)
         ]
         for views, geometry, name in zip(self.views, geometries, self.names, strict=True):
-            _check_input_norm(views, geometry[1], name)
+            _check_input_norm(views, geometry, name)
         needs_step = bool(reads & {"step", "bias_correction1"})
         if "modifier" in reads and scorer is not None:
             _require_modifiers(items, self.names, scorer.name)
@@ -133,7 +147,8 @@ class Table:
                 self.data[column + 1] = view.dtype  # the contract puts each dtype beside its pointer
             column = start + COLUMN["numel"]
             modifier, correction = scalars[row]
-            tail = (self.numels[row], *geometries[row], modifier, correction, sum(self.shapes[row]))
+            *plain, blocks = geometries[row]
+            tail = (self.numels[row], *plain, modifier, correction, sum(self.shapes[row]), blocks)
             self.data[column : column + len(tail)] = array("Q", tail)
             current = self.current[row]
             if current is not None:
@@ -234,30 +249,15 @@ def as_items(inputs: ScoreInputs | Sequence[ScoreInputs]) -> tuple[bool, list[Sc
     return False, items
 
 
-def _geometry(shape: tuple[int, ...], in_dim: int | None, name: str) -> tuple[int, int, int, int, int]:
-    """(rows, inputs, inner, row_stride, input_stride) of a row-major array; see `ScoreInputs.in_dim`."""
-    if in_dim is not None:
-        most = max(len(shape), 1) - 1
-        in_dim = as_int("in_dim", in_dim, 0, most, f"0 to {most} for '{name}' of shape {shape}")
-    if len(shape) < 2:
-        numel = math.prod(shape)
-        return 1, numel, 1, numel, 1
-    if in_dim == 0:
-        inner = math.prod(shape[2:])
-        return shape[1], shape[0], inner, inner, shape[1] * inner
-    axis = 1 if in_dim is None else in_dim
-    inputs, inner = shape[axis], math.prod(shape[axis + 1 :])
-    return math.prod(shape[:axis]), inputs, inner, inputs * inner, inner
-
-
-def _check_input_norm(views: dict[str, View], inputs: int, name: str) -> None:
+def _check_input_norm(views: dict[str, View], geometry: Geometry, name: str) -> None:
     norm = views.get("input_norm")
     if norm is None:
         return
-    if norm.shape != (inputs,):
+    if norm.shape != (geometry.features,):
+        blocks = f" of each of {geometry.blocks} groups" if geometry.blocks > 1 else ""
         raise ShapeError(
-            f"input_norm of '{name}' has shape {tuple(norm.shape)}; accepted: ({inputs},), one norm per "
-            "input feature"
+            f"input_norm of '{name}' has shape {tuple(norm.shape)}; accepted: ({geometry.features},), one "
+            f"norm per input feature{blocks}"
         )
     if norm.dtype != FLOAT32:
         widened = norm.source.float() if norm.framework == "torch" else norm.source.astype("float32")

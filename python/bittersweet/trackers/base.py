@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
 from ..errors import MissingStateError
-from ..model.compilation import outside_of_compilation
-from ..model.optimizer_state import innermost
+from ..optimizers.compilation import outside_of_compilation
+from ..optimizers.optimizers import Optimizers
 from ..options.scorers import Scorer
 from ..options.values import one_of
 from ..tensors.owned import address_of, zeros
@@ -57,13 +57,13 @@ class Tracker(ABC):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         targets: Any = None,
         ignore: Any = None,
         _entries: Sequence[PlanEntry] | None = None,
     ) -> None:
-        self._source = Source(parameters, innermost(optimizer), _entries, targets, ignore)
+        self._source = Source(parameters, Optimizers.of(optimizer), _entries, targets, ignore)
         self._entries = self._source.entries
         self.names = tuple(entry.name for entry in self._entries)
         self.milliseconds = 0.0
@@ -74,6 +74,9 @@ class Tracker(ABC):
         self._memory = array("Q")
         self._generation = -1
         self._eagerly = outside_of_compilation()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.names)} weights, {self.nbytes:,} bytes kept>"
 
     def update(self, step: int | None = None, masks: Any = None) -> None:
         """Observes one step of training: call it after ``optimizer.step()``, before masks are applied.
@@ -130,6 +133,10 @@ class Tracker(ABC):
         """Takes over what `checked` returned."""
         self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
         self._generation = -1
+
+    def follow(self, optimizers: Optimizers) -> None:
+        """Reads the state of these optimizers from now on."""
+        self._source.optimizers = optimizers
 
     def detach(self) -> None:  # noqa: B027  (most have none)
         """Removes hooks, where there are any."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
     from ..tensors.masks import Mask
 
 __all__ = ["CoherenceTracker", "SketchTracker"]
@@ -51,7 +52,7 @@ class CoherenceTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         alpha: float = 1.0,
         a: float = 1.0,
@@ -110,7 +111,7 @@ class SketchTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         alpha: float = 1.0,
         a: float = 1.0,

@@ -25,6 +25,8 @@ from ..tensors.threads import follow_torch
 if TYPE_CHECKING:
     import torch
 
+    from ..optimizers.optimizers import Optimizers
+
 __all__ = ["Feed", "Source", "packed"]
 
 
@@ -35,7 +37,7 @@ class Source:
         parameters: A model (wrapped or not): what `find_targets` chooses, looked up by name every time. Or a
             mapping of names to parameters, or (name, parameter) pairs, such as ``named_parameters()``: all of
             them, a parameter under several names once.
-        optimizer: Whose state is read; None if nothing of it is.
+        optimizer: Whose state is read; an empty one if nothing of it is.
         entries: The choice, if it has been made (`Plan.targets`).
         targets, ignore: See `find_targets`.
     """
@@ -43,14 +45,14 @@ class Source:
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Optimizers,
         entries: Sequence[PlanEntry] | None = None,
         targets: Any = None,
         ignore: Any = None,
     ) -> None:
         import torch
 
-        self.optimizer = optimizer
+        self.optimizers = optimizer
         self._model = unwrap(parameters) if isinstance(parameters, torch.nn.Module) else None
         self._given: list[torch.Tensor] = []
         if self._model is None:
@@ -58,7 +60,7 @@ class Source:
                 raise ArgumentError("targets, ignore: they choose from a model; give only the parameters")
             entries = self._take(parameters)
         elif entries is None:
-            entries = find_targets(self._model, optimizer, targets, ignore).targets
+            entries = find_targets(self._model, optimizer or None, targets, ignore).targets
         self.entries = tuple(entries)
         self._paths = [(*entry.path.split(".")[:-1],) for entry in self.entries]
         self._attributes = [entry.path.rpartition(".")[2] for entry in self.entries]
@@ -82,15 +84,14 @@ class Source:
     def look(self, roles: Sequence[str]) -> tuple[list[int], list[torch.Tensor]]:
         """The parameters that have a tensor for each of these roles, by position, and those tensors in a row.
 
-        Roles are ``weight`` or not, first; then ``grad``, or keys of the optimizer's state.
+        Roles are ``weight`` or not, first; then ``grad``, or moments of the optimizer (decoded if need be).
         """
-        state: Mapping[Any, Any] = {} if self.optimizer is None else self.optimizer.state
-        weight, *keys = roles if roles[0] == "weight" else (None, *roles)
+        weight = roles[0] == "weight"
+        keys = list(roles[weight:])
         present: list[int] = []
         tensors: list[Any] = []
         for i, parameter in enumerate(self.parameters()):
-            kept = {"grad": parameter.grad} if keys == ["grad"] else state.get(parameter)
-            found = [kept.get(key) for key in keys] if kept else [None]
+            found = [parameter.grad] if keys == ["grad"] else self._moments(parameter, keys)
             if any([tensor is None for tensor in found]):  # noqa: C419  (a list is faster)
                 continue
             present.append(i)
@@ -98,6 +99,10 @@ class Source:
                 tensors.append(parameter)
             tensors += found
         return present, tensors
+
+    def _moments(self, parameter: torch.Tensor, roles: Sequence[str]) -> list[torch.Tensor | None]:
+        state = self.optimizers.read(parameter, decode=True, roles=roles)
+        return [getattr(state, role) for role in roles]
 
     def _take(self, parameters: Any) -> list[PlanEntry]:
         import torch

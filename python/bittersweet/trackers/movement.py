@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..errors import Error
-from ..model.optimizer_state import groups_of
+from ..optimizers.hooks import listen
 from ..options.scorers import Movement
-from ..tensors.masks import Mask
+from ..tensors.masks import WIDTH, Mask
 from .base import Tracker
 from .state import Layout
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["MovementTracker"]
 
@@ -29,7 +30,8 @@ class MovementTracker(Tracker):
     ``accumulator -= (lr * g) * w`` runs before every ``optimizer.step()``, with the learning rate of the
     parameter's group (the other way round in a group that maximizes) and the gradient that the optimizer is
     given: accumulated and clipped. A step that a GradScaler skips is not counted, and its scale is taken out.
-    A parameter without a gradient is passed over. A pruned weight is 0, so its sum stays as it was.
+    With ``optimizer.step(closure)`` it looks inside the step, after the closure's first evaluation. A
+    parameter without a gradient is passed over. A pruned weight is 0, so its sum stays as it was.
 
     Args:
         parameters, optimizer, targets, ignore: As of `CoherenceTracker`.
@@ -43,13 +45,27 @@ class MovementTracker(Tracker):
     roles = ("weight", "grad")
 
     def __init__(
-        self, parameters: Any, optimizer: torch.optim.Optimizer, *, hook: bool = True, **choice: Any
+        self,
+        parameters: Any,
+        optimizer: torch.optim.Optimizer | Optimizers,
+        *,
+        hook: bool = True,
+        **choice: Any,
     ) -> None:
         super().__init__(parameters, optimizer, **choice)
-        self._handle: Any = None
-        if hook:
-            assert self._source.optimizer is not None
-            self._handle = self._source.optimizer.register_step_pre_hook(self._before_step)
+        self._hook = hook
+        self._stepping: list[torch.optim.Optimizer] | None = None
+        self._handles: list[Any] = []
+        self._listen()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_handles"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_handles": []})
+        self._listen()
 
     def scores(self, missing: str = "error") -> dict[str, torch.Tensor]:
         """The sums by name, in the parameter's shape, for ``ScoreInputs(scores=...)``: the tracker's own
@@ -63,11 +79,14 @@ class MovementTracker(Tracker):
         """
         return self._known(missing)
 
+    def follow(self, optimizers: Optimizers) -> None:
+        super().follow(optimizers)
+        self._listen()
+
     def detach(self) -> None:
         """Removes the hook."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._hook = False
+        self._listen()
 
     def answers(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -77,37 +96,55 @@ class MovementTracker(Tracker):
             found[entry.name] = kept["sums"].view(entry.shape) if seen else self._missing(i, updates, "")
         return found
 
-    def _before_step(
-        self, optimizer: torch.optim.Optimizer, arguments: Any, named: Mapping[str, Any]
-    ) -> None:
-        if named.get("closure") is not None or any(value is not optimizer for value in arguments):
-            raise Error(
-                "optimizer.step(closure) computes its gradients after the movement tracker has looked at "
-                "them. Call backward() first and step() without a closure"
-            )
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing to see yet."""
+
+    def gradients_ready(self, optimizer: torch.optim.Optimizer, evaluation: int) -> None:
+        """Takes in the gradients of this step; of a closure that is evaluated again, those of the first time,
+        at the weights before the step."""
         found = getattr(optimizer, "found_inf", None)  # as GradScaler tells fused optimizers to skip
-        if found is None or not bool(found):
-            self._eagerly(self.observe, None, _NO_MASKS)
+        if evaluation <= 1 and (found is None or not bool(found)):
+            own = self._source.optimizers
+            self._stepping = [i for i, o in zip(own.inner, own.outer, strict=True) if optimizer in (i, o)]
+            self.observe(None, _NO_MASKS)
+            self._stepping = None
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing to see any more."""
+
+    def _listen(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = listen(self._source.optimizers.outer, self) if self._hook else []
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if not self._ready(_NO_MASKS):
             return
-        optimizer = self._source.optimizer
-        scale = getattr(optimizer, "grad_scale", None)  # as GradScaler tells them to unscale
-        factor = 1.0 if scale is None else 1.0 / float(scale)
-        assert optimizer is not None
-        groups, parameters = groups_of(optimizer), self._source.parameters()
-        rates, present = [], self._feed.present or ()
-        for i in present:
-            group = groups.get(id(parameters[i]), {})
-            rate = factor * float(group.get("lr", 0.0))
-            rates.append(-rate if group.get("maximize") else rate)
-        _core.accumulate_movement(self._feed.data, self._feed.names, self._memory, rates)
-        for i in present:
-            self._kept[i]["updates"] += 1
+        parameters, present = self._source.parameters(), self._feed.present or []
+        for optimizer in self._source.optimizers.inner:
+            if self._stepping is not None and optimizer not in self._stepping:
+                continue
+            scale = getattr(optimizer, "grad_scale", None)  # as GradScaler tells fused ones to unscale
+            factor = 1.0 if scale is None else 1.0 / float(scale)
+            groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+            rows = [row for row, i in enumerate(present) if id(parameters[i]) in groups]
+            rates = [factor * _rate(groups[id(parameters[present[row]])]) for row in rows]
+            table, names, memory = self._feed.data, self._feed.names, self._memory
+            if len(rows) < len(present):
+                table = array("Q", [x for r in rows for x in table[r * WIDTH : (r + 1) * WIDTH]])
+                names, memory = [names[r] for r in rows], array("Q", [memory[r] for r in rows])
+            if rows:
+                _core.accumulate_movement(table, names, memory, rates)
+            for row in rows:
+                self._kept[present[row]]["updates"] += 1
 
     def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
         return [kept["sums"].data_ptr()]
 
     def _layout(self, entry: PlanEntry) -> Layout:
         return {"sums": ("float32", entry.numel), "updates": ("int64", 1)}
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    rate = float(group.get("lr", 0.0))
+    return -rate if group.get("maximize") else rate

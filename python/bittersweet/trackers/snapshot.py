@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
 
 __all__ = ["SnapshotTracker"]
 
@@ -50,7 +51,7 @@ class SnapshotTracker(ModifierTracker):
     def __init__(
         self,
         parameters: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         every: int = 100,
         floor: float = 0.05,

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ArgumentError, Error
-from ..model import optimizer_state
-from ..model.binding import Bound, bind, competitors, element_items, masks_of
-from ..model.compilation import outside_of_compilation
+from ..model.binding import bind, masks_of
 from ..model.mask_view import MaskView
-from ..model.targets import Plan, find_targets, lookup, unwrap
+from ..model.targets import Plan, lookup
+from ..optimizers.optimizers import Optimizers
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
+from ..options.values import shown
 from ..select.events import MaskEvent, MaskHistory
-from ..select.functional import count_violations
-from ..tensors import devices
-from ..tensors.lazy import is_unread, lazily
-from ..tensors.masks import Mask, kept_counts
-from ..wanda.input_norms import InputNorms
-from . import checkpoint, remembering, report
-from .holding import Holder, kept_by_both
-from .report import PruneReport, Sparsity, count_sparsity
-from .settings import Settings
+from .apply_to import apply_masks_to
+from .assembly import assemble
+from .from_zeros import take_zeros
+from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
+from .saving import restore, saved
 
 if TYPE_CHECKING:
     import torch
@@ -41,60 +35,61 @@ class Pruner:
     """Prunes `model` by `schedule` while it trains, and keeps pruned weights at exactly 0.
 
     Call `step` after every ``optimizer.step()`` and before ``zero_grad()``, or `attach` it to the optimizer.
-    Masks live here, one bit per element, never in ``optimizer.state``. Parameters are looked up by name every
-    time; which names are pruned is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
+    Masks live here, one bit per element. Parameters are looked up by name every time; which names are pruned
+    is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
 
     Args:
         model: The model. Wrapped or not.
-        optimizer: The torch optimizer that trains it, whose state most scorers read (not magnitude, random,
-            gradient and taylor). Parameters that it does not hold are not pruned.
+        optimizer: The torch optimizer that trains it, or a list of several (Muon and AdamW, say), whose state
+            most scorers read (not magnitude, random, gradient and taylor). Parameters that it does not hold
+            are not pruned. Where one wraps another, give the one whose ``step()`` you call.
         scorer: A name or an object. ``"bitter4"`` alone means scope ``"tensor"`` with ``"layer_adaptive"``
             too. Scorers with a memory (bitter10, bitter10s, bitter10c, movement) are fed on every step.
-        schedule: When to prune, and how much.
+        schedule: When to prune, and how much: a schedule, or a function ``step -> (due, sparsity)``; or
+            ``{glob: schedule}``, where each target follows the first glob that it meets, with a threshold of
+            its own, and others stay dense. None: the masks of `load_masks` or `from_zeros` are held.
         selector: How the threshold is found; a name or an object.
         scope: Who competes with whom: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"``, or an object.
         distribution: How much each tensor gives, for scopes other than global; see `make_masks`.
         targets: Globs of names, modules or module types that narrow the choice; see `targets.find_targets`.
         ignore: The same, for what is to be left alone.
+        in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
-        mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` of pruned weights as
-            well.
-        hold: Between events, ``"weights"`` writes the zeros again after every step, which is right for every
-            optimizer. ``"grads"`` zeroes gradients before every ``optimizer.step()`` instead, at a third of
-            the memory traffic; all per-element state of newly pruned weights (momentum too) is zeroed at the
-            event, and the zeros are verified at the next one. It needs an optimizer that is known to update
-            element by element.
+        mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
+        hold: Between events, ``"weights"`` writes the zeros again after every step, to the weights and to
+            copies of them that known optimizers write back. ``"grads"`` zeroes gradients before every
+            ``optimizer.step()`` instead, at a third of the memory traffic; all per-element state of newly
+            pruned weights (momentum too) is zeroed at the event, and the zeros are verified at the next one.
+            It needs an optimizer that is known to update element by element.
         regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
             weight starts from 0. False: what is pruned stays pruned.
-        missing: A target without the state that the scorer reads is an ``"error"``, or is left dense and
-            listed in the event (``"skip"``).
+        missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
         nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
-        ties: See `make_masks`.
-        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits for the device
-            at events and never between them. False: they are read when a field of the event is looked at (or
-            the history, the report, or what is saved), and nothing waits before; a NaN score then raises
-            there, and until then the masks have stayed as they were. On the CPU always at once.
+        ties: As in `make_masks`.
+        sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
+            False: they are read when they are looked at; a NaN score then raises there, and until then the
+            masks have stayed as they were.
         seed: For scorer ``"random"`` and for selectors that sample.
-        input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them. They
-            are copied, and used at every event; a resumed pruner must be given the same ones.
+        input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
+            are copied. A resumed pruner must be given the same ones.
 
     Raises:
-        ArgumentError: A bad option, options that exclude each other, a pattern that matches nothing, or
-            nothing to prune. Most of what could fail at the first event fails here.
+        ArgumentError: Bad options, or nothing to prune. Most of what could fail at an event fails here.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         *,
         scorer: str | Scorer = "bitter7",
-        schedule: Schedule,
+        schedule: Schedule | Callable[[int], tuple[bool, float]] | Mapping[str, Any] | None = None,
         selector: str | Selector = "exact",
         scope: str | Scope = "global",
         distribution: str | None = None,
         targets: Any = None,
         ignore: Any = None,
+        in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "weights",
@@ -106,176 +101,142 @@ class Pruner:
         seed: int = 0,
         input_norms: Mapping[str, Any] | None = None,
     ) -> None:
-        if sync not in (True, False):
-            raise ArgumentError(f"sync: {sync!r}; accepted: True, False")
-        self._sync = sync
-        self._model = unwrap(model)
-        self._optimizer = None if optimizer is None else optimizer_state.innermost(optimizer)
-        self._norms = InputNorms(input_norms)
-        self._settings = Settings.checked(
-            self._optimizer,
-            scorer,
-            schedule=schedule,
-            selector=selector,
-            scope=scope,
-            distribution=distribution,
-            max_tensor_sparsity=max_tensor_sparsity,
-            mask_optimizer_state=mask_optimizer_state,
-            hold=hold,
-            regrow=regrow,
-            missing=missing,
-            nonfinite=nonfinite,
-            ties=ties,
-            seed=seed,
-            norms_digest=self._norms.digest(),
-        )
-        self._plan = find_targets(self._model, self._optimizer, targets, ignore, self._settings.describe())
-        self._settings.check_shapes(self._plan.targets)
-        self._settings.check_devices(one.parameter for one in bind(self._model, None, self._plan.targets))
-        self._norms.check(self._plan.targets, skip=missing == "skip")
-        self._tracker = remembering.make_tracker(
-            scorer, self._settings.seed, self._model, self._optimizer, self._plan.targets
-        )
-        self._eagerly = outside_of_compilation()
-        self._step = 0
-        self._fired = 0
-        self._masks: dict[str, Mask] = {}
-        self._ordered: tuple[Mask, ...] = ()
-        self._history = MaskHistory()
-        self._finalized = False
-        self._attached: Any = None
-        self._gradient_hook: Any = None
-        self._roles = ("weight", *optimizer_state.MOMENTS) if mask_optimizer_state else ("weight",)
-        self._holder = Holder(self._roles)
-        self._gradient_holder = Holder(("grad",))
-        if hold == "grads" and self._optimizer is not None:
-            self._gradient_hook = self._optimizer.register_step_pre_hook(lambda *_: self.mask_grads_())
+        self._loop = assemble(
+            model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
+            schedule=schedule, selector=selector, scope=scope, distribution=distribution,
+            max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
+            regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
+        )  # fmt: skip
 
-    def step(self, skipped: bool = False) -> MaskEvent | None:
+    def step(self, *misplaced: NoReturn, skipped: bool = False) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
 
         Steps are the calls of this function, from 1. An event fires if a step on which the schedule is due
-        lies after the last call that could fire, up to this one.
+        lies after the last call that could fire, up to this one. A call that does not follow exactly one
+        ``optimizer.step()`` is warned of, once.
 
         Args:
             skipped: The optimizer skipped its step (GradScaler found infinities). The call counts and holds
-                the masks; an event that is due waits for the next call.
+                the masks; an event that is due waits for the next call. By keyword, a bool.
 
         Returns:
             The event, or None.
 
         Raises:
-            MissingStateError: A target lacks what the scorer reads, under ``missing="error"``.
+            ArgumentError: Anything else than `skipped` was given: the pruner counts steps itself.
+            MissingStateError: A target lacks what the scorer reads, under ``missing="error"``; or all do.
             NonFiniteScoreError: A score is NaN, under ``nonfinite="error"``.
-            Error: After `finalize`; while attached; or if pruned weights left zero under ``hold="grads"``.
+            Error: After `finalize`; while attached; without schedule and masks; or if pruned weights left
+                zero under ``hold="grads"``.
         After any error weights, state, masks and the step count are as they were.
         """
-        if self._attached is not None:
+        if misplaced or not isinstance(skipped, bool):
+            found = ", ".join(map(shown, misplaced)) or f"skipped={skipped!r}"
+            raise ArgumentError(
+                f"step: found {found}; accepted: skipped=True or skipped=False, by keyword. The pruner "
+                "counts steps itself: call step() without arguments"
+            )
+        if self._loop.attached:
             raise Error(
                 "attached: optimizer.step() calls this pruner. Do not call step() too, or detach() it"
             )
-        event: MaskEvent | None = self._eagerly(self._advance, skipped)
+        event: MaskEvent | None = self._loop.eagerly(self._loop.advance, skipped)
         return event
+
+    @property
+    def steps(self) -> int:
+        """Training steps so far: calls of `step`, or optimizer steps while attached; saved and restored."""
+        return self._loop.step
 
     def attach(self) -> Pruner:
         """Runs `step` after every ``optimizer.step()``, for loops that a trainer owns; twice is once.
 
-        A step that GradScaler skips on the host does not reach the optimizer and is not counted; one that a
-        fused optimizer skips counts as ``skipped``. Returns the pruner itself. `detach` or `finalize` undoes
-        it.
+        With several optimizers a step is counted when all have stepped; the masks are held after each. A step
+        that GradScaler skips on the host is not counted; one that a fused optimizer skips counts as
+        ``skipped``. Returns the pruner itself. `detach` or `finalize` undoes it.
 
         Raises:
             ArgumentError: There is no optimizer.
             Error: After `finalize`.
         """
-        self._require_open()
-        if self._optimizer is None:
-            raise ArgumentError("attach: no optimizer. Pass one to Pruner, or call step() in the loop")
-        if self._attached is None:
-            self._attached = self._optimizer.register_step_post_hook(self._after_optimizer_step)
+        self._loop.attach()
         return self
 
     def detach(self) -> None:
         """Undoes `attach`: `step` is called by hand again. Does nothing if not attached."""
-        if self._attached is not None:
-            self._attached.remove()
-            self._attached = None
+        self._loop.detach()
+
+    def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
+        """Goes on with another optimizer, or several, for the same model: scores are read from its state, and
+        hooks move to it. Targets that it does not hold stay as they are.
+
+        Raises:
+            ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
+            Error: After `finalize`.
+        """
+        self._loop.replace_optimizers(Optimizers.of(optimizer))
 
     def plan(self) -> Plan:
         """What is pruned and what not, and why; prints as a table. Settled when the pruner was made."""
-        return self._plan
+        return self._loop.plan
 
     @property
     def masks(self) -> MaskView:
         """The masks now, by parameter name."""
-        return MaskView(self._plan, self._masks, lookup(self._model, self._plan.targets[0]).device)
+        loop = self._loop
+        return MaskView(loop.plan, loop.keeper.masks, lookup(loop.model, loop.plan.targets[0]).device)
 
     @property
     def history(self) -> MaskHistory:
-        """The mask events so far. With ``sync=False`` they are read now, which may raise NonFiniteScoreError
-        for an event not looked at before, and void ones are taken out."""
-        self._history.settle()
-        return self._history
+        """The mask events so far; with ``sync=False`` they are read now, and void ones are taken out."""
+        self._loop.history.settle()
+        return self._loop.history
 
     @property
     def tracker(self) -> Tracker | None:
         """What a scorer with a memory remembers, fed by `step`; None with any other scorer."""
-        return self._tracker
+        return self._loop.tracker
 
     def sparsity(self) -> Sparsity:
         """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
-        return count_sparsity(bind(self._model, None, self._plan.targets), self._masks)
+        loop = self._loop
+        return count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks)
 
     def report(self) -> PruneReport:
         """Settings, events and sparsity now; prints as tables, `to_dict` for JSON."""
-        sparsity, history = self.sparsity(), MaskHistory(self.history)
-        settings = {**self._settings.describe(), **remembering.describe(self._tracker)}
-        return PruneReport(settings, self._step, sparsity, history, self.masks.nbytes, self._finalized)
+        return report_of(self._loop)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Writes a PNG: sparsity over steps and per tensor, milliseconds per event. Needs matplotlib."""
-        report.plot(self.report(), path)
+        plot(self.report(), path)
 
     def mask_grads_(self) -> None:
         """Zeroes the gradients of pruned weights, in one pass; before clipping, for example.
 
-        Parameters without a gradient are passed over. With ``hold="grads"`` this happens before every
-        optimizer step.
-
-        Raises:
-            LayoutError: A gradient is sparse.
+        Parameters without a gradient are passed over; a sparse one is a LayoutError. With ``hold="grads"``
+        this happens before every optimizer step, inside its closure if it has one.
         """
-        self._eagerly(self._mask_grads)
+        self._loop.eagerly(self._loop.keeper.mask_grads)
 
     def finalize(self) -> PruneReport:
         """Holds the masks once more, verifies that every pruned weight is 0, and removes all hooks.
 
-        Returns the report. A later `step` raises; calling this again returns the report again.
+        Before it writes, it counts the pruned weights that are not 0: the report has them, and a warning
+        names them. So it does with a schedule that was not finished. Returns the report. A later `step`
+        raises; calling this again returns the report again.
 
         Raises:
-            Error: A pruned weight is not 0.
+            Error: A pruned weight is not 0 even after it was written.
         """
-        if not self._finalized:
-            self._apply(self._masks, {})
-            self._verify("finalize() has just written the zeros, so that something else writes this memory")
-            self.detach()
-            if self._tracker is not None:
-                self._tracker.detach()
-            if self._gradient_hook is not None:
-                self._gradient_hook.remove()
-            self._finalized = True
+        self._loop.eagerly(self._loop.finalize)
         return self.report()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`."""
-        words = {name: mask.to_host() for name, mask in self._masks.items()}
-        config = self._settings.to_config()
-        tracked = None if self._tracker is None else self._tracker.state_dict()
-        targets, step, fired = self._plan.targets, self._step, self._fired
-        return checkpoint.pack(config, targets, step, fired, words, self.history, tracked)
+        return saved(self._loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes over a saved state and writes the zeros of its masks at once, where the model is now.
+        """Takes over a saved state and writes the zeros of its masks at once; load the model first.
 
         With model and optimizer restored too, training goes on bit for bit as if it had not stopped.
 
@@ -286,18 +247,7 @@ class Pruner:
         Raises:
             CheckpointError: Naming what differs. Nothing has been changed.
         """
-        self._require_open()
-        restored = checkpoint.validate(state, self._settings.to_config(), self._plan.targets, strict)
-        shapes = {entry.name: entry.shape for entry in self._plan.targets}
-        device = devices.runtime.index_of(lookup(self._model, self._plan.targets[0]))
-        masks = {
-            name: Mask(words, shapes[name], name, "torch").to(device)
-            for name, words in restored.masks.items()
-        }
-        adopt = remembering.checked(self._tracker, state.get("tracker"), strict)
-        self._apply(masks, {})
-        adopt()
-        self._step, self._fired, self._history = restored.step, restored.fired, restored.history
+        restore(self._loop, state, strict)
 
     def load_masks(self, masks: Mapping[str, Any]) -> None:
         """Takes over masks made elsewhere, such as `GradientProbe.masks`, and writes their zeros at once.
@@ -309,94 +259,42 @@ class Pruner:
         Raises:
             ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been changed.
         """
-        self._require_open()
-        self._apply({**self._masks, **masks_of(self._plan.targets, masks)}, {})
+        loop = self._loop
+        loop.require_open()
+        loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
 
-    def _mask_grads(self) -> None:
-        if self._masks:
-            items = [one.inputs(("grad",)) for one in self._bind(self._masks, None)]
-            self._gradient_holder.apply(items, self._ordered)
+    @classmethod
+    def from_zeros(
+        cls,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+        *,
+        min_sparsity: float = 0.01,
+        **options: Any,
+    ) -> Pruner:
+        """A pruner that takes over the zeros of a sparse model and keeps them while it is trained on.
 
-    def _advance(self, skipped: bool) -> MaskEvent | None:
-        self._require_open()
-        now = self._step + 1
-        due = None if skipped else self._settings.schedule.last_due(self._fired, now)
-        event = None
-        if self._tracker is not None and not skipped and self._tracker.follows_step:
-            self._tracker.observe(now, self._masks)  # before masks: writing zeros is no training
-        if due is not None:
-            event = self._fire(now, due[1])
-            self._history.append(event)
-        elif self._masks and self._settings.hold == "weights":
-            bound = self._bind(self._masks, self._optimizer)
-            self._holder.apply([one.inputs(self._roles) for one in bound], self._ordered)
-        self._step = now
-        if not skipped:
-            self._fired = now
-        return event
+        An element is pruned if it is +0 or -0, in targets whose share of zeros is at least `min_sparsity`;
+        `plan` lists which. With a schedule among the `options` (those of the class) pruning goes on from
+        there.
 
-    def _fire(self, now: int, sparsity: float) -> MaskEvent:
-        started = time.perf_counter()
-        if self._settings.hold == "grads":
-            self._verify("something other than the optimizer wrote them, or an optimizer state was replaced")
-        reads, skip = self._settings.call.reads, self._settings.missing == "skip"
-        answers = {} if self._tracker is None else self._tracker.answers()
-        bound = bind(self._model, self._optimizer, self._plan.targets, reads)
-        inputs, skipped = competitors(bound, reads, self._masks, self._norms, answers, skip)
-        made = self._settings.select(inputs, sparsity, self._sync)
-        assert made.event is not None
-        self._apply({**self._masks, **{mask.name: mask for mask in made}}, self._masks)
-        spent, masks = 1e3 * (time.perf_counter() - started), self._ordered
-
-        def event(made: MaskEvent) -> MaskEvent:
-            overall = None
-            if skipped:
-                elements = sum(entry.numel for entry in self._plan.targets)
-                dead = sum(mask.numel for mask in masks) - sum(kept_counts(masks))
-                overall = dead / elements if elements else 0.0
-            made = replace(made, step=now, milliseconds=spent)
-            return replace(made, skipped=tuple(skipped), achieved_sparsity_all=overall)
-
-        found = made.event
-        return lazily(MaskEvent, lambda: event(found)) if is_unread(found) else event(found)
-
-    def _apply(self, masks: Mapping[str, Mask], former: Mapping[str, Mask]) -> None:
-        """Writes zeros by `masks` and then makes them the pruner's own; a failure changes nothing.
-
-        What `former` masks prune is written too: a weight that is reopened starts from 0.
+        Raises:
+            ArgumentError: No target has that many zeros; and as the class.
         """
-        ordered = {entry.name: masks[entry.name] for entry in self._plan.targets if entry.name in masks}
-        bound = self._bind(ordered, self._optimizer)
-        items, writing = [one.inputs(self._roles) for one in bound], list(ordered.values())
-        if self._settings.regrow:
-            writing = [kept_by_both(mask, former.get(mask.name)) for mask in writing]
-        if self._settings.hold == "grads":
-            extra, chosen = element_items(self._optimizer, bound, {mask.name: mask for mask in writing})
-            items, writing = items + extra, writing + chosen
-        self._holder.apply(items, writing)
-        self._masks, self._ordered = ordered, tuple(ordered.values())
+        pruner = cls(model, optimizer, **options)
+        take_zeros(pruner._loop, min_sparsity)
+        return pruner
 
-    def _bind(self, masks: Mapping[str, Mask], optimizer: torch.optim.Optimizer | None) -> list[Bound]:
-        return bind(self._model, optimizer, [entry for entry in self._plan.targets if entry.name in masks])
+    def apply_to(self, module: torch.nn.Module) -> Sparsity:
+        """Writes the zeros of the masks into another module of the same names, such as an EMA copy; prefixes
+        of wrappers are understood. Returns mask bits and zeros of what was written.
 
-    def _verify(self, why: str) -> None:
-        if not self._masks:
-            return
-        items = [one.inputs(()) for one in self._bind(self._masks, None)]
-        counts = count_violations(items, list(self._ordered))
-        bad = {name: count for name, count in counts.items() if count}
-        if bad:
-            listed = ", ".join(f"{count:,} in '{name}'" for name, count in bad.items())
-            raise Error(f"pruned weights are not 0 ({listed}): {why}. hold='weights' repairs that")
+        Raises:
+            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been written.
+        """
+        loop = self._loop
+        aliases = {entry.name: entry.aliases for entry in loop.plan.targets}
+        return apply_masks_to(module, loop.keeper.masks, aliases)
 
-    def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._eagerly(self._advance_after, optimizer)
-
-    def _advance_after(self, optimizer: torch.optim.Optimizer) -> None:
-        # GradScaler leaves this for fused optimizers, which skip the step by themselves.
-        found = getattr(optimizer, "found_inf", None)
-        self._advance(skipped=found is not None and bool(found))
-
-    def _require_open(self) -> None:
-        if self._finalized:
-            raise Error("this pruner is finalized and holds no masks any more. Make a new Pruner to go on")
+    def __repr__(self) -> str:
+        return f"<Pruner of {self._loop}; print(pruner.report()) says more>"

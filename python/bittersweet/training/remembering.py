@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
 
 __all__ = ["checked", "describe", "make_tracker", "parameters_of", "tracker_class"]
@@ -43,7 +44,7 @@ def make_tracker(
     scorer: str | Scorer,
     seed: int,
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizers,
     entries: Sequence[PlanEntry],
 ) -> Tracker | None:
     """The tracker that a scorer needs; None if it has no memory."""
@@ -51,7 +52,6 @@ def make_tracker(
     if name not in TRACKED:
         return None
     given = parameters_of(scorer, seed)
-    assert optimizer is not None  # the settings have been checked
     return tracker_class(name)(model, optimizer, **given, _entries=entries)
 
 

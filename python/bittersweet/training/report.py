@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
+from ..model.binding import Bound, bind
 from ..select.events import MaskHistory
 from ..tensors.masks import Mask, kept_counts
+from .remembering import describe
 
 if TYPE_CHECKING:
-    from ..model.binding import Bound
+    import torch
 
-__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "text_table"]
+    from ..steps.loop import Loop
+
+__all__ = ["PruneReport", "Sparsity", "TensorSparsity", "count_sparsity", "plot", "sparsity_of", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Sparsity:
             },
         }
 
+    def __repr__(self) -> str:
+        return f"Sparsity({len(self.per_tensor)} tensors, masked={self.masked:.4f}, zero={self.zero:.4f})"
+
     def __str__(self) -> str:
         rows = [("tensor", "elements", "masked", "zero")]
         rows += [_sparsity_row(name, row) for name, row in self.per_tensor.items()]
@@ -78,14 +86,20 @@ class Sparsity:
 
 def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsity:
     """Counts mask bits and zeros of these targets; one without a mask is all kept."""
+    return sparsity_of({one.entry.name: one.parameter for one in bound}, masks)
+
+
+def sparsity_of(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]) -> Sparsity:
+    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept."""
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
-    targets = list(bound)
-    if not targets:
+    if not tensors:
         return Sparsity({})
-    counts = sys.modules["torch"].stack([one.parameter.detach().count_nonzero() for one in targets]).tolist()
+    counts = [tensor.detach().count_nonzero() for tensor in tensors.values()]
     rows = {}
-    for one, nonzero in zip(targets, counts, strict=True):
-        elements, name = one.entry.numel, one.entry.name
+    for (name, tensor), nonzero in zip(
+        tensors.items(), sys.modules["torch"].stack(counts).tolist(), strict=True
+    ):
+        elements = tensor.numel()
         rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), elements - nonzero)
     return Sparsity(rows)
 
@@ -116,6 +130,8 @@ class PruneReport:
         history: The mask events.
         mask_bytes: Memory of the packed masks.
         finalized: Whether ``finalize()`` has run, which verified that every pruned weight is 0.
+        violations: Pruned weights that were not 0 when ``finalize()`` began, by name.
+        unfinished: What ``finalize()`` found missing of the schedule; None if nothing.
     """
 
     settings: Mapping[str, str]
@@ -124,6 +140,8 @@ class PruneReport:
     history: MaskHistory
     mask_bytes: int
     finalized: bool
+    violations: Mapping[str, int] = field(default_factory=dict)
+    unfinished: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -133,10 +151,18 @@ class PruneReport:
             "events": [event.to_dict() for event in self.history],
             "mask_bytes": self.mask_bytes,
             "finalized": self.finalized,
+            "violations": dict(self.violations),
+            "unfinished": self.unfinished,
         }
+
+    def __repr__(self) -> str:
+        events = f"{len(self.history)} events"
+        return f"PruneReport(step={self.step}, {events}, {self.sparsity!r}; print it for the tables)"
 
     def __str__(self) -> str:
         head = "finalized, zeros verified" if self.finalized else "in training"
+        if self.violations:
+            head = f"finalized; {sum(self.violations.values()):,} pruned weights were not 0 before"
         spent = sum(event.milliseconds for event in self.history)
         lines = [
             f"Bittersweet report after {self.step:,} steps ({head}): sparsity {self.sparsity.masked:.4f} by "
@@ -144,6 +170,11 @@ class PruneReport:
             *(f"  {key}: {value}" for key, value in self.settings.items()),
             f"  {len(self.history)} mask events took {spent:.1f} ms; masks take {self.mask_bytes:,} bytes",
         ]
+        if self.violations:
+            listed = ", ".join(f"{count:,} in '{name}'" for name, count in self.violations.items())
+            lines.append(f"  NOT 0 before finalize() wrote the zeros: {listed}")
+        if self.unfinished:
+            lines.append(f"  {self.unfinished}")
         return "\n".join([*lines, "", str(self.history), "", str(self.sparsity)])
 
 
@@ -151,14 +182,15 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     """Draws sparsity over steps (requested, achieved), sparsity per tensor, and milliseconds per mask event
     as a PNG.
 
-    Needs matplotlib; its global state (pyplot, backend) is left alone.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    Its global state (pyplot, backend) is left alone.
 
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     rows = report.sparsity.per_tensor
-    figure = Figure(figsize=(13, max(4.0, 1.5 + 0.22 * len(rows))), layout="constrained")
-    FigureCanvasAgg(figure)
+    library = require("matplotlib.figure", "a figure")
+    figure = library.Figure(figsize=(13, max(4.0, 1.5 + 0.22 * len(rows))), layout="constrained")
+    require("matplotlib.backends.backend_agg", "a figure").FigureCanvasAgg(figure)
     ramp, layers, cost = figure.subplots(1, 3)
 
     events = [event for event in report.history if event.step is not None]
@@ -185,3 +217,18 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     cost.set_xticks(range(len(events)), [str(step) for step in steps], rotation=90, fontsize=7)
     cost.set(title="Time per mask event", xlabel="step", ylabel="milliseconds")
     figure.savefig(path, format="png", dpi=120)
+
+
+def report_of(loop: Loop) -> PruneReport:
+    """What `Pruner.report` returns."""
+    loop.history.settle()
+    return PruneReport(
+        {**loop.settings.describe(loop.optimizers), **describe(loop.tracker)},
+        loop.step,
+        count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks),
+        MaskHistory(loop.history),
+        sum(mask.nbytes for mask in loop.keeper.ordered),
+        loop.finalized,
+        loop.violations,
+        loop.unfinished,
+    )

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..model import optimizer_state
+from ..model.targets import require_rows
+from ..optimizers.optimizers import WITHOUT_STATE, Optimizers
+from ..options.budgets import Schedules
+from ..options.custom_schedule import checked_schedule
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
 
 _FAR = 2**62
 _IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
@@ -37,7 +41,7 @@ class Settings:
     """Checked options. `call` is the resolved scorer, `norms_digest` stands for the input norms, if any."""
 
     scorer: str | Scorer
-    schedule: Schedule
+    schedule: Schedule | Schedules | None
     selector: str | Selector
     scope: str | Scope
     distribution: str | None
@@ -53,28 +57,33 @@ class Settings:
     call: ScorerCall
 
     @classmethod
-    def checked(
-        cls, optimizer: torch.optim.Optimizer | None, scorer: str | Scorer, **options: Any
-    ) -> Settings:
+    def checked(cls, optimizers: Optimizers, scorer: str | Scorer, **options: Any) -> Settings:
         """Raises ArgumentError for a bad option or for two that exclude each other."""
         call = resolve_scorer(scorer, None, options["seed"])
-        options.update(_plain(options))
+        options.update(_plain(options), schedule=_schedule(options["schedule"]))
         if call.name == "bitter4" and options["distribution"] is None:
             options["scope"] = "tensor" if options["scope"] == "global" else options["scope"]
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
         settings = cls(scorer=scorer, call=call, **options)
         settings._check_schedule()
-        if call.name in TRACKED:
-            settings._check_history(optimizer)
-            brought = call.reads - {"modifier", "scores"}
-            call = call._replace(reads=brought | set(tracker_class(call.name).roles))
-        norms_given = settings.norms_digest is not None
-        require_inputs(call, optimizer, frozenset(("input_norm",)) if norms_given else frozenset())
-        if norms_given and "input_norm" not in call.reads:
+        if settings.schedule is not None and call.name in TRACKED:
+            settings._check_history(optimizers)
+        settings.check_optimizers(optimizers)
+        if settings.norms_digest is not None and "input_norm" not in call.reads:
             raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
-        settings._check_hold(optimizer)
         settings._rehearse()
         return settings
+
+    def check_optimizers(self, optimizers: Optimizers) -> None:
+        """Raises ArgumentError for optimizers that these options do not go with."""
+        call = self.call
+        if self.schedule is not None:
+            if call.name in TRACKED:
+                brought = call.reads - {"modifier", "scores"}
+                call = call._replace(reads=brought | set(tracker_class(call.name).roles))
+            norms_given = self.norms_digest is not None
+            require_inputs(call, optimizers, frozenset(("input_norm",)) if norms_given else frozenset())
+        self._check_hold(optimizers)
 
     def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
         """New masks for `inputs`, by these options."""
@@ -102,8 +111,12 @@ class Settings:
         devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
-        """Raises ShapeError if an N:M scope does not divide the input axis of a target."""
-        if resolve_scope(self.scope, "nearest", "error").fixed_sparsity is None:
+        """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the
+        scope needs rows that nobody knows."""
+        scope = resolve_scope(self.scope, "nearest", "error")
+        targets = list(targets)
+        require_rows(targets, scope.text)
+        if scope.fixed_sparsity is None:
             return
         for entry in targets:
             self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
@@ -124,7 +137,7 @@ class Settings:
         return {
             **norms,
             "scorer": {"name": name, "eps": eps, "q": q, "seed": seed, **tracked},
-            "schedule": self.schedule.to_config(),
+            "schedule": None if self.schedule is None else self.schedule.to_config(),
             "selector": selector,
             "scope": {"name": scope.text, "rounding": scope.rounding, "remainder": scope.remainder},
             "distribution": self.distribution,
@@ -138,64 +151,68 @@ class Settings:
             "seed": self.seed,
         }
 
-    def describe(self) -> dict[str, str]:
+    def describe(self, optimizers: Optimizers) -> dict[str, str]:
         """The settings as text, for plans and reports."""
         eps = "" if self.call.eps is None else f" (eps={self.call.eps:g})"
         scope = resolve_scope(self.scope, "nearest", "error").text
-        state = " and optimizer state" if self.mask_optimizer_state and self.hold == "weights" else ""
+        held = "gradients" if self.hold == "grads" else optimizers.held(self.mask_optimizer_state)
+        text = {"between events": f"masks are held on {held}"}
+        if self.schedule is None:
+            return {"schedule": "none: the masks that it is given are held", **text}
         return {
             "scorer": f"{self.call.name}{eps}",
             "selector": resolve_selector(self.selector)[0],
             "scope": scope if self.distribution is None else f"{scope}, {self.distribution}",
             "schedule": repr(self.schedule),
-            "between events": f"masks are held on {self.hold}{state}",
+            **text,
         }
 
+    @property
+    def goals(self) -> dict[str, tuple[int, float] | None]:
+        """Where the schedule ends: its last step and sparsity, by glob ("" for one of all targets); None if
+        only asking would tell. Empty without a schedule."""
+        if isinstance(self.schedule, Schedules):
+            return self.schedule.goals
+        return {} if self.schedule is None else {"": self.schedule.goal}
+
     def _check_schedule(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise ArgumentError(
-                f"schedule: {self.schedule!r}; accepted: PolynomialDecay, PowerRamp, Linear, Cosine or "
-                "OneShot"
-            )
-        last = self.schedule.last_due(0, _FAR)
-        if last is None:
+        goals = [goal for goal in self.goals.values() if goal is not None]
+        if goals and all(step < 1 for step, _ in goals) and len(goals) == len(self.goals):
             raise ArgumentError(f"schedule: {self.schedule!r} can never fire. Steps are counted from 1")
         fixed = resolve_scope(self.scope, "nearest", "error").fixed_sparsity
-        if fixed is not None and last[1] > fixed:
+        most = max((sparsity for _, sparsity in goals), default=0.0)
+        if fixed is not None and most > fixed:
             raise ArgumentError(
-                f"schedule: it ends at sparsity {last[1]:g}, and scope "
+                f"schedule: it ends at sparsity {most:g}, and scope "
                 f"'{resolve_scope(self.scope, 'nearest', 'error').text}' prunes at most {fixed:g}. End the "
                 "schedule there"
             )
 
-    def _check_history(self, optimizer: torch.optim.Optimizer | None) -> None:
-        if optimizer is None:
+    def _check_history(self, optimizers: Optimizers) -> None:
+        assert self.schedule is not None
+        if not optimizers:
             raise ArgumentError(
                 f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
             )
         needed = tracker_class(self.call.name).needed
-        if self.missing == "error" and self.schedule.last_due(0, needed - 1) is not None:
+        if self.missing == "error" and self.schedule.last_due(0, needed - 1):
             raise ArgumentError(
                 f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
                 f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
             )
 
-    def _check_hold(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _check_hold(self, optimizers: Optimizers) -> None:
         if self.hold != "grads":
             return
-        if optimizer is None:
+        if not optimizers:
             raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
-        if optimizer_state.family(optimizer) is None:
-            raise ArgumentError(
-                f"hold: 'grads' with {type(optimizer).__name__}, which is not known to update element by "
-                f"element; known: {', '.join(optimizer_state.ELEMENTWISE)}. Use hold='weights'"
-            )
+        optimizers.require_elementwise()
         if not self.mask_optimizer_state:
             raise ArgumentError(
                 "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "
                 "off zero. Use mask_optimizer_state=True or hold='weights'"
             )
-        if any(group.get("eps") == 0 for group in optimizer.param_groups):
+        if any(group.get("eps") == 0 for group in optimizers.groups().values()):
             raise ArgumentError(
                 "hold: 'grads' with an optimizer whose eps is 0: it divides 0 by 0 for pruned weights. Use a "
                 "positive eps or hold='weights'"
@@ -224,10 +241,8 @@ class Settings:
         )
 
 
-def require_inputs(
-    call: ScorerCall, optimizer: torch.optim.Optimizer | None, given: frozenset[str] = frozenset()
-) -> None:
-    """Raises ArgumentError if the scorer reads what neither training, nor this optimizer, nor `given` has."""
+def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[str] = frozenset()) -> None:
+    """Raises ArgumentError if the scorer reads what neither training, these optimizers nor `given` have."""
     foreign = sorted(call.reads - _IN_TRAINING - given)
     if foreign:
         raise ArgumentError(
@@ -240,18 +255,19 @@ def require_inputs(
     moments = sorted(call.reads & _MOMENT_READS)
     if not moments:
         return
-    if optimizer is None:
+    if not optimizers:
         raise ArgumentError(
             f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer, or choose a scorer that does without (magnitude, gradient, taylor, random)"
+            "the optimizer (of a Trainer: after create_optimizer()), or choose "
+            f"{WITHOUT_STATE}"
         )
-    kept = optimizer_state.kept_moments(optimizer)
-    lacking = [] if kept is None else [name for name in moments if name not in kept]
-    if lacking:
-        raise ArgumentError(
-            f"optimizer: {type(optimizer).__name__} keeps no {', '.join(lacking)}, and scorer '{call.name}' "
-            "reads it. Use Adam or AdamW, or a scorer that does without (magnitude, gradient, taylor, random)"
-        )
+    optimizers.require_state(call.reads, call.name)
+
+
+def _schedule(given: Any) -> Schedule | Schedules | None:
+    if given is None:
+        return None
+    return Schedules(given) if isinstance(given, Mapping) else checked_schedule(given)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, Error, MissingStateError
 from ..model.binding import bind
+from ..model.experts import follows_interface
 from ..model.targets import Plan, find_targets, unwrap
 from ..options.values import one_of
 from ..progress import ticking
@@ -42,10 +43,11 @@ class Calibrator:
 
     What counts. Linear and transformers' Conv1D: all leading axes are positions, padding too unless `run` is
     given a `token_mask`. Conv: the positions of all windows with all their taps, zeros of the padding
-    included, one norm per input channel; this is the mean over the unfolded input. A layer that is called
-    several times, or whose weight is tied to another layer's, has one sum over all calls. Values are squared
-    in float32 (whatever the activations are, bfloat16 and float16 too) and summed in float64, on the device
-    of the activations.
+    included, one norm per input channel, of all groups; this is the mean over the unfolded input. Experts of
+    transformers: every token is a position, and counts as zero for the experts that it is not sent to. A
+    layer that is called several times, or whose weight is tied to another layer's, has one sum over all
+    calls. Values are squared in float32 (whatever the activations are, bfloat16 and float16 too) and summed
+    in float64, on the device of the activations.
 
     What is cached, and when it is stale. The sums stay here, and `run` does nothing while there are any:
     pruning layer by layer needs one calibration. They describe the model as it was and the data it saw. After
@@ -63,32 +65,15 @@ class Calibrator:
 
     Raises:
         ArgumentError: Nothing to calibrate; a pattern matches nothing; or a target that has no norm per input
-            feature: grouped and transposed convolutions, and whatever is not Linear, Conv or Conv1D.
+            feature: transposed convolutions, torch's MultiheadAttention, and whatever is not Linear, Conv,
+            Conv1D or experts with transformers' interface.
     """
 
     def __init__(self, model: torch.nn.Module, *, targets: Any = None, ignore: Any = None) -> None:
         self._model = unwrap(model)
-        self._plan = find_targets(self._model, None, targets, ignore)
-        self._watched: list[tuple[torch.nn.Module, str]] = []
-        names = {id(one.parameter): one.entry.name for one in bind(self._model, None, self._plan.targets)}
-        without = []
-        for module in self._model.modules():
-            name = names.get(id(module._parameters.get("weight")))
-            if name is not None and (kind := refused(module)) is not None:
-                without.append(f"'{name}' ({kind})")
-            if name is not None and observer(module, name) is not None:
-                self._watched.append((module, name))
-        if without:
-            raise ArgumentError(
-                f"targets: there is no norm per input feature for {', '.join(without)}. Leave them out with "
-                "ignore, or prune them by another scorer"
-            )
-        lost = set(names.values()) - {name for _, name in self._watched}
-        if lost:
-            raise ArgumentError(
-                f"targets: '{sorted(lost)[0]}' is not the weight of a Linear, Conv or Conv1D layer, so that "
-                "it has no input features to measure. Leave it out with ignore"
-            )
+        self._plan = find_targets(self._model, None, targets, ignore, frozen=True)
+        self._watched = _watched(self._model, self._plan)
+        self._experts = {name for module, _, name in self._watched if follows_interface(module)}
         self._sums: dict[str, InputSum] = {}
         self._norms: dict[str, torch.Tensor] | None = None
         self._inside: contextlib.ExitStack | None = None
@@ -96,6 +81,9 @@ class Calibrator:
         self._token_mask: torch.Tensor | None = None
         self.calibrations = 0
         self.samples = 0
+
+    def __repr__(self) -> str:
+        return f"<Calibrator of {len(self._plan.targets)} weights, {self.samples:,} samples seen>"
 
     def plan(self) -> Plan:
         """Which parameters are measured and which not, and why; settled when the calibrator was made."""
@@ -167,8 +155,8 @@ class Calibrator:
             for module in self._model.modules():
                 stack.callback(setattr, module, "training", module.training)
             self._model.eval()
-            for module, name in self._watched:
-                observe = observer(module, name)
+            for module, attribute, name in self._watched:
+                observe = observer(module, attribute, name)
                 assert observe is not None  # it had one when the calibrator was made
                 hook = functools.partial(self._collect, name, observe)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -193,8 +181,14 @@ class Calibrator:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The targets whose layer has not been called while collecting."""
-        return tuple(entry.name for entry in self._plan.targets if entry.name not in self._sums)
+        """The targets whose layer has not been called while collecting; experts also if one of them has been
+        given no token."""
+        return tuple(
+            entry.name
+            for entry in self._plan.targets
+            if (found := self._sums.get(entry.name)) is None
+            or (entry.name in self._experts and not found.reached_all(entry.shape[0]))
+        )
 
     @property
     def positions(self) -> dict[str, int]:
@@ -225,10 +219,10 @@ class Calibrator:
             MissingStateError: A target has no norms, under ``missing="error"``.
         """
         missing = one_of("missing", missing, ("error", "skip"))
-        norms = self.norms if missing == "error" else self._known_norms()
+        norms, unseen = self.norms if missing == "error" else self._known_norms(), self.unseen
         items = []
         for one in bind(self._model, None, self._plan.targets):
-            if one.entry.name in norms:
+            if one.entry.name in norms and one.entry.name not in unseen:
                 item = one.inputs(())
                 item.input_norm = norms[one.entry.name]
                 items.append(item)
@@ -253,7 +247,7 @@ class Calibrator:
             CheckpointError: Not such a file, a newer format, or other names or sizes than the targets here;
                 nothing has been changed.
         """
-        sizes = {entry.name: entry.inputs for entry in self._plan.targets}
+        sizes = {entry.name: entry.features for entry in self._plan.targets}
         self._sums, self.samples = calibration_file.load(path, sizes)
         self._norms = None
         return self
@@ -280,8 +274,8 @@ class Calibrator:
             return "call run(batches) first, or forward passes in a with block"
         return (
             "their layers were never called (unused, frozen into a compiled graph, or bypassed by code that "
-            "reads the weight itself). Calibrate on data that reaches them, leave them out with ignore, or "
-            "pass missing='skip'"
+            "reads the weight itself), or one of their experts was given no token. Calibrate on data that "
+            "reaches them, leave them out with ignore, or pass missing='skip'"
         )
 
     def _collect(
@@ -290,6 +284,32 @@ class Calibrator:
         found = observe(args, kwargs, self._token_mask)
         self._sums[name] = self._sums[name] + found if name in self._sums else found
         self._norms = None
+
+
+def _watched(model: torch.nn.Module, plan: Plan) -> list[tuple[torch.nn.Module, str, str]]:
+    """The layers of the targets: module, attribute, name. Raises ArgumentError for what has no norms."""
+    names = {id(one.parameter): one.entry.name for one in bind(model, None, plan.targets)}
+    found, without = [], []
+    for module in model.modules():
+        if (kind := refused(module)) is not None:
+            without += [f"'{names[id(p)]}' ({kind})" for p in module.parameters() if id(p) in names]
+            continue
+        for attribute, parameter in module._parameters.items():
+            name = names.get(id(parameter))
+            if name is not None and observer(module, attribute, name) is not None:
+                found.append((module, attribute, name))
+    if without:
+        raise ArgumentError(
+            f"targets: there is no norm per input feature for {', '.join(without)}. Leave them out with "
+            "ignore, or prune them by another scorer"
+        )
+    lost = set(names.values()) - {name for _, _, name in found}
+    if lost:
+        raise ArgumentError(
+            f"targets: '{sorted(lost)[0]}' is not a weight of a Linear, Conv or Conv1D layer, nor of experts "
+            "with transformers' interface, so that its inputs cannot be measured. Leave it out with ignore"
+        )
+    return found
 
 
 def call_model(model: torch.nn.Module, batch: Any) -> Any:

@@ -11,7 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CheckpointError, MissingPackageError
+from ..errors import CheckpointError
+from ..extras import require
 from .inputs_seen import InputSum
 
 FORMAT = "bittersweet.calibration"
@@ -65,12 +66,5 @@ def load(path: str | os.PathLike[str], sizes: Mapping[str, int]) -> tuple[dict[s
 
 
 def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError:
-        raise MissingPackageError(
-            "calibrations are saved as safetensors, which is not installed: pip install safetensors (or "
-            "bittersweet[calibration])"
-        ) from None
-    return safetensors
+    require("safetensors.torch", "a saved calibration")
+    return require("safetensors", "a saved calibration")

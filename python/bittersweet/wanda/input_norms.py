@@ -71,10 +71,10 @@ class InputNorms:
                 if skip:
                     continue
                 raise error
-            if tuple(self.of(entry).shape) != (entry.inputs,):
+            if tuple(self.of(entry).shape) != (entry.features,):
                 raise ShapeError(
                     f"input_norms: that of '{entry.name}' has shape {tuple(self.of(entry).shape)}; accepted: "
-                    f"({entry.inputs},), one norm per input feature"
+                    f"({entry.features},), one norm per input feature"
                 )
 
     def digest(self) -> str | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ShapeError
+from ..model.layers import is_conv1d
+from .experts_seen import expert_squares
 
 if TYPE_CHECKING:
     import torch
@@ -23,31 +25,42 @@ class InputSum:
         squares = self.squares + other.squares.to(self.squares.device)
         return InputSum(squares, self.positions + other.positions)
 
+    def reached_all(self, blocks: int) -> bool:
+        """Whether each of the equal blocks of features has a sum above zero."""
+        return bool((self.squares.view(blocks, -1).sum(1) > 0).all())
+
     def norm(self) -> torch.Tensor:
         """sqrt(sum / positions) as float32; 0 where there was no position."""
         return (self.squares / max(self.positions, 1)).sqrt().float()
 
 
 def refused(module: torch.nn.Module) -> str | None:
-    """Why a convolution has no norms: rows of a grouped one do not share one list of inputs, and the windows
-    of a transposed one are not measured here.
+    """Why no weight in this module has norms: the windows of a transposed convolution are not measured here,
+    and torch's attention uses its projections without calling them.
     """
-    from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+    from torch import nn
+    from torch.nn.modules.conv import _ConvTransposeNd
 
     if isinstance(module, _ConvTransposeNd):
         return "transposed convolution"
-    return "grouped convolution" if isinstance(module, _ConvNd) and module.groups != 1 else None
+    return "in a MultiheadAttention" if isinstance(module, nn.MultiheadAttention) else None
 
 
-def observer(module: torch.nn.Module, name: str) -> Callable[..., InputSum] | None:
-    """The function ``(args, kwargs, token_mask) -> InputSum`` for calls of `module`; None for other kinds of
-    layer than Linear, Conv and Conv1D."""
+def observer(module: torch.nn.Module, attribute: str, name: str) -> Callable[..., InputSum] | None:
+    """The function ``(args, kwargs, token_mask) -> InputSum`` for calls of `module`, whose parameter
+    `attribute` is measured; None for other kinds of layer than Linear, Conv, Conv1D and transformers'
+    experts.
+    """
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
 
+    if (squares := expert_squares(module, attribute, name)) is not None:
+        return lambda args, kwargs, mask: InputSum(*squares(args, kwargs, mask))
+    if attribute != "weight":
+        return None
     if isinstance(module, _ConvNd):
         return lambda args, kwargs, mask: _of_windows(module, _input(args, kwargs, name), name)
-    conv1d = any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+    conv1d = is_conv1d(module)
     if not (isinstance(module, nn.Linear) or conv1d):
         return None
     weight: Any = module.weight

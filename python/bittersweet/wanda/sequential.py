@@ -34,6 +34,10 @@ class BlockInput:
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        named = [f"{name}={_brief(value)}" for name, value in self.kwargs.items()]
+        return f"BlockInput({', '.join([*map(_brief, self.args), *named])})"
+
     @property
     def hidden(self) -> torch.Tensor:
         found: torch.Tensor = (*self.args, *self.kwargs.values())[self._place()]
@@ -53,6 +57,11 @@ class BlockInput:
             if isinstance(value, torch.Tensor):
                 return place
         raise ArgumentError("inputs: a call of a block has no tensor among its arguments, so no hidden state")
+
+
+def _brief(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,9 @@ class SequentialReport:
         """Pruned share of all targets."""
         total = sum(event.total for event in self.events)
         return sum(event.pruned for event in self.events) / total if total else 0.0
+
+    def __repr__(self) -> str:
+        return f"SequentialReport({self})"
 
     def __str__(self) -> str:
         return (
@@ -137,7 +149,7 @@ def prune_blocks_(
     for state in states:
         state._place()
     whole = nn.ModuleList(listed)
-    plan = find_targets(whole, None, targets, ignore)
+    plan = find_targets(whole, None, targets, ignore, frozen=True)
     how: dict[str, Any] = {
         "sparsity": sparsity,
         "scope": scope,

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import bittersweet as bs
 import pytest
 import torch
 from bittersweet.model.targets import Plan, find_targets
+from layer_support import Conv1D
 from pruner_support import LINEAR, mlp
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
-
-
-class Conv1D(nn.Module):
-    """As in transformers: the weight is (inputs, outputs)."""
-
-    def __init__(self, outputs: int, inputs: int) -> None:
-        super().__init__()
-        self.nf = outputs
-        self.weight = nn.Parameter(torch.randn(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
 
 
 class Zoo(nn.Module):
@@ -76,7 +68,7 @@ def test_transposed_weights_say_which_axis_is_the_input() -> None:
 
 
 def test_rows_of_a_conv1d_are_its_outputs() -> None:
-    model = nn.Sequential(Conv1D(outputs=6, inputs=8))
+    model = nn.Sequential(Conv1D(nf=6, nx=8))
     pruner = bs.Pruner(model, scorer="magnitude", scope="2:4", schedule=bs.OneShot(0.5, 1))
     pruner.step()
     kept = pruner.masks["0.weight"].reshape(2, 4, 6)  # groups of 4 consecutive inputs, per output
@@ -162,15 +154,6 @@ def test_only_an_exact_name_or_the_own_type_reaches_what_the_default_leaves_out(
     assert names(find_targets(model, targets=model.norm)) == {"norm.weight"}
 
 
-def test_attention_in_projection_is_pruned_by_name_only() -> None:
-    model = nn.Sequential(nn.MultiheadAttention(8, 2))
-    assert names(find_targets(model)) == {"0.out_proj.weight"}
-    assert names(find_targets(model, targets=nn.MultiheadAttention)) == {
-        "0.in_proj_weight",
-        "0.out_proj.weight",
-    }
-
-
 def test_a_pattern_without_a_match_names_near_ones() -> None:
     model = Zoo()
     with pytest.raises(bs.ArgumentError, match=r"ignore names 'haed\.weight'.*head\.weight"):
@@ -217,7 +200,7 @@ def test_the_plan_prints_everything_and_is_data() -> None:
         assert f"{parameter.numel():,}" in line
     assert "ignored by 'head'" in text
     assert "bitter7" in text
-    assert "Linear(initial_sparsity=0.2" in text
+    assert "LinearRamp(initial_sparsity=0.2" in text
     values = json.loads(json.dumps(pruner.plan().to_dict()))
     assert {row["name"] for row in values["parameters"] if row["pruned"]} == DEFAULT - {"head.weight"}
     assert pruner.plan().targets[0].shape == (16, 8)
@@ -232,3 +215,161 @@ def test_a_changed_model_is_named() -> None:
     model[2] = nn.Identity()
     with pytest.raises(bs.Error, match=r"no longer has the parameter '2\.weight'"):
         pruner.step()
+
+
+@pytest.mark.parametrize("name", ["Conv1D", "Linear", "Embedding", "OptimizedModule", "DataParallel"])
+@pytest.mark.parametrize("base", [nn.Conv1d, nn.ConvTranspose1d, nn.Linear])
+def test_a_class_is_judged_by_what_it_is(name: str, base: type[nn.Module]) -> None:
+    made = type(name, (base,), {})
+    sizes = (8, 4) if base is nn.Linear else (8, 4, 3)
+    model = nn.Sequential(made(*sizes, bias=False))
+    (entry,) = find_targets(model).targets
+    assert entry.in_dim == (0 if base is nn.ConvTranspose1d else None)
+    pruner = bs.Pruner(model, None, scorer="magnitude", schedule=bs.OneShot(0.5, 1), scope="row")
+    pruner.step()
+    kept = pruner.masks["0.weight"]
+    rows = kept.transpose(0, 1) if base is nn.ConvTranspose1d else kept
+    assert rows.flatten(1).sum(1).tolist() == [rows[0].numel() // 2] * len(rows)
+
+
+def test_what_only_has_the_name_of_a_layer_is_none() -> None:
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 4))
+
+    class DistributedDataParallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(4, 4)
+
+    plan = find_targets(nn.Sequential(Conv1D(), DistributedDataParallel()))
+    assert names(plan) == {"1.module.weight"}
+    assert "not the weight of" in reason(plan, "0.weight")
+
+
+def test_a_glob_reaches_the_attribute_that_it_spells() -> None:
+    model = Zoo()
+    assert names(find_targets(model, targets="*.weight")) == DEFAULT
+    assert names(find_targets(model, targets="*scale")) == {"scale"}
+    assert names(find_targets(model, targets=["*.bias", "fc.*"])) >= {"fc.weight", "fc.bias", "up.bias"}
+    with pytest.raises(bs.ArgumentError, match="nothing to prune"):
+        find_targets(model, targets="?cale")
+    attention = nn.Sequential(nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2))
+    both = {"0.in_proj_weight", "1.in_proj_weight"}
+    assert names(find_targets(attention, targets="*in_proj_weight")) == both
+    assert names(find_targets(attention)) == both | {"0.out_proj.weight", "1.out_proj.weight"}
+
+
+def test_parameters_are_patterns() -> None:
+    model = Zoo()
+    assert names(find_targets(model, targets=model.fc.weight)) == {"fc.weight"}
+    assert names(find_targets(model, targets=[model.scale, "head"])) == {"scale", "head.weight"}
+    assert names(find_targets(model, targets=model.parameters())) == DEFAULT | {"scale"}
+    assert names(find_targets(model, ignore=[model.fc.weight])) == DEFAULT - {"fc.weight"}
+    with pytest.raises(bs.ArgumentError) as error:
+        find_targets(model, targets=[torch.randn(500, 500)])
+    assert str(error.value) == (
+        "targets names a Tensor of shape (500, 500), which is not in the model. Pass a parameter that is a "
+        "part of this model"
+    )
+    with pytest.raises(bs.ArgumentError) as error:
+        find_targets(model, targets=model.named_parameters())
+    assert len(str(error.value)) < 250
+
+
+def test_wrong_patterns_and_models_are_told_what_to_do() -> None:
+    model = mlp()
+    with pytest.raises(bs.ArgumentError, match=r"Linear is a type of modules: .*torch\.nn\.Linear"):
+        find_targets(model, targets="Linear")
+    with pytest.raises(bs.ArgumentError, match=r"pass the type itself, .*Conv1D"):
+        find_targets(Zoo(), ignore="Conv1D")
+    with pytest.raises(bs.ArgumentError, match=r"found generator;.*not its parameters"):
+        find_targets(model.parameters())  # type: ignore[arg-type]
+    with pytest.raises(bs.ArgumentError, match=r"found generator;.*not its parameters"):
+        bs.Pruner(model.parameters(), schedule=LINEAR)  # type: ignore[arg-type]
+    with pytest.raises(bs.ArgumentError, match="found OrderedDict"):
+        find_targets(model.state_dict())  # type: ignore[arg-type]
+    model[0].requires_grad_(False)
+    with pytest.raises(bs.ArgumentError, match=r"frozen.*pruned once, .* by bittersweet\.prune_"):
+        find_targets(model, targets="0.weight")
+    assert names(find_targets(model, targets="0.weight", frozen=True)) == {"0.weight"}
+
+
+def test_inputs_that_n_of_m_does_not_divide_say_what_a_pruner_takes() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3, groups=4), nn.ConvTranspose2d(12, 6, 3, groups=2)
+    )
+    options = {"scorer": "magnitude", "schedule": bs.OneShot(0.5, 1)}
+    for name, inputs in (("0.weight", 3), ("1.weight", 2), ("2.weight", 6)):
+        with pytest.raises(bs.ShapeError) as error:
+            bs.Pruner(model, None, scope="2:4", targets=name, **options)
+        assert f"the {inputs} inputs of tensor '{name}'" in str(error.value)
+        advice = 'bs.NofM(2, 4, remainder="keep")'
+        assert f"scope={advice}" in str(error.value)
+        scope = eval(advice)
+        pruner = bs.Pruner(model, None, scope=scope, targets=name, **options)
+        pruner.step()
+        assert pruner.masks[name].sum() == pruner.masks[name].numel() * (1 - inputs // 4 * 4 / inputs / 2)
+
+
+def test_a_plan_says_what_it_overlooks_and_warns_once_for_a_class() -> None:
+    class Overlooked(nn.Module):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.experts = nn.Parameter(torch.randn(4, 8, size))
+            self.tokens = nn.Embedding(1000, 8)
+            self.fc = nn.Linear(8, 36)
+
+    with pytest.warns(UserWarning, match=r"256 of 544 elements .* are left out, 47\.1%: experts \(not the"):
+        plan = find_targets(Overlooked(8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_targets(Overlooked(8))  # once for the class
+        for options in ({"ignore": "experts"}, {"targets": "fc"}, {"targets": ["experts", "fc"]}):
+            assert find_targets(Overlooked(8), **options).overlooked() is None
+    assert "attention: 256 of 544 elements in parameters of two or more axes" in str(plan).splitlines()[1]
+    assert find_targets(Overlooked(1)).overlooked() is None  # 32 of 320: no more than a tenth
+    model = Overlooked(1)
+    optimizer = torch.optim.SGD([model.experts, model.fc.weight, model.tokens.weight], 0.1)
+    assert find_targets(model, optimizer).overlooked() is None
+    optimizer = torch.optim.SGD([model.experts, model.fc.bias], 0.1)
+    plan = find_targets(model, optimizer, targets=["experts", "fc.weight"])
+    assert "fc.weight (not in the optimizer)" in str(plan.overlooked())
+
+
+def test_the_plan_is_short_as_an_object_and_entries_know_their_geometry() -> None:
+    plan = find_targets(Zoo(), ignore="scale")
+    assert repr(plan).startswith("Plan(7 of 20 parameters take part, ")
+    assert len(repr(plan)) < 120
+    entry = next(entry for entry in plan if entry.name == "conv2.weight")
+    assert entry.geometry == (8, 2, 9, 18, 9, 2)
+    assert (entry.inputs, entry.features, entry.one_row) == (2, 4, (1, 2, 1, 1))
+
+
+def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed
+
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    try:
+        from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one rank shards nothing
+            wrapped = [
+                FullyShardedDataParallel(mlp(), device_id=torch.device("cpu"), use_orig_params=own)
+                for own in (False, True)
+            ]
+        for model in (*wrapped, nn.Sequential(nn.Linear(4, 4), wrapped[0])):
+            with pytest.raises(bs.LayoutError, match=r"FullyShardedDataParallel.*Train with Distributed"):
+                find_targets(model)
+            with pytest.raises(bs.LayoutError, match="FullyShardedDataParallel"):
+                bs.Pruner(model, None, scorer="magnitude", schedule=LINEAR)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        fully_shard(model[1], mesh=distributed.init_device_mesh("cpu", (1,)))
+        with pytest.raises(bs.LayoutError, match=r"parameter '1\.weight' is a DTensor") as error:
+            find_targets(model)
+        assert "to_local" not in str(error.value)
+        assert names(find_targets(model, ignore="1.*")) == {"0.weight"}
+    finally:
+        distributed.destroy_process_group()

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import json
 import math
+from fractions import Fraction
 from typing import Any
 
 import bittersweet as bs
 import numpy as np
 import pytest
-from bittersweet.options.schedules import Schedule
+import torch
+from bittersweet import Schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,3 +158,71 @@ def test_unknown_configurations() -> None:
         Schedule.from_config({"kind": "Quadratic"})
     with pytest.raises(bs.ArgumentError, match="speed"):
         Schedule.from_config({**bs.OneShot(0.5, 3).to_config(), "speed": 1})
+
+
+@given(
+    st.integers(0, 60), st.one_of(st.none(), st.integers(0, 60)), st.integers(1, 30), st.integers(0, 150),
+    st.integers(0, 150),
+)  # fmt: skip
+def test_constant_sparsity(begin: int, length: int | None, frequency: int, since: int, now: int) -> None:
+    end = None if length is None else max(begin + length, 1)
+    schedule = bs.ConstantSparsity(0.5, begin, end, frequency)
+    stop = 200 if end is None else end
+    due = {*range(begin, stop + 1, frequency), *([] if end is None else [end])}
+    for step in range(200):
+        assert schedule(step) == (step in due, 0.5 if step >= begin else 0.0)
+    between = [step for step in sorted(due) if since < step <= now]
+    assert schedule.last_due(since, now) == ((between[-1], 0.5) if between else None)
+    assert schedule.goal == (min(step for step in due if step > 0), 0.5)
+    assert Schedule.from_config(json.loads(json.dumps(schedule.to_config()))) == schedule
+
+
+def test_a_constant_sparsity_without_end_answers_for_any_step() -> None:
+    assert bs.ConstantSparsity(0.5, 10, frequency=7).last_due(0, 2**62)[1] == 0.5  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"sparsity": 50}, "50 % is 0.5"),
+        ({"begin_step": -1}, "begin_step"),
+        ({"end_step": 9}, "end_step"),
+        ({"end_step": -1}, "None for no end"),
+        ({"begin_step": 0, "end_step": 0}, "end_step"),
+        ({"frequency": 0}, "frequency"),
+        ({"frequency": True}, "frequency"),
+    ],
+)
+def test_refusals_of_constant_sparsity(change: dict[str, Any], argument: str) -> None:
+    with pytest.raises(bs.ArgumentError, match=argument):
+        bs.ConstantSparsity(**{"sparsity": 0.5, "begin_step": 10, "end_step": 20, **change})
+
+
+def test_goals() -> None:
+    assert [cls(0.1, 0.9, 3, 13).goal for cls in RAMPS] == [(13, 0.9)] * 4
+    assert bs.OneShot(0.5, 10).goal == (10, 0.5)
+
+
+def test_the_first_name_of_the_linear_ramp_stays() -> None:
+    """In code, and in what was saved under it."""
+    assert bs.Linear is bs.LinearRamp
+    schedule = bs.LinearRamp(0, 0.5, 10, 90)
+    assert schedule.to_config()["kind"] == "Linear"
+    assert Schedule.from_config({**schedule.to_config(), "kind": "LinearRamp"}) == schedule
+
+
+def test_foreign_numbers_become_plain_ones() -> None:
+    schedule = bs.PolynomialDecay(
+        Fraction(1, 4),
+        np.float32(0.5),
+        np.int64(10),
+        torch.tensor(90),
+        power=np.float32(2),
+        frequency=np.uint8(5),
+    )  # type: ignore[arg-type]
+    assert [type(value) for value in dataclasses.astuple(schedule)] == [float, float, int, int, float, int]
+    due, sparsity = schedule(np.int64(50))  # type: ignore[arg-type]
+    assert type(due) is bool
+    assert type(sparsity) is float
+    with pytest.raises(bs.ArgumentError, match=r"step: 50\.0"):
+        schedule(50.0)  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def test_functions_take_them_too(sparsity: Any, k: Any) -> None:
         {"seed": 1.5}, {"seed": True}, {"seed": -1}, {"seed": 2**63}, {"k": 2**70}, {"k": True}, {"k": 1.0},
         {"eps": True}, {"eps": "1"}, {"max_tensor_sparsity": 2}, {"max_tensor_sparsity": "all"},
         {"scope": 3}, {"scope": None}, {"scope": Scope()}, {"rounding": None},
-        {"remainder": 2}, {"scorer": None}, {"scorer": 7}, {"selector": None}, {"selector": "exactly"},
+        {"remainder": 2}, {"scorer": 7}, {"selector": None}, {"selector": "exactly"},
     ],
     ids=str,
 )  # fmt: skip

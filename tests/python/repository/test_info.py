@@ -56,9 +56,8 @@ def test_numpy_inputs_do_not_load_torch() -> None:
 def test_every_exported_name_exists_and_is_documented() -> None:
     from bittersweet import _HOME
 
-    assert set(_HOME) <= set(bs.__all__)
     assert set(bs.__all__) <= set(dir(bs))
-    for name in bs.__all__:
+    for name in {*bs.__all__, *_HOME}:
         value = getattr(bs, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert inspect.getdoc(value), name
@@ -67,6 +66,30 @@ def test_every_exported_name_exists_and_is_documented() -> None:
     assert callable(bs.score)
     with pytest.raises(AttributeError, match="no attribute 'scoring'"):
         bs.scoring  # noqa: B018
+
+
+def test_star_import_shadows_nothing_of_torch_nor_of_python() -> None:
+    """What is left out for that is public all the same."""
+    import builtins
+
+    import torch
+    from bittersweet import _HOME
+    from torch import nn
+
+    for name in set(bs.__all__) - {"__version__"}:
+        assert not any(hasattr(place, name) for place in (torch, nn, nn.functional, builtins)), name
+    left_out = {
+        "Gradient",
+        "Identity",
+        "Linear",
+        "Tensor",
+        "Threshold",
+        "get_num_threads",
+        "set_num_threads",
+        "threshold",
+    }
+    assert set(_HOME) - set(bs.__all__) == left_out
+    assert bs.Linear is bs.LinearRamp
 
 
 def test_version_and_build() -> None:
@@ -81,7 +104,7 @@ def test_lists() -> None:
     assert len(bs.scorers()) == len(set(bs.scorers()))
     from bittersweet.options.scorers import Scorer
 
-    objects = [value for name in bs.__all__ if isinstance(value := getattr(bs, name), type)]
+    objects = [value for name in dir(bs) if isinstance(value := getattr(bs, name), type)]
     assert set(bs.scorers()) == {cls.name for cls in objects if issubclass(cls, Scorer)}
     bs.scorers().clear()
     assert bs.scorers()

@@ -216,8 +216,8 @@ def test_settings(copied: CopyFn) -> None:
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     pruner = bs.Pruner(model, optimizer, scorer=bs.Bitter7(eps=0), schedule=bs.OneShot(0.5, 3))
-    made = copied(pruner._settings)
-    assert isinstance(made, Settings) and made.to_config() == pruner._settings.to_config()
+    made = copied(pruner._loop.settings)
+    assert isinstance(made, Settings) and made.to_config() == pruner._loop.settings.to_config()
 
 
 def test_a_capturable_step_refuses(cuda: Any) -> None:

@@ -58,7 +58,7 @@ def test_resumed_movement() -> None:
     assert not torch.equal(trackers[0].scores()["weight"], trackers[1].scores()["weight"])
 
 
-def test_movement_follows_gradscaler_and_refuses_closures() -> None:
+def test_movement_follows_gradscaler() -> None:
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     tracker = bs.MovementTracker(model, optimizer)
@@ -68,16 +68,48 @@ def test_movement_follows_gradscaler_and_refuses_closures() -> None:
     model.weight.grad.mul_(1024.0)
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
     with torch.no_grad():
-        tracker._before_step(optimizer, (optimizer,), {})
+        tracker.gradients_ready(optimizer, 0)
     assert torch.equal(tracker.scores()["weight"], expected)
     optimizer.found_inf = torch.tensor(1.0)
-    tracker._before_step(optimizer, (optimizer,), {})
+    tracker.gradients_ready(optimizer, 0)
     assert torch.equal(tracker.scores()["weight"], expected)
-    del optimizer.grad_scale, optimizer.found_inf
-    with pytest.raises(bs.Error, match="closure"):
-        optimizer.step(lambda: 0.0)
-    with pytest.raises(bs.Error, match="closure"):
-        optimizer.step(closure=lambda: 0.0)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_movement_looks_inside_a_closure_at_its_first_evaluation(by_name: bool) -> None:
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=3)
+    tracker = bs.MovementTracker(model, optimizer)
+    seen: list[torch.Tensor] = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (model(torch.ones(4)) - 1.0).square().sum()
+        loss.backward()
+        assert model.weight.grad is not None
+        seen.append(-(0.5 * model.weight.grad) * model.weight.detach())
+        return loss
+
+    optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    assert len(seen) > 1
+    assert torch.equal(tracker.scores()["weight"], seen[0])
+
+
+def test_movement_of_two_optimizers_counts_each_parameter_once() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    first = torch.optim.SGD(model[0].parameters(), lr=0.5)
+    second = torch.optim.SGD(model[1].parameters(), lr=0.25)
+    tracker = bs.MovementTracker(model, [first, second])
+    model(torch.ones(4)).sum().backward()
+    assert model[0].weight.grad is not None and model[1].weight.grad is not None
+    expected = {
+        "0.weight": -(0.5 * model[0].weight.grad) * model[0].weight.detach(),
+        "1.weight": -(0.25 * model[1].weight.grad) * model[1].weight.detach(),
+    }
+    first.step()
+    second.step()
+    found = tracker.scores()
+    assert all(torch.equal(found[name], sums) for name, sums in expected.items())
 
 
 def test_movement_of_an_optimizer_that_maximizes() -> None:

@@ -186,7 +186,9 @@ def test_every_written_tensor_has_its_version_raised() -> None:
         ({"sync": "later"}, "sync"),
         ({"seed": -1}, "seed"),
         ({"schedule": 0.5}, "schedule.*PolynomialDecay"),
-        ({"schedule": lambda step: (True, 0.5)}, "schedule"),
+        ({"schedule": "cubic"}, "schedule.*'cubic' is PolynomialDecay"),
+        ({"schedule": lambda step: 0.5}, "schedule"),
+        ({"schedule": {"nothing*": LINEAR}}, "schedule names 'nothing"),
     ],
 )
 def test_bad_options_are_refused_when_the_pruner_is_made(options: dict[str, Any], message: str) -> None:

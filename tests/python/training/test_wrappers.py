@@ -84,7 +84,7 @@ def test_a_compiled_training_step_runs_the_pruner_untraced(
         traced.append(torch.compiler.is_dynamo_compiling())
         return bind(*arguments, **options)
 
-    monkeypatch.setattr("bittersweet.training.pruner.bind", watched)
+    monkeypatch.setattr("bittersweet.steps.keeping.bind", watched)
 
     @torch.compile(backend="eager")
     def step() -> None:

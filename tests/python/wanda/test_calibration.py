@@ -14,19 +14,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from layer_support import Conv1D  # noqa: E402
 from torch import nn  # noqa: E402
-
-
-class Conv1D(nn.Module):
-    """As transformers has it: the weight is (in, out)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight + self.bias
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +37,7 @@ def close(found: torch.Tensor, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layer", [nn.Linear(7, 5), Conv1D(7, 5)])
+@pytest.mark.parametrize("layer", [nn.Linear(7, 5), Conv1D(5, 7)])
 def test_features_of_linear_layers(layer: nn.Module, dtype: torch.dtype) -> None:
     model = nn.Sequential(layer).to(dtype)
     batches = [torch.randn(2, 3, 7).to(dtype), torch.randn(1, 11, 7).to(dtype) * 3, torch.randn(7).to(dtype)]
@@ -83,6 +72,24 @@ def test_windows_of_conv2d_equal_the_unfolded_input(options: dict[str, Any]) -> 
     close(calibrator.norms["0.weight"], expected)
     assert calibrator.positions["0.weight"] == 5 * 6 * unfolded.shape[-1]
     assert unfolded.shape[-1] == conv(x).shape[2] * conv(x).shape[3]
+
+
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_grouped_convolutions_have_the_norms_of_all_groups(groups: int) -> None:
+    conv, x = nn.Conv1d(6, 12, 3, groups=groups, bias=False), torch.randn(4, 6, 10)
+    calibrator = bs.Calibrator(nn.Sequential(conv)).run([x])
+    windows = x.double().unfold(2, 3, 1)  # (4, channels, windows, taps)
+    close(calibrator.norms["0.weight"], windows.square().mean((0, 2, 3)).sqrt().numpy())
+    per_row = calibrator.norms["0.weight"].view(groups, 6 // groups).repeat_interleave(12 // groups, 0)
+    scores = conv.weight.detach().abs() * per_row[:, :, None]
+    masks = bs.make_masks(calibrator.score_inputs(), sparsity=0.5, scorer="wanda", scope="tensor")
+    lowest = scores.flatten().argsort()[: scores.numel() // 2]
+    assert torch.equal((~masks["0.weight"].bool()).flatten().nonzero().flatten(), lowest.sort().values)
+
+
+def test_frozen_weights_are_measured_too() -> None:
+    model = nn.Sequential(nn.Linear(3, 2)).requires_grad_(False)
+    assert [item.name for item in bs.Calibrator(model).run([torch.ones(2, 3)]).score_inputs()] == ["0.weight"]
 
 
 def test_windows_of_conv1d_and_unbatched_input() -> None:
@@ -230,16 +237,16 @@ def test_layers_that_never_saw_an_input_are_named() -> None:
 
 
 def test_what_has_no_norm_per_input_is_refused_by_name() -> None:
-    grouped = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(4, 4, 3, groups=2))
+    transposed = nn.Sequential(nn.Linear(2, 2), nn.ConvTranspose2d(2, 2, 3))
     with pytest.raises(
-        bs.ArgumentError, match=r"no norm per input feature for '1\.weight' \(grouped convolution\)"
+        bs.ArgumentError, match=r"no norm per input feature for '1\.weight' \(transposed convolution\)"
     ):
-        bs.Calibrator(grouped)
-    with pytest.raises(bs.ArgumentError, match=r"'0\.weight' \(transposed convolution\)"):
-        bs.Calibrator(nn.Sequential(nn.ConvTranspose2d(2, 2, 3)))
-    assert bs.Calibrator(grouped, ignore="1.weight").plan().targets[0].name == "0.weight"
-    with pytest.raises(bs.ArgumentError, match=r"'0\.in_proj_weight' is not the weight of a Linear"):
-        bs.Calibrator(nn.Sequential(nn.MultiheadAttention(4, 2)), targets="0.in_proj_weight")
+        bs.Calibrator(transposed)
+    assert bs.Calibrator(transposed, ignore="1.weight").plan().targets[0].name == "0.weight"
+    with pytest.raises(bs.ArgumentError, match=r"'0\.in_proj_weight' \(in a MultiheadAttention\), '0\.out"):
+        bs.Calibrator(nn.Sequential(nn.MultiheadAttention(4, 2)))
+    with pytest.raises(bs.ArgumentError, match=r"'0\.weight' is not a weight of a Linear"):
+        bs.Calibrator(nn.Sequential(nn.Bilinear(4, 2, 3)), targets="0.weight")
     with pytest.raises(bs.ArgumentError, match=r"called with a tensor of torch\.int64"):
         bs.Calibrator(nn.Sequential(nn.Linear(2, 2))).run([torch.ones(3, 2, dtype=torch.long)])
     with pytest.raises(bs.ShapeError, match=r"'0\.weight' was called with 5 input features"):

@@ -41,6 +41,9 @@ class Holder:
         self._table: array[int] = array("Q")
         self._queue: tuple[int, int] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Holder, (self._roles,)  # a copy knows no addresses of the original
+
     def apply(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> None:
         """Zeroes the pruned elements of `items` (torch tensors), one mask each; a role that an item lacks is
         skipped.

@@ -7,7 +7,8 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.model import optimizer_state
+from bittersweet.optimizers.known import adapter_of
+from bittersweet.optimizers.optimizers import Optimizers, ParameterState
 from pruner_support import LINEAR, backward, dead_values, facts, mlp, named_state, train, weights
 
 FLAVOURS: dict[str, dict[str, Any]] = {
@@ -110,10 +111,12 @@ def test_relatives_of_adam_keep_the_same_moments(kind: type[torch.optim.Optimize
 def test_reading_state_creates_no_entry() -> None:
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters())
-    state = optimizer_state.read(optimizer, model[0].weight)
-    assert state == optimizer_state.ParameterState()
-    assert optimizer_state.element_state(optimizer, model[0].weight) == {}
-    assert optimizer_state.read(None, model[0].weight) == state
+    optimizers = Optimizers.of(optimizer)
+    state = optimizers.read(model[0].weight)
+    assert state == ParameterState()
+    assert optimizers.element_state(model[0].weight) == {}
+    assert optimizers.companions(model[0].weight) == {}
+    assert Optimizers.of(None).read(model[0].weight) == state
     assert not optimizer.state
     pruner = bs.Pruner(model, optimizer, schedule=LINEAR)
     pruner.step()
@@ -130,7 +133,8 @@ def test_the_adapter_finds_tensors_step_and_betas(options: dict[str, Any]) -> No
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.95), **options)
     train(model, optimizer, None, 3)
     weight = model[0].weight
-    found = optimizer_state.read(optimizer, weight, optimizer_state.groups_of(optimizer)[id(weight)], True)
+    optimizers = Optimizers.of(optimizer)
+    found = optimizers.read(weight, optimizers.groups()[id(weight)], with_step=True)
     entry = optimizer.state[weight]
     assert found.exp_avg is entry["exp_avg"]
     assert found.exp_avg_sq is entry["exp_avg_sq"]
@@ -138,7 +142,7 @@ def test_the_adapter_finds_tensors_step_and_betas(options: dict[str, Any]) -> No
     assert (found.step, found.betas) == (3, (0.8, 0.95))
     assert type(found.step) is int
     assert set(found.keys) == set(entry)
-    assert optimizer_state.element_state(optimizer, weight) == {}
+    assert optimizers.element_state(weight) == {}
 
 
 def test_further_state_per_element_is_found() -> None:
@@ -147,16 +151,17 @@ def test_further_state_per_element_is_found() -> None:
         (
             torch.optim.RMSprop,
             {"momentum": 0.9, "centered": True},
-            {"square_avg", "momentum_buffer", "grad_avg"},
+            {"momentum_buffer", "grad_avg"},
         ),
         (torch.optim.Adagrad, {}, {"sum"}),
         (torch.optim.Adamax, {}, {"exp_inf"}),
-        (torch.optim.Adadelta, {}, {"square_avg", "acc_delta"}),
+        (torch.optim.Adadelta, {}, {"acc_delta"}),
+        (torch.optim.Rprop, {}, {"prev", "step_size"}),
     ):
         model = mlp()
         optimizer = optimizer_kind(model.parameters(), lr=1e-2, **options)
         train(model, optimizer, None, 1)
-        assert set(optimizer_state.element_state(optimizer, model[0].weight)) == keys
+        assert set(Optimizers.of(optimizer).element_state(model[0].weight)) == keys
 
 
 def test_the_family_of_an_optimizer_is_the_rule_it_runs() -> None:
@@ -172,13 +177,13 @@ def test_the_family_of_an_optimizer_is_the_rule_it_runs() -> None:
             return None
 
     parameters = [torch.nn.Parameter(torch.ones(3))]
-    assert optimizer_state.family(torch.optim.AdamW(parameters)) == "AdamW"
-    assert optimizer_state.family(Renamed(parameters)) == "AdamW"
-    assert optimizer_state.family(torch.optim.RMSprop(parameters)) == "RMSprop"
-    assert optimizer_state.family(Changed(parameters)) is None
-    assert optimizer_state.family(Adam(parameters, lr=0.1)) is None
-    assert optimizer_state.family(torch.optim.LBFGS(parameters)) is None
-    assert optimizer_state.kept_moments(torch.optim.Adamax(parameters)) == {"exp_avg"}
+    known = adapter_of(torch.optim.AdamW(parameters))
+    assert adapter_of(Renamed(parameters)) is known
+    assert known.elementwise
+    for other in (Changed(parameters), Adam(parameters, lr=0.1)):
+        assert Optimizers.of(other).unknown() == (type(other).__name__,)
+    assert set(adapter_of(torch.optim.Adamax(parameters)).moments) == {"exp_avg"}
+    assert not adapter_of(torch.optim.LBFGS(parameters)).elementwise
 
 
 def test_wrappers_of_an_optimizer_are_seen_through() -> None:
@@ -195,7 +200,8 @@ def test_wrappers_of_an_optimizer_are_seen_through() -> None:
     model = mlp()
     inner = torch.optim.AdamW(model.parameters(), lr=1e-2)
     wrapped = Wrapper(inner)
-    assert optimizer_state.innermost(wrapped) is inner
+    found = Optimizers.of(wrapped)
+    assert (found.inner, found.outer) == ((inner,), (inner,))
     pruner = bs.Pruner(model, wrapped, schedule=LINEAR).attach()
     train(model, wrapped, None, 12)
     assert [event.step for event in pruner.history] == [2, 6, 10]

@@ -1,0 +1,1 @@
+"""Sub-commands of ``python -m bittersweet`` that work on files."""

@@ -1,0 +1,48 @@
+"""Keywords that do not exist, but are what others call something: an error that names ours."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import ArgumentError
+
+__all__ = ["refuse"]
+
+_ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            "amount", "ratio", "pruning_ratio", "prune_ratio", "pruning_rate", "sparsity_ratio",
+            "sparsity_level", "target_sparsity", "final_sparsity", "percentage", "fraction",
+        ),
+        "sparsity",
+    ),
+    **dict.fromkeys(("n", "count", "num", "topk"), "k"),
+    **dict.fromkeys(("method", "importance", "criterion", "pruning_method", "score", "metric"), "scorer"),
+    **dict.fromkeys(("granularity", "mask_structure", "structure", "pattern", "sparsity_type"), "scope"),
+    **dict.fromkeys(("layers", "parameters", "include", "modules", "parameters_to_prune"), "targets"),
+    **dict.fromkeys(("exclude", "skip", "ignored_layers", "ignored"), "ignore"),
+    **dict.fromkeys(("opt", "optim", "optimizers"), "optimizer"),
+    **dict.fromkeys(("scheduler", "pruning_schedule", "sparsity_schedule"), "schedule"),
+    **dict.fromkeys(("random_state", "generator"), "seed"),
+    **dict.fromkeys(("mask", "prune_mask"), "masks"),
+}  # fmt: skip
+
+
+def refuse(function: Callable[..., Any], given: Mapping[str, object]) -> None:
+    """Raises ArgumentError if `given`, what a function caught beside its own keywords, holds any.
+
+    The message names the argument that is meant, where that can be told.
+    """
+    for keyword in given:
+        parameters = inspect.signature(function).parameters.values()
+        accepted = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+        ours = _ELSEWHERE.get(keyword)
+        if ours not in accepted:
+            ours = next(iter(difflib.get_close_matches(keyword, accepted, n=1)), None)
+        if keyword == "density":
+            ours = "sparsity, which is 1 - density"
+        hint = f"the argument is {ours}" if ours else f"accepted: {', '.join(accepted)}"
+        raise ArgumentError(f"{keyword}: {function.__name__} has no such argument; {hint}")

@@ -1,0 +1,1 @@
+"""A pruner at work: one training step, one event, what is kept at zero, what is noticed."""

@@ -1,0 +1,158 @@
+"""One mask event of a pruner: who competes, new masks, and what is said about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Error, MissingStateError
+from ..model.binding import bind, competitors
+from ..options.budgets import Schedules
+from ..select.events import MaskEvent
+from ..select.merge import merge_events
+from ..tensors.lazy import is_unread, lazily
+from ..tensors.masks import Mask, kept_counts
+from .watching import left_alone
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import Plan, PlanEntry
+    from ..optimizers.optimizers import Optimizers
+    from ..tensors.table import ScoreInputs
+    from ..trackers.base import Tracker
+    from ..training.settings import Settings
+    from ..wanda.input_norms import InputNorms
+    from .keeping import Keeper
+    from .watching import Watch
+
+__all__ = ["fire", "group_targets", "listed", "require_zeros"]
+
+
+def fire(
+    step: int,
+    due: Mapping[str, float],
+    *,
+    model: torch.nn.Module,
+    optimizers: Optimizers,
+    plan: Plan,
+    settings: Settings,
+    norms: InputNorms,
+    tracker: Tracker | None,
+    keeper: Keeper,
+    watch: Watch,
+    sync: bool,
+) -> MaskEvent:
+    """Makes masks for the sparsity that is `due` by glob ("": of all targets) and writes their zeros. An
+    error leaves everything as it was."""
+    started = time.perf_counter()
+    reads, skip = settings.call.reads, settings.missing == "skip"
+    answers = {} if tracker is None else tracker.answers()
+    bound = bind(model, optimizers, plan.targets, reads)
+    alone = left_alone(plan, bound, model, optimizers, reads, watch)
+    bound = [one for one in bound if one.entry.name not in alone]
+    inputs, skipped = competitors(bound, reads, keeper.masks, norms, answers, skip)
+    skipped += alone
+    if skipped and not inputs:
+        raise MissingStateError(
+            f"step {step}: not one of the {len(plan.targets)} targets can be scored by "
+            f"'{settings.call.name}' ({_first(skipped)} lack what it reads, or are frozen by now). Choose a "
+            "scorer that does without (magnitude), or begin the schedule after the first optimizer step"
+        )
+    made, event = _select(inputs, due, plan, settings, sync)
+    former = [mask for mask in keeper.ordered if mask.name in made]
+    keeper.apply({**keeper.masks, **made}, keeper.masks)
+    spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
+
+    def finished(event: MaskEvent) -> MaskEvent:
+        overall = None
+        if skipped or event.dense:
+            elements = sum(entry.numel for entry in plan.targets)
+            overall = _dead(masks) / elements if elements else 0.0
+        event = replace(event, step=step, milliseconds=spent)
+        event = replace(event, skipped=tuple(skipped), achieved_sparsity_all=overall)
+        _say_what_is_odd(event, watch, settings, former)
+        return event
+
+    return lazily(MaskEvent, lambda: finished(event)) if is_unread(event) else finished(event)
+
+
+def group_targets(schedule: Any, plan: Plan) -> dict[str, list[PlanEntry]]:
+    """The targets of each glob of a schedule; those of one without globs are all under ""."""
+    if not isinstance(schedule, Schedules):
+        return {"": list(plan.targets)}
+    by_name = {entry.name: entry for entry in plan.targets}
+    groups = schedule.group({entry.name: entry.aliases for entry in plan.targets})
+    return {glob: [by_name[name] for name in names] for glob, names in groups.members.items()}
+
+
+def _select(
+    inputs: Sequence[ScoreInputs], due: Mapping[str, float], plan: Plan, settings: Settings, sync: bool
+) -> tuple[dict[str, Mask], MaskEvent]:
+    """New masks by name: of all inputs together, or of each group whose schedule is due."""
+    members = group_targets(settings.schedule, plan)
+    made: dict[str, Mask] = {}
+    events: dict[str, MaskEvent] = {}
+    for glob, sparsity in due.items():
+        names = {entry.name for entry in members[glob]}
+        found = settings.select([item for item in inputs if item.name in names], sparsity, sync)
+        assert found.event is not None
+        made.update((mask.name, mask) for mask in found)
+        events[glob] = found.event
+    if "" in due:
+        return made, events[""]
+    grouped = {entry.name for entries in members.values() for entry in entries}
+    dense = {entry.name: entry.numel for entry in plan.targets if entry.name not in grouped}
+    return made, merge_events(events, dense)
+
+
+def require_zeros(keeper: Keeper, why: str) -> None:
+    """Raises Error if a pruned weight is not 0, with the names and `why`."""
+    if bad := keeper.violations():
+        raise Error(f"pruned weights are not 0 ({listed(bad)}): {why}. hold='weights' repairs that")
+
+
+def listed(violations: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} in '{name}'" for name, count in violations.items())
+
+
+def _say_what_is_odd(event: MaskEvent, watch: Watch, settings: Settings, former: Sequence[Mask]) -> None:
+    where = f"step {event.step}"
+    if event.pruned < event.k:
+        watch.say(
+            "budget",
+            f"{where}: {event.k:,} of {event.total:,} weights were to be pruned, and {event.pruned:,} could "
+            f"be: {_why_less(event, settings)}",
+        )
+    if not event.k or event.count_below != 0 or event.count_equal is None:
+        return
+    live = event.total - (0 if settings.regrow else _dead(former))
+    if event.count_equal >= live > 1:
+        zeroed = (
+            " Were the gradients zeroed before pruner.step()?"
+            if "grad" in settings.call.reads and event.threshold == 0.0
+            else ""
+        )
+        watch.say(
+            "equal",
+            f"{where}: all {live:,} scores of '{settings.call.name}' are equal ({event.threshold:g}), so "
+            f"that position alone decided what was pruned.{zeroed}",
+        )
+
+
+def _why_less(event: MaskEvent, settings: Settings) -> str:
+    if event.nonfinite:
+        return f"{event.nonfinite:,} scores are NaN and are kept"
+    if settings.max_tensor_sparsity is not None:
+        return f"max_tensor_sparsity={settings.max_tensor_sparsity:g} caps every tensor"
+    return f"scope '{event.scope}' or ties={settings.ties!r} prune fewer"
+
+
+def _dead(masks: Sequence[Mask]) -> int:
+    return sum(mask.numel for mask in masks) - sum(kept_counts(masks))
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

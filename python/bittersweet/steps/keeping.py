@@ -1,0 +1,104 @@
+"""The masks of a pruner and what they keep at zero: writes, the pass between events, counts of violations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..model.binding import Bound, bind, companion_items, element_items
+from ..optimizers.optimizers import MOMENTS
+from ..select.functional import count_violations
+from ..tensors.masks import Mask
+from .holding import Holder, kept_by_both
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import PlanEntry
+    from ..optimizers.optimizers import Optimizers
+    from ..tensors.table import ScoreInputs
+
+__all__ = ["Keeper"]
+
+
+class Keeper:
+    """Holds masks by name and writes their zeros to weights and, if asked, to the optimizer's state.
+
+    Args:
+        model: The unwrapped model.
+        optimizers: What trains it.
+        entries: The targets, in order.
+        moments: Whether ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` are zeroed with the weights.
+        all_state: Whether a write of new masks zeroes every per-element state too (``hold="grads"``).
+        regrow: Whether a write of new masks zeroes what the former masks pruned as well.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Optimizers,
+        entries: Sequence[PlanEntry],
+        *,
+        moments: bool,
+        all_state: bool,
+        regrow: bool,
+    ) -> None:
+        self._model, self.optimizers, self._entries = model, optimizers, tuple(entries)
+        self._roles = ("weight", *MOMENTS) if moments else ("weight",)
+        self._all_state, self._regrow = all_state, regrow
+        self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
+        self.masks: dict[str, Mask] = {}
+        self.ordered: tuple[Mask, ...] = ()
+        self._written: tuple[Mask, ...] = ()
+
+    def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
+        """The targets that have a mask, as they are now."""
+        return self._bound(self.masks, optimizers)
+
+    def apply(self, masks: Mapping[str, Mask], former: Mapping[str, Mask] | None = None) -> None:
+        """Writes zeros by `masks` and then makes them the ones that are kept; a failure changes nothing.
+
+        With `regrow` what the `former` masks prune is written too: a weight that is reopened starts from 0.
+        """
+        ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
+        bound = self._bound(ordered, self.optimizers)
+        writing = dict(ordered)
+        if self._regrow and former:
+            writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
+        items, chosen = self._items(bound, writing)
+        if self._all_state:
+            extra, more = element_items(self.optimizers, bound, writing)
+            items, chosen = items + extra, chosen + more
+        self._holder.apply(items, chosen)
+        self.masks, self.ordered, self._written = ordered, tuple(ordered.values()), ()
+
+    def hold(self) -> None:
+        """Writes the zeros again."""
+        if self.masks:
+            items, masks = self._items(self.bind(self.optimizers), self.masks)
+            if len(masks) != len(self._written):  # the holder knows a list of masks by its identity
+                self._written = tuple(masks)
+            self._holder.apply(items, self._written)
+
+    def mask_grads(self) -> None:
+        """Zeroes the gradients of pruned weights."""
+        if self.masks:
+            items = [one.inputs(("grad",)) for one in self.bind()]
+            self._gradient_holder.apply(items, self.ordered)
+
+    def violations(self) -> dict[str, int]:
+        """How many pruned weights are not 0, by name; only where there are any."""
+        if not self.masks:
+            return {}
+        counts = count_violations([one.inputs(()) for one in self.bind()], list(self.ordered))
+        return {name: count for name, count in counts.items() if count}
+
+    def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
+        return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
+
+    def _items(
+        self, bound: Sequence[Bound], masks: Mapping[str, Mask]
+    ) -> tuple[list[ScoreInputs], list[Mask]]:
+        """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
+        copies, chosen = companion_items(self.optimizers, bound, masks)
+        return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]

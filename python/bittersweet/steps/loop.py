@@ -1,0 +1,277 @@
+"""A pruner at work: one training step after the other, hooks included. `Pruner` is its public face."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import notices
+from ..errors import ArgumentError, Error
+from ..model.targets import lookup
+from ..optimizers.compilation import outside_of_compilation
+from ..optimizers.hooks import listen
+from ..select.events import MaskEvent, MaskHistory
+from ..tensors.masks import kept_counts
+from .firing import fire, group_targets, listed, require_zeros
+from .keeping import Keeper
+from .sampling import ZeroSample
+from .watching import Watch
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.targets import Plan
+    from ..optimizers.optimizers import Optimizers
+    from ..trackers.base import Tracker
+    from ..training.settings import Settings
+    from ..wanda.input_norms import InputNorms
+
+__all__ = ["Loop"]
+
+
+class Loop:
+    """What changes while a pruner works, and every step of it. A listener of the optimizers (`hooks`).
+
+    Attributes:
+        step: Steps so far.
+        fired: Due steps up to here have been served.
+        history: The events so far.
+        violations: What `finalize` found not to be 0 before it wrote, by name.
+        unfinished: What `finalize` found missing of the schedule, as a sentence; None if nothing.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Optimizers,
+        plan: Plan,
+        settings: Settings,
+        norms: InputNorms,
+        tracker: Tracker | None,
+        sync: bool,
+    ) -> None:
+        self.model, self.optimizers, self.plan, self.settings = model, optimizers, plan, settings
+        self.norms, self.tracker, self.sync = norms, tracker, sync
+        self.keeper = Keeper(
+            model,
+            optimizers,
+            plan.targets,
+            moments=settings.mask_optimizer_state,
+            all_state=settings.hold == "grads",
+            regrow=settings.regrow,
+        )
+        self.step = self.fired = 0
+        self.history = MaskHistory()
+        self.attached = self.finalized = False
+        self.violations: dict[str, int] = {}
+        self.unfinished: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.eagerly = outside_of_compilation()
+        self.watch = Watch(self.optimizers, self._parameters())
+        self._sample: ZeroSample | None = None
+        self._stepped: set[int] = set()
+        self._skipped = False
+        self._handles: list[Any] = []
+        self._listen()
+        if self.finalized:
+            self.watch.end()
+        else:
+            self.watch.meet_others()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
+        left = ("eagerly", "watch", "_sample", "_stepped", "_skipped", "_handles")
+        return {key: value for key, value in self.__dict__.items() if key not in left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __str__(self) -> str:
+        targets, elements = self.plan.targets, sum(entry.numel for entry in self.plan.targets)
+        state = "finalized" if self.finalized else "attached" if self.attached else "in training"
+        what = f"{len(targets)} tensors, {elements:,} weights"
+        return f"{type(self.model).__name__}: {what}, step {self.step:,}, {state}"
+
+    def attach(self) -> None:
+        self.require_open()
+        if not self.optimizers:
+            raise ArgumentError("attach: no optimizer. Pass one to Pruner, or call step() in the loop")
+        if not self.attached:
+            self.attached = True
+            self._listen()
+            self.watch.meet_others()
+
+    def detach(self) -> None:
+        if self.attached:
+            self.attached = False
+            self._listen()
+
+    def replace_optimizers(self, optimizers: Optimizers) -> None:
+        self.require_open()
+        self.settings.check_optimizers(optimizers)
+        if self.tracker is not None:
+            self.tracker.follow(optimizers)
+        self.optimizers = self.keeper.optimizers = optimizers
+        self.watch.follow(optimizers, self._parameters())
+        self._listen()
+
+    def advance(self, skipped: bool = False) -> MaskEvent | None:
+        """One training step has been taken; see `Pruner.step`."""
+        self.require_open()
+        now = self.step + 1
+        due = None if skipped else self._due(now)
+        event = None
+        if self.tracker is not None and not skipped and self.tracker.follows_step:
+            self.tracker.observe(now, self.keeper.masks)  # before masks: writing zeros is no training
+        if due is not None:
+            event = self._fire(now, due)
+            self.history.append(event)
+        elif self.settings.hold == "weights":
+            self.keeper.hold()
+        if self.settings.schedule is None and not self.keeper.masks:
+            raise Error(
+                "this pruner has neither a schedule nor masks, and prunes nothing. Pass a schedule, such as "
+                "PolynomialDecay(0.0, 0.5, begin_step=100, end_step=1000), or give it masks to hold with "
+                "load_masks() or Pruner.from_zeros()"
+            )
+        self.step = now
+        if not skipped:
+            self.fired = now
+        self.watch.called(skipped=skipped, attached=self.attached)
+        return event
+
+    def finalize(self) -> None:
+        """Counts what is not 0 and what is not finished, writes the zeros, verifies them, removes hooks."""
+        if self.finalized:
+            return
+        self.history.settle()
+        self.violations = self.keeper.violations()
+        self.unfinished = self._unfinished()
+        self.keeper.apply(self.keeper.masks)
+        require_zeros(
+            self.keeper, "finalize() has just written the zeros, so that something else writes this memory"
+        )
+        self.attached = False
+        self.finalized = True
+        self._listen()
+        self.watch.end()
+        if self.tracker is not None:
+            self.tracker.detach()
+        if self.violations:
+            notices.warn(
+                f"finalize() found pruned weights that were not 0 ({listed(self.violations)}) and has set "
+                "them to 0: something had written them since the last step, so that what was trained or "
+                "evaluated before differs from what is left now"
+            )
+        if self.unfinished:
+            notices.warn(self.unfinished)
+
+    def require_open(self) -> None:
+        if self.finalized:
+            raise Error("this pruner is finalized and holds no masks any more. Make a new Pruner to go on")
+
+    # What optimizers call; see `hooks.Listener`.
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.keeper.masks or self.watch.moving:
+            return
+        if self._sample is None or self._sample.masks is not self.keeper.ordered:
+            self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)
+        if self._sample.look() and (found := self.keeper.violations()):
+            self.keeper.apply(self.keeper.masks)
+            self.watch.say(
+                "zeros",
+                f"pruned weights were not 0 when optimizer.step() began ({listed(found)}), and have been set "
+                "to 0 again; what ran since the last step used other values. Something writes them in "
+                "between: an optimizer or a wrapper that keeps a second copy of the weights, weights loaded "
+                "after the masks, or a pruner.step() that does not follow every optimizer.step()",
+            )
+
+    def gradients_ready(self, optimizer: torch.optim.Optimizer, evaluation: int) -> None:
+        if self.settings.hold == "grads" and not self._drifts():
+            self.keeper.mask_grads()
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.watch.step_taken(optimizer)
+        if not self.attached:
+            return
+        # GradScaler leaves this for fused optimizers, which skip the step by themselves.
+        found = getattr(optimizer, "found_inf", None)
+        self._skipped |= found is not None and bool(found)
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) < len(self.optimizers.outer):
+            self.keeper.hold()
+            return
+        skipped, self._skipped = self._skipped, False
+        self._stepped.clear()
+        self.advance(skipped)
+
+    def _fire(self, now: int, due: dict[str, float]) -> MaskEvent:
+        if self.settings.hold == "grads" and not self.settings.regrow:
+            require_zeros(
+                self.keeper,
+                "something other than the optimizer wrote them, or an optimizer state was replaced",
+            )
+        return fire(
+            now,
+            due,
+            model=self.model,
+            optimizers=self.optimizers,
+            plan=self.plan,
+            settings=self.settings,
+            norms=self.norms,
+            tracker=self.tracker,
+            keeper=self.keeper,
+            watch=self.watch,
+            sync=self.sync,
+        )
+
+    def _due(self, now: int) -> dict[str, float] | None:
+        """The sparsity that is due by `now` and has not been served, by glob ("": all targets)."""
+        schedule = self.settings.schedule
+        if schedule is None:
+            return None
+        found = schedule.last_due(self.fired, now)
+        by_glob = found if isinstance(found, dict) else {} if found is None else {"": found}
+        return {glob: sparsity for glob, (_, sparsity) in by_glob.items()} or None
+
+    def _drifts(self) -> bool:
+        """Whether dead weights may move in this optimizer step: they compete again at the event after it."""
+        return self.settings.regrow and self._due(self.step + 1) is not None
+
+    def _unfinished(self) -> str | None:
+        members = group_targets(self.settings.schedule, self.plan)
+        kept = dict(zip(self.keeper.masks, kept_counts(self.keeper.ordered), strict=True))
+        missing = []
+        for glob, goal in self.settings.goals.items():
+            elements = sum(entry.numel for entry in members[glob])
+            live = sum(kept.get(entry.name, entry.numel) for entry in members[glob])
+            reached = 1.0 - live / elements if elements else 0.0
+            if goal is not None and goal[0] > self.fired and goal[1] > reached:
+                of = f" of '{glob}'" if glob else ""
+                missing.append(
+                    f"sparsity {goal[1]:g}{of} was asked for at step {goal[0]:,}, and {reached:.4f} is "
+                    "reached"
+                )
+        never = self.settings.schedule is not None and not self.history
+        if never:
+            missing.append("no mask event came")
+        if not missing:
+            return None
+        return (
+            f"the schedule was not finished: {', '.join(missing)} after {self.step:,} steps. Train for "
+            "longer, or end the schedule earlier"
+        )
+
+    def _listen(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.watch.hooked = not self.finalized and (self.attached or self.settings.hold == "grads")
+        if not self.finalized:
+            self._handles = listen(self.optimizers.outer, self, keep_alive=self.watch.hooked)
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [lookup(self.model, entry) for entry in self.plan.targets]

@@ -1,0 +1,115 @@
+"""Masks of a model's weights: under one budget, or under one for each glob."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ArgumentError, MissingStateError
+from ..notices import warn
+from ..options import budgets
+from ..options.scopes import Scope
+from ..options.scorers import Scorer
+from ..options.selectors import Selector
+from ..select import functional
+from ..select.events import MaskEvent
+from ..select.merge import merge_events
+from ..tensors.lazy import is_unread, lazily
+from ..tensors.masks import Mask, kept_counts
+from ..tensors.table import ScoreInputs
+from .weights import ModelWeights
+
+__all__ = ["SelectOptions", "mapped", "select"]
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """Options that `functional.make_masks` and `functional.prune_` take as they are."""
+
+    scope: str | Scope
+    distribution: str | None
+    rounding: str
+    remainder: str
+    selector: str | Selector
+    ties: str | None
+    nonfinite: str
+    seed: int
+    eps: float | None
+    regrow: bool
+    max_tensor_sparsity: float | None
+    sync: bool
+
+
+def select(
+    weights: ModelWeights, sparsity: Any, k: int | None, options: SelectOptions
+) -> tuple[dict[str, Mask], MaskEvent]:
+    """The masks of every target that has one now, and the event."""
+    dense: dict[str, int] = {}
+    if isinstance(sparsity, Mapping):
+        made, event, dense = _select_groups(weights, sparsity, k, options)
+    else:
+        made, event = _decide(weights.items, sparsity, k, weights.scorer, options)
+    new = {**weights.masks, **made}
+    if not (weights.skipped or dense):
+        return new, event
+
+    def over_all(event: MaskEvent) -> MaskEvent:
+        dead = sum(mask.numel for mask in new.values()) - sum(kept_counts(list(new.values())))
+        return replace(event, skipped=weights.skipped, achieved_sparsity_all=dead / max(weights.numel, 1))
+
+    return new, mapped(event, over_all)
+
+
+def _select_groups(
+    weights: ModelWeights, sparsity: Mapping[str, Any], k: int | None, options: SelectOptions
+) -> tuple[dict[str, Mask], MaskEvent, dict[str, int]]:
+    if k is not None:
+        raise ArgumentError("k: given beside sparsity by glob; give one of them")
+    shares = budgets.shares(sparsity)
+    entries = {entry.name: entry for entry in weights.plan.targets}
+    groups = budgets.group("sparsity", shares, {name: entry.aliases for name, entry in entries.items()})
+    items = {str(item.name): item for item in weights.items}
+    made: dict[str, Mask] = {}
+    events: dict[str, MaskEvent] = {}
+    for glob, names in groups.members.items():
+        competing = [items[name] for name in names if name in items]
+        if not competing:
+            raise MissingStateError(
+                f"missing: every weight of '{glob}' lacks what the scorer reads. Leave it out of sparsity"
+            )
+        masks, events[glob] = _decide(competing, shares[glob], None, weights.scorer, options)
+        made.update(masks)
+    dense = {name: entries[name].numel for name in groups.dense}
+    return made, merge_events(events, dense), dense
+
+
+def _decide(
+    items: Sequence[ScoreInputs], share: Any, k: int | None, scorer: str | Scorer, options: SelectOptions
+) -> tuple[dict[str, Mask], MaskEvent]:
+    found = functional.make_masks(items, sparsity=share, k=k, scorer=scorer, **vars(options))
+    assert found.event is not None
+    return {mask.name: mask for mask in found}, mapped(found.event, lambda event: _said(event, options))
+
+
+def _said(event: MaskEvent, options: SelectOptions) -> MaskEvent:
+    """The event, after a warning if it did not do what was asked for, or did it without a reason."""
+    if event.pruned < event.k:
+        warn(
+            f"{event.k:,} of {event.total:,} weights were to be pruned, and {event.pruned:,} could be. "
+            "A cap, NaN scores that are kept, a scope, or ties prune fewer"
+        )
+    live = event.total - (0 if options.regrow else event.pruned - event.churn)
+    undecided = event.count_below == 0 and (event.count_equal or 0) >= live > 1
+    if undecided and event.threshold is not None and 0 < event.pruned < event.total:
+        zeroed = ". Were the gradients zeroed before?" if event.scorer in ("gradient", "taylor") else ""
+        warn(
+            f"all {live:,} scores of '{event.scorer}' are equal ({event.threshold:g}), so that position "
+            f"alone decided what was pruned{zeroed}"
+        )
+    return event
+
+
+def mapped(event: MaskEvent, change: Callable[[MaskEvent], MaskEvent]) -> MaskEvent:
+    """`change` of an event; later, if the event is still unread."""
+    return lazily(MaskEvent, lambda: change(event)) if is_unread(event) else change(event)
