@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,8 @@ class Keeper:
         """Writes the zeros again."""
         if self.masks:
             items, masks = self._items(self.bind(self.optimizers), self.masks)
-            if len(masks) != len(self._written):  # the holder knows a list of masks by its identity
+            same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
+            if not same:  # the holder knows a list of masks by its identity
                 self._written = tuple(masks)
             self._holder.apply(items, self._written)
 
