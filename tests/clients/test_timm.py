@@ -1,7 +1,7 @@
-"""Convolutional networks of timm: depthwise and grouped layers, channels_last, N:M with stems of three channels.
+"""Convolutional networks of timm: depthwise and grouped layers, channels_last, N:M with three-channel stems.
 
-timm imports parts of torchvision that models do not use; where torchvision is missing, an empty stand-in takes
-its place, in this process only.
+timm imports parts of torchvision that models do not use; where torchvision is missing, an empty stand-in
+takes its place, in this process only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import bittersweet as bs
 import pytest
@@ -30,7 +30,7 @@ class _AnyClass(type):
 class _Anything(ModuleType):
     """A package in which every name is a class."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -53,13 +53,15 @@ if importlib.util.find_spec("timm") is None:
     pytest.skip("timm is not installed", allow_module_level=True)
 if importlib.util.find_spec("torchvision") is None:
     sys.meta_path.append(_Finder())  # type: ignore[arg-type]
-import timm
+import timm  # noqa: E402
 
 RAMP = bs.LinearRamp(0.2, 0.5, begin_step=2, end_step=4, frequency=1)
 STEPS = 5
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
 @pytest.mark.parametrize("hold", ["weights", "grads"])
 @pytest.mark.parametrize(
     "name", ["resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"]
@@ -70,7 +72,9 @@ def test_models_of_timm(name: str, hold: str, layout: torch.memory_format) -> No
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pruner = bs.Pruner(model, optimizer, schedule=RAMP, hold=hold).attach()
     names = {entry.name for entry in pruner.plan().targets}
-    layers = {f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    layers = {
+        f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+    }
     assert names == set(layers)
     for _ in range(STEPS):
         model(torch.randn(2, 3, 32, 32).to(memory_format=layout)).square().mean().backward()
@@ -87,7 +91,9 @@ def test_models_of_timm(name: str, hold: str, layout: torch.memory_format) -> No
 
 def test_rows_of_depthwise_and_grouped_convolutions() -> None:
     model = timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=4)
-    depthwise = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    depthwise = {
+        f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1
+    }
     assert depthwise
     pruner = bs.Pruner(model, None, scorer="magnitude", scope="row", schedule=bs.OneShot(0.5, 1))
     pruner.step()

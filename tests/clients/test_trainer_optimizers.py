@@ -69,7 +69,7 @@ def test_bitter7(tmp_path: Path, name: str, package: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("name", "package"), WITHOUT_SQUARES)
 def test_without_second_moments(tmp_path: Path, name: str, package: str) -> None:
     need(package)
-    with pytest.raises(bs.ArgumentError, match="keeps no exp_avg_sq.*magnitude"):
+    with pytest.raises(bs.ArgumentError, match=r"keeps no exp_avg_sq.*magnitude"):
         run(tmp_path, name)
     run(tmp_path, name, scorer="magnitude")
 
@@ -78,7 +78,9 @@ def test_a_best_checkpoint_of_a_schedule_free_optimizer(tmp_path: Path) -> None:
     """The Trainer takes such an optimizer into eval mode to save; the saved weights have the zeros."""
     need("schedulefree")
     callback = Prune(schedule=RAMP)
-    own = trainer(tmp_path, callback, model(), optim="schedule_free_adamw", save_strategy="steps", save_steps=10)
+    own = trainer(
+        tmp_path, callback, model(), optim="schedule_free_adamw", save_strategy="steps", save_steps=10
+    )
     own.train()
     check_report(callback.report)
     saved = transformers.LlamaForCausalLM.from_pretrained(str(tmp_path / "checkpoint-10"))
