@@ -1,4 +1,4 @@
-"""Optimizers of five packages, attached: what bitter7 can read is pruned by it, what it cannot is refused with
+"""Optimizers of five packages, attached: what bitter7 can read it prunes, what it cannot is refused with the
 the reason before training, and magnitude works with all. The zeros hold in every forward pass."""
 
 from __future__ import annotations
