@@ -26,7 +26,9 @@ def prepared(every: int = 1, **options: Any) -> tuple[Any, nn.Module, Any, Any]:
     return accelerator, inner, *accelerator.prepare(inner, optimizer)
 
 
-def train(accelerator: Any, model: Any, optimizer: Any, batches: int, after: Any = None, first: int = 0) -> None:
+def train(
+    accelerator: Any, model: Any, optimizer: Any, batches: int, after: Any = None, first: int = 0
+) -> None:
     for i in range(first, first + batches):
         with accelerator.accumulate(model):
             x = torch.randn(8, 16, generator=torch.Generator().manual_seed(i))
@@ -65,9 +67,7 @@ def test_by_hand_once_for_each_optimizer_step() -> None:
     accelerator, inner, model, optimizer = prepared(2)
     pruner = bs.Pruner(model, optimizer, schedule=RAMP)
     seen = Forwards(inner, pruner)
-    train(
-        accelerator, model, optimizer, 2 * STEPS, lambda: accelerator.sync_gradients and pruner.step()
-    )
+    train(accelerator, model, optimizer, 2 * STEPS, lambda: accelerator.sync_gradients and pruner.step())
     seen.check(2 * (STEPS - 2))
     check_report(pruner.finalize())
 

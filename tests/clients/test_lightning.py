@@ -104,8 +104,14 @@ class _Inside:
 
 
 def fit(
-    folder: Path, module: Any, *callbacks: Any, steps: int = STEPS, batches: int = 15,
-    checkpoint: Any = None, alike: bool = False, **options: Any
+    folder: Path,
+    module: Any,
+    *callbacks: Any,
+    steps: int = STEPS,
+    batches: int = 15,
+    checkpoint: Any = None,
+    alike: bool = False,
+    **options: Any,
 ) -> Any:
     torch.manual_seed(5)
     data = torch.randn(4, 16).repeat(batches, 1) if alike else torch.randn(4 * batches, 16)

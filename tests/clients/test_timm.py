@@ -59,7 +59,9 @@ RAMP = bs.LinearRamp(0.2, 0.5, begin_step=2, end_step=4, frequency=1)
 STEPS = 5
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
 @pytest.mark.parametrize("hold", ["weights", "grads"])
 @pytest.mark.parametrize(
     "name", ["resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"]
@@ -70,7 +72,9 @@ def test_models_of_timm(name: str, hold: str, layout: torch.memory_format) -> No
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pruner = bs.Pruner(model, optimizer, schedule=RAMP, hold=hold).attach()
     names = {entry.name for entry in pruner.plan().targets}
-    layers = {f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    layers = {
+        f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+    }
     assert names == set(layers)
     for _ in range(STEPS):
         model(torch.randn(2, 3, 32, 32).to(memory_format=layout)).square().mean().backward()
@@ -87,7 +91,9 @@ def test_models_of_timm(name: str, hold: str, layout: torch.memory_format) -> No
 
 def test_rows_of_depthwise_and_grouped_convolutions() -> None:
     model = timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=4)
-    depthwise = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    depthwise = {
+        f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1
+    }
     assert depthwise
     pruner = bs.Pruner(model, None, scorer="magnitude", scope="row", schedule=bs.OneShot(0.5, 1))
     pruner.step()

@@ -165,7 +165,9 @@ def test_multihead_attention_is_a_target(scope: str) -> None:
     schedule = bs.OneShot(0.5, 3)
     pruner = bs.Pruner(model, optimizer, schedule=schedule, scope=scope).attach()
     names = {entry.name for entry in pruner.plan().targets}
-    assert {f"0.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in ("in_proj_weight", "out_proj.weight")} < names
+    assert {
+        f"0.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in ("in_proj_weight", "out_proj.weight")
+    } < names
     for _ in range(STEPS):
         model(torch.randn(4, 6, 16)).square().mean().backward()
         optimizer.step()

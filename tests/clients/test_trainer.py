@@ -40,7 +40,9 @@ class Prune(transformers.TrainerCallback):
         self.options, self.pruner, self.report = options, None, None
         self.forwards: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **_: Any
+    ) -> None:
         self.pruner = bs.Pruner(model, optimizer, **self.options).attach()
         if state.global_step:
             self._load(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -62,7 +62,7 @@ def run(folder: Path, name: str, **options: Any) -> None:
 @pytest.mark.parametrize(("name", "package"), WORKS)
 def test_bitter7(tmp_path: Path, name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     need(package)
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # torchao compiles a step for each shape
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)  # torchao: a step for each shape
     run(tmp_path, name)
 
 
@@ -78,7 +78,9 @@ def test_a_best_checkpoint_of_a_schedule_free_optimizer(tmp_path: Path) -> None:
     """The Trainer takes such an optimizer into eval mode to save; the saved weights have the zeros."""
     need("schedulefree")
     callback = Prune(schedule=RAMP)
-    own = trainer(tmp_path, callback, model(), optim="schedule_free_adamw", save_strategy="steps", save_steps=10)
+    own = trainer(
+        tmp_path, callback, model(), optim="schedule_free_adamw", save_strategy="steps", save_steps=10
+    )
     own.train()
     check_report(callback.report)
     saved = transformers.LlamaForCausalLM.from_pretrained(str(tmp_path / "checkpoint-10"))
