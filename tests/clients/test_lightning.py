@@ -135,6 +135,36 @@ def test_automatic_optimisation(tmp_path: Path, options: dict[str, Any], accumul
     callback.forwards.check(accumulate * (STEPS - 2))
 
 
+def test_a_step_between_forward_and_backward_is_an_error_of_torch(tmp_path: Path) -> None:
+    """Lightning calls on_before_zero_grad after the forward pass: the pruner would change what it used."""
+
+    class TooEarly(Prune):
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            super().on_fit_start(trainer, module)
+            self.pruner.detach()
+
+        def on_before_zero_grad(self, *_: Any) -> None:
+            self.pruner.step(skipped=self.pruner.steps == 0)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        fit(tmp_path, Module(), TooEarly(schedule=RAMP), **OFF)
+
+
+def test_by_hand_in_on_train_batch_end(tmp_path: Path) -> None:
+    class ByHand(Prune):
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            super().on_fit_start(trainer, module)
+            self.pruner.detach()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.pruner.step()
+
+    callback = ByHand(schedule=RAMP)
+    fit(tmp_path, Module(), callback, **OFF)
+    check_report(callback.report)
+    callback.forwards.check(STEPS - 2)
+
+
 @pytest.mark.parametrize("hold", ["weights", "grads"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
 def test_precisions(tmp_path: Path, precision: str, hold: str) -> None:

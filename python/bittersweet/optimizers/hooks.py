@@ -43,22 +43,18 @@ def listen(
     the handles are removed or (unless `keep_alive`) nobody else refers to it."""
     eagerly = outside_of_compilation()
     reference: Callable[[], Listener | None] = (lambda: listener) if keep_alive else weakref.ref(listener)
-    running: set[int] = set()
-    nested: list[int] = []
+    depths: dict[int, int] = {}
 
     def begin(optimizer: torch.optim.Optimizer, arguments: Any, named: Any) -> Any:
-        if id(optimizer) in running and _is_nested(optimizer):
-            nested.append(id(optimizer))
+        if depths.get(id(optimizer)) and _is_nested(optimizer):
+            depths[id(optimizer)] += 1
             return None
-        running.add(id(optimizer))
+        depths[id(optimizer)] = 1
         return _begin(reference, optimizer, arguments, named)
 
     def end(optimizer: torch.optim.Optimizer) -> None:
-        if nested and nested[-1] == id(optimizer):
-            nested.pop()
-            return
-        running.discard(id(optimizer))
-        if (listener := reference()) is not None:
+        depths[id(optimizer)] -= 1
+        if not depths[id(optimizer)] and (listener := reference()) is not None:
             listener.after_step(optimizer)
 
     def before(optimizer: torch.optim.Optimizer, arguments: Any, named: Any) -> Any:

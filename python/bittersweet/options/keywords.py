@@ -44,5 +44,7 @@ def refuse(function: Callable[..., Any], given: Mapping[str, object]) -> None:
             ours = next(iter(difflib.get_close_matches(keyword, accepted, n=1)), None)
         if keyword == "density":
             ours = "sparsity, which is 1 - density"
+        if _ELSEWHERE.get(keyword, keyword) == "sparsity" and "schedule" in accepted:
+            ours = "schedule, which says how much and when: schedule=OneShot(0.5, step=100)"
         hint = f"the argument is {ours}" if ours else f"accepted: {', '.join(accepted)}"
         raise ArgumentError(f"{keyword}: {function.__name__} has no such argument; {hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,22 @@ class Keeper:
         self._holder.apply(items, chosen)
         self.masks, self.ordered, self._written = ordered, tuple(ordered.values()), ()
 
+    def follow(self, optimizers: Optimizers) -> None:
+        """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
+        nothing."""
+        former, self.optimizers = self.optimizers, optimizers
+        try:
+            self.apply(self.masks)
+        except Exception:
+            self.optimizers = former
+            raise
+
     def hold(self) -> None:
         """Writes the zeros again."""
         if self.masks:
             items, masks = self._items(self.bind(self.optimizers), self.masks)
-            if len(masks) != len(self._written):  # the holder knows a list of masks by its identity
+            same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
+            if not same:  # the holder knows a list of masks by its identity
                 self._written = tuple(masks)
             self._holder.apply(items, self._written)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import notices
 from ..errors import ArgumentError, Error
-from ..model.targets import lookup
 from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.hooks import listen
 from ..select.events import MaskEvent, MaskHistory
@@ -65,19 +64,16 @@ class Loop:
         self.violations: dict[str, int] = {}
         self.unfinished: str | None = None
         self._begin()
+        self.watch.meet_others()
 
     def _begin(self) -> None:
         self.eagerly = outside_of_compilation()
-        self.watch = Watch(self.optimizers, self._parameters())
+        self.watch = Watch(self.optimizers, self.model, self.plan.targets)
         self._sample: ZeroSample | None = None
         self._stepped: set[int] = set()
         self._skipped = False
         self._handles: list[Any] = []
         self._listen()
-        if self.finalized:
-            self.watch.end()
-        else:
-            self.watch.meet_others()
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
@@ -87,6 +83,8 @@ class Loop:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
+        if self.finalized:
+            self.watch.end()
 
     def __str__(self) -> str:
         targets, elements = self.plan.targets, sum(entry.numel for entry in self.plan.targets)
@@ -110,16 +108,25 @@ class Loop:
 
     def replace_optimizers(self, optimizers: Optimizers) -> None:
         self.require_open()
+        if not optimizers:
+            raise ArgumentError("optimizer: None; accepted: an optimizer, or several in a list")
         self.settings.check_optimizers(optimizers)
+        self.keeper.follow(optimizers)
         if self.tracker is not None:
             self.tracker.follow(optimizers)
-        self.optimizers = self.keeper.optimizers = optimizers
-        self.watch.follow(optimizers, self._parameters())
+        self.optimizers = optimizers
+        self._stepped.clear()
+        self._skipped = False
+        self.watch.follow(optimizers)
         self._listen()
 
     def advance(self, skipped: bool = False) -> MaskEvent | None:
         """One training step has been taken; see `Pruner.step`."""
         self.require_open()
+        with self.watch.speaking_last():
+            return self._advance(skipped)
+
+    def _advance(self, skipped: bool) -> MaskEvent | None:
         now = self.step + 1
         due = None if skipped else self._due(now)
         event = None
@@ -153,12 +160,7 @@ class Loop:
         require_zeros(
             self.keeper, "finalize() has just written the zeros, so that something else writes this memory"
         )
-        self.attached = False
-        self.finalized = True
-        self._listen()
-        self.watch.end()
-        if self.tracker is not None:
-            self.tracker.detach()
+        self.retire()
         if self.violations:
             notices.warn(
                 f"finalize() found pruned weights that were not 0 ({listed(self.violations)}) and has set "
@@ -168,6 +170,15 @@ class Loop:
         if self.unfinished:
             notices.warn(self.unfinished)
 
+    def retire(self) -> None:
+        """Removes all hooks, for good."""
+        self.attached = False
+        self.finalized = True
+        self._listen()
+        self.watch.end()
+        if self.tracker is not None:
+            self.tracker.detach()
+
     def require_open(self) -> None:
         if self.finalized:
             raise Error("this pruner is finalized and holds no masks any more. Make a new Pruner to go on")
@@ -175,15 +186,18 @@ class Loop:
     # What optimizers call; see `hooks.Listener`.
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.keeper.masks or self.watch.moving:
+        if not self.keeper.masks or self.watch.within_a_step(optimizer) or (self._stepped and self._drifts()):
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered:
             self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)
-        if self._sample.look() and (found := self.keeper.violations()):
-            self.keeper.apply(self.keeper.masks)
+        if self._sample.look():
+            found = self.keeper.violations()
+            if found:
+                self.keeper.apply(self.keeper.masks)
+            which = listed(found) or "a few steps ago, on a CUDA device"
             self.watch.say(
                 "zeros",
-                f"pruned weights were not 0 when optimizer.step() began ({listed(found)}), and have been set "
+                f"pruned weights were not 0 when optimizer.step() began ({which}), and have been set "
                 "to 0 again; what ran since the last step used other values. Something writes them in "
                 "between: an optimizer or a wrapper that keeps a second copy of the weights, weights loaded "
                 "after the masks, or a pruner.step() that does not follow every optimizer.step()",
@@ -202,7 +216,8 @@ class Loop:
         self._skipped |= found is not None and bool(found)
         self._stepped.add(id(optimizer))
         if len(self._stepped) < len(self.optimizers.outer):
-            self.keeper.hold()
+            if self.settings.hold == "weights" and not self._drifts():
+                self.keeper.hold()
             return
         skipped, self._skipped = self._skipped, False
         self._stepped.clear()
@@ -272,6 +287,3 @@ class Loop:
         self.watch.hooked = not self.finalized and (self.attached or self.settings.hold == "grads")
         if not self.finalized:
             self._handles = listen(self.optimizers.outer, self, keep_alive=self.watch.hooked)
-
-    def _parameters(self) -> list[torch.Tensor]:
-        return [lookup(self.model, entry) for entry in self.plan.targets]

@@ -21,18 +21,21 @@ _TURNS = 60
 """Looks after which every place has been seen."""
 
 _PLACES = 4096
-"""Pruned places that a look sees at least, where there are as many."""
+"""Pruned places that a look sees, on average, at least."""
 
 _DEVICE_TURNS = 8
 """On a CUDA device, steps from a look to its answer, so that nobody waits for it."""
+
+_DEVICE_LENGTH = 16 * _PLACES
+"""Places that a look there reads at least, pruned or not."""
 
 
 class ZeroSample:
     """Looks at stretches of the masked tensors, one after the other.
 
-    A look reads about a sixtieth of the weights, and 4,096 pruned ones at least. What is not row-major is
-    looked at as a whole when its turn comes. On a CUDA device every eighth call looks, and its answer is read
-    eight calls later.
+    A look reads about a sixtieth of the weights, or what has 4,096 pruned ones on average if that is more.
+    What is not row-major is looked at as a whole when its turn comes. On a CUDA device every eighth call
+    looks, at a seventh, and its answer is read eight calls later.
     """
 
     def __init__(self, model: torch.nn.Module, entries: Sequence[PlanEntry], masks: Sequence[Mask]) -> None:
@@ -51,7 +54,7 @@ class ZeroSample:
             self._calls += 1
             if self._calls % _DEVICE_TURNS:
                 return False
-        items, masks = self._next(_TURNS // (_DEVICE_TURNS if on_device else 1))
+        items, masks = self._next(on_device)
         if not items:
             return False
         table = Table(items, writes=("weight",))
@@ -62,8 +65,11 @@ class ZeroSample:
         former, self._answer = self._answer, table.engine.enqueue_violations(*arguments)
         return former is not None and any(former())
 
-    def _next(self, turns: int) -> tuple[list[ScoreInputs], list[Mask]]:
-        if not self._length:
+    def _next(self, on_device: bool) -> tuple[list[ScoreInputs], list[Mask]]:
+        turns = _TURNS // (_DEVICE_TURNS if on_device else 1)
+        if on_device:  # counting what is dead would wait for the device
+            self._length = _DEVICE_LENGTH
+        elif not self._length:
             dead = self._total - sum(kept_counts(self.masks))
             if not dead:
                 return [], []

@@ -4,7 +4,8 @@ were replaced, a second pruner on the same weights, parameters that were frozen 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .. import notices
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.binding import Bound
+    from ..model.targets import PlanEntry
     from ..optimizers.optimizers import Optimizers
 
 __all__ = ["Watch", "left_alone"]
@@ -32,12 +34,14 @@ class Watch:
         hooked: Whether the pruner acts by hooks of its own (attached, or ``hold="grads"``).
     """
 
-    def __init__(self, optimizers: Optimizers, parameters: Iterable[torch.Tensor]) -> None:
+    def __init__(self, optimizers: Optimizers, model: torch.nn.Module, entries: Sequence[PlanEntry]) -> None:
+        self._model, self._entries = model, entries
         self._said: set[str] = set()
+        self._later: list[str] | None = None
         self._calls = self._steps = 0
         self._since: dict[int, int] = {}
         self.hooked = False
-        self.follow(optimizers, parameters)
+        self.follow(optimizers)
         self.begin()
 
     def begin(self) -> None:
@@ -50,25 +54,49 @@ class Watch:
         """Sees and counts nothing any more."""
         _watches.discard(self)
 
-    def follow(self, optimizers: Optimizers, parameters: Iterable[torch.Tensor]) -> None:
+    def follow(self, optimizers: Optimizers) -> None:
         """What the pruner works with from now on."""
         self._names = tuple(type(one).__name__ for one in optimizers.outer)
         self._own = weakref.WeakSet((*optimizers.outer, *optimizers.inner))
-        self._parameters = {id(parameter) for parameter in parameters}
+        self._known: set[int] | None = None
+
+    @property
+    def _parameters(self) -> set[int]:
+        """Looked up when asked for first: a model that is being copied is not whole before."""
+        if self._known is None:
+            try:
+                self._known = {id(lookup(self._model, entry)) for entry in self._entries}
+            except Error:  # the next event says what has become of the model
+                return set()
+        return self._known
 
     def restart(self) -> None:
         """What was counted since the last call is forgotten: another state has been loaded."""
         self._since = {}
 
-    @property
-    def moving(self) -> bool:
-        """Whether an optimizer has stepped since the last call: pruned weights may be off 0 now."""
-        return bool(self._since)
-
     def say(self, kind: str, message: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            notices.warn(message)
+            if self._later is None:
+                notices.warn(message)
+            else:
+                self._later.append(message)
+
+    @contextmanager
+    def speaking_last(self) -> Iterator[None]:
+        """What is said within is warned of at its end: a warning may be turned into an error, which must not
+        leave a step half done."""
+        self._later = []
+        try:
+            yield
+        finally:
+            messages, self._later = self._later, None
+            for message in messages:
+                notices.warn(message)
+
+    def within_a_step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether others of several optimizers have made this training step already, and this one has not."""
+        return bool(self._since) and id(optimizer) not in self._since
 
     def step_taken(self, optimizer: torch.optim.Optimizer) -> None:
         """One of the pruner's optimizers has stepped."""

@@ -77,9 +77,13 @@ def zeros_as_masks(tensors: Mapping[str, torch.Tensor], min_sparsity: float = 0.
 
 
 def take_zeros(loop: Loop, min_sparsity: float) -> None:
-    """Makes the zeros of a pruner's targets its masks, and lists them in its plan."""
+    """Makes the zeros of a new pruner's targets its masks, and lists them in its plan; or retires it."""
     weights = {entry.name: lookup(loop.model, entry) for entry in loop.plan.targets}
-    found = zeros_as_masks(weights, min_sparsity)
-    loop.keeper.apply(found.masks)
+    try:
+        found = zeros_as_masks(weights, min_sparsity)
+        loop.keeper.apply(found.masks)
+    except Exception:
+        loop.retire()
+        raise
     text = str(found).replace("\n", "\n  ")
     loop.plan = replace(loop.plan, settings={**loop.plan.settings, "zeros": text})

@@ -11,6 +11,7 @@ from ..model.binding import bind, masks_of
 from ..model.mask_view import MaskView
 from ..model.targets import Plan, lookup
 from ..optimizers.optimizers import Optimizers
+from ..options import keywords
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
@@ -35,8 +36,8 @@ class Pruner:
     """Prunes `model` by `schedule` while it trains, and keeps pruned weights at exactly 0.
 
     Call `step` after every ``optimizer.step()`` and before ``zero_grad()``, or `attach` it to the optimizer.
-    Masks live here, one bit per element. Parameters are looked up by name every time; which names are pruned
-    is settled here (see `plan`). Wrappers (torch.compile, DDP) are seen through.
+    Masks live here, one bit per element. Which names are pruned is settled here (see `plan`), and parameters
+    are looked up by name every time. Wrappers (torch.compile, DDP) are seen through.
 
     Args:
         model: The model. Wrapped or not.
@@ -47,10 +48,9 @@ class Pruner:
             too. Scorers with a memory (bitter10, bitter10s, bitter10c, movement) are fed on every step.
         schedule: When to prune, and how much: a schedule, or a function ``step -> (due, sparsity)``; or
             ``{glob: schedule}``, where each target follows the first glob that it meets, with a threshold of
-            its own, and others stay dense. None: the masks of `load_masks` or `from_zeros` are held.
-        selector: How the threshold is found; a name or an object.
-        scope: Who competes with whom: ``"global"``, ``"tensor"``, ``"row"``, ``"N:M"``, or an object.
-        distribution: How much each tensor gives, for scopes other than global; see `make_masks`.
+            its own, and others stay dense. None: masks of `load_masks` or `from_zeros` are held.
+        selector, scope, distribution: How the threshold is found, who competes with whom, and how much each
+            tensor gives; see `make_masks`.
         targets: Globs of names, modules or module types that narrow the choice; see `targets.find_targets`.
         ignore: The same, for what is to be left alone.
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
@@ -64,12 +64,10 @@ class Pruner:
         regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
             weight starts from 0. False: what is pruned stays pruned.
         missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
-        nonfinite: A NaN score is an ``"error"``, or that weight is kept and counted (``"keep"``).
-        ties: As in `make_masks`.
+        nonfinite, ties, seed: As in `make_masks`.
         sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
             False: they are read when they are looked at; a NaN score then raises there, and until then the
             masks have stayed as they were.
-        seed: For scorer ``"random"`` and for selectors that sample.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
             are copied. A resumed pruner must be given the same ones.
 
@@ -100,7 +98,9 @@ class Pruner:
         sync: bool = True,
         seed: int = 0,
         input_norms: Mapping[str, Any] | None = None,
+        **unknown: NoReturn,
     ) -> None:
+        keywords.refuse(Pruner, unknown)
         self._loop = assemble(
             model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
@@ -167,17 +167,17 @@ class Pruner:
         self._loop.detach()
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
-        """Goes on with another optimizer, or several, for the same model: scores are read from its state, and
-        hooks move to it. Targets that it does not hold stay as they are.
+        """Goes on with another optimizer, or several, for the same model: scores are read from its state, where
+        zeros are written at once, and hooks move to it. Targets that it does not hold stay as they are.
 
         Raises:
-            ArgumentError: An optimizer that the scorer or ``hold`` does not go with. Nothing has changed.
+            ArgumentError: None, or one that the scorer or ``hold`` does not go with. Nothing has changed.
             Error: After `finalize`.
         """
         self._loop.replace_optimizers(Optimizers.of(optimizer))
 
     def plan(self) -> Plan:
-        """What is pruned and what not, and why; prints as a table. Settled when the pruner was made."""
+        """What is pruned and what not, and why; prints as a table."""
         return self._loop.plan
 
     @property

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
-    from ..optimizers.optimizers import Optimizers
 
 _FAR = 2**62
 _IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))

@@ -84,3 +84,28 @@ def test_what_a_closure_returns_and_is_called_with_is_its_own_affair() -> None:
     bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1), hold="grads")
     loss = torch.tensor(3.5)
     assert optimizer.step(lambda: loss) is loss
+
+
+def test_a_step_that_raises_within_a_subclass_costs_no_later_step() -> None:
+    class Outer(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # from here on Adam.step itself runs hooks
+    model = mlp()
+    optimizer = Outer(model.parameters())
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 2)).attach()
+
+    def closure() -> torch.Tensor:
+        backward(model, 1)
+        return torch.zeros(())
+
+    def broken() -> torch.Tensor:
+        raise RuntimeError("no more data")
+
+    optimizer.step(closure)
+    with pytest.raises(RuntimeError, match="no more data"):
+        optimizer.step(broken)
+    for expected in (2, 3):
+        optimizer.step(closure)
+        assert pruner.steps == expected

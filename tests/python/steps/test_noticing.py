@@ -114,7 +114,7 @@ def test_a_look_reads_little_and_4096_pruned_places_at_least() -> None:
     model = nn.ParameterList([nn.Parameter(torch.zeros(size))])
     mask = Mask.from_bool(torch.arange(size) % 10 != 0, "0")
     entries = bs.Pruner(model, scorer="magnitude", schedule=bs.OneShot(0.5, 1), targets="0").plan().targets
-    items, masks = ZeroSample(model, entries, [mask])._next(60)
+    items, masks = ZeroSample(model, entries, [mask])._next(on_device=False)
     read = sum(one.numel for one in masks)
     assert len(items) == 1 and 0.04 * size < read < 0.05 * size
     assert sum(int((~one.bool()).sum()) for one in masks) >= 4096
@@ -187,3 +187,62 @@ def test_a_budget_that_cannot_be_met_is_said() -> None:
         UserWarning, match="240 of 480 weights were to be pruned, and 1 could be: 479 scores are NaN"
     ):
         pruner.step()
+
+
+def two_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    first, rest = layers[0].parameters(), [p for layer in layers[1:] for p in layer.parameters()]
+    return [torch.optim.AdamW(first, lr=1e-2), torch.optim.SGD(rest, lr=0.1, momentum=0.9)]
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("regrow", [False, True])
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+def test_several_optimizers_in_one_step_are_no_violation(hold: str, regrow: bool, attached: bool) -> None:
+    model = mlp()
+    optimizers = two_optimizers(model)
+    schedule = bs.PolynomialDecay(0.2, 0.5, begin_step=2, end_step=10, frequency=2)
+    pruner = bs.Pruner(model, optimizers, scorer="magnitude", schedule=schedule, hold=hold, regrow=regrow)
+    if attached:
+        pruner.attach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(1, 13):
+            backward(model, step)
+            for optimizer in optimizers:
+                optimizer.step()
+            if not attached:
+                pruner.step()
+        assert not pruner.finalize().violations
+
+
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+def test_attached_to_several_optimizers_pruned_weights_of_all_drift_before_an_event(hold: str) -> None:
+    models = [mlp(), mlp()]
+    for model, attached in zip(models, (False, True), strict=True):
+        optimizers = two_optimizers(model)
+        schedule = bs.PolynomialDecay(0.5, 0.6, begin_step=2, end_step=10, frequency=2)
+        pruner = bs.Pruner(model, optimizers, scorer="magnitude", schedule=schedule, hold=hold, regrow=True)
+        pruner = pruner.attach() if attached else pruner
+        for step in range(1, 11):
+            backward(model, step)
+            for optimizer in optimizers:
+                optimizer.step()
+            if not attached:
+                pruner.step()
+    by_hand, by_hooks = map(weights, models)
+    assert all((by_hand[name] == by_hooks[name]).all() for name in by_hand)
+
+
+def test_a_warning_that_is_made_an_error_leaves_no_step_half_done() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = bs.Pruner(model, optimizer, scorer="gradient", schedule=bs.OneShot(0.5, 1))
+    backward(model, 1)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="scores of 'gradient' are equal"):
+        warnings.simplefilter("error")
+        pruner.step()
+    assert pruner.steps == len(pruner.history) == 1
+    assert pruner.history[0].step == 1

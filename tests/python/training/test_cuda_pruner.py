@@ -232,6 +232,25 @@ def test_skipped_targets_are_listed_without_a_read(cuda: Any) -> None:
     assert event.achieved_sparsity_all in (pytest.approx(pruned), pytest.approx(0.5, abs=1e-3))
 
 
+def test_looks_between_events_count_nothing_that_the_device_must_be_waited_for(
+    cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer, pruner = start(cuda, sync=False)
+    train(model, optimizer, pruner, 2)
+    for room, count in (("sampling", "kept_counts"), ("keeping", "count_violations")):
+        monkeypatch.setattr(f"bittersweet.training.{room}.{count}", None)
+    train(model, optimizer, pruner, 20, first=3)
+
+
+def test_a_single_write_that_the_hold_has_repaired_is_said(cuda: Any) -> None:
+    model, optimizer, pruner = start(cuda)
+    train(model, optimizer, pruner, 17)  # the eighth look since the last event comes next
+    with torch.no_grad():
+        model[0].weight[~pruner.masks["0.weight"]] = 1.0
+    with pytest.warns(UserWarning, match="pruned weights were not 0.*a few steps ago"):
+        train(model, optimizer, pruner, 9, first=18)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

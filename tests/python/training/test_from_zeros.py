@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bittersweet.training.from_zeros import zeros_as_masks
+from torch import nn
 
 
 def tensor(shape: tuple[int, ...], share: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -72,3 +73,13 @@ def test_the_masks_hold_in_a_pruner() -> None:
     pruner.load_masks(zeros_as_masks({n: p for n, p in model.named_parameters() if p.ndim > 1}).masks)
     assert int((~pruner.masks["0.weight"]).sum()) == 54
     assert bool(pruner.masks["1.weight"].all())
+
+
+def test_a_refusal_leaves_no_hooks_behind(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(bs.ArgumentError, match="min_sparsity"):
+        bs.Pruner.from_zeros(model, optimizer, hold="grads")
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
+    assert not recwarn.list

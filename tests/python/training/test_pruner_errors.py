@@ -197,6 +197,22 @@ def test_bad_options_are_refused_when_the_pruner_is_made(options: dict[str, Any]
         bs.Pruner(model, adamw(model), **{"schedule": LINEAR, **options})
 
 
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("amount", r"amount: Pruner has no such argument; the argument is schedule.*OneShot"),
+        ("sparsity", "schedule, which says how much"),
+        ("optimizers", "optimizer"),
+        ("exclude", "the argument is ignore"),
+        ("scorerr", "the argument is scorer"),
+    ],
+)
+def test_keywords_of_others_are_refused_with_ours(keyword: str, hint: str) -> None:
+    model = mlp()
+    with pytest.raises(bs.ArgumentError, match=hint):
+        bs.Pruner(model, adamw(model), **{keyword: 0.5})
+
+
 def test_scorers_that_read_moments_need_an_optimizer_that_keeps_them() -> None:
     model = mlp()
     with pytest.raises(bs.ArgumentError, match="'bitter7' reads exp_avg_sq of the optimizer"):

@@ -217,3 +217,57 @@ def test_weights_loaded_after_the_masks_are_noticed_and_set_to_zero_again() -> N
         optimizer.step()
     pruner.step()
     assert not dead_values(pruner, weights(model)).any()
+
+
+class HoldsItsPruner(nn.Module):
+    """What keeps its optimizer and pruner as attributes, as a LightningModule may."""
+
+    def __init__(self, scorer: str, hold: str) -> None:
+        super().__init__()
+        self.net = mlp()
+        self.optimizer = adamw(self)
+        self.pruner = bs.Pruner(self, self.optimizer, scorer=scorer, schedule=bs.OneShot(0.5, 3), hold=hold)
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle", "average"])
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+@pytest.mark.parametrize("scorer", ["magnitude", "movement", "bitter10"])
+def test_a_model_that_holds_its_own_pruner_is_copied(how: str, hold: str, scorer: str) -> None:
+    model = HoldsItsPruner(scorer, hold)
+    copied = {
+        "copy": copy.deepcopy,
+        "pickle": lambda one: pickle.loads(pickle.dumps(one)),
+        "average": lambda one: torch.optim.swa_utils.AveragedModel(one).module,
+    }[how](model)
+    for step in range(1, 6):
+        backward(copied.net, step)
+        copied.optimizer.step()
+        copied.pruner.step()
+    found = copied.pruner.sparsity()
+    assert found.zero == found.masked == pytest.approx(0.5, abs=1e-3)
+    assert model.pruner.steps == 0
+
+
+def test_no_optimizer_replaces_one() -> None:
+    model = mlp()
+    pruner = bs.Pruner(model, adamw(model), scorer="magnitude", schedule=bs.OneShot(0.5, 2)).attach()
+    with pytest.raises(bs.ArgumentError, match="optimizer: None; accepted: an optimizer"):
+        pruner.replace_optimizer(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+def test_an_optimizer_with_a_past_takes_over_without_moving_pruned_weights(hold: str) -> None:
+    model = mlp()
+    optimizer, other = adamw(model), adamw(model)
+    backward(model, 0)
+    other.step()
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1), hold=hold)
+    train(model, optimizer, pruner, 2)
+    pruner.replace_optimizer(other)
+    for step in range(3, 6):
+        backward(model, step)
+        other.step()
+        if hold == "grads":
+            assert not dead_values(pruner, weights(model)).any()
+        pruner.step()
+    assert not pruner.finalize().violations
