@@ -160,7 +160,9 @@ def test_recurrent_layers_are_warned_of_and_pruned_when_named(said: Any) -> None
     optimizer = adamw(model)
     assert list(bs.Pruner(model, optimizer, schedule=RAMP).masks) == ["head.weight"]
     said.expect("97.1%: recurrent.weight_hh_l0 .*Name what is to be pruned in targets")
-    pruner = bs.Pruner(model, optimizer, schedule=RAMP, targets=["recurrent.weight*", "head"]).attach()
+    assert list(bs.Pruner(model, optimizer, schedule=RAMP, targets="*weight*").masks) == ["head.weight"]
+    said.expect("give its exact name in targets")
+    pruner = bs.Pruner(model, optimizer, schedule=RAMP, targets=[nn.GRU, "head"]).attach()
     assert set(pruner.masks) == {name for name, p in model.named_parameters() if p.ndim == 2}
     for _ in range(STEPS):
         model(torch.randn(4, 5, 16)).square().mean().backward()
