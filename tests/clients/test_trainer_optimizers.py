@@ -62,7 +62,7 @@ def run(folder: Path, name: str, **options: Any) -> None:
 @pytest.mark.parametrize(("name", "package"), WORKS)
 def test_bitter7(tmp_path: Path, name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     need(package)
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # torchao compiles a step for each shape
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)  # torchao: a step for each shape
     run(tmp_path, name)
 
 
