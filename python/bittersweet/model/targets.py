@@ -67,7 +67,8 @@ def find_targets(
     Tied parameters make one entry with all names. The order is that of ``model.named_parameters()``.
 
     If more than a tenth of the elements in parameters of two or more axes, embeddings apart, is left out by
-    the default or the optimizer, the plan says so, and so does one warning per class of models.
+    the default or the optimizer, the plan says so, and so does one warning per class of models, and one more
+    if that is so in spite of `targets`.
 
     Args:
         in_dim: For parameters of which no class says what their axes mean: the axis of the inputs, by the
@@ -108,9 +109,9 @@ def find_targets(
     _check_memory((place.name, place.parameter) for place in chosen)
     if (overlooked := plan.overlooked()) is not None:
         warn_once(
-            f"overlooked in {type(root).__module__}.{type(root).__qualname__}",
-            f"targets: {overlooked}. Name what is to be pruned in targets, and what is not in ignore; the "
-            "plan lists all",
+            f"overlooked in {type(root).__module__}.{type(root).__qualname__}, {wanted is None}",
+            f"targets: {overlooked}. Name what is to be pruned in targets (by its exact name or its module's "
+            "type), and what is not in ignore; the plan lists all",
         )
     return plan
 

@@ -73,6 +73,16 @@ class Keeper:
         self._holder.apply(items, chosen)
         self.masks, self.ordered, self._written = ordered, tuple(ordered.values()), ()
 
+    def follow(self, optimizers: Optimizers) -> None:
+        """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
+        nothing."""
+        former, self.optimizers = self.optimizers, optimizers
+        try:
+            self.apply(self.masks)
+        except Exception:
+            self.optimizers = former
+            raise
+
     def hold(self) -> None:
         """Writes the zeros again."""
         if self.masks:

@@ -328,6 +328,8 @@ def test_a_plan_says_what_it_overlooks_and_warns_once_for_a_class() -> None:
         find_targets(Overlooked(8))  # once for the class
         for options in ({"ignore": "experts"}, {"targets": "fc"}, {"targets": ["experts", "fc"]}):
             assert find_targets(Overlooked(8), **options).overlooked() is None
+    with pytest.warns(UserWarning, match="give its exact name in targets.*or its module's type"):
+        assert [entry.name for entry in find_targets(Overlooked(8), targets="*").targets] == ["fc.weight"]
     assert "attention: 256 of 544 elements in parameters of two or more axes" in str(plan).splitlines()[1]
     assert find_targets(Overlooked(1)).overlooked() is None  # 32 of 320: no more than a tenth
     model = Overlooked(1)

@@ -253,3 +253,21 @@ def test_no_optimizer_replaces_one() -> None:
     pruner = bs.Pruner(model, adamw(model), scorer="magnitude", schedule=bs.OneShot(0.5, 2)).attach()
     with pytest.raises(bs.ArgumentError, match="optimizer: None; accepted: an optimizer"):
         pruner.replace_optimizer(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+def test_an_optimizer_with_a_past_takes_over_without_moving_pruned_weights(hold: str) -> None:
+    model = mlp()
+    optimizer, other = adamw(model), adamw(model)
+    backward(model, 0)
+    other.step()
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1), hold=hold)
+    train(model, optimizer, pruner, 2)
+    pruner.replace_optimizer(other)
+    for step in range(3, 6):
+        backward(model, step)
+        other.step()
+        if hold == "grads":
+            assert not dead_values(pruner, weights(model)).any()
+        pruner.step()
+    assert not pruner.finalize().violations

@@ -354,3 +354,29 @@ def test_options_of_a_model_are_refused_beside_tensors() -> None:
         bs.threshold(item, sparsity=0.5, scorer="magnitude", missing="skip")
     with pytest.raises(bs.ArgumentError, match="shares by glob"):
         bs.prune_(item, sparsity={"*": 0.5}, scorer="magnitude")
+
+
+def test_copies_of_a_registered_optimizer_are_zeroed_too() -> None:
+    bs.register_optimizer(Averaging, companions=["slow"])
+    model = torch.nn.Linear(16, 8)
+    optimizer = Averaging(model.parameters(), lr=0.1)
+    model(torch.ones(1, 16)).sum().backward()
+    optimizer.step()
+    bs.prune_(model, sparsity=0.5, optimizer=optimizer, scorer="magnitude")
+    dead = model.weight == 0
+    optimizer.recall()
+    assert dead.sum() == 64 and not model.weight[dead].any()
+
+
+class Averaging(torch.optim.SGD):
+    """Keeps slow weights, which `recall` writes back."""
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("slow", parameter.detach().clone())
+        return super().step(closure)
+
+    @torch.no_grad()
+    def recall(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.copy_(self.state[parameter]["slow"])
