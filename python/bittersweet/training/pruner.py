@@ -108,7 +108,7 @@ class Pruner:
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
 
-    def step(self, *misplaced: NoReturn, skipped: bool = False) -> MaskEvent | None:
+    def step(self, *misplaced: NoReturn, skipped: bool = False, **unknown: NoReturn) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
 
         Steps are the calls of this function, from 1. An event fires if a step on which the schedule is due
@@ -130,8 +130,8 @@ class Pruner:
                 zero under ``hold="grads"``.
         After any error weights, state, masks and the step count are as they were.
         """
-        if misplaced or not isinstance(skipped, bool):
-            found = ", ".join(map(shown, misplaced)) or f"skipped={skipped!r}"
+        if misplaced or unknown or not isinstance(skipped, bool):
+            found = ", ".join(map(shown, (*misplaced, *unknown))) or f"skipped={skipped!r}"
             raise ArgumentError(
                 f"step: found {found}; accepted: skipped=True or skipped=False, by keyword. The pruner "
                 "counts steps itself: call step() without arguments"
