@@ -112,15 +112,12 @@ class Pruner:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
 
         Steps are the calls of this function, from 1. An event fires if a step on which the schedule is due
-        lies after the last call that could fire, up to this one. A call that does not follow exactly one
-        ``optimizer.step()`` is warned of, once.
+        lies after the last call that could fire, up to this one, and is returned. A call that does not follow
+        exactly one ``optimizer.step()`` is warned of, once.
 
         Args:
             skipped: The optimizer skipped its step (GradScaler found infinities). The call counts and holds
                 the masks; an event that is due waits for the next call. By keyword, a bool.
-
-        Returns:
-            The event, or None.
 
         Raises:
             ArgumentError: Anything else than `skipped` was given: the pruner counts steps itself.
