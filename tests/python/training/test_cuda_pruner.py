@@ -238,7 +238,7 @@ def test_looks_between_events_count_nothing_that_the_device_must_be_waited_for(
     model, optimizer, pruner = start(cuda, sync=False)
     train(model, optimizer, pruner, 2)
     for room, count in (("sampling", "kept_counts"), ("keeping", "count_violations")):
-        monkeypatch.setattr(f"bittersweet.training.{room}.{count}", None)
+        monkeypatch.setattr(f"bittersweet.steps.{room}.{count}", None)
     train(model, optimizer, pruner, 20, first=3)
 
 
