@@ -12,4 +12,6 @@ pip_install --no-build-isolation --config-settings build-dir=build/clients \
   --config-settings cmake.define.BITTERSWEET_CUDA=off ".[clients]"
 pip_install --no-deps "timm==1.0.31"  # its models need no torchvision
 say "Tests under other packages"
-exec python -m pytest tests/clients -n 2 --dist worksteal --durations=5 "$@"
+exec python -m pytest -n 2 --dist worksteal --durations=5 tests/clients tests/python/model/test_experts.py \
+  tests/python/model/test_adapters.py tests/python/optimizers/test_optimizer_packages.py \
+  tests/python/whole/test_lora.py "$@"
