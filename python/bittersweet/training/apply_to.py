@@ -38,10 +38,14 @@ def apply_masks_to(
         Mask bits and zeros of the tensors that were written, by the names of `masks`.
 
     Raises:
-        ArgumentError: `module` is no module, or lacks a tensor.
+        ArgumentError: `module` is no module or lacks a tensor; or there are no masks.
         ShapeError: A tensor has another shape than its mask.
         DTypeError, DeviceError, LayoutError: A tensor cannot be written. Nothing has been written then.
     """
+    if not masks:
+        raise ArgumentError(
+            "masks: there are none yet, so that no zero would be written. Call this after the first mask event"
+        )
     known = aliases or {}
     tensors = tensors_of(module)
     names = counterparts("module", {name: known.get(name, ()) for name in masks}, list(tensors))
