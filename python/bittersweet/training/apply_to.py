@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, ShapeError
 from ..model.names import counterparts
 from ..model.targets import unwrap
+from ..notices import warn
 from ..select.functional import apply_masks_
 from ..tensors import devices
 from ..tensors.masks import Mask
@@ -35,17 +36,16 @@ def apply_masks_to(
         aliases: Further names of each parameter (tied weights).
 
     Returns:
-        Mask bits and zeros of the tensors that were written, by the names of `masks`.
+        Mask bits and zeros of the tensors that were written, by the names of `masks`; none, and a warning,
+        where there are no masks.
 
     Raises:
-        ArgumentError: `module` is no module or lacks a tensor; or there are no masks.
+        ArgumentError: `module` is no module, or lacks a tensor.
         ShapeError: A tensor has another shape than its mask.
         DTypeError, DeviceError, LayoutError: A tensor cannot be written. Nothing has been written then.
     """
     if not masks:
-        raise ArgumentError(
-            "masks: there are none yet, so that no zero would be written. Call this after the first mask event"
-        )
+        warn("apply_to: there are no masks yet, so that no zero was written. Call it after a mask event")
     known = aliases or {}
     tensors = tensors_of(module)
     names = counterparts("module", {name: known.get(name, ()) for name in masks}, list(tensors))
