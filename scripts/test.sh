@@ -63,5 +63,5 @@ fi
 
 say "Python tests"
 export BITTERSWEET_CUDA_ON_HOST=$PWD/build/test/tests/python/cuda_on_host  # the CUDA path, tested without a GPU
-check python -m pytest
+check python -m pytest -n "$jobs"
 [ "${#failed[@]}" -eq 0 ] || die "failed: $(printf '%s; ' "${failed[@]}")"

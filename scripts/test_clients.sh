@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs Bittersweet under the packages that people train with, on tiny random models: tests/clients.
+# Runs Bittersweet under the packages that people train with, on tiny random models. Skips are printed, with reasons.
 # Usage: scripts/test_clients.sh [options of pytest]
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -12,4 +12,6 @@ pip_install --no-build-isolation --config-settings build-dir=build/clients \
   --config-settings cmake.define.BITTERSWEET_CUDA=off ".[clients]"
 pip_install --no-deps "timm==1.0.31"  # its models need no torchvision
 say "Tests under other packages"
-exec python -m pytest tests/clients -n 2 --dist worksteal --durations=5 "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the models are tiny
+exec python -m pytest -ra -n 2 --dist worksteal tests/clients tests/python/optimizers/test_optimizer_packages.py \
+  tests/python/model/test_experts.py tests/python/model/test_adapters.py tests/python/whole/test_lora.py "$@"

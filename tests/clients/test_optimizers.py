@@ -1,5 +1,5 @@
-"""Optimizers of five packages, attached: what bitter7 can read is pruned by it, what it cannot is refused with the
-reason before training, and magnitude works with all. The zeros hold in every forward pass."""
+"""Optimizers of five packages, attached: what bitter7 can read it prunes, what it cannot is refused with the
+the reason before training, and magnitude works with all. The zeros hold in every forward pass."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
     *(
         ("pytorch_optimizer", name, {}, WORKS)
         for name in (
-            "AdamP", "Lamb", "Prodigy", "ADOPT", "AdEMAMix", "Adan", "RAdam", "StableAdamW", "GaLore", "Adai", "Grams",
-            "APOLLO", "MARS", "AdaBelief", "CAME", "AdaFactor", "ScheduleFreeAdamW", "Ranger",
+            "AdamP", "Lamb", "Prodigy", "ADOPT", "AdEMAMix", "Adan", "RAdam", "StableAdamW", "GaLore", "Adai",
+            "Grams", "APOLLO", "MARS", "AdaBelief", "CAME", "AdaFactor", "ScheduleFreeAdamW", "Ranger",
         )
     ),
     ("pytorch_optimizer", "SOAP", {}, "rotated basis"),

@@ -1,7 +1,7 @@
-"""Convolutional networks of timm: depthwise and grouped layers, channels_last, N:M with stems of three channels.
+"""Convolutional networks of timm: depthwise and grouped layers, channels_last, N:M with three-channel stems.
 
-timm imports parts of torchvision that models do not use; where torchvision is missing, an empty stand-in takes
-its place, in this process only.
+timm imports parts of torchvision that models do not use; where torchvision is missing, an empty stand-in
+takes its place, in this process only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import bittersweet as bs
 import pytest
@@ -30,7 +30,7 @@ class _AnyClass(type):
 class _Anything(ModuleType):
     """A package in which every name is a class."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -53,7 +53,7 @@ if importlib.util.find_spec("timm") is None:
     pytest.skip("timm is not installed", allow_module_level=True)
 if importlib.util.find_spec("torchvision") is None:
     sys.meta_path.append(_Finder())  # type: ignore[arg-type]
-import timm
+import timm  # noqa: E402
 
 RAMP = bs.LinearRamp(0.2, 0.5, begin_step=2, end_step=4, frequency=1)
 STEPS = 5

@@ -63,9 +63,9 @@ class Prune(transformers.TrainerCallback):
 
 def arguments(folder: Path, **options: Any) -> Any:
     given = {
-        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
-        "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1000,
-        "seed": 3,
+        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3, "save_strategy": "no", "report_to": "none", "use_cpu": True,
+        "disable_tqdm": True, "logging_steps": 1000, "seed": 3,
     }  # fmt: skip
     return transformers.TrainingArguments(**{**given, **options})
 

@@ -69,7 +69,7 @@ def test_bitter7(tmp_path: Path, name: str, package: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("name", "package"), WITHOUT_SQUARES)
 def test_without_second_moments(tmp_path: Path, name: str, package: str) -> None:
     need(package)
-    with pytest.raises(bs.ArgumentError, match="keeps no exp_avg_sq.*magnitude"):
+    with pytest.raises(bs.ArgumentError, match=r"keeps no exp_avg_sq.*magnitude"):
         run(tmp_path, name)
     run(tmp_path, name, scorer="magnitude")
 

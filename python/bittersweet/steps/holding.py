@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..tensors import devices
+from ..tensors.arrays import pointer_within
 from ..tensors.masks import COLUMN, WIDTH, Mask
 from ..tensors.table import ROLES, ScoreInputs, Table
 from ..tensors.threads import follow_torch
@@ -59,8 +60,8 @@ class Holder:
         tensors = [getattr(item, role) for item in items for role in self._roles]
         structure = tuple(map(_kind, tensors))
         same = masks is self._masks and structure == self._structure
-        if same and (self._queue is None or self._queue == devices.runtime.queue(self._queue[0])):
-            self._point(tensors)
+        same = same and (self._queue is None or self._queue == devices.runtime.queue(self._queue[0]))
+        if same and self._point(tensors):
             follow_torch()
             engine = _core if self._queue is None else devices.Engine(self._queue[0])
             engine.apply_masks(self._table, _MASK_COLUMN, self._bits)
@@ -75,14 +76,18 @@ class Holder:
         self._structure = None if table.copied_bytes else structure
         self._table = table.data
 
-    def _point(self, tensors: Sequence[torch.Tensor | None]) -> None:
+    def _point(self, tensors: Sequence[torch.Tensor | None]) -> bool:
+        """Puts the addresses of now into the table; False if one has no memory for its elements any more."""
         position = 0
         for start in range(0, len(self._table), WIDTH):
             for role in self._roles:
                 tensor = tensors[position]
-                if tensor is not None:
-                    self._table[start + COLUMN[role]] = tensor.data_ptr()
+                if tensor is not None and (pointer := tensor.data_ptr()) != self._table[start + COLUMN[role]]:
+                    if not pointer_within(tensor) and tensor.numel():
+                        return False
+                    self._table[start + COLUMN[role]] = pointer
                 position += 1
+        return True
 
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:

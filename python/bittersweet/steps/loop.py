@@ -72,12 +72,13 @@ class Loop:
         self._sample: ZeroSample | None = None
         self._stepped: set[int] = set()
         self._skipped = False
+        self._observed = (-1, -1)
         self._handles: list[Any] = []
         self._listen()
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
-        left = ("eagerly", "watch", "_sample", "_stepped", "_skipped", "_handles")
+        left = ("eagerly", "watch", "_sample", "_stepped", "_skipped", "_observed", "_handles")
         return {key: value for key, value in self.__dict__.items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,7 +132,7 @@ class Loop:
         due = None if skipped else self._due(now)
         event = None
         if self.tracker is not None and not skipped and self.tracker.follows_step:
-            self.tracker.observe(now, self.keeper.masks)  # before masks: writing zeros is no training
+            self._observe(self.tracker, now)
         if due is not None:
             event = self._fire(now, due)
             self.history.append(event)
@@ -148,6 +149,13 @@ class Loop:
             self.fired = now
         self.watch.called(skipped=skipped, attached=self.attached)
         return event
+
+    def _observe(self, tracker: Tracker, now: int) -> None:
+        """Before masks: writing zeros is no training. An event that is tried again is no second step, but one
+        that is given up is trained on from."""
+        seen, self._observed = self._observed, (now, self.watch.steps)
+        if seen != self._observed:
+            tracker.observe(None if seen[0] == now else now, self.keeper.masks)
 
     def finalize(self) -> None:
         """Counts what is not 0 and what is not finished, writes the zeros, verifies them, removes hooks."""
@@ -214,6 +222,8 @@ class Loop:
         # GradScaler leaves this for fused optimizers, which skip the step by themselves.
         found = getattr(optimizer, "found_inf", None)
         self._skipped |= found is not None and bool(found)
+        if id(optimizer) in self._stepped:  # another one was left out or skipped: a new round
+            self._stepped.clear()
         self._stepped.add(id(optimizer))
         if len(self._stepped) < len(self.optimizers.outer):
             if self.settings.hold == "weights" and not self._drifts():

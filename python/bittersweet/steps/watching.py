@@ -32,13 +32,14 @@ class Watch:
 
     Attributes:
         hooked: Whether the pruner acts by hooks of its own (attached, or ``hold="grads"``).
+        steps: Steps of the pruner's optimizers so far.
     """
 
     def __init__(self, optimizers: Optimizers, model: torch.nn.Module, entries: Sequence[PlanEntry]) -> None:
         self._model, self._entries = model, entries
         self._said: set[str] = set()
         self._later: list[str] | None = None
-        self._calls = self._steps = 0
+        self._calls = self.steps = 0
         self._since: dict[int, int] = {}
         self.hooked = False
         self.follow(optimizers)
@@ -100,7 +101,7 @@ class Watch:
 
     def step_taken(self, optimizer: torch.optim.Optimizer) -> None:
         """One of the pruner's optimizers has stepped."""
-        self._steps += 1
+        self.steps += 1
         self._since[id(optimizer)] = self._since.get(id(optimizer), 0) + 1
 
     def called(self, *, skipped: bool, attached: bool) -> None:
@@ -110,7 +111,7 @@ class Watch:
         if attached or not self._names or (skipped and taken < 2) or taken == 1:
             return
         counts = (
-            f"{_times(self._calls, 'call')} of pruner.step() so far and {_times(self._steps, 'step')} of the "
+            f"{_times(self._calls, 'call')} of pruner.step() so far and {_times(self.steps, 'step')} of the "
             f"optimizer ({', '.join(self._names)})"
         )
         if taken:

@@ -126,7 +126,10 @@ class MovementTracker(Tracker):
                 continue
             scale = getattr(optimizer, "grad_scale", None)  # as GradScaler tells fused ones to unscale
             factor = 1.0 if scale is None else 1.0 / float(scale)
-            groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+            groups = self._source.optimizers.groups()
+            if len(self._source.optimizers.inner) > 1:
+                own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+                groups = {key: group for key, group in groups.items() if key in own}
             rows = [row for row, i in enumerate(present) if id(parameters[i]) in groups]
             rates = [factor * _rate(groups[id(parameters[present[row]])]) for row in rows]
             table, names, memory = self._feed.data, self._feed.names, self._memory

@@ -167,8 +167,8 @@ class Pruner:
         self._loop.detach()
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
-        """Goes on with another optimizer, or several, for the same model: scores are read from its state, where
-        zeros are written at once, and hooks move to it. Targets that it does not hold stay as they are.
+        """Goes on with another optimizer, or several, for the same model: scores are read from its state,
+        zeros are written to it at once, and hooks move. Targets that it does not hold stay as they are.
 
         Raises:
             ArgumentError: None, or one that the scorer or ``hold`` does not go with. Nothing has changed.

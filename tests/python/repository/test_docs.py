@@ -49,9 +49,9 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [name for name in with_blocks("python") if name != "docs/clients.md"])
+@pytest.mark.parametrize("name", with_blocks("python"))
 def test_python_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")  # what needs more packages, docs/clients.md, is run by tests/clients
+    pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(REPOSITORY / name, "python"), 1):

@@ -122,3 +122,31 @@ def test_memory_of_a_tracker_is_looked_at_before_its_address_is_taken() -> None:
         tracker._generation = -1
         with pytest.raises(bs.Error, match="previous of 'weight' in this CoherenceTracker is"):
             tracker.update()
+
+
+@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize("which", ["weight", "exp_avg", "grad"])
+def test_memory_that_is_freed_between_two_holds_is_noticed(which: str, size: int) -> None:
+    """The table of the step before is used again with the addresses of now, of memory that is all there."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 64)
+    optimizer = torch.optim.AdamW(model.parameters())
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1), hold="weights")
+    for _ in range(3):
+        model(torch.randn(4, 64)).square().mean().backward()
+        optimizer.step()
+        pruner.mask_grads_()
+        pruner.step()
+    gradient = model.weight.grad
+    assert gradient is not None
+    state = optimizer.state[model.weight]
+    moved = {"weight": model.weight.data, "grad": gradient, **state}[which]
+    copy = moved.clone()
+    moved.untyped_storage().resize_(size)
+    with pytest.raises(bs.LayoutError, match=rf"{which} of 'weight' has 4096 elements and no memory"):
+        pruner.mask_grads_() if which == "grad" else pruner.step()
+    moved.untyped_storage().resize_(copy.untyped_storage().nbytes())
+    moved.copy_(copy)
+    pruner.mask_grads_()
+    pruner.step()
+    assert pruner.sparsity().zero == pruner.sparsity().masked == 0.5

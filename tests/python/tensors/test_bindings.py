@@ -37,6 +37,7 @@ def table(**changed: int) -> array[int]:
         "inner": 1,
         "row_stride": NUMEL,
         "input_stride": 1,
+        "blocks": 1,
     }
     one = {"modifier": 0x3F800000, "bias_correction1": 0x3F800000, "dimension_sum": NUMEL}
     for name, value in {**geometry, **one, "mask": at(WORDS), **changed}.items():

@@ -356,3 +356,29 @@ def test_states_that_do_not_fit() -> None:
     tracker.load_state_dict({**good, "shapes": {f"module.{k}": v for k, v in good["shapes"].items()},
                              "tensors": {f"module.{k}": v for k, v in good["tensors"].items()}})  # fmt: skip
     assert tracker.state_dict()["step"] == 4
+
+
+def test_an_event_that_failed_and_was_given_up_costs_the_tracker_no_step() -> None:
+    model = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner = bs.Pruner(model, optimizer, scorer="bitter10", schedule=bs.OneShot(0.5, 4))
+    tracker = pruner.tracker
+    assert tracker is not None
+    seen = []
+    for step in range(1, 7):
+        model(torch.randn(4, 8)).square().mean().backward()
+        optimizer.step()
+        if step == 4:
+            with torch.no_grad():
+                kept = model.weight[0, 0].clone()
+                model.weight[0, 0] = torch.nan
+            for _ in range(2):  # tried twice: one step of training
+                with pytest.raises(bs.NonFiniteScoreError):
+                    pruner.step()
+            with torch.no_grad():
+                model.weight[0, 0] = kept
+        else:
+            pruner.step()
+        seen.append(int(tracker.state_dict()["tensors"]["weight"]["scalars"][0]))
+        optimizer.zero_grad()
+    assert seen == sorted(set(seen)) and pruner.history[0].step == 4

@@ -183,3 +183,17 @@ def test_apply_to_writes_the_zeros_of_an_average() -> None:
     with pytest.raises(bs.ArgumentError, match="module"):
         pruner.apply_to(nn.Linear(3, 3))
     assert all(torch.equal(before[key], value) for key, value in average.state_dict().items())
+
+
+def test_a_round_that_one_of_them_missed_is_not_counted_half() -> None:
+    model = mlp()
+    first, second = two(model)
+    pruner = bs.Pruner(model, [first, second], scorer="magnitude", schedule=bs.OneShot(0.5, 2)).attach()
+    for step in range(6):
+        backward(model, step)
+        first.step()
+        if step != 2:  # a GradScaler skips it
+            second.step()
+            assert pruner.steps == step + (step < 2)
+        Steps(first, second).zero_grad()
+    assert pruner.steps == 5

@@ -356,7 +356,7 @@ def test_options_of_a_model_are_refused_beside_tensors() -> None:
         bs.prune_(item, sparsity={"*": 0.5}, scorer="magnitude")
 
 
-def test_copies_that_the_optimizer_writes_back_are_zeroed_too() -> None:
+def test_copies_of_a_registered_optimizer_are_zeroed_too() -> None:
     bs.register_optimizer(Averaging, companions=["slow"])
     model = torch.nn.Linear(16, 8)
     optimizer = Averaging(model.parameters(), lr=0.1)
