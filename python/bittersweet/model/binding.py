@@ -101,11 +101,16 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
     """Masks by parameter name, from `Mask` objects or bool arrays under any name of a target.
 
     Raises:
-        ArgumentError: A name that is not a target's, or one target under two names.
+        ArgumentError: No mapping, a name that is not a target's, or one target under two names.
         ShapeError, DTypeError, DeviceError, LayoutError: A mask that does not fit its weight.
     """
     known = {name: entry for entry in targets for name in (entry.name, *entry.aliases)}
     masks: dict[str, Mask] = {}
+    if not isinstance(given, Mapping):
+        raise ArgumentError(
+            f"masks: found {type(given).__name__}; accepted: a mapping from parameter names to Mask objects "
+            "or bool arrays, such as Pruner.masks or what load_masks(path) returns"
+        )
     for name, value in given.items():
         entry = known.get(name)
         if entry is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from types import FunctionType
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, Error
 from .schedule_answers import CUSTOM, checked_answer, custom_config, never_falling, title
 from .schedules import Schedule, is_built_in
 from .values import as_fraction, shown
@@ -67,6 +70,23 @@ class CustomSchedule(Schedule):
 
     def __hash__(self) -> int:
         return hash((CUSTOM, title(self.source)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CustomSchedule:
+        made = CustomSchedule(copy.deepcopy(self.source, memo))
+        made._reached = self._reached
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A function is pickled by its name, which lambdas and nested functions do not have."""
+        if isinstance(self.source, FunctionType):
+            try:
+                pickle.dumps(self.source)
+            except (pickle.PicklingError, AttributeError) as error:
+                raise Error(
+                    f"schedule: {title(self.source)} cannot be pickled ({error}). Define it at the top of a "
+                    "module, or save Pruner.state_dict(), which needs no function"
+                ) from None
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return repr(self.source) if isinstance(self.source, Schedule) else title(self.source)

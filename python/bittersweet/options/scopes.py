@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import ArgumentError
-from .values import as_int, one_of, shown
+from .values import as_int, one_of, shown_choice
 
 _ROUNDINGS = ("nearest", "floor")
 _REMAINDERS = ("error", "keep")
@@ -105,7 +105,8 @@ def resolve_scope(scope: str | Scope, rounding: str, remainder: str) -> ScopeCal
         scope = _parse(str(scope), rounding, remainder)
     elif not isinstance(scope, Scope):
         raise ArgumentError(
-            f"scope: {shown(scope)}; accepted: 'global', 'tensor', 'row', 'N:M' such as '2:4', or an object"
+            f"scope: {shown_choice(scope, Scope)}; accepted: 'global', 'tensor', 'row', 'N:M' such as '2:4', "
+            "or an object"
         )
     if isinstance(scope, Row):
         rounding = _own("rounding", scope.rounding, rounding, "nearest")

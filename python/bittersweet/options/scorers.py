@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 from .. import _core
 from ..errors import ArgumentError
-from .values import BELOW_ONE, FINITE, as_int, as_number, shown
+from .values import BELOW_ONE, FINITE, as_int, as_number, shown, shown_choice
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def resolve_scorer(scorer: str | Scorer, eps: float | None, seed: int) -> Scorer
         name, q = str(scorer), None
     else:
         raise ArgumentError(
-            f"scorer: {shown(scorer)} is neither a name nor a scorer object; known names: "
+            f"scorer: {shown_choice(scorer, Scorer)}; accepted: a scorer object, or one of the names "
             f"{', '.join(scorers())}"
         )
     row = scorer_rows().get(name)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from .. import _core
 from ..errors import ArgumentError
-from .values import ABOVE_ZERO, BELOW_ONE, as_bool, as_number, shown
+from .values import ABOVE_ZERO, BELOW_ONE, as_bool, as_number, shown_choice
 
 SelectorSpec = tuple[str, float, bool, float]
 
@@ -90,7 +90,7 @@ def resolve_selector(selector: str | Selector) -> SelectorSpec:
         name = selector.name
     else:
         raise ArgumentError(
-            f"selector: {shown(selector)} is neither a name nor a selector object; known names: "
+            f"selector: {shown_choice(selector, Selector)}; accepted: a selector object, or one of the names "
             f"{', '.join(selectors())}"
         )
     sampling = selector if isinstance(selector, Sampling) else Sampling()

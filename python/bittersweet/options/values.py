@@ -104,6 +104,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:80]}... ({type(value).__name__})"
 
 
+def shown_choice(value: Any, kind: type) -> str:
+    """What was found in place of a name or an object of `kind`, for a message; its bare class is named."""
+    if isinstance(value, type) and issubclass(value, kind):
+        return f"the class {value.__name__}; pass an object, {value.__name__}(...)"
+    return shown(value)
+
+
 def _float(value: Any) -> float:
     """The value as a float; NaN for what is no number."""
     plain = _plain(value)

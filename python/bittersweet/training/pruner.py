@@ -108,19 +108,16 @@ class Pruner:
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
 
-    def step(self, *misplaced: NoReturn, skipped: bool = False) -> MaskEvent | None:
+    def step(self, *misplaced: NoReturn, skipped: bool = False, **unknown: NoReturn) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
 
         Steps are the calls of this function, from 1. An event fires if a step on which the schedule is due
-        lies after the last call that could fire, up to this one. A call that does not follow exactly one
-        ``optimizer.step()`` is warned of, once.
+        lies after the last call that could fire, up to this one, and is returned. A call that does not follow
+        exactly one ``optimizer.step()`` is warned of, once.
 
         Args:
             skipped: The optimizer skipped its step (GradScaler found infinities). The call counts and holds
                 the masks; an event that is due waits for the next call. By keyword, a bool.
-
-        Returns:
-            The event, or None.
 
         Raises:
             ArgumentError: Anything else than `skipped` was given: the pruner counts steps itself.
@@ -130,8 +127,8 @@ class Pruner:
                 zero under ``hold="grads"``.
         After any error weights, state, masks and the step count are as they were.
         """
-        if misplaced or not isinstance(skipped, bool):
-            found = ", ".join(map(shown, misplaced)) or f"skipped={skipped!r}"
+        if misplaced or unknown or not isinstance(skipped, bool):
+            found = ", ".join(map(shown, (*misplaced, *unknown))) or f"skipped={skipped!r}"
             raise ArgumentError(
                 f"step: found {found}; accepted: skipped=True or skipped=False, by keyword. The pruner "
                 "counts steps itself: call step() without arguments"

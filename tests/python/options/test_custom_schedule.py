@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import pickle
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -211,3 +212,17 @@ def test_equality_and_repr() -> None:
 def test_what_is_no_schedule(value: Any, message: str) -> None:
     with pytest.raises(bs.ArgumentError, match=f"schedule: .*{message}"):
         checked_schedule(value)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["function", "lambda", "partial", "class", "closed form"])
+def test_a_copy_answers_alike_and_a_pickle_does_or_says_what_to_save(source: Any) -> None:
+    schedule = checked_schedule(source)
+    schedule.last_due(0, 20)
+    copies = [copy.deepcopy(schedule)]
+    if getattr(source, "__name__", "") == "<lambda>":
+        with pytest.raises(bs.Error, match=r"schedule: .*<lambda> cannot be pickled.*state_dict\(\)"):
+            pickle.dumps(schedule)
+    else:
+        copies.append(pickle.loads(pickle.dumps(schedule)))
+    for other in copies:
+        assert other.last_due(20, 40) == schedule.last_due(20, 40)

@@ -213,6 +213,38 @@ def test_keywords_of_others_are_refused_with_ours(keyword: str, hint: str) -> No
         bs.Pruner(model, adamw(model), **{keyword: 0.5})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"scorer": bs.Magnitude},
+            r"scorer: the class Magnitude; pass an object, Magnitude\(...\); acc",
+        ),
+        ({"selector": bs.Exact}, r"selector: the class Exact; pass an object, Exact\(...\); accepted"),
+        ({"scope": bs.Row}, r"scope: the class Row; pass an object, Row\(...\); accepted"),
+        ({"scorer": 7}, "scorer: 7; accepted: a scorer object, or one of the names magnitude"),
+    ],
+)
+def test_a_class_in_place_of_an_object_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(bs.ArgumentError, match=message):
+        bs.Pruner(mlp(), None, schedule=ONCE, **{"scorer": "magnitude", **options})
+
+
+@pytest.mark.parametrize("given", [None, [torch.ones(2, 2, dtype=torch.bool)], nn.Linear(2, 2), "masks.pt"])
+def test_masks_that_have_no_names_are_refused(given: Any) -> None:
+    pruner = bs.Pruner(mlp(), None, scorer="magnitude", schedule=ONCE)
+    with pytest.raises(bs.ArgumentError, match=f"masks: found {type(given).__name__}; accepted: a mapping"):
+        pruner.load_masks(given)
+
+
+@pytest.mark.parametrize("name", ["loss", "skip", "metrics"])
+def test_step_takes_no_other_keyword(name: str) -> None:
+    pruner = bs.Pruner(mlp(), None, scorer="magnitude", schedule=ONCE)
+    with pytest.raises(bs.ArgumentError, match=f"step: found '{name}'; accepted: skipped=True"):
+        pruner.step(**{name: True})
+    assert pruner.steps == 0
+
+
 def test_scorers_that_read_moments_need_an_optimizer_that_keeps_them() -> None:
     model = mlp()
     with pytest.raises(bs.ArgumentError, match="'bitter7' reads exp_avg_sq of the optimizer"):
