@@ -1,4 +1,4 @@
-"""The snippets of docs/clients.md run, each on a model of its own, and leave half of the weights at 0."""
+"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0."""
 
 from __future__ import annotations
 
