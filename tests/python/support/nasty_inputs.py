@@ -65,7 +65,7 @@ def values() -> torch.Tensor:
 
 
 def resized(count: int) -> torch.Tensor:
-    tensor = values().clone()  # NumPy's memory cannot be resized
+    tensor = values()
     tensor.untyped_storage().resize_(count)
     return tensor
 
