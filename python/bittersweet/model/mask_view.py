@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
+from ..options.values import shown
 from ..tensors.masks import Mask, Masks, kept_counts
 from .targets import Plan
 
@@ -66,7 +67,7 @@ class MaskView(Mapping[str, "torch.Tensor"]):
                     return torch.ones(entry.shape, dtype=torch.bool, device=self._place)
                 unpacked: torch.Tensor = mask.bool()
                 return unpacked
-        raise UnknownNameError(f"no mask is called {name!r}; known names: {', '.join(self)}")
+        raise UnknownNameError(f"no mask is called {shown(name)}; known names: {', '.join(self)}")
 
     def __iter__(self) -> Iterator[str]:
         return (entry.name for entry in self._entries)

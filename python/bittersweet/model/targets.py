@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, LayoutError
 from ..notices import warn_once
 from ..optimizers.optimizers import Optimizers
+from ..options.values import shown
 from ..tensors.geometry import Axes
 from .adapters import adapter_of, is_named
 from .layers import KINDS, is_embedding, is_norm, known_axes
@@ -197,8 +198,8 @@ def _axis(value: Any, place: Place) -> int:
         axis = dims
     if isinstance(value, bool) or not -dims <= axis < dims:
         raise ArgumentError(
-            f"in_dim: {value!r} for '{place.name}' of shape {tuple(place.parameter.shape)}; accepted: an "
-            f"axis, {-dims} to {dims - 1}"
+            f"in_dim: {shown(value)} for '{place.name}' of shape {tuple(place.parameter.shape)}; accepted: "
+            f"an axis, {-dims} to {dims - 1}"
         )
     return axis % dims
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
+from ..options.values import shown
 
 if TYPE_CHECKING:
     import torch
@@ -214,20 +215,21 @@ def register_optimizer(
         path = optimizer
     else:
         raise ArgumentError(
-            f"optimizer: {optimizer!r}; accepted: a class, or its path such as 'package.module.ClassName'"
+            f"optimizer: {shown(optimizer)}; accepted: a class, or its path such as "
+            "'package.module.ClassName'"
         )
     given = dict(zip(MOMENTS, (exp_avg, exp_avg_sq, max_exp_avg_sq), strict=True))
     for role, value in given.items():
         if not (value is None or isinstance(value, str) or callable(value)):
-            raise ArgumentError(f"{role}: {value!r}; accepted: a key, a function, or None")
+            raise ArgumentError(f"{role}: {shown(value)}; accepted: a key, a function, or None")
     for name, text in (("step", step), ("reason", reason)):
         if not (text is None or isinstance(text, str)):
-            raise ArgumentError(f"{name}: {text!r}; accepted: a string, or None")
+            raise ArgumentError(f"{name}: {shown(text)}; accepted: a string, or None")
     if not isinstance(elementwise, bool):
-        raise ArgumentError(f"elementwise: {elementwise!r}; accepted: True, False")
+        raise ArgumentError(f"elementwise: {shown(elementwise)}; accepted: True, False")
     companions = (companions,) if isinstance(companions, str) else tuple(companions)
     if not all(isinstance(key, str) for key in companions):
-        raise ArgumentError(f"companions: {companions!r}; accepted: keys of optimizer.state[parameter]")
+        raise ArgumentError(f"companions: {shown(companions)}; accepted: keys of optimizer.state[parameter]")
     REGISTERED[path] = Adapter(
         {role: _moment(value) for role, value in given.items() if value is not None},
         step,

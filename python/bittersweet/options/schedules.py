@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from .schedule_answers import CUSTOM, checked_answer, custom_config, never_falling, title
-from .values import ABOVE_ZERO, as_fraction, as_int, as_number
+from .values import ABOVE_ZERO, as_fraction, as_int, as_number, shown
 
 __all__ = [
     "ConstantSparsity",
@@ -91,7 +91,7 @@ class Schedule:
                 "rebuilt from what was saved. Make it again and give it as schedule"
             )
         if kind not in _KINDS and kind != "LinearRamp":
-            raise ArgumentError(f"kind: {kind!r}; known schedules: {', '.join(_KINDS)}")
+            raise ArgumentError(f"kind: {shown(kind)}; known schedules: {', '.join(_KINDS)}")
         try:
             return _KINDS.get(kind, LinearRamp)(**parameters)
         except TypeError as error:

@@ -153,7 +153,7 @@ class AdamVariance(_WithEps):
         super().__post_init__()
         q = as_number("q", self.q, 0.125, 0.5, _POWERS)
         if q not in (0.5, 0.25, 0.125):
-            raise ArgumentError(f"q: {self.q!r}; accepted: {_POWERS}")
+            raise ArgumentError(f"q: {shown(self.q)}; accepted: {_POWERS}")
         _set(self, "q", q)
 
 
@@ -338,7 +338,7 @@ def _coherence(scorer: Bitter10 | Bitter10s) -> None:
             accepted = "multiples of 1/4 from 0 to 16"
             value = as_number(exponent, getattr(scorer, exponent), 0.0, 16.0, accepted)
             if 4 * value != int(4 * value):
-                raise ArgumentError(f"{exponent}: {value!r}; accepted: {accepted}")
+                raise ArgumentError(f"{exponent}: {shown(value)}; accepted: {accepted}")
             _set(scorer, exponent, value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 import sys
 from typing import Any, TypeVar
 
@@ -94,10 +95,26 @@ def one_of(argument: str, value: Any, accepted: tuple[T, ...]) -> T:
     raise ArgumentError(f"{argument}: {shown(value)}; accepted: {', '.join(map(repr, accepted))}")
 
 
+class _Repr(reprlib.Repr):
+    """Names tensors by dtype and shape, in containers too: printing one reads memory that may have shrunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 100
+
+    def repr1(self, x: Any, level: int) -> str:
+        if hasattr(type(x), "untyped_storage"):
+            return f"a {str(x.dtype).removeprefix('torch.')} tensor of shape {tuple(x.shape)}"
+        return super().repr1(x, level)
+
+
+_repr = _Repr().repr
+
+
 def shown(value: Any) -> str:
-    """A `repr` that fits a message: long ones (a whole tensor, a model) are cut."""
+    """A `repr` that fits a message: long ones (a list, a model) are cut, and no tensor's memory is read."""
     try:
-        text = repr(value)
+        text = _repr(value)
     except Exception:  # a fake or broken tensor may not print
         text = f"a {type(value).__name__}"
     text = " ".join(text.split())

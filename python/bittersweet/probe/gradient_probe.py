@@ -17,7 +17,7 @@ from ..optimizers.optimizers import Optimizers
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
-from ..options.values import as_bool, as_number, one_of
+from ..options.values import as_bool, as_number, one_of, shown
 from ..progress import ticking
 from ..select.events import MaskEvent
 from ..select.functional import apply_masks_, make_masks
@@ -125,7 +125,9 @@ class GradientProbe:
         seed: int = 0,
     ) -> None:
         if not callable(loss_fn):
-            raise ArgumentError(f"loss_fn: {loss_fn!r}; accepted: a callable, loss_fn(model, batch) -> loss")
+            raise ArgumentError(
+                f"loss_fn: {shown(loss_fn)}; accepted: a callable, loss_fn(model, batch) -> loss"
+            )
         self._model = unwrap(model)
         self._loss_fn = loss_fn
         self._batches = Batches(batches)

@@ -273,7 +273,7 @@ class Masks(Sequence[Mask]):
             for mask in self._masks:
                 if mask.name == index:
                     return mask
-            raise UnknownNameError(f"no mask is called {index!r}; known names: {', '.join(self.names)}")
+            raise UnknownNameError(f"no mask is called {shown(index)}; known names: {', '.join(self.names)}")
         return self._masks[index]
 
     def __len__(self) -> int:

@@ -128,7 +128,7 @@ class Pruner:
         After any error weights, state, masks and the step count are as they were.
         """
         if misplaced or unknown or not isinstance(skipped, bool):
-            found = ", ".join(map(shown, (*misplaced, *unknown))) or f"skipped={skipped!r}"
+            found = ", ".join(map(shown, (*misplaced, *unknown))) or f"skipped={shown(skipped)}"
             raise ArgumentError(
                 f"step: found {found}; accepted: skipped=True or skipped=False, by keyword. The pruner "
                 "counts steps itself: call step() without arguments"

@@ -16,7 +16,7 @@ from ..errors import ArgumentError, Error, MissingStateError
 from ..model.binding import bind
 from ..model.experts import follows_interface
 from ..model.targets import Plan, find_targets, unwrap
-from ..options.values import one_of
+from ..options.values import one_of, shown
 from ..progress import ticking
 from ..tensors.table import ScoreInputs
 from . import calibration_file
@@ -325,8 +325,8 @@ def _mask_of(batch: Any, token_mask: str | Callable[[Any], torch.Tensor] | None)
         return token_mask(batch).bool()
     if not isinstance(batch, Mapping) or token_mask not in batch:
         raise ArgumentError(
-            f"token_mask: {token_mask!r} is not a key of the batch ({type(batch).__name__}). Pass a key, or "
-            "a function that takes a batch"
+            f"token_mask: {shown(token_mask)} is not a key of the batch ({type(batch).__name__}). Pass a "
+            "key, or a function that takes a batch"
         )
     mask: torch.Tensor = batch[token_mask]
     return mask.bool()

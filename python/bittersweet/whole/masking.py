@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from ..model.names import counterparts
+from ..options.values import shown
 from ..select import functional
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, as_mask
@@ -75,8 +76,8 @@ def _of_module(
 
     if tuple(roles) != ("weight",):
         raise ArgumentError(
-            f"roles: {roles!r} of a module; accepted: ('weight',). Optimizer state is masked by a Pruner, "
-            "or by prune_(model, optimizer=..., mask_optimizer_state=True)"
+            f"roles: {shown(roles)} of a module; accepted: ('weight',). Optimizer state is masked by a "
+            "Pruner, or by prune_(model, optimizer=..., mask_optimizer_state=True)"
         )
     if isinstance(masks, Masks):
         masks = {mask.name: mask for mask in masks}

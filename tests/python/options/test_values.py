@@ -195,3 +195,13 @@ def test_every_bad_option_is_named(wrong: dict[str, Any]) -> None:
         del given["sparsity"]
     with pytest.raises(bs.ArgumentError, match=next(iter(wrong))):
         bs.make_masks(item, **given)
+
+
+def test_a_message_reads_no_memory_of_a_tensor() -> None:
+    tensor = torch.full((64,), 3.25)
+    for value in (tensor, torch.nn.Parameter(tensor), [tensor], {"a": (tensor,)}, torch.tensor(3.25)):
+        text = shown(value)
+        assert "tensor of shape" in text and "3.25" not in text
+    assert shown([tensor]) == "[a float32 tensor of shape (64,)]"
+    assert shown("cubic") == "'cubic'" and shown(0.5) == "0.5" and shown((True, 50)) == "(True, 50)"
+    assert len(shown(list(range(10_000)))) < 150

@@ -65,7 +65,7 @@ def values() -> torch.Tensor:
 
 
 def resized(count: int) -> torch.Tensor:
-    tensor = values()
+    tensor = values().clone()  # torch owns it: NumPy's memory cannot be resized
     tensor.untyped_storage().resize_(count)
     return tensor
 
@@ -132,6 +132,7 @@ def arrays() -> dict[str, tuple[Callable[[], Any], Any]]:
         "fake": fake,
         "freed": lambda: resized(0),
         "shrunk": lambda: resized(40),
+        "shrunk to a byte": lambda: resized(1),
         "sparse": lambda: values().to_sparse(),
         "sparse csr": lambda: values().to_sparse_csr(),
         "quantised": lambda: torch.quantize_per_tensor(values(), 0.1, 0, torch.qint8),
