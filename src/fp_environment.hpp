@@ -1,5 +1,5 @@
-// The floating-point environment of one call: round to nearest, denormals kept, no traps; the caller's is restored.
-// Threads inherit the mode of the thread that starts them, so workers set it too.
+// The floating-point environment of one call: round to nearest, denormals kept, no traps, unless another mode is given;
+// the caller's is restored. Workers are given theirs, since they may have started under another.
 #pragma once
 
 #include <cfenv>
@@ -14,32 +14,43 @@ namespace bittersweet {
 class FpEnvironment {
  public:
 #if defined(__SSE__)
-  FpEnvironment() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~FpEnvironment() { _mm_setcsr(saved_); }
+  using Mode = unsigned;
+  static Mode standard() noexcept { return 0x1f80; }
+  static Mode current() noexcept { return _mm_getcsr(); }
+  static void set(Mode mode) noexcept { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
-  FpEnvironment() noexcept {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" : : "r"(std::uint64_t{0}));
+  using Mode = std::uint64_t;
+  static Mode standard() noexcept { return 0; }
+  static Mode current() noexcept {
+    Mode mode;
+    asm volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
   }
-  ~FpEnvironment() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+  static void set(Mode mode) noexcept { asm volatile("msr fpcr, %0" : : "r"(mode)); }
 #else
-  FpEnvironment() noexcept {
-    std::fegetenv(&saved_);
+  using Mode = std::fenv_t;
+  static Mode standard() noexcept {
+    Mode mode = current();
     std::fesetround(FE_TONEAREST);
+    const Mode rounded = current();
+    set(mode);
+    return rounded;
   }
-  ~FpEnvironment() { std::fesetenv(&saved_); }
+  static Mode current() noexcept {
+    Mode mode;
+    std::fegetenv(&mode);
+    return mode;
+  }
+  static void set(const Mode& mode) noexcept { std::fesetenv(&mode); }
 #endif
+
+  explicit FpEnvironment(const Mode& mode = standard()) noexcept : saved_(current()) { set(mode); }
+  ~FpEnvironment() { set(saved_); }
   FpEnvironment(const FpEnvironment&) = delete;
   FpEnvironment& operator=(const FpEnvironment&) = delete;
 
  private:
-#if defined(__SSE__)
-  unsigned saved_;
-#elif defined(__aarch64__)
-  std::uint64_t saved_;
-#else
-  std::fenv_t saved_;
-#endif
+  const Mode saved_;
 };
 
 }  // namespace bittersweet

@@ -60,11 +60,37 @@ BITTERSWEET_FORMULA float round_to_half(float x) noexcept {
   return std::bit_cast<float>(sign | ((magnitude + 0x0fffu + ((magnitude >> 13) & 1u)) & 0xffffe000u));
 }
 
+// The bits of the nearest bf16, ties to even; NaN becomes 0x7fc0.
+BITTERSWEET_FORMULA std::uint16_t float_to_bf16(float x) noexcept {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  if (x != x) return 0x7fc0u;
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// The bits of the nearest half, ties to even; NaN becomes 0x7e00.
+BITTERSWEET_FORMULA std::uint16_t float_to_f16(float x) noexcept {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(round_to_half(x));
+  const std::uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7e00u;
+  if (magnitude == 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
+  if (magnitude >= 0x38800000u) return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u) >> 13));
+  const float multiple = std::bit_cast<float>(magnitude) * 0x1p24f;  // of the smallest half
+  return static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(multiple));
+}
+
 // The element `index` of an array of `type`, as f32.
 BITTERSWEET_FORMULA float load_as_float(const void* data, DType type, std::int64_t index) noexcept {
   if (type == DType::f32) return static_cast<const float*>(data)[index];
   const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
   return type == DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+// Writes it, rounded to nearest.
+BITTERSWEET_FORMULA void store_from_float(void* data, DType type, std::int64_t index, float value) noexcept {
+  if (type == DType::f32)
+    static_cast<float*>(data)[index] = value;
+  else
+    static_cast<std::uint16_t*>(data)[index] = type == DType::bf16 ? float_to_bf16(value) : float_to_f16(value);
 }
 
 }  // namespace bittersweet

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bittersweet/engine/summaries.hpp"
+#include "bittersweet/engine/optim.hpp"
 #include "bittersweet/engine/track.hpp"
 #include "bittersweet/score/scorers.hpp"
 
@@ -88,6 +89,25 @@ struct TrackBlock {
   std::int64_t count = 0;
 };
 
+// How an optimizer's arrays are stored: weights and gradients, then the states.
+enum class AdamArrays : std::size_t { f32, bf16, bf16_f32, f16_f32, count };
+
+// Which dead elements a pass leaves unread: they hold zeros already.
+enum class Skip : std::uint8_t { nothing, words, lines };  // words: 64 elements; lines: one vector
+
+// One chunk of a tensor. The last `rest` elements are the scalar loop's of AdamRounding.
+struct AdamChunk {
+  void* w = nullptr;
+  void* g = nullptr;
+  void* m = nullptr;
+  void* v = nullptr;
+  void* largest = nullptr;  // AMSGrad's buffer, or null
+  const std::uint64_t* keep = nullptr;
+  std::int64_t count = 0;
+  std::int64_t rest = 0;
+  Skip skip = Skip::nothing;
+};
+
 struct Kernels {
   const char* name;
   bool (*contracts)();
@@ -114,6 +134,8 @@ struct Kernels {
   TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);
   void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
+  // One step by [arrays][contracted]; true if a dead weight that it read was not zero.
+  bool (*adam[static_cast<std::size_t>(AdamArrays::count)][2])(const AdamStep&, const AdamChunk&);
 };
 
 const Kernels& kernels_portable();

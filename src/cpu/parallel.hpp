@@ -50,9 +50,11 @@ class Team {
   std::vector<std::unique_ptr<Worker>> workers_;  // last: they use the others until they have ended
 };
 
-// f(thread, piece) for every piece in 0..pieces, handed out one by one in ascending order.
+// f(thread, piece) for every piece in 0..pieces, handed out one by one in ascending order, in the floating-point
+// environment `mode`; without other threads, in the caller's.
 template <class F>
-void parallel_for(int threads, std::int64_t pieces, F&& f) {
+void parallel_for(int threads, std::int64_t pieces, F&& f,
+                  const FpEnvironment::Mode& mode = FpEnvironment::standard()) {
   if (threads <= 1 || pieces <= 1) {
     for (std::int64_t piece = 0; piece < pieces; ++piece) f(0, piece);
     return;
@@ -62,7 +64,7 @@ void parallel_for(int threads, std::int64_t pieces, F&& f) {
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(threads));
   Team team;
   Team::current().run(threads, [&](int thread) {
-    const FpEnvironment environment;
+    const FpEnvironment environment(mode);
     try {
       for (std::int64_t piece = next++; piece < pieces; piece = next++) f(thread, piece);
     } catch (...) {

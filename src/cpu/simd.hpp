@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
+#include "bittersweet/mask/bit_layout.hpp"
 #include "bittersweet/score/scorer.hpp"
 
 #if defined(__x86_64__)
@@ -76,6 +78,26 @@ BITTERSWEET_INLINE Vec sqrt(Vec a) {
 }
 
 BITTERSWEET_INLINE Vec rsqrt(Vec a) { return splat(1.0f) / sqrt(a); }
+
+// a * b + c rounded once. Units without the instruction call the library's, which is right and slow: they run where
+// nobody contracts either.
+BITTERSWEET_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if BITTERSWEET_LANES == 16
+  return {_mm512_fmadd_ps(a.x, b.x, c.x)};
+#elif BITTERSWEET_LANES == 8
+  return {_mm256_fmadd_ps(a.x, b.x, c.x)};
+#elif defined(__aarch64__)
+  return {vfmaq_f32(c.x, a.x, b.x)};
+#else
+  for (int i = 0; i < lanes; ++i) a.x[i] = __builtin_fmaf(a.x[i], b.x[i], c.x[i]);
+  return a;
+#endif
+}
+
+BITTERSWEET_INLINE Vec like(Vec, float value) { return splat(value); }
+BITTERSWEET_INLINE Vec larger(Vec a, Vec b) {  // NaN if one is
+  return {((b.x != b.x) | (a.x < b.x)) ? b.x : a.x};
+}
 
 // Rounded to the nearest half. The instructions ignore flush-to-zero modes and agree with round_to_half.
 BITTERSWEET_INLINE Vec half(Vec a) {
@@ -203,7 +225,80 @@ BITTERSWEET_INLINE Vec load(const std::uint16_t* data, std::int64_t index) {
 #endif
 }
 
+// Elements of an array of f16 bits, which share their C++ type with bf16's.
+struct Half {
+  std::uint16_t bits;
+};
+
+BITTERSWEET_INLINE Vec load(const Half* data, std::int64_t index) {
+#if BITTERSWEET_LANES == 16
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + index)))};
+#elif BITTERSWEET_LANES == 8
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + index)))};
+#else
+  Vec a;
+  for (int i = 0; i < lanes; ++i) a.x[i] = f16_to_float(data[index + i].bits);
+  return a;
+#endif
+}
+
 BITTERSWEET_INLINE void store(float* data, std::int64_t index, Vec a) { std::memcpy(data + index, &a.x, sizeof a.x); }
+
+// To bf16: rounded to nearest, as float_to_bf16.
+BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) {
+  using Words = std::uint32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
+  const Words bits = reinterpret_cast<Words>(a.x);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const IntVector number = a.x == a.x;
+  const IntVector wide = (reinterpret_cast<IntVector>(rounded) & number) | (0x7fc0 & ~number);
+#if BITTERSWEET_LANES == 16
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + index), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(wide)));
+#elif BITTERSWEET_LANES == 8
+  const __m256i whole = reinterpret_cast<__m256i>(wide);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(data + index),
+                   _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
+#else
+  const HalfVector narrow = __builtin_convertvector(wide, HalfVector);
+  std::memcpy(data + index, &narrow, sizeof narrow);
+#endif
+}
+
+// To f16: rounded to nearest, as float_to_f16.
+BITTERSWEET_INLINE void store(Half* data, std::int64_t index, Vec a) {
+  const FloatVector quiet = FloatVector{} + std::numeric_limits<float>::quiet_NaN();
+  a.x = a.x == a.x ? a.x : quiet;
+#if BITTERSWEET_LANES == 16
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + index),
+                      _mm512_cvtps_ph(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif BITTERSWEET_LANES == 8
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(data + index),
+                   _mm256_cvtps_ph(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  for (int i = 0; i < lanes; ++i) data[index + i].bits = float_to_f16(a.x[i]);
+#endif
+}
+
+// Lanes k * lanes ... of 64 elements whose bit is set; +0 elsewhere.
+BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) {
+#if BITTERSWEET_LANES == 16
+  return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits::from(word, k * lanes)), a.x)};
+#elif BITTERSWEET_LANES == 8
+  const IntVector lane{1, 2, 4, 8, 16, 32, 64, 128};
+  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 255u);
+  return as_floats(as_bits(a) & ((own & lane) == lane));
+#else
+  const IntVector lane{1, 2, 4, 8};
+  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 15u);
+  return as_floats(as_bits(a) & ((own & lane) == lane));
+#endif
+}
+
+// Asks for the 64 elements that come 512 later: a new page is not left to the hardware prefetcher.
+template <class T>
+BITTERSWEET_INLINE void prefetch(const T* at) {
+  for (std::size_t line = 0; line < sizeof(T); ++line)
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + 512 * sizeof(T) + 64 * line);
+}
 
 // Is a product followed by a sum rounded twice here? A unit that contracts them would score other bits.
 inline bool contracts() {

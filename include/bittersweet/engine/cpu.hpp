@@ -1,10 +1,11 @@
-// The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp and
-// track.hpp.
+// The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp,
+// optim.hpp and track.hpp.
 #pragma once
 
 #include <string>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/engine/optim.hpp"
 #include "bittersweet/engine/track.hpp"
 
 namespace bittersweet {
@@ -55,6 +56,9 @@ class CpuEngine {
   void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                            std::span<float* const> accumulators, std::span<const float> rates);
 
+  void step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks, std::span<const AdamStep> steps,
+                 AdamRounding rounding, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);
+
  private:
   int threads(std::int64_t elements) const;
 
@@ -62,6 +66,6 @@ class CpuEngine {
   int forced_threads_ = 0;
 };
 
-static_assert(Engine<CpuEngine> && TrackingEngine<CpuEngine>);
+static_assert(Engine<CpuEngine> && TrackingEngine<CpuEngine> && SteppingEngine<CpuEngine>);
 
 }  // namespace bittersweet

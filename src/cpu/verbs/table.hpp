@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.hpp"
+#include "cpu/verbs/adam.hpp"
 #include "cpu/verbs/apply_mask.hpp"
 #include "cpu/verbs/bracket.hpp"
 #include "cpu/verbs/convert.hpp"
@@ -43,6 +44,15 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.retention = &against_update<false>;
   k.snapshot = &against_update<true>;
   k.movement = &movement_block;
+  const auto steps = [&]<class W, class S>(cpu::AdamArrays arrays, W, S) {
+    auto& row = k.adam[static_cast<std::size_t>(arrays)];
+    row[false] = &adam_chunk<false, W, S>;
+    row[true] = &adam_chunk<true, W, S>;
+  };
+  steps(cpu::AdamArrays::f32, float{}, float{});
+  steps(cpu::AdamArrays::bf16, std::uint16_t{}, std::uint16_t{});
+  steps(cpu::AdamArrays::bf16_f32, std::uint16_t{}, float{});
+  steps(cpu::AdamArrays::f16_f32, Half{}, float{});
   return k;
 }
 

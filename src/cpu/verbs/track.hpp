@@ -39,11 +39,6 @@ BITTERSWEET_INLINE DoubleVector multiply_add(DoubleVector a, DoubleVector b, Dou
 #endif
 }
 
-// Asks for the 64 elements that come 512 later: a new page is not left to the hardware prefetcher.
-BITTERSWEET_INLINE void prefetch(const float* at) {
-  for (int line = 0; line < 4; ++line) __builtin_prefetch(reinterpret_cast<const char*>(at) + 2048 + 64 * line);
-}
-
 // 16 running sums. The vectors of 64 elements take turns: vector k begins at lane k * lanes mod 16.
 struct Sums {
   DoubleVector part[Moments::lanes / double_lanes]{};
@@ -65,21 +60,6 @@ struct Sums {
     return fold_lanes(lane);
   }
 };
-
-// Lanes k * lanes ... of 64 elements whose bit is set; +0 elsewhere.
-BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) {
-#if BITTERSWEET_LANES == 16
-  return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits::from(word, k * lanes)), a.x)};
-#elif BITTERSWEET_LANES == 8
-  const IntVector lane{1, 2, 4, 8, 16, 32, 64, 128};
-  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 255u);
-  return as_floats(as_bits(a) & ((own & lane) == lane));
-#else
-  const IntVector lane{1, 2, 4, 8};
-  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 15u);
-  return as_floats(as_bits(a) & ((own & lane) == lane));
-#endif
-}
 
 BITTERSWEET_INLINE Vec finite_or_zero(Vec a) {
   const FloatVector zero{};

@@ -1,0 +1,34 @@
+// The public face of the optimizer's pass: one step of Adam or AdamW over the whole model, which leaves pruned weights
+// and their states at +0. It costs what the step alone costs, so that holding masks costs nothing.
+//
+// Promises: an error changes nothing; the same inputs give the same bits whatever the number of threads or the
+// instruction set; with the rounding of an installation of torch, those of its fused=True step followed by
+// apply_masks; the caller's floating-point environment is the one that is computed in.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bittersweet/engine/optim.hpp"
+
+namespace bittersweet {
+
+struct AdamCall {
+  AdamRounding rounding{};
+  float scale = 0.0f;  // what the gradients were multiplied by; they are divided by it in place. 0: nothing
+};
+
+// Updates weight, exp_avg, exp_avg_sq (and max_exp_avg_sq where its options say amsgrad) of every tensor; `mask` keeps
+// its dead elements at +0, and a null one keeps everything alive. Arrays of one tensor are stored as f32, bf16, or
+// 16-bit weight and gradient with f32 states (adam_takes). `steps[t]` counts the steps of tensor t, this one included.
+// `trusted[t]`, if there are any: the dead elements of tensor t are known to hold zeros and may be left unread.
+// Returns, per tensor, whether a dead weight that was read was not zero before it.
+//
+// Throws MissingStateError, DTypeError, LayoutError, ShapeError, or ArgumentError for options outside lr >= 0,
+// 0 <= betas < 1, eps >= 0, weight_decay >= 0, or a step below 1.
+std::vector<std::uint8_t> step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+                                    std::span<const double> steps, const AdamCall& call = {},
+                                    std::span<const std::uint8_t> trusted = {});
+
+}  // namespace bittersweet

@@ -1,0 +1,172 @@
+// The optimizer's step under a mask. All results of 64 elements come before their stores, array after array, because
+// arrays at the same place of their pages would otherwise wait for each other's stores.
+#pragma once
+
+#include "bittersweet/optim/adam.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/simd.hpp"
+
+namespace bittersweet {
+namespace {
+
+// f32, bf16 or f16 by the C++ type of their bits.
+inline float widen(float x) { return x; }
+inline float widen(std::uint16_t x) { return bf16_to_float(x); }
+inline float widen(Half x) { return f16_to_float(x.bits); }
+inline void narrow(float x, float& out) { out = x; }
+inline void narrow(float x, std::uint16_t& out) { out = float_to_bf16(x); }
+inline void narrow(float x, Half& out) { out.bits = float_to_f16(x); }
+
+// Arrays of one chunk, from some element on. W: weights and gradients; S: states.
+template <class W, class S>
+struct AdamPlace {
+  W *w, *g;
+  S *m, *v, *largest;
+
+  BITTERSWEET_INLINE AdamPlace from(std::int64_t i) const {
+    return {w + i, g + i, m + i, v + i, largest == nullptr ? nullptr : largest + i};
+  }
+  BITTERSWEET_INLINE void ask() const {
+    prefetch(w);
+    prefetch(g);
+    prefetch(m);
+    prefetch(v);
+    if (largest != nullptr) prefetch(largest);
+  }
+};
+
+template <Contraction C, bool Largest, class W, class S>
+class AdamPass {
+ public:
+  explicit AdamPass(const AdamStep& step) : step_(step) {}
+
+  BITTERSWEET_INLINE void word(const AdamPlace<W, S>& at, std::uint64_t keep) {
+    Vec w[vectors_per_word], m[vectors_per_word], v[vectors_per_word], largest[vectors_per_word];
+    const bool masked = keep != ~std::uint64_t{0};
+#pragma GCC unroll 8
+    for (int k = 0; k < vectors_per_word; ++k) {
+      compute(at, k, w[k], m[k], v[k], largest[k], masked ? ~keep : 0);
+      if (!masked) continue;
+      w[k] = where(keep, k, w[k]);
+      m[k] = where(keep, k, m[k]);
+      v[k] = where(keep, k, v[k]);
+      if constexpr (Largest) largest[k] = where(keep, k, largest[k]);
+    }
+    for (int k = 0; k < vectors_per_word; ++k) store(at.w, k * lanes, w[k]);
+    for (int k = 0; k < vectors_per_word; ++k) store(at.m, k * lanes, m[k]);
+    for (int k = 0; k < vectors_per_word; ++k) store(at.v, k * lanes, v[k]);
+    if constexpr (Largest)
+      for (int k = 0; k < vectors_per_word; ++k) store(at.largest, k * lanes, largest[k]);
+  }
+
+  // Those vectors of a word that have a live element.
+  BITTERSWEET_INLINE void live_vectors(const AdamPlace<W, S>& at, std::uint64_t keep) {
+    for (int k = 0; k < vectors_per_word; ++k) {
+      if ((keep >> (k * lanes) & ((std::uint64_t{1} << lanes) - 1)) == 0) continue;
+      Vec w, m, v, largest;
+      compute(at, k, w, m, v, largest, ~keep);
+      store(at.w, k * lanes, where(keep, k, w));
+      store(at.m, k * lanes, where(keep, k, m));
+      store(at.v, k * lanes, where(keep, k, v));
+      if constexpr (Largest) store(at.largest, k * lanes, where(keep, k, largest));
+    }
+  }
+
+  bool dirty() const {
+    std::int32_t any = 0;
+    for (int lane = 0; lane < lanes; ++lane) any |= dirty_[lane];
+    return (any & 0x7fffffff) != 0;
+  }
+
+ private:
+  BITTERSWEET_INLINE void compute(const AdamPlace<W, S>& at, int k, Vec& w, Vec& m, Vec& v, Vec& largest,
+                                  std::uint64_t dead) {
+    w = load(at.w, k * lanes);
+    Vec g = load(at.g, k * lanes);
+    m = load(at.m, k * lanes);
+    v = load(at.v, k * lanes);
+    if constexpr (Largest) largest = load(at.largest, k * lanes);
+    if (dead != 0) dirty_ |= as_bits(where(dead, k, w));
+    adam<C>(step_, w, g, m, v, Largest ? &largest : nullptr);
+    if (step_.scaled) store(at.g, k * lanes, g);
+  }
+
+  const AdamStep step_;
+  IntVector dirty_{};
+};
+
+// The elements behind the last whole word: vectors on a copy, then one by one those of the scalar loop.
+template <Contraction C, bool Largest, class W, class S>
+bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const AdamPlace<W, S>& at, std::uint64_t keep,
+              std::int64_t count, std::int64_t rest) {
+  alignas(64) W w[bits::per_word]{}, g[bits::per_word]{};
+  alignas(64) S m[bits::per_word]{}, v[bits::per_word]{}, largest[bits::per_word]{};
+  const std::int64_t whole = count - rest;
+  std::copy_n(at.w, whole, w);
+  std::copy_n(at.g, whole, g);
+  std::copy_n(at.m, whole, m);
+  std::copy_n(at.v, whole, v);
+  if constexpr (Largest) std::copy_n(at.largest, whole, largest);
+  pass.word({w, g, m, v, Largest ? largest : nullptr}, keep);
+  std::copy_n(w, whole, at.w);
+  std::copy_n(m, whole, at.m);
+  std::copy_n(v, whole, at.v);
+  if constexpr (Largest) std::copy_n(largest, whole, at.largest);
+  if (step.scaled) std::copy_n(g, whole, at.g);
+
+  constexpr Contraction one_by_one = C == Contraction::none ? C : Contraction::fused_rest;
+  bool dirty = false;
+  for (std::int64_t i = whole; i < count; ++i) {
+    float x = widen(at.w[i]), d = widen(at.g[i]), first = widen(at.m[i]), second = widen(at.v[i]);
+    float most = Largest ? widen(at.largest[i]) : 0.0f;
+    const bool live = (keep >> i & 1u) != 0;
+    dirty |= !live && x != 0.0f;
+    adam<one_by_one>(step, x, d, first, second, Largest ? &most : nullptr);
+    narrow(live ? x : 0.0f, at.w[i]);
+    narrow(live ? first : 0.0f, at.m[i]);
+    narrow(live ? second : 0.0f, at.v[i]);
+    if constexpr (Largest) narrow(live ? most : 0.0f, at.largest[i]);
+    if (step.scaled) narrow(d, at.g[i]);
+  }
+  return dirty;
+}
+
+template <Contraction C, bool Largest, class W, class S>
+bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
+  const AdamPlace<W, S> at{static_cast<W*>(chunk.w), static_cast<W*>(chunk.g), static_cast<S*>(chunk.m),
+                           static_cast<S*>(chunk.v), static_cast<S*>(chunk.largest)};
+  AdamPass<C, Largest, W, S> pass(step);
+  const std::int64_t whole = chunk.count / bits::per_word, rest = chunk.count % bits::per_word;
+  const auto keep = [&](std::int64_t word) { return bits::live(chunk.keep, chunk.count, word); };
+  if (chunk.skip == cpu::Skip::nothing) {
+    for (std::int64_t word = 0; word < whole; ++word) {
+      const auto here = at.from(word * bits::per_word);
+      here.ask();
+      pass.word(here, keep(word));
+    }
+  } else {
+    constexpr std::int64_t ahead = 512 / bits::per_word;
+    const bool by_lines = chunk.skip == cpu::Skip::lines;
+    for (std::int64_t word = 0; word < whole; ++word) {
+      const auto here = at.from(word * bits::per_word);
+      if (word + ahead >= whole || keep(word + ahead) != 0) here.ask();  // what follows may be the next chunk's
+      if (const std::uint64_t live = keep(word); live == 0)
+        continue;
+      else if (by_lines)
+        pass.live_vectors(here, live);
+      else
+        pass.word(here, live);
+    }
+  }
+  const bool dirty = rest > 0 && adam_end(pass, step, at.from(whole * bits::per_word), keep(whole), rest, chunk.rest);
+  return pass.dirty() || dirty;
+}
+
+template <bool Contracted, class W, class S>
+bool adam_chunk(const AdamStep& step, const cpu::AdamChunk& chunk) {
+  constexpr Contraction c = Contracted ? Contraction::fused : Contraction::none;
+  return chunk.largest != nullptr ? adam_pass<c, true, W, S>(step, chunk) : adam_pass<c, false, W, S>(step, chunk);
+}
+
+}  // namespace
+}  // namespace bittersweet
