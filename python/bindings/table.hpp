@@ -104,6 +104,7 @@ void bind_cuda(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_info(pybind11::module_& module);
 void bind_mask(pybind11::module_& module);
+void bind_optim(pybind11::module_& module);
 void bind_prune(pybind11::module_& module);
 void bind_score(pybind11::module_& module);
 void bind_track(pybind11::module_& module);

@@ -5,6 +5,8 @@ from typing import Any, TypedDict
 
 __version__: str
 TABLE_COLUMNS: tuple[str, ...]
+OPTIM_COLUMNS: tuple[str, ...]
+OPTION_COLUMNS: tuple[str, ...]
 COHERENCE_WIDTH: int  # doubles of one tensor's scalars
 SKETCH_PLACES: int
 CUDA_BUILT: bool
@@ -114,6 +116,17 @@ def count_live(table: array[int], which: int) -> list[int]: ...
 def pack_mask(bool_ptr: int, numel: int, words_ptr: int) -> None: ...
 def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
 def release_workspace() -> None: ...
+
+# Rows of OPTIM_COLUMNS; `groups`: doubles, rows of OPTION_COLUMNS. Returns the rows whose dead weights were not
+# all 0 before the step.
+def step_adam(
+    table: array[int],
+    groups: array[float],
+    contracted: bool,
+    lanes_f32: int,
+    lanes_16bit: int,
+    scale: float,
+) -> list[int]: ...
 
 # `memory` holds addresses, for each row of the table: previous, average, scalars; positions, their number,
 # previous, scalars; previous; snapshot, scalars; the sums.

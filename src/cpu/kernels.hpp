@@ -6,8 +6,8 @@
 #include <array>
 #include <cstdint>
 
-#include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/engine/optim.hpp"
+#include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/engine/track.hpp"
 #include "bittersweet/score/scorers.hpp"
 

@@ -30,14 +30,13 @@ constexpr std::int64_t adam_rest(const ScoreInputs& tensor, const AdamRounding& 
 }
 
 template <class E>
-concept SteppingEngine =
-    requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-             std::span<const AdamStep> steps, AdamRounding rounding, std::span<const std::uint8_t> trusted,
-             std::span<std::uint8_t> dirty) {
-      // One step of every tensor by its own constants; a buffer is kept where max_exp_avg_sq is there.
-      // trusted[t]: what is dead in tensor t is known to be zero, and may be left unread and unwritten.
-      // dirty[t] = was a dead weight that was read not zero?
-      engine.step_adam(tensors, chunks, steps, rounding, trusted, dirty);
-    };
+concept SteppingEngine = requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                  std::span<const AdamStep> steps, AdamRounding rounding,
+                                  std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty) {
+  // One step of every tensor by its own constants; a buffer is kept where max_exp_avg_sq is there.
+  // trusted[t]: what is dead in tensor t is known to be zero, and may be left unread and unwritten.
+  // dirty[t] = was a dead weight that was read not zero?
+  engine.step_adam(tensors, chunks, steps, rounding, trusted, dirty);
+};
 
 }  // namespace bittersweet
