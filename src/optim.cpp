@@ -2,7 +2,7 @@
 #include "bittersweet/optim.hpp"
 
 #include "bittersweet/engine/cpu.hpp"
-#include "bittersweet/error.hpp"
+#include "bittersweet/engine/optim_checks.hpp"
 #include "checks.hpp"
 
 namespace bittersweet {
@@ -13,63 +13,26 @@ CpuEngine& cpu_engine() {
   return engine;
 }
 
-void check_length(const char* what, std::size_t found, std::size_t tensors) {
-  if (found != tensors)
-    throw ShapeError(std::string(what) + ": " + std::to_string(found) + " for " + std::to_string(tensors) +
-                     " tensors; one is needed for each");
-}
-
-void check_options(const AdamOptions& o, double step) {
-  const auto require = [](const char* what, double found, bool good, const char* accepted) {
-    if (!good) throw ArgumentError(std::string(what) + ": " + std::to_string(found) + "; accepted: " + accepted);
-  };
-  require("lr", o.lr, o.lr >= 0, "a number from 0");
-  require("beta1", o.beta1, o.beta1 >= 0 && o.beta1 < 1, "a number from 0 to below 1");
-  require("beta2", o.beta2, o.beta2 >= 0 && o.beta2 < 1, "a number from 0 to below 1");
-  require("eps", o.eps, o.eps >= 0, "a number from 0");
-  require("weight_decay", o.weight_decay, o.weight_decay >= 0, "a number from 0");
-  require("step", step, step >= 1, "a count from 1");
-}
-
-void check_tensor(const ScoreInputs& tensor, bool amsgrad) {
-  const std::string name(tensor.name);
-  if (tensor.numel < 0) throw ShapeError("numel: " + std::to_string(tensor.numel) + " in tensor '" + name + "'");
-  const auto require = [&](const TensorView& array, const char* what) {
-    if (array.dtype == DType::none || (array.data == nullptr && tensor.numel > 0))
-      throw MissingStateError(std::string(what) + ": the step needs it and tensor '" + name + "' has none; give it");
-  };
-  require(tensor.weight, "weight");
-  require(tensor.grad, "grad");
-  require(tensor.exp_avg, "exp_avg");
-  require(tensor.exp_avg_sq, "exp_avg_sq");
-  if (amsgrad) require(tensor.max_exp_avg_sq, "max_exp_avg_sq");
-  if (!adam_takes(tensor, amsgrad))
-    throw DTypeError("weight of '" + name + "' is " + name_of(tensor.weight.dtype) + ", its gradient " +
-                     name_of(tensor.grad.dtype) + ", exp_avg " + name_of(tensor.exp_avg.dtype) + ", exp_avg_sq " +
-                     name_of(tensor.exp_avg_sq.dtype) +
-                     "; accepted: all float32, all bfloat16, or a 16-bit weight and gradient with float32 states");
-}
-
 }  // namespace
 
 std::vector<std::uint8_t> step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                                     std::span<const double> steps, const AdamCall& call,
                                     std::span<const std::uint8_t> trusted) {
-  check_length("options", options.size(), tensors.size());
-  check_length("steps", steps.size(), tensors.size());
-  if (!trusted.empty()) check_length("trusted", trusted.size(), tensors.size());
+  check_adam_length("options", options.size(), tensors.size());
+  check_adam_length("steps", steps.size(), tensors.size());
+  if (!trusted.empty()) check_adam_length("trusted", trusted.size(), tensors.size());
   check_alignment(tensors);
-  if (call.rounding.lanes_f32 < 1 || call.rounding.lanes_f32 > 16 || call.rounding.lanes_16bit < 1 ||
-      call.rounding.lanes_16bit > 32)
-    throw ArgumentError("rounding: lanes of " + std::to_string(call.rounding.lanes_f32) + " and " +
-                        std::to_string(call.rounding.lanes_16bit) + "; accepted: 1 to 16, and 1 to 32");
+  check_adam_rounding(call.rounding);
   std::vector<ScoreInputs> used(tensors.begin(), tensors.end());
   std::vector<AdamStep> constants;
   constants.reserve(tensors.size());
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     const bool same = t > 0 && options[t] == options[t - 1] && steps[t] == steps[t - 1];
-    if (!same) check_options(options[t], steps[t]);
-    check_tensor(tensors[t], options[t].amsgrad);
+    if (!same) {
+      check_adam_options(options[t]);
+      if (!(steps[t] >= 1)) throw ArgumentError("step: " + std::to_string(steps[t]) + "; accepted: a count from 1");
+    }
+    check_adam_tensor(tensors[t], options[t].amsgrad);
     if (!options[t].amsgrad) used[t].max_exp_avg_sq = {};
     constants.push_back(same ? constants.back() : make_adam_step(options[t], steps[t], call.scale));
   }
