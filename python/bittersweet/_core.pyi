@@ -126,6 +126,7 @@ def step_adam(
     lanes_f32: int,
     lanes_16bit: int,
     scale: float,
+    weights_only: bool,
 ) -> list[int]: ...
 
 # `memory` holds addresses, for each row of the table: previous, average, scalars; positions, their number,
