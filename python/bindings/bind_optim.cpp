@@ -69,8 +69,8 @@ struct OptimRows {
 std::vector<std::size_t> step(const py::buffer& table, const py::buffer& groups, bool contracted, int lanes_f32,
                               int lanes_16bit, float scale, bool weights_only) {
   OptimRows rows(table, groups_of(groups));
-  const AdamCall call{{contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)},
-                      scale};
+  const AdamCall call{
+      {contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)}, scale, weights_only};
   const py::gil_scoped_release release;
   const std::vector<std::uint8_t> dirty = step_adam(rows.tensors, rows.options, rows.steps, call, rows.trusted);
   for (float* const count : rows.counts) *count += 1.0f;
