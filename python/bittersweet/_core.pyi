@@ -117,8 +117,8 @@ def pack_mask(bool_ptr: int, numel: int, words_ptr: int) -> None: ...
 def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
 def release_workspace() -> None: ...
 
-# Rows of OPTIM_COLUMNS; `groups`: doubles, rows of OPTION_COLUMNS. Returns the rows whose dead weights were not
-# all 0 before the step.
+# Rows of OPTIM_COLUMNS; `groups`: doubles, rows of OPTION_COLUMNS. Returns the rows whose dead weights were
+# not all 0 before the step.
 def step_adam(
     table: array[int],
     groups: array[float],

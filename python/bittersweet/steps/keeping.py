@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..model.binding import Bound, bind, companion_items, element_items
 from ..optimizers.optimizers import MOMENTS
 from ..select.functional import count_violations
+from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
-from .holding import Holder, kept_by_both
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..tensors import devices
-from ..tensors.arrays import pointer_within
-from ..tensors.masks import COLUMN, WIDTH, Mask
-from ..tensors.table import ROLES, ScoreInputs, Table
-from ..tensors.threads import follow_torch
+from . import devices
+from .arrays import pointer_within
+from .masks import COLUMN, WIDTH, Mask
+from .table import ROLES, ScoreInputs, Table
+from .threads import follow_torch
 
 if TYPE_CHECKING:
     import torch
