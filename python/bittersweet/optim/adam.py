@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from ..errors import ArgumentError
 from ..options.values import shown
 from .masked import MaskedStep
-from .rows import Entry
+from .rows import Gathered
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -66,26 +66,35 @@ class _AdamStep(MaskedStep):
         numbers = group["lr"], beta1, beta2, group["eps"], group["weight_decay"]
         return (*map(float, numbers), decoupled, group["amsgrad"], group["maximize"])
 
-    def _entry(self, parameter: torch.Tensor, group: Mapping[str, Any], number: int) -> Entry:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            for key in _MOMENTS if group["amsgrad"] else _MOMENTS[:2]:
-                state[key] = torch.zeros_like(
-                    parameter, dtype=self._state_dtype, memory_format=torch.preserve_format
-                )
-        largest = state["max_exp_avg_sq"] if group["amsgrad"] else None
-        grad = parameter.grad
-        assert grad is not None
-        return Entry(parameter, grad, state["exp_avg"], state["exp_avg_sq"], largest, state["step"], number)
+    def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
+        amsgrad, states = group["amsgrad"], self.state
+        parameters, tensors, groups = now.parameters, now.tensors, now.groups
+        for parameter in group["params"]:
+            if (grad := parameter.grad) is None:
+                continue
+            if not (state := states[parameter]):
+                self._begin_state(parameter, state, amsgrad)
+            largest = state["max_exp_avg_sq"] if amsgrad else None
+            parameters.append(parameter)
+            tensors += (parameter, grad, state["exp_avg"], state["exp_avg_sq"], largest, state["step"])
+            groups.append(number)
 
-    def _step_outside(self, entries: Sequence[Entry], scale: Any, found_inf: Any) -> None:
+    def _begin_state(self, parameter: torch.Tensor, state: dict[str, Any], amsgrad: bool) -> None:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        for key in _MOMENTS if amsgrad else _MOMENTS[:2]:
+            state[key] = torch.zeros_like(
+                parameter, dtype=self._state_dtype, memory_format=torch.preserve_format
+            )
+
+    def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
         for number, group in enumerate(self.param_groups):
-            chosen = [entry for entry in entries if entry.group == number]
+            chosen = [
+                entry for entry, of in zip(outside.entries(), outside.groups, strict=True) if of == number
+            ]
             if not chosen:
                 continue
             _, _, _, _, _, decoupled, amsgrad, maximize = self._options(group)
-            parameters, grads, first, second, largest, steps, _ = map(list, zip(*chosen, strict=True))
+            parameters, grads, first, second, largest, steps = map(list, zip(*chosen, strict=True))
             step = torch.optim.adamw.adamw if decoupled else torch.optim.adam.adam
             beta1, beta2 = group["betas"]
             step(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from .rounding import Rounding, rounding
-from .rows import Entry, Rows, overlapping, why_outside
+from .rows import Entry, Gathered, Rows, overlapping, why_outside
 
 __all__ = ["Held", "MaskedStep"]
 
@@ -166,54 +166,54 @@ class MaskedStep(torch.optim.Optimizer):
         self._violated: list[torch.Tensor] = []
         self._drifts = False
         self._known: list[torch.Tensor] = []
+        self._inside: list[int] = []
         self._outside: list[int] = []
         self.hold_for(self, mine, state=holds_state)
 
-    # What a subclass says: its arithmetic, one parameter's state, its options as the pass takes them.
+    # What a subclass says: its options as the pass takes them, a group's tensors, torch's form of its step.
 
     def _options(self, group: Mapping[str, Any]) -> Iterable[float]:
         raise NotImplementedError
 
-    def _entry(self, parameter: torch.Tensor, group: Mapping[str, Any], number: int) -> Entry:
+    def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
         raise NotImplementedError
 
-    def _step_outside(self, entries: Sequence[Entry], scale: Any, found_inf: Any) -> None:
+    def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
         raise NotImplementedError
 
     def _step(self) -> None:
         drifts, self._drifts = self._drifts, False
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        entries = [
-            self._entry(parameter, group, number)
-            for number, group in enumerate(self.param_groups)
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
+        now = Gathered()
+        for number, group in enumerate(self.param_groups):
+            self._gather(now, group, number)
         self._violated = []
-        inside, outside = self._parted(entries)
+        inside, outside = self._parted(now)
         masks = {} if drifts else self._together
-        if outside:  # first: what torch refuses is refused before anything has changed
+        if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
-            stepped = [one.parameter for one in outside if one.parameter in masks]
-            self._write_zeros({parameter: masks[parameter] for parameter in stepped})
-        if inside and not (found_inf is not None and bool(found_inf)):
+            held = [parameter for parameter in outside.parameters if parameter in masks]
+            self._write_zeros({parameter: masks[parameter] for parameter in held})
+        if inside.parameters and not (found_inf is not None and bool(found_inf)):
             groups = array("d", [x for group in self.param_groups for x in self._options(group)])
             factor = 0.0 if scale is None else float(scale)
             self._violated = self._rows.step(masks, groups, _rule(), factor, not self._holds_state)
 
-    def _parted(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    def _parted(self, now: Gathered) -> tuple[Gathered, Gathered]:
         """What the pass takes, its addresses in place, and what it does not."""
-        parameters = [entry.parameter for entry in entries]
-        inside, outside = entries, [entries[i] for i in self._outside if i < len(entries)]
-        if outside:
-            inside = [entry for i, entry in enumerate(entries) if i not in self._outside]
-        same = len(parameters) == len(self._known) and all(map(operator.is_, parameters, self._known))
-        if same and self._rows.point(inside) and all(map(why_outside, outside)):
-            return inside, outside
-        self._known, shared = parameters, overlapping(entries)
+        same = len(now.parameters) == len(self._known) and all(map(is_, now.parameters, self._known))
+        if same and not self._outside and self._rows.point(now):
+            return now, Gathered()
+        if same and self._outside:
+            inside, outside = now.only(self._inside), now.only(self._outside)
+            if self._rows.point(inside) and all(map(why_outside, outside.entries())):
+                return inside, outside
+        entries = now.entries()
+        shared = overlapping(entries)
+        self._known = now.parameters
         self._outside = [i for i, entry in enumerate(entries) if i in shared or why_outside(entry)]
-        outside = [entries[i] for i in self._outside]
-        inside = [entry for i, entry in enumerate(entries) if i not in self._outside]
+        self._inside = [i for i in range(len(entries)) if i not in self._outside]
+        inside, outside = now.only(self._inside), now.only(self._outside)
         self._rows.build(inside)
         return inside, outside
 
@@ -224,8 +224,8 @@ class MaskedStep(torch.optim.Optimizer):
         first, second, largest = (parameter if one is None and i < 2 else one for i, one in enumerate(roles))
         assert first is not None and second is not None
         grad = parameter if parameter.grad is None else parameter.grad
-        entry = Entry(parameter, grad, first, second, largest, kept.get("step", torch.zeros(())), 0)
-        return why_outside(entry)
+        step = kept.get("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
+        return why_outside(Entry(parameter, grad, first, second, largest, step))
 
     def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
         """A pass of its own over these parameters, and over their states if they are held."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_, itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core
 from ..errors import Error
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from ..tensors.masks import Mask
     from .rounding import Rounding
 
-__all__ = ["Entry", "Rows", "overlapping", "why_outside"]
+__all__ = ["Entry", "Gathered", "Rows", "overlapping", "why_outside"]
 
 COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
 WIDTH = len(_core.OPTIM_COLUMNS)
 _ADDRESSED = ("weight", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
 _WRITTEN = (COLUMN["weight"], COLUMN["exp_avg"], COLUMN["exp_avg_sq"], COLUMN["max_exp_avg_sq"])
+_EACH = len(_ADDRESSED)
 _LOOK_AGAIN = 64
 """Passes after which the zeros of dead rows are looked at, and written, again."""
 _WORTH = 0.02
@@ -33,7 +35,7 @@ _WORTH = 0.02
 
 
 class Entry(NamedTuple):
-    """One parameter in one step. `group` is the number of its parameter group."""
+    """The tensors of one parameter in one step."""
 
     parameter: torch.Tensor
     grad: torch.Tensor
@@ -41,7 +43,35 @@ class Entry(NamedTuple):
     exp_avg_sq: torch.Tensor
     max_exp_avg_sq: torch.Tensor | None
     step: torch.Tensor
-    group: int
+
+
+class Gathered:
+    """All entries of one step, as plain lists: it is made on every step.
+
+    Attributes:
+        parameters: Those that have a gradient.
+        tensors: The six of `Entry` for each, one after another.
+        groups: The number of each one's parameter group.
+    """
+
+    __slots__ = ("groups", "parameters", "tensors")
+
+    def __init__(self) -> None:
+        self.parameters: list[torch.Tensor] = []
+        self.tensors: list[Any] = []
+        self.groups: list[int] = []
+
+    def entries(self) -> list[Entry]:
+        return [Entry(*self.tensors[start : start + _EACH]) for start in range(0, len(self.tensors), _EACH)]
+
+    def only(self, numbers: Sequence[int]) -> Gathered:
+        """Those of these numbers."""
+        chosen = Gathered()
+        for i in numbers:
+            chosen.parameters.append(self.parameters[i])
+            chosen.tensors += self.tensors[_EACH * i : _EACH * (i + 1)]
+            chosen.groups.append(self.groups[i])
+        return chosen
 
 
 class Rows:
@@ -54,38 +84,41 @@ class Rows:
 
     def __init__(self) -> None:
         self._walk = reader()
-        self._entries: Sequence[Entry] = ()
+        self._now = Gathered()
         self._can_point = False
         self._masks: Mapping[torch.Tensor, Mask] | None = None
         self._table, self._places = array("Q"), array("Q")
         self._skippable: list[int] = []
         self._left: dict[int, tuple[int, ...]] = {}
         self._passes = 0
+        self._written: list[Callable[[list[Any]], Any]] = []
 
-    def point(self, entries: Sequence[Entry]) -> bool:
+    def point(self, now: Gathered) -> bool:
         """Puts the addresses of now into the table; False, and `build` is needed, if anything else about
         these tensors, or which they are, has changed."""
-        if not self._same(entries) or not self._walk.read(_tensors(entries), self._table, self._places):
+        known = self._now
+        same = self._can_point and len(now.parameters) == len(known.parameters)
+        same = same and now.groups == known.groups and all(map(is_, now.parameters, known.parameters))
+        if not same or not self._walk.read(now.tensors, self._table, self._places):
             return False
-        for row, entry in enumerate(entries):
-            self._table[row * WIDTH + COLUMN["group"]] = entry.group
-        self._entries = entries
+        self._now = now
         return True
 
-    def build(self, entries: Sequence[Entry]) -> None:
+    def build(self, now: Gathered) -> None:
         """Makes the table for entries that `why_outside` takes."""
-        self._entries, self._masks, self._skippable = entries, None, []
-        self._table = array("Q", bytes(8 * WIDTH * len(entries)))
+        self._now, self._masks, self._skippable = now, None, []
+        self._table = array("Q", bytes(8 * WIDTH * len(now.parameters)))
         rows = range(0, len(self._table), WIDTH)
         self._places = array("Q", (row + COLUMN[name] for row in rows for name in _ADDRESSED))
-        for start, entry in zip(rows, entries, strict=True):
-            for name, tensor in zip(_ADDRESSED, entry[:6], strict=True):
+        for start, entry, group in zip(rows, now.entries(), now.groups, strict=True):
+            for name, tensor in zip(_ADDRESSED, entry, strict=True):
                 self._table[start + COLUMN[name]] = 0 if tensor is None else tensor.data_ptr()
             self._table[start + COLUMN["weight_dtype"]] = _view(entry.parameter).dtype
             self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
             self._table[start + COLUMN["numel"]] = entry.parameter.numel()
-            self._table[start + COLUMN["group"]] = entry.group
-        self._can_point = self._walk.remember(_tensors(entries))
+            self._table[start + COLUMN["group"]] = group
+        self._written = [_written(now.tensors, with_gradients) for with_gradients in (False, True)]
+        self._can_point = self._walk.remember(now.tensors)
 
     def step(
         self,
@@ -106,24 +139,19 @@ class Rows:
         for row in self._skippable:
             known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
             self._table[row * WIDTH + COLUMN["trusted"]] = known
+        from torch.autograd.graph import increment_version
+
         follow_torch()
         dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
-        _bump(self._entries, with_gradients=scale != 0.0)
+        increment_version(self._written[scale != 0.0](self._now.tensors))
         self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
-        return [self._entries[row].parameter for row in dirty]
-
-    def _same(self, entries: Sequence[Entry]) -> bool:
-        return (
-            self._can_point
-            and len(entries) == len(self._entries)
-            and all(new.parameter is old.parameter for new, old in zip(entries, self._entries, strict=True))
-        )
+        return [self._now.parameters[row] for row in dirty]
 
     def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
         """`masks` is known by its identity afterwards: whoever changes a mask gives another mapping."""
         self._masks, self._left, self._skippable = masks, {}, []
-        for row, entry in enumerate(self._entries):
-            mask = masks.get(entry.parameter) if masks else None
+        for row, parameter in enumerate(self._now.parameters):
+            mask = masks.get(parameter) if masks else None
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
             if mask is not None and len(mask.words) and (mask.words == 0).mean() > _WORTH:
@@ -131,9 +159,9 @@ class Rows:
 
     def _state(self, row: int) -> tuple[int, ...]:
         """Where the written tensors of a row are, and their versions."""
-        entry = self._entries[row]
-        written = (entry.parameter, entry.exp_avg, entry.exp_avg_sq, entry.max_exp_avg_sq)
-        versions = [tensor._version for tensor in written if tensor is not None and not tensor.is_inference()]
+        w, _, *states, _ = self._now.tensors[_EACH * row : _EACH * (row + 1)]
+        written = [tensor for tensor in (w, *states) if tensor is not None]
+        versions = [tensor._version for tensor in written if not tensor.is_inference()]
         return (*versions, *(self._table[row * WIDTH + column] for column in _WRITTEN))
 
 
@@ -173,23 +201,15 @@ def overlapping(entries: Sequence[Entry]) -> set[int]:
     return found
 
 
-def _tensors(entries: Sequence[Entry]) -> list[torch.Tensor | None]:
-    return [tensor for entry in entries for tensor in entry[:6]]
-
-
 def _view(tensor: torch.Tensor) -> View:
     return inspect(tensor, "tensor", "", FLOATS)
 
 
-def _bump(entries: Sequence[Entry], with_gradients: bool) -> None:
-    from torch.autograd.graph import increment_version
-
-    written = [
-        tensor
-        for entry in entries
-        for tensor in (entry.parameter, entry.exp_avg, entry.exp_avg_sq, entry.max_exp_avg_sq, entry.step)
-        if tensor is not None and not tensor.is_inference()
+def _written(tensors: list[Any], with_gradients: bool) -> Callable[[list[Any]], Any]:
+    """Picks out what a step writes and whose autograd version must be raised: inference tensors have none."""
+    places = [
+        i
+        for i, tensor in enumerate(tensors)
+        if tensor is not None and not tensor.is_inference() and (with_gradients or i % _EACH != 1)
     ]
-    if with_gradients:
-        written += [entry.grad for entry in entries if not entry.grad.is_inference()]
-    increment_version(written)
+    return itemgetter(*places) if len(places) > 1 else lambda tensors: [tensors[i] for i in places]
