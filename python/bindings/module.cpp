@@ -9,5 +9,6 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_prune(module);
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_track(module);
+  bittersweet::python::bind_addresses(module);
   bittersweet::python::bind_cuda(module);
 }

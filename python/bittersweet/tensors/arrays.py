@@ -87,7 +87,7 @@ class View:
         else:
             start, strides = self.source.ctypes.data, self.source.strides
             strides = tuple(stride // ITEM_SIZE[self.dtype] for stride in strides)
-        dense = min(strides, default=1) >= 0 and _extent(self.shape, strides) == self.numel
+        dense = min(strides, default=1) >= 0 and extent(self.shape, strides) == self.numel
         return start, start + (self.nbytes if dense else ITEM_SIZE[self.dtype])
 
 
@@ -241,7 +241,7 @@ def _pointer_of(value: torch.Tensor, argument: str, tensor: str) -> int:
     if numel == 0:
         return pointer
     if pointer:
-        last = value.storage_offset() + _extent(value.shape, value.stride())
+        last = value.storage_offset() + extent(value.shape, value.stride())
         if value.untyped_storage().nbytes() >= last * value.element_size():
             return pointer
     plain = type(value) in _plain_torch_types()
@@ -357,7 +357,7 @@ def _refuse_overlap(argument: str, tensor: str, remedy: str) -> None:
     )
 
 
-def _extent(shape: Sequence[int], strides: Iterable[int]) -> int:
+def extent(shape: Sequence[int], strides: Iterable[int]) -> int:
     """Elements from the first to the last address, both included, of a non-empty array."""
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
