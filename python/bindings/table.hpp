@@ -108,6 +108,7 @@ void bind_mask(pybind11::module_& module);
 void bind_prune(pybind11::module_& module);
 void bind_score(pybind11::module_& module);
 void bind_track(pybind11::module_& module);
+void bind_trails(pybind11::module_& module);
 
 // (name, eps or None, q or None, seed)
 Scorer to_scorer(const pybind11::tuple& spec);
