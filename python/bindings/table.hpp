@@ -109,6 +109,7 @@ void bind_optim(pybind11::module_& module);
 void bind_prune(pybind11::module_& module);
 void bind_score(pybind11::module_& module);
 void bind_track(pybind11::module_& module);
+void bind_trails(pybind11::module_& module);
 
 // (name, eps or None, q or None, seed)
 Scorer to_scorer(const pybind11::tuple& spec);

@@ -95,7 +95,7 @@ def reader() -> Addresses:
     """A new one, that remembers nothing."""
     import torch
 
-    api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    api = devices.runtime.exchange_api()
     if api is not None and _core.Addresses.knows(api):
         return _core.Addresses(api, (torch.Tensor, torch.nn.Parameter))
     return Reader()

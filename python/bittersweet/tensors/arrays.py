@@ -132,10 +132,18 @@ def write_back(views: Iterable[View]) -> None:
                     view.source.detach().copy_(view.copy)
             else:
                 np.copyto(view.source, view.copy)
-        elif view.framework == "torch" and not view.source.is_inference():
+        elif view.framework == "torch":
             changed.append(view.source)
     if changed:
-        _increment_version()(changed)
+        raise_versions(changed)
+
+
+def raise_versions(written: list[torch.Tensor]) -> None:
+    """Tells autograd that these tensors were written; those of inference mode have no version."""
+    try:
+        _increment_version()(written)
+    except RuntimeError:  # torch before it left these out by itself
+        _increment_version()([one for one in written if not one.is_inference()])
 
 
 def empty(framework: str, shape: Sequence[int], dtype: int, device: int = HOST) -> Any:
