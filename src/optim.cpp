@@ -38,8 +38,7 @@ std::vector<std::uint8_t> step_adam(std::span<const ScoreInputs> tensors, std::s
   }
   const std::vector<std::uint8_t> untrusted(trusted.empty() ? tensors.size() : 0);
   std::vector<std::uint8_t> dirty(tensors.size());
-  cpu_engine().step_adam(used, make_chunks(used), constants, call.rounding, trusted.empty() ? untrusted : trusted,
-                         dirty);
+  cpu_engine().step_adam(used, make_chunks(used), constants, call, trusted.empty() ? untrusted : trusted, dirty);
   return dirty;
 }
 

@@ -14,11 +14,6 @@
 
 namespace bittersweet {
 
-struct AdamCall {
-  AdamRounding rounding{};
-  float scale = 0.0f;  // what the gradients were multiplied by; they are divided by it in place. 0: nothing
-};
-
 // Updates weight, exp_avg, exp_avg_sq (and max_exp_avg_sq where its options say amsgrad) of every tensor; `mask` keeps
 // its dead elements at +0, and a null one keeps everything alive. Arrays of one tensor are stored as f32, bf16, or
 // 16-bit weight and gradient with f32 states (adam_takes). `steps[t]` counts the steps of tensor t, this one included.

@@ -67,10 +67,10 @@ struct OptimRows {
 
 // Rows whose dead weights were not all zero.
 std::vector<std::size_t> step(const py::buffer& table, const py::buffer& groups, bool contracted, int lanes_f32,
-                              int lanes_16bit, float scale) {
+                              int lanes_16bit, float scale, bool weights_only) {
   OptimRows rows(table, groups_of(groups));
-  const AdamCall call{{contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)},
-                      scale};
+  const AdamCall call{
+      {contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)}, scale, weights_only};
   const py::gil_scoped_release release;
   const std::vector<std::uint8_t> dirty = step_adam(rows.tensors, rows.options, rows.steps, call, rows.trusted);
   for (float* const count : rows.counts) *count += 1.0f;
@@ -93,7 +93,7 @@ void bind_optim(py::module_& module) {
   module.attr("OPTIM_COLUMNS") = names_of(optim_columns);
   module.attr("OPTION_COLUMNS") = names_of(option_columns);
   module.def("step_adam", &step, py::arg("table"), py::arg("groups"), py::arg("contracted"), py::arg("lanes_f32"),
-             py::arg("lanes_16bit"), py::arg("scale"));
+             py::arg("lanes_16bit"), py::arg("scale"), py::arg("weights_only"));
 }
 
 }  // namespace bittersweet::python

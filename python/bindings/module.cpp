@@ -10,5 +10,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_optim(module);
   bittersweet::python::bind_track(module);
+  bittersweet::python::bind_addresses(module);
+  bittersweet::python::bind_trails(module);
   bittersweet::python::bind_cuda(module);
 }

@@ -100,6 +100,7 @@ inline std::vector<float*> outputs_of(const pybind11::buffer& buffer, const std:
   return outputs;
 }
 
+void bind_addresses(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_info(pybind11::module_& module);
@@ -108,6 +109,7 @@ void bind_optim(pybind11::module_& module);
 void bind_prune(pybind11::module_& module);
 void bind_score(pybind11::module_& module);
 void bind_track(pybind11::module_& module);
+void bind_trails(pybind11::module_& module);
 
 // (name, eps or None, q or None, seed)
 Scorer to_scorer(const pybind11::tuple& spec);

@@ -38,7 +38,7 @@ Skip skip_of(const std::uint64_t* keep, std::int64_t count) {
 }  // namespace
 
 void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                          std::span<const AdamStep> steps, AdamRounding rounding, std::span<const std::uint8_t> trusted,
+                          std::span<const AdamStep> steps, const AdamCall& call, std::span<const std::uint8_t> trusted,
                           std::span<std::uint8_t> dirty) {
   std::int64_t total = 0;
   for (const Chunk& chunk : chunks) total += chunk.count;
@@ -52,13 +52,15 @@ void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const 
                      .m = at(tensor.exp_avg, first),
                      .v = at(tensor.exp_avg_sq, first),
                      .largest = at(tensor.max_exp_avg_sq, first),
-                     .count = count};
-    if (first + count == tensor.numel) arrays.rest = adam_rest(tensor, rounding);
+                     .count = count,
+                     .weights_only = call.weights_only};
+    if (first + count == tensor.numel) arrays.rest = adam_rest(tensor, call.rounding);
     if (tensor.mask != nullptr) {
       arrays.keep = tensor.mask + first / bits::per_word;
-      if (trusted[chunk.tensor] && !steps[chunk.tensor].scaled) arrays.skip = skip_of(arrays.keep, count);
+      const bool may_skip = trusted[chunk.tensor] && !steps[chunk.tensor].scaled && !call.weights_only;
+      if (may_skip) arrays.skip = skip_of(arrays.keep, count);
     }
-    const auto step = kernels_.adam[static_cast<std::size_t>(arrays_of(tensor))][rounding.contracted];
+    const auto step = kernels_.adam[static_cast<std::size_t>(arrays_of(tensor))][call.rounding.contracted];
     if (step(steps[chunk.tensor], arrays)) std::atomic_ref(dirty[chunk.tensor]).store(1, std::memory_order_relaxed);
   };
   parallel_for(threads(total * 4), static_cast<std::int64_t>(chunks.size()), work, FpEnvironment::current());

@@ -106,6 +106,7 @@ struct AdamChunk {
   std::int64_t count = 0;
   std::int64_t rest = 0;
   Skip skip = Skip::nothing;
+  bool weights_only = false;
 };
 
 struct Kernels {

@@ -57,7 +57,7 @@ class CpuEngine {
                            std::span<float* const> accumulators, std::span<const float> rates);
 
   void step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks, std::span<const AdamStep> steps,
-                 AdamRounding rounding, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);
+                 const AdamCall& call, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);
 
  private:
   int threads(std::int64_t elements) const;

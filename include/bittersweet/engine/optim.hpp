@@ -29,14 +29,21 @@ constexpr std::int64_t adam_rest(const ScoreInputs& tensor, const AdamRounding& 
   return tensor.numel % (tensor.weight.dtype == DType::f32 ? rounding.lanes_f32 : rounding.lanes_16bit);
 }
 
+// What is the same for all tensors of a call.
+struct AdamCall {
+  AdamRounding rounding{};
+  float scale = 0.0f;         // what the gradients were multiplied by; they are divided by it in place. 0: nothing
+  bool weights_only = false;  // masks hold the weights alone: states of dead ones go on, and none is trusted
+};
+
 template <class E>
 concept SteppingEngine = requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                                  std::span<const AdamStep> steps, AdamRounding rounding,
+                                  std::span<const AdamStep> steps, const AdamCall& call,
                                   std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty) {
   // One step of every tensor by its own constants; a buffer is kept where max_exp_avg_sq is there.
   // trusted[t]: what is dead in tensor t is known to be zero, and may be left unread and unwritten.
   // dirty[t] = was a dead weight that was read not zero?
-  engine.step_adam(tensors, chunks, steps, rounding, trusted, dirty);
+  engine.step_adam(tensors, chunks, steps, call, trusted, dirty);
 };
 
 }  // namespace bittersweet

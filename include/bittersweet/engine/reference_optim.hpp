@@ -8,39 +8,39 @@ namespace bittersweet {
 class ReferenceStepper {
  public:
   void step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk>, std::span<const AdamStep> steps,
-                 AdamRounding rounding, std::span<const std::uint8_t>, std::span<std::uint8_t> dirty) {
+                 const AdamCall& call, std::span<const std::uint8_t>, std::span<std::uint8_t> dirty) {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       const ScoreInputs& tensor = tensors[t];
-      const std::int64_t rest = adam_rest(tensor, rounding);
+      const std::int64_t rest = adam_rest(tensor, call.rounding);
       dirty[t] = 0;
       for (std::int64_t i = 0; i < tensor.numel; ++i) {
         const bool live = is_live(tensor, i);
         dirty[t] |= !live && load_as_float(tensor.weight.data, tensor.weight.dtype, i) != 0.0f;
-        if (!rounding.contracted)
-          step<Contraction::none>(tensor, steps[t], i, live);
+        if (!call.rounding.contracted)
+          step<Contraction::none>(tensor, steps[t], i, live, live || call.weights_only);
         else if (i < tensor.numel - rest)
-          step<Contraction::fused>(tensor, steps[t], i, live);
+          step<Contraction::fused>(tensor, steps[t], i, live, live || call.weights_only);
         else
-          step<Contraction::fused_rest>(tensor, steps[t], i, live);
+          step<Contraction::fused_rest>(tensor, steps[t], i, live, live || call.weights_only);
       }
     }
   }
 
  private:
   template <Contraction C>
-  static void step(const ScoreInputs& tensor, const AdamStep& constants, std::int64_t i, bool live) {
+  static void step(const ScoreInputs& tensor, const AdamStep& constants, std::int64_t i, bool live, bool state_lives) {
     const bool amsgrad = tensor.max_exp_avg_sq.data != nullptr;
     const auto read = [&](const TensorView& array) { return load_as_float(array.data, array.dtype, i); };
     float w = read(tensor.weight), g = read(tensor.grad), m = read(tensor.exp_avg), v = read(tensor.exp_avg_sq);
     float largest = amsgrad ? read(tensor.max_exp_avg_sq) : 0.0f;
     adam<C>(constants, w, g, m, v, amsgrad ? &largest : nullptr);
-    const auto write = [&](const TensorView& array, float value) {
-      store_from_float(array.data, array.dtype, i, live ? value : 0.0f);
+    const auto write = [&](const TensorView& array, float value, bool alive) {
+      store_from_float(array.data, array.dtype, i, alive ? value : 0.0f);
     };
-    write(tensor.weight, w);
-    write(tensor.exp_avg, m);
-    write(tensor.exp_avg_sq, v);
-    if (amsgrad) write(tensor.max_exp_avg_sq, largest);
+    write(tensor.weight, w, live);
+    write(tensor.exp_avg, m, state_lives);
+    write(tensor.exp_avg_sq, v, state_lives);
+    if (amsgrad) write(tensor.max_exp_avg_sq, largest, state_lives);
     if (constants.scaled) store_from_float(tensor.grad.data, tensor.grad.dtype, i, g);
   }
 };

@@ -13,6 +13,8 @@ from ..tensors.geometry import Axes, Geometry, geometry_of
 if TYPE_CHECKING:
     import torch
 
+    from ..tensors.trails import Trail
+
 _SHARE = 0.1  # of the weights, left out by nobody's wish, is worth a word
 
 
@@ -211,6 +213,18 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
         )
     check_shape(entry, parameter)
     return parameter
+
+
+def follow(trail: Trail, model: torch.nn.Module, entries: Iterable[PlanEntry]) -> None:
+    """Puts on a trail what `lookup` depends on."""
+    for entry in entries:
+        module: Any = model
+        *owners, _ = entry.path.split(".")
+        for owner in owners:
+            modules = trail.attribute(module, "_modules")
+            trail.contents(modules)
+            module = (modules or {}).get(owner)
+        trail.contents(trail.attribute(module, "_parameters"))
 
 
 def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:

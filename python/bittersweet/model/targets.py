@@ -19,13 +19,13 @@ from ..tensors.geometry import Axes
 from .adapters import adapter_of, is_named
 from .layers import KINDS, is_embedding, is_norm, known_axes
 from .patterns import Match, Patterns, Place
-from .plan import Plan, PlanEntry, check_shape, lookup, require_rows
+from .plan import Plan, PlanEntry, check_shape, follow, lookup, require_rows
 from .wrappers import refuse_distributed, refuse_sharded, unwrap, wrapped_child
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Plan", "PlanEntry", "check_shape", "find_targets", "lookup", "require_rows", "unwrap"]
+__all__ = ["Plan", "PlanEntry", "check_shape", "find_targets", "follow", "lookup", "require_rows", "unwrap"]
 
 _PARAMETRIZED_SUFFIXES = ("_g", "_v", "_orig")
 

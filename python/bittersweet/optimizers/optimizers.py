@@ -19,6 +19,8 @@ from .known import adapter_of, element_wise_names
 if TYPE_CHECKING:
     import torch
 
+    from ..tensors.trails import Trail
+
 __all__ = ["MOMENTS", "STEP_READS", "WITHOUT_STATE", "Optimizers", "ParameterState"]
 
 STEP_READS = frozenset(("step", "bias_correction1"))
@@ -186,6 +188,25 @@ class Optimizers:
         for one in self._copying[i]:
             found.update(wrappers.copies_kept(one, parameter, self._places))
         return found
+
+    def follow(self, trail: Trail, parameters: Iterable[torch.Tensor]) -> None:
+        """Puts on a trail what `read` (without `decode`) and `companions` find for these parameters. It is
+        lost where they make tensors, or judge them by more than a trail can tell."""
+        if any(self._copying) or any(one.companions or one.projected for one in self._adapters):
+            trail.lose()
+            return
+        for one in self.inner:
+            trail.contents(trail.attribute(one, "state"))
+        for parameter in parameters:
+            i, entry = self._entry(parameter)
+            if not entry:
+                continue
+            trail.contents(entry, loosely=True)
+            for moment in self._adapters[i].moments.values():
+                value = moment.stored(entry)
+                plain = value is None or is_plain(value, parameter.shape, parameter.get_device())
+                if moment.part is not None or not plain:
+                    trail.lose()
 
     def element_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further state with one number per element (SGD's momentum_buffer, Adagrad's sum ...), by key."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..model.binding import Bound, bind, companion_items, element_items
+from ..model.targets import follow
 from ..optimizers.optimizers import MOMENTS
 from ..select.functional import count_violations
+from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
-from .holding import Holder, kept_by_both
+from ..tensors.trails import Trail
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,25 @@ class Keeper:
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
-        self._written: tuple[Mask, ...] = ()
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is looked up by name: a copy has tensors of its own."""
+        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained"}
+        return {key: value for key, value in vars(self).items() if key not in left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Looks up every tensor by its name again, and keeps none of them alive."""
+        self._written: list[Mask] = []
+        self._trail: Trail | None = None
+        self._zeroed: list[torch.Tensor | None] = []
+        self._present: list[torch.Tensor] = []
+        self._gradient_trail: Trail | None = None
+        self._trained: list[torch.Tensor] = []
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
@@ -71,7 +91,8 @@ class Keeper:
             extra, more = element_items(self.optimizers, bound, writing)
             items, chosen = items + extra, chosen + more
         self._holder.apply(items, chosen)
-        self.masks, self.ordered, self._written = ordered, tuple(ordered.values()), ()
+        self.masks, self.ordered = ordered, tuple(ordered.values())
+        self._forget()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
@@ -84,19 +105,30 @@ class Keeper:
             raise
 
     def hold(self) -> None:
-        """Writes the zeros again."""
-        if self.masks:
-            items, masks = self._items(self.bind(self.optimizers), self.masks)
-            same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
-            if not same:  # the holder knows a list of masks by its identity
-                self._written = tuple(masks)
-            self._holder.apply(items, self._written)
+        """Writes the zeros again. What was found by name the last time is taken for as long as every
+        dictionary on the way to it holds the same."""
+        if not self.masks or self._held_again():
+            return
+        self._trail = None
+        bound = self.bind(self.optimizers)
+        items, masks = self._items(bound, self.masks)
+        same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
+        if not same:  # the holder knows a list of masks by its identity
+            self._written = masks
+        self._holder.apply(items, self._written)
+        self._zeroed = self._holder.tensors_of(items)
+        self._present = [one for one in self._zeroed if one is not None]
+        self._trail = self._followed(bound, self.optimizers)
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
-        if self.masks:
-            items = [one.inputs(("grad",)) for one in self.bind()]
-            self._gradient_holder.apply(items, self.ordered)
+        if not self.masks or self._gradients_masked_again():
+            return
+        self._gradient_trail = None
+        bound = self.bind()
+        self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
+        self._trained = [one.parameter for one in bound]
+        self._gradient_trail = self._followed(bound, None)
 
     def violations(self) -> dict[str, int]:
         """How many pruned weights are not 0, by name; only where there are any."""
@@ -107,6 +139,23 @@ class Keeper:
 
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
+
+    def _held_again(self) -> bool:
+        if self._trail is None or not self._trail.holds():
+            return False
+        return self._holder.again(self._zeroed, self._written, self._present)
+
+    def _gradients_masked_again(self) -> bool:
+        if self._gradient_trail is None or not self._gradient_trail.holds():
+            return False
+        return self._gradient_holder.again([one.grad for one in self._trained], self.ordered)
+
+    def _followed(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
+        trail = Trail()
+        follow(trail, self._model, [one.entry for one in bound])
+        if optimizers is not None:
+            optimizers.follow(trail, [one.parameter for one in bound])
+        return trail
 
     def _items(
         self, bound: Sequence[Bound], masks: Mapping[str, Mask]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..model.targets import lookup
+from ..model.targets import follow, lookup
 from ..tensors import devices
-from ..tensors.masks import COLUMN, Mask, kept_counts
+from ..tensors.addresses import reader
+from ..tensors.masks import COLUMN, WIDTH, Mask, kept_counts
 from ..tensors.table import ROLES, ScoreInputs, Table
+from ..tensors.threads import follow_torch
+from ..tensors.trails import Trail
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..tensors.addresses import Addresses
 
 __all__ = ["ZeroSample"]
 
@@ -31,7 +37,7 @@ _DEVICE_LENGTH = 16 * _PLACES
 
 
 class ZeroSample:
-    """Looks at stretches of the masked tensors, one after the other.
+    """Looks at stretches of the masked tensors, one after the other, and then from the beginning again.
 
     A look reads about a sixtieth of the weights, or what has 4,096 pruned ones on average if that is more.
     What is not row-major is looked at as a whole when its turn comes. On a CUDA device every eighth call
@@ -44,7 +50,8 @@ class ZeroSample:
         self._entries = [by_name[mask.name] for mask in masks]
         self._total = sum(mask.numel for mask in masks)
         self._length = 0
-        self._tensor = self._start = self._calls = 0
+        self._turns: list[_Turn] = []
+        self._turn = self._tensor = self._start = self._calls = 0
         self._answer: Callable[[], list[int]] | None = None
 
     def look(self) -> bool:
@@ -54,43 +61,122 @@ class ZeroSample:
             self._calls += 1
             if self._calls % _DEVICE_TURNS:
                 return False
-        items, masks = self._next(on_device)
-        if not items:
+        turn = self._next(on_device)
+        if turn is None:
             return False
-        table = Table(items, writes=("weight",))
-        table.attach(masks)
-        arguments = table.data, COLUMN["new_mask"], ROLES["weight"]
+        engine = devices.engine_of(self.masks[0].device)
         if not on_device:
-            return any(table.engine.count_violations(*arguments))
-        former, self._answer = self._answer, table.engine.enqueue_violations(*arguments)
+            return any(turn.count(self._model, engine.count_violations) or ())
+        former, self._answer = self._answer, turn.count(self._model, engine.enqueue_violations)
         return former is not None and any(former())
 
-    def _next(self, on_device: bool) -> tuple[list[ScoreInputs], list[Mask]]:
-        turns = _TURNS // (_DEVICE_TURNS if on_device else 1)
+    def _next(self, on_device: bool) -> _Turn | None:
+        """The turns are made as they come, and then come again; None if nothing is pruned."""
+        if self._tensor < len(self.masks):
+            if not self._choose_length(on_device):
+                return None
+            self._turns.append(_Turn(self._stretches()))
+        turn = self._turns[self._turn]
+        last = self._tensor == len(self.masks) and self._turn == len(self._turns) - 1
+        self._turn = 0 if last else self._turn + 1
+        return turn
+
+    def _choose_length(self, on_device: bool) -> int:
         if on_device:  # counting what is dead would wait for the device
-            self._length = _DEVICE_LENGTH
-        elif not self._length:
-            dead = self._total - sum(kept_counts(self.masks))
-            if not dead:
-                return [], []
-            self._length = -(-_PLACES * self._total // dead)
-        wanted = min(max(self._length, -(-self._total // turns)), self._total)
-        items: list[ScoreInputs] = []
-        masks: list[Mask] = []
-        while wanted > 0:
-            entry, mask = self._entries[self._tensor], self.masks[self._tensor]
-            weight = lookup(self._model, entry).detach()
-            whole = not weight.is_contiguous() or mask.numel == 0
-            end = mask.numel if whole else min(mask.numel, self._start + -(-wanted // 64) * 64)
-            if whole:
-                items.append(ScoreInputs(weight, name=str(len(items))))
-                masks.append(mask)
-            else:
-                words = mask.words[self._start // 64 : -(-end // 64)]
-                items.append(ScoreInputs(weight.view(-1)[self._start : end], name=str(len(items))))
-                masks.append(Mask.of(words, (end - self._start,), mask.name, "torch", mask.device))
+            self._length = max(_DEVICE_LENGTH, -(-self._total // (_TURNS // _DEVICE_TURNS)))
+        elif not self._length and (dead := self._total - sum(kept_counts(self.masks))):
+            self._length = max(-(-_PLACES * self._total // dead), -(-self._total // _TURNS))
+        return self._length
+
+    def _stretches(self) -> list[_Stretch]:
+        wanted, stretches = self._length, []
+        while wanted > 0 and self._tensor < len(self.masks):
+            mask = self.masks[self._tensor]
+            end = min(mask.numel, self._start + -(-wanted // 64) * 64)
+            stretches.append(_Stretch(self._entries[self._tensor], mask, self._start, end))
             wanted -= max(end - self._start, 1)
             self._start = end
             if end >= mask.numel:
-                self._tensor, self._start = (self._tensor + 1) % len(self.masks), 0
-        return items, masks
+                self._tensor, self._start = self._tensor + 1, 0
+        return stretches
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Elements of one target, from a multiple of 64."""
+
+    entry: PlanEntry
+    mask: Mask
+    start: int
+    end: int
+
+    def item(self, weight: torch.Tensor, name: str) -> tuple[ScoreInputs, Mask] | None:
+        """What is looked at: all of a weight that is not row-major when it begins, then nothing."""
+        mask, start, end = self.mask, self.start, self.end
+        if not weight.is_contiguous() or mask.numel == 0:
+            return None if start else (ScoreInputs(weight, name=name), mask)
+        words = mask.words[start // 64 : -(-end // 64)]
+        part = Mask.of(words, (end - start,), mask.name, "torch", mask.device)
+        return ScoreInputs(weight.view(-1)[start:end], name=name), part
+
+
+class _Turn:
+    """What one look sees, and the table of the time before."""
+
+    def __init__(self, stretches: Sequence[_Stretch]) -> None:
+        self.stretches = stretches
+        self._walk: Addresses | None = None
+        self._trail = Trail()
+        self._weights: list[Any] = []
+        self._masks: list[Mask] = []
+        self._data, self._places = array("Q"), array("Q")
+        self._offsets: list[tuple[int, int]] = []
+        self._queue: tuple[int, int] | None = None
+
+    def count(self, model: torch.nn.Module, verb: Callable[[array[int], int, int], Any]) -> Any:
+        """What `verb` counts of the weights that are there now; None if there is nothing to look at."""
+        arguments = COLUMN["new_mask"], ROLES["weight"]
+        if self._is_as_before():
+            return verb(self._data, *arguments)
+        self._walk = None
+        weights = [lookup(model, one.entry) for one in self.stretches]
+        found = [
+            one.item(weight.detach(), str(i))
+            for i, (one, weight) in enumerate(zip(self.stretches, weights, strict=True))
+        ]
+        pairs = [pair for pair in found if pair is not None]
+        if not pairs:
+            return None
+        table = Table([item for item, _ in pairs], writes=("weight",))
+        table.attach([mask for _, mask in pairs])
+        if len(pairs) == len(self.stretches) and not table.copied_bytes:
+            self._remember(model, table, weights)
+        return verb(table.data, *arguments)
+
+    def _is_as_before(self) -> bool:
+        if self._walk is None or not self._trail.holds():
+            return False
+        if self._queue is not None and self._queue != devices.runtime.queue(self._queue[0]):
+            return False
+        if not self._walk.read(self._weights, self._data, self._places):
+            return False
+        for place, offset in self._offsets:
+            self._data[place] += offset
+        follow_torch()
+        return True
+
+    def _remember(self, model: torch.nn.Module, table: Table, weights: list[Any]) -> None:
+        walk = reader()
+        if not walk.remember(weights):
+            return
+        self._trail = Trail()
+        follow(self._trail, model, [one.entry for one in self.stretches])
+        self._weights, self._data, self._masks = weights, table.data, table.attached
+        self._places = array("Q", range(COLUMN["weight"], len(table.data), WIDTH))
+        self._offsets = [
+            (place, one.start * weight.element_size())
+            for place, one, weight in zip(self._places, self.stretches, weights, strict=True)
+            if one.start
+        ]
+        self._queue = None if table.device == devices.HOST else devices.runtime.queue(table.device)
+        self._walk = walk

@@ -87,7 +87,7 @@ class View:
         else:
             start, strides = self.source.ctypes.data, self.source.strides
             strides = tuple(stride // ITEM_SIZE[self.dtype] for stride in strides)
-        dense = min(strides, default=1) >= 0 and _extent(self.shape, strides) == self.numel
+        dense = min(strides, default=1) >= 0 and extent(self.shape, strides) == self.numel
         return start, start + (self.nbytes if dense else ITEM_SIZE[self.dtype])
 
 
@@ -132,10 +132,18 @@ def write_back(views: Iterable[View]) -> None:
                     view.source.detach().copy_(view.copy)
             else:
                 np.copyto(view.source, view.copy)
-        elif view.framework == "torch" and not view.source.is_inference():
+        elif view.framework == "torch":
             changed.append(view.source)
     if changed:
-        _increment_version()(changed)
+        raise_versions(changed)
+
+
+def raise_versions(written: list[torch.Tensor]) -> None:
+    """Tells autograd that these tensors were written; those of inference mode have no version."""
+    try:
+        _increment_version()(written)
+    except RuntimeError:  # torch before it left these out by itself
+        _increment_version()([one for one in written if not one.is_inference()])
 
 
 def empty(framework: str, shape: Sequence[int], dtype: int, device: int = HOST) -> Any:
@@ -241,7 +249,7 @@ def _pointer_of(value: torch.Tensor, argument: str, tensor: str) -> int:
     if numel == 0:
         return pointer
     if pointer:
-        last = value.storage_offset() + _extent(value.shape, value.stride())
+        last = value.storage_offset() + extent(value.shape, value.stride())
         if value.untyped_storage().nbytes() >= last * value.element_size():
             return pointer
     plain = type(value) in _plain_torch_types()
@@ -357,7 +365,7 @@ def _refuse_overlap(argument: str, tensor: str, remedy: str) -> None:
     )
 
 
-def _extent(shape: Sequence[int], strides: Iterable[int]) -> int:
+def extent(shape: Sequence[int], strides: Iterable[int]) -> int:
     """Elements from the first to the last address, both included, of a non-empty array."""
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 

@@ -41,6 +41,11 @@ class Runtime:
         """The CUDA device of a tensor; `HOST` for any other kind of memory."""
         return tensor.get_device() if tensor.is_cuda else HOST
 
+    def exchange_api(self) -> Any:
+        """The functions that torch offers compiled code, with `index_of`'s devices in their descriptions of
+        tensors; None if it has none."""
+        return getattr(sys.modules["torch"].Tensor, "__dlpack_c_exchange_api__", None)
+
     def place(self, device: int) -> torch.device:
         """Where torch allocates for a device number."""
         torch_device: torch.device = sys.modules["torch"].device("cuda", device)

@@ -38,7 +38,7 @@ struct AdamPlace {
 template <Contraction C, bool Largest, class W, class S>
 class AdamPass {
  public:
-  explicit AdamPass(const AdamStep& step) : step_(step) {}
+  AdamPass(const AdamStep& step, bool weights_only) : step_(step), weights_only_(weights_only) {}
 
   BITTERSWEET_INLINE void word(const AdamPlace<W, S>& at, std::uint64_t keep) {
     Vec w[vectors_per_word], m[vectors_per_word], v[vectors_per_word], largest[vectors_per_word];
@@ -48,6 +48,7 @@ class AdamPass {
       compute(at, k, w[k], m[k], v[k], largest[k], masked ? ~keep : 0);
       if (!masked) continue;
       w[k] = where(keep, k, w[k]);
+      if (weights_only_) continue;
       m[k] = where(keep, k, m[k]);
       v[k] = where(keep, k, v[k]);
       if constexpr (Largest) largest[k] = where(keep, k, largest[k]);
@@ -92,16 +93,17 @@ class AdamPass {
   }
 
   const AdamStep step_;
+  const bool weights_only_;
   IntVector dirty_{};
 };
 
 // The elements behind the last whole word: vectors on a copy, then one by one those of the scalar loop.
 template <Contraction C, bool Largest, class W, class S>
 bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const AdamPlace<W, S>& at, std::uint64_t keep,
-              std::int64_t count, std::int64_t rest) {
+              std::int64_t count, const cpu::AdamChunk& chunk) {
   alignas(64) W w[bits::per_word]{}, g[bits::per_word]{};
   alignas(64) S m[bits::per_word]{}, v[bits::per_word]{}, largest[bits::per_word]{};
-  const std::int64_t whole = count - rest;
+  const std::int64_t whole = count - chunk.rest;
   std::copy_n(at.w, whole, w);
   std::copy_n(at.g, whole, g);
   std::copy_n(at.m, whole, m);
@@ -123,9 +125,10 @@ bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const Adam
     dirty |= !live && x != 0.0f;
     adam<one_by_one>(step, x, d, first, second, Largest ? &most : nullptr);
     narrow(live ? x : 0.0f, at.w[i]);
-    narrow(live ? first : 0.0f, at.m[i]);
-    narrow(live ? second : 0.0f, at.v[i]);
-    if constexpr (Largest) narrow(live ? most : 0.0f, at.largest[i]);
+    const bool state_lives = live || chunk.weights_only;
+    narrow(state_lives ? first : 0.0f, at.m[i]);
+    narrow(state_lives ? second : 0.0f, at.v[i]);
+    if constexpr (Largest) narrow(state_lives ? most : 0.0f, at.largest[i]);
     if (step.scaled) narrow(d, at.g[i]);
   }
   return dirty;
@@ -135,7 +138,7 @@ template <Contraction C, bool Largest, class W, class S>
 bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
   const AdamPlace<W, S> at{static_cast<W*>(chunk.w), static_cast<W*>(chunk.g), static_cast<S*>(chunk.m),
                            static_cast<S*>(chunk.v), static_cast<S*>(chunk.largest)};
-  AdamPass<C, Largest, W, S> pass(step);
+  AdamPass<C, Largest, W, S> pass(step, chunk.weights_only);
   const std::int64_t whole = chunk.count / bits::per_word, rest = chunk.count % bits::per_word;
   const auto keep = [&](std::int64_t word) { return bits::live(chunk.keep, chunk.count, word); };
   if (chunk.skip == cpu::Skip::nothing) {
@@ -158,7 +161,7 @@ bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
         pass.word(here, live);
     }
   }
-  const bool dirty = rest > 0 && adam_end(pass, step, at.from(whole * bits::per_word), keep(whole), rest, chunk.rest);
+  const bool dirty = rest > 0 && adam_end(pass, step, at.from(whole * bits::per_word), keep(whole), rest, chunk);
   return pass.dirty() || dirty;
 }
 

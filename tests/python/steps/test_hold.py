@@ -9,7 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.steps.holding import Holder
+from bittersweet.tensors.holding import Holder
 from pruner_support import LINEAR, backward, dead_values, mlp, train, unchanged, weights
 from torch import nn
 

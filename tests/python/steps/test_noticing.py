@@ -114,10 +114,43 @@ def test_a_look_reads_little_and_4096_pruned_places_at_least() -> None:
     model = nn.ParameterList([nn.Parameter(torch.zeros(size))])
     mask = Mask.from_bool(torch.arange(size) % 10 != 0, "0")
     entries = bs.Pruner(model, scorer="magnitude", schedule=bs.OneShot(0.5, 1), targets="0").plan().targets
-    items, masks = ZeroSample(model, entries, [mask])._next(on_device=False)
-    read = sum(one.numel for one in masks)
-    assert len(items) == 1 and 0.04 * size < read < 0.05 * size
-    assert sum(int((~one.bool()).sum()) for one in masks) >= 4096
+    turn = ZeroSample(model, entries, [mask])._next(on_device=False)
+    assert turn is not None
+    (one,) = turn.stretches
+    assert one.start == 0 and 0.04 * size < one.end < 0.05 * size
+    assert int((~mask.bool()[: one.end]).sum()) >= 4096
+
+
+def test_looks_follow_weights_that_move_and_change() -> None:
+    sizes = [(9000,), (300, 200), (5,), (70001,)]
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
+    names = [str(i) for i in range(len(sizes))]
+    pruner = bs.Pruner(model, scorer="magnitude", schedule=bs.OneShot(0.5, 1), targets=names)
+    entries = pruner.plan().targets
+    masks = [Mask.from_bool(torch.zeros(size, dtype=torch.bool), str(i)) for i, size in enumerate(sizes)]
+    sample = ZeroSample(model, entries, masks)
+    assert not any(sample.look() for _ in range(130))
+    for change in (
+        lambda one: setattr(one, "data", one.data.clone()),
+        lambda one: setattr(one, "data", one.data.bfloat16()),
+        lambda one: setattr(one, "data", torch.zeros_like(one, dtype=torch.float32)),
+    ):
+        for i in range(len(sizes)):
+            change(model[i])
+            for place in (0, model[i].numel() - 1):
+                model[i].data.view(-1)[place] = 1.0
+                assert 0 < sum(sample.look() for _ in range(64)) <= 2
+                model[i].data.zero_()
+        assert not any(sample.look() for _ in range(64))
+        model[3] = nn.Parameter(torch.ones(sizes[3]))
+        assert any(sample.look() for _ in range(64))
+        model[3].data.zero_()
+    model[1].data = torch.ones(200, 300).t()
+    assert any(sample.look() for _ in range(64))
+    model[1] = nn.Parameter(torch.zeros(200, 300))
+    with pytest.raises(bs.ShapeError, match="'1' has shape"):
+        [sample.look() for _ in range(64)]
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

@@ -84,6 +84,9 @@ class HostRuntime(Watched, devices.Runtime):
             return super().index_of(tensor)
         return self.devices.get(tensor.data_ptr(), 0)
 
+    def exchange_api(self) -> Any:
+        return None  # torch's own describes all of this memory as the CPU's
+
     def place(self, device: int) -> torch.device:
         return torch.device("cpu")
 

@@ -1,0 +1,239 @@
+// Where many tensors are now, read in one walk; the kinds of tensors that are not what they were are left to Python.
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "dlpack.hpp"
+#include "table.hpp"
+
+namespace py = pybind11;
+
+namespace bittersweet::python {
+namespace {
+
+// A borrowed one-dimensional buffer of 64-bit words. pybind11's own request allocates; this runs in every step.
+class Words {
+ public:
+  Words(const py::buffer& object, const char* argument, bool writable) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, (writable ? PyBUF_WRITABLE : 0) | PyBUF_ND) != 0) {
+      PyErr_Clear();
+      refuse(argument);
+    }
+    if (view_.itemsize != 8 || view_.ndim != 1) {
+      PyBuffer_Release(&view_);
+      refuse(argument);
+    }
+  }
+  Words(const Words&) = delete;
+  Words& operator=(const Words&) = delete;
+  ~Words() { PyBuffer_Release(&view_); }
+
+  std::size_t size() const { return static_cast<std::size_t>(view_.shape[0]); }
+  std::uint64_t* data() const { return static_cast<std::uint64_t*>(view_.buf); }
+
+ private:
+  [[noreturn]] static void refuse(const char* argument) {
+    throw ArgumentError(std::string(argument) + ": a one-dimensional buffer of 64-bit words is needed (array('Q'))");
+  }
+  Py_buffer view_{};
+};
+
+// The table of functions of our major version; null if the capsule holds none that describes tensors.
+const dlpack::ExchangeApi* exchange_of(const py::object& capsule) {
+  if (!PyCapsule_IsValid(capsule.ptr(), dlpack::capsule_name)) return nullptr;
+  const void* found = PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name);
+  const auto* header = static_cast<const dlpack::ExchangeHeader*>(found);
+  while (header != nullptr && header->version.major != dlpack::major_version) header = header->previous;
+  const auto* api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
+  return api == nullptr || api->describe == nullptr ? nullptr : api;
+}
+
+// What is remembered of a tensor; its shape and strides lie in `Addresses::axes_`.
+struct Kind {
+  const PyTypeObject* type = nullptr;  // null in the place of None
+  dlpack::Device device{};
+  dlpack::DataType dtype{};
+  std::int32_t ndim = 0;
+  std::size_t axes = 0;
+  bool empty = false;
+  std::uint64_t address = 0;
+};
+
+std::uint64_t address_of(const dlpack::Tensor& tensor) {
+  return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(tensor.data)) + tensor.byte_offset;
+}
+
+// Bytes from the first to the last element, both included; none if a stride points backwards or they are too many.
+std::optional<std::int64_t> extent_of(const dlpack::Tensor& tensor) {
+  std::int64_t last = 0;
+  for (std::int32_t i = 0, n = tensor.ndim; i < n; ++i) {
+    const std::int64_t steps = tensor.shape[i] - 1, stride = tensor.strides[i];
+    if (steps <= 0) continue;
+    if (stride < 0 || stride > (std::int64_t{1} << 56) / steps) return {};
+    if ((last += steps * stride) > std::int64_t{1} << 56) return {};
+  }
+  return (last + 1) * (tensor.dtype.bits / 8);
+}
+
+std::optional<std::int64_t> number_of(const py::object& object) {
+  const std::int64_t number = object ? PyLong_AsLongLong(object.ptr()) : -1;
+  if (number >= 0) return number;
+  PyErr_Clear();
+  return {};
+}
+
+py::object call(py::handle object, py::handle method) {
+  return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), method.ptr()));
+}
+
+class Addresses {
+ public:
+  Addresses(py::object api, const py::tuple& types) : capsule_(std::move(api)), api_(exchange_of(capsule_)) {
+    if (api_ == nullptr)
+      throw ArgumentError("api: no DLPack exchange API of version " + std::to_string(dlpack::major_version) +
+                          " that describes tensors");
+    for (const py::handle type : types) {
+      const py::object offered = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+      const bool speaks = PyType_Check(type.ptr()) && offered.is(capsule_);
+      if (!speaks) throw ArgumentError("types: classes whose __dlpack_c_exchange_api__ is the given one are needed");
+    }
+    types_ = types;
+  }
+
+  bool remember(const py::list& tensors) {
+    forget();
+    kinds_.reserve(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const py::object object = tensors[i];
+      kinds_.emplace_back();
+      Kind& kind = kinds_.back();
+      if (object.is_none()) continue;
+      dlpack::Tensor tensor{};
+      if (!describe(object, tensor)) {
+        forget();
+        return false;
+      }
+      kind = {Py_TYPE(object.ptr()), tensor.device, tensor.dtype, tensor.ndim, axes_.size(), false, address_of(tensor)};
+      for (std::int32_t axis = 0; axis < tensor.ndim; ++axis) {
+        axes_.push_back(tensor.shape[axis]);
+        axes_.push_back(tensor.strides[axis]);
+        kind.empty |= tensor.shape[axis] == 0;
+      }
+    }
+    return true;
+  }
+
+  bool read(const py::list& tensors, const py::buffer& out, const py::buffer& places) {
+    const Words to(out, "out", true), at(places, "places", false);
+    const std::size_t count = kinds_.size();
+    if (at.size() != tensors.size()) throw ArgumentError("places: one place a tensor is needed");
+    for (std::size_t i = 0; i < at.size(); ++i)
+      if (at.data()[i] >= to.size()) throw ArgumentError("places: a place beyond the end of out");
+    const std::uint64_t turn = ++turn_;
+    if (tensors.size() != count) return fail(turn);
+    found_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (static_cast<std::size_t>(PyList_GET_SIZE(tensors.ptr())) != count) return fail(turn);
+      PyObject* const object = PyList_GET_ITEM(tensors.ptr(), static_cast<Py_ssize_t>(i));
+      if (object == Py_None && kinds_[i].type == nullptr) continue;
+      const py::object kept = py::reinterpret_borrow<py::object>(object);
+      if (!is_as_before(kept, kinds_[i], found_[i], turn)) return fail(turn);
+    }
+    for (std::size_t i = 0; i < count; ++i)
+      if (kinds_[i].type != nullptr) to.data()[at.data()[i]] = kinds_[i].address = found_[i];
+    return true;
+  }
+
+  static bool knows(const py::object& api) { return exchange_of(api) != nullptr; }
+
+ private:
+  void forget() {
+    ++turn_;
+    kinds_.clear();
+    axes_.clear();
+  }
+
+  bool fail(std::uint64_t turn) {
+    if (turn == turn_) forget();
+    return false;
+  }
+
+  bool describe(const py::object& object, dlpack::Tensor& tensor) const {
+    const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
+    const PyObject* const known = types_.ptr();
+    bool plain = false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(known); ++i) plain |= PyTuple_GET_ITEM(known, i) == type;
+    if (!plain) return false;
+    if (api_->describe(object.ptr(), &tensor) == 0)
+      return tensor.ndim == 0 || (tensor.shape != nullptr && tensor.strides != nullptr);
+    PyErr_Clear();
+    return false;
+  }
+
+  // Strides count for axes longer than 1 only, as for torch's is_contiguous.
+  bool is_as_before(const py::object& object, const Kind& kind, std::uint64_t& address, std::uint64_t turn) {
+    dlpack::Tensor tensor{};
+    if (Py_TYPE(object.ptr()) != kind.type || !describe(object, tensor)) return false;
+    if (tensor.ndim != kind.ndim || !(tensor.dtype == kind.dtype) || !(tensor.device == kind.device)) return false;
+    const std::int64_t* const axes = axes_.data() + kind.axes;
+    for (std::int32_t i = 0; i < tensor.ndim; ++i)
+      if (tensor.shape[i] != axes[2 * i] || (tensor.shape[i] > 1 && tensor.strides[i] != axes[2 * i + 1])) return false;
+    address = address_of(tensor);
+    if (kind.empty || address == kind.address) return true;
+    const std::optional<std::int64_t> extent = extent_of(tensor);
+    // Modes of torch may run Python code in here: nothing of `tensor` or `kind` is used behind it.
+    return address != 0 && address % std::max(tensor.dtype.bits / 8, 1) == 0 && extent &&
+           has_memory(object, *extent, tensor.dtype.bits / 8) && turn == turn_;
+  }
+
+  // Python's `pointer_within` and `is_neg`, for a tensor that has moved.
+  bool has_memory(const py::object& object, std::int64_t extent, int item) const {
+    const py::object negated = call(object, is_neg_);
+    if (!negated.is(py::handle(Py_False))) {
+      PyErr_Clear();
+      return false;
+    }
+    const std::optional<std::int64_t> offset = number_of(call(object, storage_offset_));
+    const py::object storage = call(object, untyped_storage_);
+    const std::optional<std::int64_t> bytes = storage ? number_of(call(storage, nbytes_)) : std::nullopt;
+    PyErr_Clear();
+    if (!offset || !bytes || *offset > std::numeric_limits<std::int64_t>::max() / 16) return false;
+    return *bytes - *offset * item >= extent;
+  }
+
+  py::object capsule_;
+  const dlpack::ExchangeApi* api_;
+  py::tuple types_;
+  py::str is_neg_{"is_neg"}, storage_offset_{"storage_offset"}, untyped_storage_{"untyped_storage"}, nbytes_{"nbytes"};
+  std::vector<Kind> kinds_;
+  std::vector<std::int64_t> axes_;
+  std::vector<std::uint64_t> found_;
+  std::uint64_t turn_ = 0;  // changes whenever another call has touched what is remembered
+};
+
+// pybind11 hands out raw memory for an object whose __init__ has not run.
+Addresses& made(const py::object& self) {
+  auto* const instance = reinterpret_cast<py::detail::instance*>(self.ptr());
+  if (!py::isinstance<Addresses>(self) || !instance->get_value_and_holder().holder_constructed())
+    throw py::type_error("Addresses.__init__() has not been called");
+  return self.cast<Addresses&>();
+}
+
+}  // namespace
+
+void bind_addresses(py::module_& module) {
+  py::class_<Addresses>(module, "Addresses")
+      .def(py::init<py::object, const py::tuple&>(), py::arg("api"), py::arg("types"))
+      .def(
+          "remember", [](const py::object& self, const py::list& tensors) { return made(self).remember(tensors); },
+          py::arg("tensors"))
+      .def(
+          "read",
+          [](const py::object& self, const py::list& tensors, const py::buffer& out, const py::buffer& places) {
+            return made(self).read(tensors, out, places);
+          },
+          py::arg("tensors"), py::arg("out"), py::arg("places"))
+      .def_static("knows", &Addresses::knows, py::arg("api"));
+}
+
+}  // namespace bittersweet::python

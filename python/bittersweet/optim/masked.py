@@ -1,0 +1,258 @@
+"""`MaskedStep`: an optimizer whose own pass over the weights leaves the pruned ones at +0."""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+
+from .. import notices
+from ..errors import ArgumentError
+from ..optimizers.compilation import outside_of_compilation
+from ..options.values import shown
+from ..tensors.holding import Holder, kept_by_both
+from ..tensors.masks import Mask
+from ..tensors.table import ScoreInputs, as_mask
+from .rounding import Rounding, rounding
+from .rows import Entry, Gathered, Rows, overlapping, why_outside
+
+__all__ = ["Held", "MaskedStep"]
+
+_ROLES = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_REFUSED = {
+    "foreach": (True, "one pass over all tensors is what it makes anyway"),
+    "fused": (False, "its step stands for torch's fused one"),
+    "differentiable": (True, "its step is not recorded by autograd"),
+    "capturable": (True, "its step counts are read on the host"),
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where the masks of an optimizer are held.
+
+    Attributes:
+        in_step: Tensors whose zeros are written by the pass itself.
+        after_step: Tensors that torch steps, and whose zeros are written by a second pass.
+        reasons: Why, for each of the latter.
+    """
+
+    in_step: int
+    after_step: int
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        why = f" ({'; '.join(dict.fromkeys(self.reasons))})" if self.reasons else ""
+        tensors = "tensor" if self.in_step == 1 else "tensors"
+        return f"{self.in_step} {tensors} in the step, {self.after_step} after it{why}"
+
+
+class MaskedStep(torch.optim.Optimizer):
+    """What `Adam` and `AdamW` have beside torch's optimizers of these names."""
+
+    def hold(self, masks: Mapping[torch.Tensor, Any], *, state: bool = True) -> None:
+        """Keeps the pruned elements of these parameters at +0, from now on: writes their zeros at once and in
+        every step, whatever weight, state and gradient are there (NaN too). ``hold({})`` lets go.
+
+        Gradients are left as they are. The masks take the place of those of the last call; a `Pruner` has its
+        own beside them. They belong to the parameters themselves, not to their names, are copied with the
+        optimizer, and are never part of ``state_dict()``.
+
+        Args:
+            masks: By parameter: `Mask` objects or bool tensors of its shape, True = keep.
+            state: Whether ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` are held as well. It goes for
+                all masks of the optimizer.
+
+        Raises:
+            ArgumentError: No mapping, or something in it that is no parameter of this optimizer.
+            ShapeError, DTypeError, DeviceError: A mask that does not fit. Nothing has been changed.
+        """
+        if not isinstance(masks, Mapping):
+            raise ArgumentError(
+                f"masks: found {type(masks).__name__}; accepted: a mapping from parameters to masks, such as "
+                "{model.weight: mask}"
+            )
+        own = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        taken: dict[torch.Tensor, Mask] = {}
+        for i, (parameter, value) in enumerate(masks.items()):
+            if id(parameter) not in own:
+                raise ArgumentError(
+                    f"masks: key {i} is {shown(parameter)}, which is no parameter of this "
+                    f"{type(self).__name__}; accepted: the parameters themselves, not their names"
+                )
+            taken[parameter] = as_mask(value, tuple(parameter.shape), f"parameter {i}")
+        self._write_zeros(taken, state)
+        self._mine = taken
+        self.hold_for(self, taken, state=state)
+
+    def hold_for(self, owner: object, masks: Mapping[torch.Tensor, Mask], *, state: bool = True) -> None:
+        """Takes over the masks of one owner, whose zeros are written; they go when the owner goes, or with
+        an empty mapping. What several owners prune of one parameter is pruned together."""
+        if masks:
+            self._owners[owner] = dict(masks)
+        else:
+            self._owners.pop(owner, None)
+        together: dict[torch.Tensor, Mask] = {}
+        for of_one in self._owners.values():
+            for parameter, mask in of_one.items():
+                together[parameter] = kept_by_both(mask, together.get(parameter))
+        self._together, self._holds_state = together, state
+
+    def let_drift(self, drifts: bool) -> None:
+        """Whether the next step goes without masks: what is pruned competes again after it."""
+        self._drifts = drifts
+
+    @property
+    def held(self) -> Held:
+        """Where the masks are held now; prints as a line."""
+        reasons = [self._why_outside(parameter) for parameter in self._together]
+        outside = tuple(reason for reason in reasons if reason is not None)
+        return Held(len(reasons) - len(outside), len(outside), outside)
+
+    @property
+    def violated(self) -> list[torch.Tensor]:
+        """Parameters whose pruned weights were found not to be 0 when the last step began: something else
+        had written them. (Where whole rows are pruned, they are looked at every 64 steps.)"""
+        return self._violated
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        self._refuse(**{option: param_group.get(option) for option in _REFUSED})
+        super().add_param_group(param_group)
+        _as_fused(self.param_groups[-1:])
+
+    def _refuse(self, **options: bool | None) -> None:
+        for option, value in options.items():
+            refused, why = _REFUSED[option]
+            if value is not None and bool(value) is refused:
+                raise ArgumentError(
+                    f"{option}: {value} with bittersweet.optim.{type(self).__name__}: {why}. Leave it out, "
+                    f"or use torch.optim.{type(self).__name__}"
+                )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, as torch's with ``fused=True``, masks included."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._eagerly(self._step)
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {**state, "_mine": self._mine, "_holds_state": self._holds_state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _as_fused(self.param_groups)
+        self._step_supports_amp_scaling = True
+        if "_rows" not in vars(self) or "_mine" in state:
+            self._begin(state.get("_mine", {}), state.get("_holds_state", True))
+
+    def _begin(self, mine: Mapping[torch.Tensor, Mask] = {}, holds_state: bool = True) -> None:
+        self._eagerly = outside_of_compilation()
+        self._rows, self._holder = Rows(), Holder(_ROLES)
+        self._owners: weakref.WeakKeyDictionary[object, dict[torch.Tensor, Mask]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._mine = dict(mine)
+        self._violated: list[torch.Tensor] = []
+        self._drifts = False
+        self._known: list[torch.Tensor] = []
+        self._inside: list[int] = []
+        self._outside: list[int] = []
+        self.hold_for(self, mine, state=holds_state)
+
+    # What a subclass says: its options as the pass takes them, a group's tensors, torch's form of its step.
+
+    def _options(self, group: Mapping[str, Any]) -> Iterable[float]:
+        raise NotImplementedError
+
+    def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
+        raise NotImplementedError
+
+    def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
+        raise NotImplementedError
+
+    def _step(self) -> None:
+        drifts, self._drifts = self._drifts, False
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        now = Gathered()
+        for number, group in enumerate(self.param_groups):
+            self._gather(now, group, number)
+        self._violated = []
+        inside, outside = self._parted(now)
+        masks = {} if drifts else self._together
+        if outside.parameters:  # first: what torch refuses is refused before anything has changed
+            self._step_outside(outside, scale, found_inf)
+            held = [parameter for parameter in outside.parameters if parameter in masks]
+            self._write_zeros({parameter: masks[parameter] for parameter in held})
+        if inside.parameters and not (found_inf is not None and bool(found_inf)):
+            groups = array("d", [x for group in self.param_groups for x in self._options(group)])
+            factor = 0.0 if scale is None else float(scale)
+            self._violated = self._rows.step(masks, groups, _rule(), factor, not self._holds_state)
+
+    def _parted(self, now: Gathered) -> tuple[Gathered, Gathered]:
+        """What the pass takes, its addresses in place, and what it does not."""
+        same = len(now.parameters) == len(self._known) and all(map(is_, now.parameters, self._known))
+        if same and not self._outside and self._rows.point(now):
+            return now, Gathered()
+        if same and self._outside:
+            inside, outside = now.only(self._inside), now.only(self._outside)
+            if self._rows.point(inside) and all(map(why_outside, outside.entries())):
+                return inside, outside
+        entries = now.entries()
+        shared = overlapping(entries)
+        self._known = now.parameters
+        self._outside = [i for i, entry in enumerate(entries) if i in shared or why_outside(entry)]
+        self._inside = [i for i in range(len(entries)) if i not in self._outside]
+        inside, outside = now.only(self._inside), now.only(self._outside)
+        self._rows.build(inside)
+        return inside, outside
+
+    def _why_outside(self, parameter: torch.Tensor) -> str | None:
+        """The same for `held`, whether or not there have been gradients and a step."""
+        kept = self.state.get(parameter) or {}
+        roles = [kept.get(role) for role in _ROLES[1:]]
+        first, second, largest = (parameter if one is None and i < 2 else one for i, one in enumerate(roles))
+        assert first is not None and second is not None
+        grad = parameter if parameter.grad is None else parameter.grad
+        step = kept.get("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
+        return why_outside(Entry(parameter, grad, first, second, largest, step))
+
+    def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
+        """A pass of its own over these parameters, and over their states if they are held."""
+        roles = _ROLES if (self._holds_state if state is None else state) else _ROLES[:1]
+        items = []
+        for i, parameter in enumerate(masks):
+            kept = self.state.get(parameter) or {}
+            item = ScoreInputs(parameter, name=f"parameter {i}")
+            for role in roles[1:]:
+                setattr(item, role, kept.get(role))
+            items.append(item)
+        self._holder.apply(items, tuple(masks.values()))
+
+
+def _as_fused(groups: Iterable[dict[str, Any]]) -> None:
+    """A checkpoint of another of torch's forms of the step says so in its groups."""
+    for group in groups:
+        group.update(fused=True, foreach=None, capturable=False, differentiable=False)
+
+
+def _rule() -> Rounding:
+    found = rounding()
+    if found is None:
+        notices.warn_once(
+            "rounding of torch's fused step",
+            "bittersweet.optim: this torch has no fused step for the CPU, or one that rounds in a way that "
+            "is not known here (equals_torch() is False). The steps of Adam and AdamW are right, and differ "
+            "from its steps in the last bits",
+        )
+    return found or Rounding(True)

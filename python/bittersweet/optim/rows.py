@@ -1,0 +1,215 @@
+"""What one optimizer step works on, as rows of addresses for the compiled pass."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_, itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import _core
+from ..errors import Error
+from ..tensors import devices
+from ..tensors.addresses import reader
+from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, inspect
+from ..tensors.threads import follow_torch
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..tensors.masks import Mask
+    from .rounding import Rounding
+
+__all__ = ["Entry", "Gathered", "Rows", "overlapping", "why_outside"]
+
+COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
+WIDTH = len(_core.OPTIM_COLUMNS)
+_ADDRESSED = ("weight", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+_WRITTEN = (COLUMN["weight"], COLUMN["exp_avg"], COLUMN["exp_avg_sq"], COLUMN["max_exp_avg_sq"])
+_EACH = len(_ADDRESSED)
+_LOOK_AGAIN = 64
+"""Passes after which the zeros of dead rows are looked at, and written, again."""
+_WORTH = 0.02
+"""Share of a mask's words that are empty from which leaving them unread can pay."""
+
+
+class Entry(NamedTuple):
+    """The tensors of one parameter in one step."""
+
+    parameter: torch.Tensor
+    grad: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    max_exp_avg_sq: torch.Tensor | None
+    step: torch.Tensor
+
+
+class Gathered:
+    """All entries of one step, as plain lists: it is made on every step.
+
+    Attributes:
+        parameters: Those that have a gradient.
+        tensors: The six of `Entry` for each, one after another.
+        groups: The number of each one's parameter group.
+    """
+
+    __slots__ = ("groups", "parameters", "tensors")
+
+    def __init__(self) -> None:
+        self.parameters: list[torch.Tensor] = []
+        self.tensors: list[Any] = []
+        self.groups: list[int] = []
+
+    def entries(self) -> list[Entry]:
+        return [Entry(*self.tensors[start : start + _EACH]) for start in range(0, len(self.tensors), _EACH)]
+
+    def only(self, numbers: Sequence[int]) -> Gathered:
+        """Those of these numbers."""
+        chosen = Gathered()
+        for i in numbers:
+            chosen.parameters.append(self.parameters[i])
+            chosen.tensors += self.tensors[_EACH * i : _EACH * (i + 1)]
+            chosen.groups.append(self.groups[i])
+        return chosen
+
+
+class Rows:
+    """The table of the last pass, pointed at the tensors of this one where they are of the same kind.
+
+    What dead rows hold is left unread only if it is known: our own pass wrote their zeros last, at the same
+    addresses, and no tensor's autograd version has been raised since. Writes that raise none (through
+    ``.data``) are repaired every 64 steps.
+    """
+
+    def __init__(self) -> None:
+        self._walk = reader()
+        self._now = Gathered()
+        self._can_point = False
+        self._masks: Mapping[torch.Tensor, Mask] | None = None
+        self._table, self._places = array("Q"), array("Q")
+        self._skippable: list[int] = []
+        self._left: dict[int, tuple[int, ...]] = {}
+        self._passes = 0
+        self._written: list[Callable[[list[Any]], Any]] = []
+
+    def point(self, now: Gathered) -> bool:
+        """Puts the addresses of now into the table; False, and `build` is needed, if anything else about
+        these tensors, or which they are, has changed."""
+        known = self._now
+        same = self._can_point and len(now.parameters) == len(known.parameters)
+        same = same and now.groups == known.groups and all(map(is_, now.parameters, known.parameters))
+        if not same or not self._walk.read(now.tensors, self._table, self._places):
+            return False
+        self._now = now
+        return True
+
+    def build(self, now: Gathered) -> None:
+        """Makes the table for entries that `why_outside` takes."""
+        self._now, self._masks, self._skippable = now, None, []
+        self._table = array("Q", bytes(8 * WIDTH * len(now.parameters)))
+        rows = range(0, len(self._table), WIDTH)
+        self._places = array("Q", (row + COLUMN[name] for row in rows for name in _ADDRESSED))
+        for start, entry, group in zip(rows, now.entries(), now.groups, strict=True):
+            for name, tensor in zip(_ADDRESSED, entry, strict=True):
+                self._table[start + COLUMN[name]] = 0 if tensor is None else tensor.data_ptr()
+            self._table[start + COLUMN["weight_dtype"]] = _view(entry.parameter).dtype
+            self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
+            self._table[start + COLUMN["numel"]] = entry.parameter.numel()
+            self._table[start + COLUMN["group"]] = group
+        self._written = [_written(now.tensors, with_gradients) for with_gradients in (False, True)]
+        self._can_point = self._walk.remember(now.tensors)
+
+    def step(
+        self,
+        masks: Mapping[torch.Tensor, Mask],
+        groups: array[float],
+        rounding: Rounding,
+        scale: float,
+        weights_only: bool,
+    ) -> list[torch.Tensor]:
+        """One pass, by masks in a mapping that never changes. Returns the parameters whose pruned weights
+        were not all 0 before it, of those that were read.
+
+        Every tensor that is written has its autograd version raised, and step counts go up by 1.
+        """
+        if masks is not self._masks:
+            self._set_masks(masks)
+        self._passes += 1
+        for row in self._skippable:
+            known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
+            self._table[row * WIDTH + COLUMN["trusted"]] = known
+        from torch.autograd.graph import increment_version
+
+        follow_torch()
+        dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
+        increment_version(self._written[scale != 0.0](self._now.tensors))
+        self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
+        return [self._now.parameters[row] for row in dirty]
+
+    def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
+        """`masks` is known by its identity afterwards: whoever changes a mask gives another mapping."""
+        self._masks, self._left, self._skippable = masks, {}, []
+        for row, parameter in enumerate(self._now.parameters):
+            mask = masks.get(parameter) if masks else None
+            self._table[row * WIDTH + COLUMN["trusted"]] = 0
+            self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
+            if mask is not None and len(mask.words) and (mask.words == 0).mean() > _WORTH:
+                self._skippable.append(row)
+
+    def _state(self, row: int) -> tuple[int, ...]:
+        """Where the written tensors of a row are, and their versions."""
+        w, _, *states, _ = self._now.tensors[_EACH * row : _EACH * (row + 1)]
+        written = [tensor for tensor in (w, *states) if tensor is not None]
+        versions = [tensor._version for tensor in written if not tensor.is_inference()]
+        return (*versions, *(self._table[row * WIDTH + column] for column in _WRITTEN))
+
+
+def why_outside(entry: Entry) -> str | None:
+    """Why the compiled pass cannot take this parameter; None if it can."""
+    try:
+        views = [_view(tensor) for tensor in entry[:5] if tensor is not None]
+        step = inspect(entry.step, "step", "", frozenset((FLOAT32,)))
+    except Error as error:
+        return str(error).partition(";")[0].replace(" of ''", "")
+    if any(view.device != devices.HOST for view in (*views, step)):
+        return f"it is on {entry.parameter.device}"
+    if not all(view.row_major for view in views) or step.numel != 1:
+        return "its tensors are not all row-major"
+    if any(view.shape != views[0].shape for view in views):
+        return "its tensors differ in shape"
+    weight, grad, *states = (view.dtype for view in views)
+    if grad != weight or len(set(states)) > 1:
+        return "its tensors differ in dtype"
+    if states[0] == FLOAT32 or states[0] == weight == BFLOAT16:
+        return None
+    return f"its weight is {entry.parameter.dtype} and its state {entry.exp_avg.dtype}"
+
+
+def overlapping(entries: Sequence[Entry]) -> set[int]:
+    """The numbers of entries that share memory with another one: they must be stepped one after the other."""
+    ranges = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size(), i)
+        for i, entry in enumerate(entries)
+        for tensor in (entry.parameter, entry.exp_avg, entry.exp_avg_sq, entry.max_exp_avg_sq)
+        if tensor is not None and tensor.numel()
+    )
+    found: set[int] = set()
+    for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
+        if start < end:
+            found |= {first, second}
+    return found
+
+
+def _view(tensor: torch.Tensor) -> View:
+    return inspect(tensor, "tensor", "", FLOATS)
+
+
+def _written(tensors: list[Any], with_gradients: bool) -> Callable[[list[Any]], Any]:
+    """Picks out what a step writes and whose autograd version must be raised: inference tensors have none."""
+    places = [
+        i
+        for i, tensor in enumerate(tensors)
+        if tensor is not None and not tensor.is_inference() and (with_gradients or i % _EACH != 1)
+    ]
+    return itemgetter(*places) if len(places) > 1 else lambda tensors: [tensors[i] for i in places]
