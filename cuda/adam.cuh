@@ -54,14 +54,16 @@ struct AdamPass {
     const float* found_inf;
     const AdamStep* constants;
     u32* dirty;
+    bool weights_only;
     u32 count, tiles;
     AdamRow rows[most_rows];
   };
   struct Shared {};
 
-  // Neighbours of which some are alive, by their keep bits. Was a dead weight not zero?
+  // Neighbours of which some are alive, or their states are, by their keep bits. Was a dead weight not zero?
   template <Contraction C, int Width>
-  static BITTERSWEET_DEVICE bool live(const AdamRow& row, const AdamStep& step, std::int64_t at, u32 keep) {
+  static BITTERSWEET_DEVICE bool live(const AdamRow& row, const AdamStep& step, std::int64_t at, u32 keep,
+                                      bool weights_only) {
     Neighbours<W, Width> w, g;
     Neighbours<M, Width> m, v, largest;
     w.read(row.w, at);
@@ -73,13 +75,13 @@ struct AdamPass {
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       float weight = w[i], gradient = g[i], first = m[i], second = v[i], most = largest[i];
-      const bool alive = (keep >> i & 1u) != 0;
+      const bool alive = (keep >> i & 1u) != 0, state_lives = alive || weights_only;
       dirty |= !alive && weight != 0.0f;
       adam<C>(step, weight, gradient, first, second, Largest ? &most : nullptr);
       w.set(i, alive ? weight : 0.0f);
-      m.set(i, alive ? first : 0.0f);
-      v.set(i, alive ? second : 0.0f);
-      if constexpr (Largest) largest.set(i, alive ? most : 0.0f);
+      m.set(i, state_lives ? first : 0.0f);
+      v.set(i, state_lives ? second : 0.0f);
+      if constexpr (Largest) largest.set(i, state_lives ? most : 0.0f);
       if (step.scaled) g.set(i, gradient);
     }
     w.write(row.w, at);
@@ -116,8 +118,10 @@ struct AdamPass {
   }
 
   template <Contraction C, int Width>
-  static BITTERSWEET_DEVICE bool group(const AdamRow& row, const AdamStep& step, std::int64_t at, u32 keep) {
-    return keep != 0 ? live<C, Width>(row, step, at, keep) : dead<Width>(row, step, at);
+  static BITTERSWEET_DEVICE bool group(const Args& args, const AdamRow& row, const AdamStep& step, std::int64_t at,
+                                       u32 keep) {
+    if (keep != 0 || args.weights_only) return live<C, Width>(row, step, at, keep, args.weights_only);
+    return dead<Width>(row, step, at);
   }
 
   static BITTERSWEET_DEVICE void tile(const Args& args, const AdamRow& row, u32 number) {
@@ -135,14 +139,14 @@ struct AdamPass {
 #pragma unroll 1
       for (u32 s = 0; s < 32 / width; ++s) {
         const std::int64_t at = begin + s * 32 * width + lane * width;
-        if (at + width <= body_end) dirty |= group<body, width>(row, step, at, keep >> (s * width) & all);
+        if (at + width <= body_end) dirty |= group<body, width>(args, row, step, at, keep >> (s * width) & all);
       }
       const std::int64_t whole = (body_end < end ? body_end : end) - begin;
       if (whole > 0) singles += whole / width * width;
     }
     for (std::int64_t at = singles + lane; at < end; at += 32) {
       const u32 bit = row.mask == nullptr ? 1u : words32(row.mask)[at / 32] >> (at % 32) & 1u;
-      dirty |= at < body_end ? group<body, 1>(row, step, at, bit) : group<rest, 1>(row, step, at, bit);
+      dirty |= at < body_end ? group<body, 1>(args, row, step, at, bit) : group<rest, 1>(args, row, step, at, bit);
     }
     if (__ballot_sync(everyone, dirty) != 0 && lane == 0) atomicMax(args.dirty + row.tensor, 1u);
   }
@@ -161,7 +165,7 @@ template <Storage S, bool Contracted, bool Largest, class L>
 void adam_pass(L& launcher, const AdamPlan& plan, std::span<const AdamRow> rows) {
   using K = AdamPass<S, Contracted, Largest>;
   for (std::size_t first = 0; first < rows.size(); first += K::most_rows) {
-    typename K::Args args{plan.found_inf, plan.constants, plan.dirty, 0, 0, {}};
+    typename K::Args args{plan.found_inf, plan.constants, plan.dirty, plan.weights_only, 0, 0, {}};
     for (AdamRow row : rows.subspan(first, std::min<std::size_t>(K::most_rows, rows.size() - first))) {
       row.first = args.tiles;
       args.tiles += tiles_of(row.numel);

@@ -38,7 +38,7 @@ struct AdamPlan {
   std::uint32_t* dirty;
   const float* grad_scale;
   const float* found_inf;
-  bool contracted;
+  bool contracted, weights_only;
 };
 
 inline std::size_t adam_bytes(std::size_t tensors) { return tensors * sizeof(AdamStep) + alignment; }
@@ -67,7 +67,7 @@ inline AdamRow adam_row(const ScoreInputs& tensor, bool amsgrad) {
 }
 
 inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
-                          const AdamCall& call, void* workspace, std::size_t workspace_bytes) {
+                          const AdamArguments& call, void* workspace, std::size_t workspace_bytes) {
   check_adam_length("options", options.size(), tensors.size());
   check_adam_length("steps", call.steps.size(), tensors.size());
   if (!call.lr.empty()) check_adam_length("lr", call.lr.size(), tensors.size());
@@ -90,7 +90,7 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
     AdamRow row = adam_row(tensor, options[t].amsgrad);
     row.tensor = static_cast<u32>(t);
     row.rest = static_cast<std::uint8_t>(call.rounding.contracted ? adam_rest(tensor, call.rounding) : 0);
-    row.trusted = !call.trusted.empty() && call.trusted[t] != 0;
+    row.trusted = !call.weights_only && !call.trusted.empty() && call.trusted[t] != 0;
     plan.rows[adam_storage_of(tensor)][options[t].amsgrad].push_back(row);
   }
   if (tensors.empty()) return plan;
@@ -105,6 +105,7 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
   plan.grad_scale = call.grad_scale;
   plan.found_inf = call.found_inf;
   plan.contracted = call.rounding.contracted;
+  plan.weights_only = call.weights_only;
   return plan;
 }
 

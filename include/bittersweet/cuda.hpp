@@ -97,8 +97,9 @@ void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
 
 // One step of Adam or AdamW over the whole model: what step_adam of optim.hpp does, its contract included, in one pass
 // for each storage (and each 440 tensors). `mask` keeps a tensor's dead elements at +0, and a null one keeps all alive.
-struct AdamCall {
+struct AdamArguments {
   AdamRounding rounding{};
+  bool weights_only = false;  // as of AdamCall
   // One a tensor. `steps`: its count in device memory, which the call raises by 1. `lr`, where there are any and one is
   // not null: a learning rate in device memory that stands for the options'. `trusted` is read on the host.
   std::span<float* const> steps{};
@@ -120,7 +121,7 @@ struct AdamCall {
 // are not looked at: a learning rate there is taken as it is.
 std::size_t adam_workspace_bytes(std::span<const ScoreInputs> tensors);
 void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
-               const AdamCall& call, void* workspace, std::size_t workspace_bytes);
+               const AdamArguments& call, void* workspace, std::size_t workspace_bytes);
 
 // What the bracket pass rests on, measured over every float from 0 to infinity on the device. `proof` is device memory.
 // Sound where wrong_roots is 0 and rough_error below 2^-21 (the pass allows 2^-20, for the score's own roundings, too).

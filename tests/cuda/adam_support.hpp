@@ -117,7 +117,7 @@ inline AdamModel adam_model(AdamStorage storage, std::uint64_t seed, AdamPlaceme
 }
 
 // One step of the reference engine; the tensors' dirty flags.
-inline std::vector<std::uint32_t> reference_step(AdamModel& model, const AdamRounding& rounding, float scale = 0) {
+inline std::vector<std::uint32_t> reference_step(AdamModel& model, const AdamCall& call) {
   std::vector<ScoreInputs> inputs = model.inputs();
   std::vector<AdamStep> steps;
   for (std::size_t t = 0; t < inputs.size(); ++t) {
@@ -126,10 +126,10 @@ inline std::vector<std::uint32_t> reference_step(AdamModel& model, const AdamRou
     if (tensor.lr >= 0) options.lr = static_cast<double>(tensor.lr);
     if (!options.amsgrad) inputs[t].max_exp_avg_sq = {};
     tensor.step += 1;
-    steps.push_back(make_adam_step(options, static_cast<double>(tensor.step), scale));
+    steps.push_back(make_adam_step(options, static_cast<double>(tensor.step), call.scale));
   }
   std::vector<std::uint8_t> dirty(inputs.size());
-  ReferenceStepper().step_adam(inputs, {}, steps, rounding, model.trusted(), dirty);
+  ReferenceStepper().step_adam(inputs, {}, steps, call, model.trusted(), dirty);
   return {dirty.begin(), dirty.end()};
 }
 

@@ -16,8 +16,9 @@ struct Left {
   int launches;
 };
 
-Left emulated_step(AdamModel& model, const AdamRounding& rounding = {}, const float* grad_scale = nullptr,
-                   const float* found_inf = nullptr, std::uint64_t seed = 1) {
+// The scale of `call` is one in memory.
+Left emulated_step(AdamModel& model, const AdamCall& call = {}, const float* found_inf = nullptr,
+                   std::uint64_t seed = 1) {
   Left left;
   std::vector<float*> steps;
   std::vector<const float*> lr;
@@ -29,11 +30,12 @@ Left emulated_step(AdamModel& model, const AdamRounding& rounding = {}, const fl
   const std::vector<std::uint8_t> trusted = model.trusted();
   left.launches = EmulatedCuda(seed, seed % 3 + 1)
                       .step_adam(model.inputs(), model.options(),
-                                 {.rounding = rounding,
+                                 {.rounding = call.rounding,
+                                  .weights_only = call.weights_only,
                                   .steps = steps,
                                   .lr = lr,
                                   .trusted = trusted,
-                                  .grad_scale = grad_scale,
+                                  .grad_scale = call.scale != 0 || seed % 2 == 0 ? &call.scale : nullptr,
                                   .found_inf = found_inf,
                                   .dirty = left.dirty.data()});
   for (const AdamTensor& tensor : model.tensors) left.steps.push_back(tensor.step);
@@ -60,13 +62,11 @@ void expect_same(const AdamModel& expected, const AdamModel& found) {
   EXPECT_TRUE(found.intact());
 }
 
-void expect_like_reference(AdamModel model, const AdamRounding& rounding, const float* grad_scale = nullptr,
-                           int calls = 2, std::uint64_t seed = 1) {
+void expect_like_reference(AdamModel model, const AdamCall& call = {}, int calls = 2, std::uint64_t seed = 1) {
   AdamModel expected = model;
-  for (int call = 0; call < calls; ++call) {
-    const std::vector<std::uint32_t> dirty =
-        reference_step(expected, rounding, grad_scale != nullptr ? *grad_scale : 0.0f);
-    EXPECT_EQ(emulated_step(model, rounding, grad_scale, nullptr, ++seed).dirty, dirty);
+  for (int i = 0; i < calls; ++i) {
+    const std::vector<std::uint32_t> dirty = reference_step(expected, call);
+    EXPECT_EQ(emulated_step(model, call, nullptr, ++seed).dirty, dirty);
   }
   expect_same(expected, model);
 }
@@ -88,7 +88,7 @@ TEST(CudaAdam, SizesStoragesAndPlacements) {
           model.set_options(telling);
           for (AdamTensor& tensor : model.tensors) tensor.options.amsgrad = seed % 2 != 0;
           if (dead >= 0) model.set_masks(dead, seed);
-          expect_like_reference(model, rounding, nullptr, 2, seed);
+          expect_like_reference(model, {.rounding = rounding}, 2, seed);
         }
 }
 
@@ -103,7 +103,7 @@ TEST(CudaAdam, TailsOfEveryLength) {
       for (std::int64_t n = 1020; n < 1060; ++n) sizes.push_back(n);
       AdamModel model = adam_model(storage, 5, AdamPlacement::aligned, sizes);
       model.set_options(telling);
-      expect_like_reference(model, rounding);
+      expect_like_reference(model, {.rounding = rounding});
     }
 }
 
@@ -115,8 +115,8 @@ TEST(CudaAdam, RoundingsAreTold) {
     AdamModel plain = fused, all_rest = fused;
     for (int call = 0; call < 3; ++call) {
       emulated_step(fused);
-      emulated_step(plain, {false});
-      emulated_step(all_rest, {true, 16, 32});
+      emulated_step(plain, {.rounding = {false}});
+      emulated_step(all_rest, {.rounding = {true, 16, 32}});
     }
     EXPECT_FALSE(fused.bytes() == plain.bytes());
     EXPECT_FALSE(fused.bytes() == all_rest.bytes());
@@ -143,7 +143,7 @@ TEST(CudaAdam, Options) {
             options.maximize = maximize;
             model.set_options(options);
             model.set_masks(0.3, seed);
-            expect_like_reference(model, {}, nullptr, 3, seed);
+            expect_like_reference(model, {}, 3, seed);
           }
 }
 
@@ -164,7 +164,7 @@ TEST(CudaAdam, EachTensorByItsOwn) {
     tensor.masked = t % 3 != 1;
     tensor.mask = random_mask(tensor.numel, 0.4, t);
   }
-  expect_like_reference(model, {}, nullptr, 3);
+  expect_like_reference(model, {}, 3);
 }
 
 TEST(CudaAdam, FewLaunchesWhateverTheNumberOfTensors) {
@@ -200,7 +200,7 @@ TEST(CudaAdam, NothingSurvivesWhereItIsDead) {
             if (tensor.is_dead(i))
               for (Array* array : tensor.arrays())
                 array->set(i, nasty[static_cast<std::size_t>(random.below(std::ssize(nasty)))]);
-        expect_like_reference(model, {}, nullptr, 1, seed);
+        expect_like_reference(model, {}, 1, seed);
         emulated_step(model);
         for (const AdamTensor& tensor : model.tensors)
           for (const Array* array : {&tensor.w, &tensor.m, &tensor.v, &tensor.largest})
@@ -238,15 +238,14 @@ TEST(CudaAdam, FoundInfForbidsEverything) {
     AdamModel model = adam_model(adam_storages[1], 4);
     model.set_masks(0.5, 4);
     const AdamModel before = model;
-    const float scale = 8;
-    const Left left = emulated_step(model, {}, &scale, &found);
+    const Left left = emulated_step(model, {.scale = 8}, &found);
     expect_same(before, model);
     EXPECT_EQ(left.dirty, std::vector<std::uint32_t>(model.tensors.size(), 0));
   }
   AdamModel model = adam_model(adam_storages[1], 4), expected = model;
   const float nothing = 0;
   reference_step(expected, {});
-  emulated_step(model, {}, nullptr, &nothing);
+  emulated_step(model, {}, &nothing);
   expect_same(expected, model);
 }
 
@@ -259,9 +258,28 @@ TEST(CudaAdam, GradientsAreDividedInPlace) {
           AdamModel model = adam_model(storage, ++seed, placement);
           if (dead >= 0) model.set_masks(dead, seed);
           const std::vector<unsigned char> before = model.tensors.back().g.bytes();
-          expect_like_reference(model, {}, &scale, 2, seed);
-          emulated_step(model, {}, &scale);
+          expect_like_reference(model, {.scale = scale}, 2, seed);
+          emulated_step(model, {.scale = scale});
           EXPECT_EQ(model.tensors.back().g.bytes() == before, scale == 0.0f || scale == 1.0f);
+        }
+}
+
+// Masks may hold the weights alone: states of dead weights go on, and trust is void.
+TEST(CudaAdam, WeightsAlone) {
+  std::uint64_t seed = 30;
+  for (const AdamStorage& storage : adam_storages)
+    for (const AdamPlacement placement : {AdamPlacement::aligned, AdamPlacement::offset})
+      for (const double dead : {0.5, 1.0})
+        for (const float scale : {0.0f, 3.0f}) {
+          AdamModel model = adam_model(storage, ++seed, placement);
+          model.set_masks(dead, seed);
+          AdamOptions options = telling;
+          options.amsgrad = true;
+          model.set_options(options);
+          for (AdamTensor& tensor : model.tensors) tensor.trusted = seed % 2 != 0;
+          expect_like_reference(model, {.scale = scale, .weights_only = true}, 2, seed);
+          emulated_step(model, {.weights_only = true});
+          EXPECT_TRUE(dead < 1 || model.tensors.back().m[0] != 0.0f);
         }
 }
 
@@ -307,7 +325,7 @@ TEST(CudaAdam, TrustedZerosGiveTheReferencesBits) {
         model.set_masks(dead, seed);
         emulated_step(model);  // leaves the zeros
         for (AdamTensor& tensor : model.tensors) tensor.trusted = true;
-        expect_like_reference(model, {}, &scale, 2, seed);
+        expect_like_reference(model, {.scale = scale}, 2, seed);
       }
 }
 
@@ -337,12 +355,12 @@ TEST(CudaAdam, ArgumentsAreCheckedFirst) {
   const std::vector<AdamOptions> options = model.options();
   std::vector<float*> steps{&model.tensors[0].step, &model.tensors[1].step};
   std::vector<std::uint32_t> dirty(2);
-  const cuda::AdamCall good{.steps = steps, .dirty = dirty.data()};
+  const cuda::AdamArguments good{.steps = steps, .dirty = dirty.data()};
   EmulatedCuda engine;
   const auto call = [&](const auto& change) {
     std::vector<ScoreInputs> t = inputs;
     std::vector<AdamOptions> o = options;
-    cuda::AdamCall c = good;
+    cuda::AdamArguments c = good;
     change(t, o, c);
     engine.step_adam(t, o, c);
   };

@@ -38,11 +38,12 @@ class DeviceAdam {
     }
   }
 
-  void enqueue(const cuda::Queue& queue, const AdamRounding& rounding, const float* grad_scale = nullptr,
+  void enqueue(const cuda::Queue& queue, const AdamCall& call, const float* grad_scale = nullptr,
                const float* found_inf = nullptr) const {
     const std::vector<std::uint8_t> trusted = model_.trusted();
     cuda::step_adam(queue, inputs_, model_.options(),
-                    {.rounding = rounding,
+                    {.rounding = call.rounding,
+                     .weights_only = call.weights_only,
                      .steps = counts_,
                      .lr = rates_,
                      .trusted = trusted,
@@ -81,12 +82,12 @@ class DeviceAdam {
 
 class DeviceAdamTest : public DeviceTest {
  protected:
-  void compare(AdamModel model, const AdamRounding& rounding, bool aligned, float scale = 0) {
+  void compare(AdamModel model, const AdamCall& call, bool aligned) {
     const DeviceAdam there(model, aligned);
-    const Memory scales(&scale, sizeof scale);
-    for (int call = 0; call < 3; ++call) {
-      const std::vector<std::uint32_t> dirty = reference_step(model, rounding, scale);
-      there.enqueue(queue_, rounding, scale != 0 ? scales.as<float>() : nullptr);
+    const Memory scales(&call.scale, sizeof call.scale);
+    for (int i = 0; i < 3; ++i) {
+      const std::vector<std::uint32_t> dirty = reference_step(model, call);
+      there.enqueue(queue_, call, call.scale != 0 ? scales.as<float>() : nullptr);
       check(cudaStreamSynchronize(stream()));
       EXPECT_EQ(there.dirty(), dirty);
     }
@@ -109,7 +110,7 @@ TEST_F(DeviceAdamTest, SizesStoragesMasksAndOptions) {
             options.maximize = seed % 5 == 0;
             model.set_options(options);
             if (dead >= 0) model.set_masks(dead, seed);
-            compare(model, rounding, aligned, seed % 3 == 0 ? 65536.0f : 0.0f);
+            compare(model, {rounding, seed % 3 == 0 ? 65536.0f : 0.0f, seed % 4 == 0}, aligned);
           }
 }
 

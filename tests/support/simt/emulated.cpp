@@ -81,7 +81,7 @@ std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreIn
 }
 
 int EmulatedCuda::step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
-                            const cuda::AdamCall& call) {
+                            const cuda::AdamArguments& call) {
   std::vector<unsigned char> workspace(cuda::adam_bytes(tensors.size()), 0xa5);
   Launcher launcher(seed_++ * 1000, processors_);
   cuda::step_adam(launcher, cuda::make_adam(tensors, options, call, workspace.data(), workspace.size()));
