@@ -80,6 +80,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
         build("build the Python module", 100, "_core", "gpu_site"),
         Step("peers in torch", [python, "bench/cuda/peers.py", *flag], 70, records=True,
              after=("build the Python module",), environment=site),
+        Step("the optimizer's step beside torch's", [python, "bench/cuda/adam.py", *flag], 60, records=True,
+             after=("build the Python module",), environment=site),
         build("build the CUB peer", 60, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
         Step("Nsight counters",
