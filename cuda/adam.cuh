@@ -76,7 +76,7 @@ struct AdamPass {
     };
     const bool masked = keep != (1u << Width) - 1;
     const bool dirty = masked && w.has_dead_nonzero(keep);
-    // What is thrown away need not take the slow path of divisions, as zeros do.
+    // What is thrown away need not take the slow path of divisions, as zeros may.
     if (masked && !weights_only) set_dead_states(Neighbours<M, Width>::ones);
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
