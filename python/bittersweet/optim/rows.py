@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import Error
 from ..tensors import devices
 from ..tensors.addresses import reader
-from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, inspect
+from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, inspect, raise_versions
 from ..tensors.threads import follow_torch
 
 if TYPE_CHECKING:
@@ -139,11 +139,9 @@ class Rows:
         for row in self._skippable:
             known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
             self._table[row * WIDTH + COLUMN["trusted"]] = known
-        from torch.autograd.graph import increment_version
-
         follow_torch()
         dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
-        increment_version(self._written[scale != 0.0](self._now.tensors))
+        raise_versions(self._written[scale != 0.0](self._now.tensors))
         self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
         return [self._now.parameters[row] for row in dirty]
 
@@ -206,10 +204,8 @@ def _view(tensor: torch.Tensor) -> View:
 
 
 def _written(tensors: list[Any], with_gradients: bool) -> Callable[[list[Any]], Any]:
-    """Picks out what a step writes and whose autograd version must be raised: inference tensors have none."""
+    """Picks out what a step writes."""
     places = [
-        i
-        for i, tensor in enumerate(tensors)
-        if tensor is not None and not tensor.is_inference() and (with_gradients or i % _EACH != 1)
+        i for i, tensor in enumerate(tensors) if tensor is not None and (with_gradients or i % _EACH != 1)
     ]
-    return itemgetter(*places) if len(places) > 1 else lambda tensors: [tensors[i] for i in places]
+    return itemgetter(*places) if places else list

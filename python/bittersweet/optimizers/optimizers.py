@@ -169,6 +169,15 @@ class Optimizers:
             state.decoded, state.reasons = frozenset(decoded), _reasons(adapter, entry, group)
         return state
 
+    def alone(self) -> list[torch.optim.Optimizer]:
+        """Those that nothing stands around which changes weights by itself or keeps copies of them."""
+        pairs = zip(self._chains, self._copying, strict=True)
+        return [
+            chain[-1]
+            for chain, copying in pairs
+            if not copying and all(map(wrappers.is_transparent, chain[:-1]))
+        ]
+
     def companions(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further tensors of the weight's shape that must be 0 where the weight is pruned, by readable name.
 

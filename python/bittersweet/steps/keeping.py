@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optim.masked import MaskedStep
     from ..optimizers.optimizers import Optimizers
     from ..tensors.table import ScoreInputs
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "steppers"]
+
+_NAMES = 64
+"""Steps after which masks that optimizers hold are looked after by name."""
 
 
 class Keeper:
@@ -32,6 +36,7 @@ class Keeper:
         optimizers: What trains it.
         entries: The targets, in order.
         moments: Whether ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` are zeroed with the weights.
+        in_step: Whether optimizers that hold masks in their own step are given theirs.
         all_state: Whether a write of new masks zeroes every per-element state too (``hold="grads"``).
         regrow: Whether a write of new masks zeroes what the former masks pruned as well.
     """
@@ -43,25 +48,29 @@ class Keeper:
         entries: Sequence[PlanEntry],
         *,
         moments: bool,
+        in_step: bool,
         all_state: bool,
         regrow: bool,
     ) -> None:
         self._model, self.optimizers, self._entries = model, optimizers, tuple(entries)
         self._roles = ("weight", *MOMENTS) if moments else ("weight",)
-        self._all_state, self._regrow = all_state, regrow
+        self._in_step, self._all_state, self._regrow = in_step, all_state, regrow
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
+        self.in_step: tuple[MaskedStep, ...] = ()
         self._forget()
+        self._share_out([])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained"}
+        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained", "_shared_out"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+        self._shared_out: Trail | None = None
 
     def _forget(self) -> None:
         """Looks up every tensor by its name again, and keeps none of them alive."""
@@ -93,6 +102,7 @@ class Keeper:
         self._holder.apply(items, chosen)
         self.masks, self.ordered = ordered, tuple(ordered.values())
         self._forget()
+        self._share_out(bound)
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
@@ -103,15 +113,21 @@ class Keeper:
         except Exception:
             self.optimizers = former
             raise
+        kept = steppers(optimizers, self._in_step)
+        for one in steppers(former, self._in_step):
+            if one not in kept:
+                one.hold_for(self, {})
 
     def hold(self) -> None:
         """Writes the zeros again. What was found by name the last time is taken for as long as every
         dictionary on the way to it holds the same."""
-        if not self.masks or self._held_again():
+        if self.in_step:
+            self._look_after_names()
+        if not self.after_step or self._held_again():
             return
         self._trail = None
-        bound = self.bind(self.optimizers)
-        items, masks = self._items(bound, self.masks)
+        bound = self._bound(self.after_step, self.optimizers)
+        items, masks = self._items(bound, self.after_step)
         same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
         if not same:  # the holder knows a list of masks by its identity
             self._written = masks
@@ -119,6 +135,25 @@ class Keeper:
         self._zeroed = self._holder.tensors_of(items)
         self._present = [one for one in self._zeroed if one is not None]
         self._trail = self._followed(bound, self.optimizers)
+
+    def before_step(self, drifts: bool) -> None:
+        """An optimizer is about to step; `drifts`: what is pruned competes again after it."""
+        if self._in_step:
+            if self._shared_out is None:  # a copy
+                self._share_out(self.bind())
+            for one in self.in_step:
+                one.let_drift(drifts)
+
+    def violated_in_step(self) -> list[str]:
+        """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
+        found = {id(parameter) for one in self.in_step for parameter in one.violated}
+        return [one.entry.name for one in self.bind() if id(one.parameter) in found] if found else []
+
+    def release(self) -> None:
+        """Masks are held in no step any more."""
+        for one in self.in_step:
+            one.hold_for(self, {})
+        self.in_step = ()
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
@@ -139,6 +174,26 @@ class Keeper:
 
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
+
+    def _share_out(self, bound: Sequence[Bound]) -> None:
+        """Gives optimizers that hold masks in their own step those of their parameters."""
+        self.in_step = steppers(self.optimizers, self._in_step)
+        self.after_step, self._calls = dict(self.masks), 0
+        self._shared_out = self._followed(bound, None) if self.in_step else Trail()
+        for one in self.in_step:
+            own = {id(parameter) for group in one.param_groups for parameter in group["params"]}
+            held = [each for each in bound if id(each.parameter) in own]
+            masks = {each.parameter: self.masks[each.entry.name] for each in held}
+            one.hold_for(self, masks, state=len(self._roles) > 1)
+            for each in held:
+                del self.after_step[each.entry.name]
+        self.ordered_after_step = tuple(self.after_step.values())
+
+    def _look_after_names(self) -> None:
+        """Now and then: masks that were given to parameters belong to what bears their names by now."""
+        self._calls += 1
+        if self.masks and self._calls % _NAMES == 0 and not (self._shared_out and self._shared_out.holds()):
+            self.apply(self.masks)
 
     def _held_again(self) -> bool:
         if self._trail is None or not self._trail.holds():
@@ -163,3 +218,10 @@ class Keeper:
         """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
         copies, chosen = companion_items(self.optimizers, bound, masks)
         return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]
+
+
+def steppers(optimizers: Optimizers, wanted: bool = True) -> tuple[MaskedStep, ...]:
+    """The optimizers that can hold masks in their own step."""
+    from ..optim.masked import MaskedStep
+
+    return tuple(one for one in optimizers.alone() if isinstance(one, MaskedStep)) if wanted else ()

@@ -55,6 +55,7 @@ class Loop:
             optimizers,
             plan.targets,
             moments=settings.mask_optimizer_state,
+            in_step=settings.hold in ("auto", "step"),
             all_state=settings.hold == "grads",
             regrow=settings.regrow,
         )
@@ -136,7 +137,7 @@ class Loop:
         if due is not None:
             event = self._fire(now, due)
             self.history.append(event)
-        elif self.settings.hold == "weights":
+        elif self.settings.hold != "grads":
             self.keeper.hold()
         if self.settings.schedule is None and not self.keeper.masks:
             raise Error(
@@ -182,6 +183,7 @@ class Loop:
         """Removes all hooks, for good."""
         self.attached = False
         self.finalized = True
+        self.keeper.release()
         self._listen()
         self.watch.end()
         if self.tracker is not None:
@@ -194,22 +196,26 @@ class Loop:
     # What optimizers call; see `hooks.Listener`.
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.keeper.masks or self.watch.within_a_step(optimizer) or (self._stepped and self._drifts()):
+        drifts = self._drifts()
+        self.keeper.before_step(drifts)
+        if not self.keeper.after_step or self.watch.within_a_step(optimizer) or (self._stepped and drifts):
             return
-        if self._sample is None or self._sample.masks is not self.keeper.ordered:
-            self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)
+        if self._sample is None or self._sample.masks is not self.keeper.ordered_after_step:
+            self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered_after_step)
         if self._sample.look():
             found = self.keeper.violations()
             if found:
                 self.keeper.apply(self.keeper.masks)
-            which = listed(found) or "a few steps ago, on a CUDA device"
-            self.watch.say(
-                "zeros",
-                f"pruned weights were not 0 when optimizer.step() began ({which}), and have been set "
-                "to 0 again; what ran since the last step used other values. Something writes them in "
-                "between: an optimizer or a wrapper that keeps a second copy of the weights, weights loaded "
-                "after the masks, or a pruner.step() that does not follow every optimizer.step()",
-            )
+            self._say_zeros(listed(found) or "a few steps ago, on a CUDA device")
+
+    def _say_zeros(self, which: str) -> None:
+        self.watch.say(
+            "zeros",
+            f"pruned weights were not 0 when optimizer.step() began ({which}), and have been set to 0 again; "
+            "what ran since the last step used other values. Something writes them in between: an optimizer "
+            "or a wrapper that keeps a second copy of the weights, weights loaded after the masks, or a "
+            "pruner.step() that does not follow every optimizer.step()",
+        )
 
     def gradients_ready(self, optimizer: torch.optim.Optimizer, evaluation: int) -> None:
         if self.settings.hold == "grads" and not self._drifts():
@@ -217,6 +223,8 @@ class Loop:
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.watch.step_taken(optimizer)
+        if names := self.keeper.violated_in_step():
+            self._say_zeros(", ".join(f"'{name}'" for name in names))
         if not self.attached:
             return
         # GradScaler leaves this for fused optimizers, which skip the step by themselves.
@@ -226,7 +234,7 @@ class Loop:
             self._stepped.clear()
         self._stepped.add(id(optimizer))
         if len(self._stepped) < len(self.optimizers.outer):
-            if self.settings.hold == "weights" and not self._drifts():
+            if self.settings.hold != "grads" and not self._drifts():
                 self.keeper.hold()
             return
         skipped, self._skipped = self._skipped, False
