@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..model.binding import Bound, bind, companion_items, element_items
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from ..tensors.table import ScoreInputs
 
 __all__ = ["Keeper"]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search by name found for these targets, and the way to it. `present` is `tensors` without
+    None."""
+
+    trail: Trail
+    names: tuple[str, ...]
+    tensors: list[torch.Tensor | None]
+    present: list[torch.Tensor]
 
 
 class Keeper:
@@ -52,25 +63,21 @@ class Keeper:
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
-        self._forget()
+        self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained"}
+        left = {"_found", "_trained"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
-        """Looks up every tensor by its name again, and keeps none of them alive."""
-        self._written: list[Mask] = []
-        self._trail: Trail | None = None
-        self._zeroed: list[torch.Tensor | None] = []
-        self._present: list[torch.Tensor] = []
-        self._gradient_trail: Trail | None = None
-        self._trained: list[torch.Tensor] = []
+    def forget(self) -> None:
+        """From now on every tensor is looked up by its name again, and none is kept alive."""
+        self._found: _Found | None = None
+        self._trained: _Found | None = None
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
@@ -82,53 +89,54 @@ class Keeper:
         With `regrow` what the `former` masks prune is written too: a weight that is reopened starts from 0.
         """
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
-        bound = self._bound(ordered, self.optimizers)
         writing = dict(ordered)
         if self._regrow and former:
             writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
-        items, chosen = self._items(bound, writing)
-        if self._all_state:
-            extra, more = element_items(self.optimizers, bound, writing)
-            items, chosen = items + extra, chosen + more
-        self._holder.apply(items, chosen)
+        if not self._write_again(list(writing.values()), tuple(writing)):
+            self._found = None
+            bound = self._bound(ordered, self.optimizers)
+            items, chosen = self._items(bound, writing)
+            extra: list[ScoreInputs] = []
+            if self._all_state:
+                extra, more = element_items(self.optimizers, bound, writing)
+                items, chosen = items + extra, chosen + more
+            self._holder.apply(items, chosen)
+            if not extra:
+                self._found = self._search(bound, items)
         self.masks, self.ordered = ordered, tuple(ordered.values())
-        self._forget()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
         nothing."""
         former, self.optimizers = self.optimizers, optimizers
+        self.forget()
         try:
             self.apply(self.masks)
         except Exception:
             self.optimizers = former
+            self.forget()
             raise
 
     def hold(self) -> None:
         """Writes the zeros again. What was found by name the last time is taken for as long as every
         dictionary on the way to it holds the same."""
-        if not self.masks or self._held_again():
+        if not self.masks or self._write_again(self.ordered, tuple(self.masks)):
             return
-        self._trail = None
+        self._found = None
         bound = self.bind(self.optimizers)
         items, masks = self._items(bound, self.masks)
-        same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
-        if not same:  # the holder knows a list of masks by its identity
-            self._written = masks
-        self._holder.apply(items, self._written)
-        self._zeroed = self._holder.tensors_of(items)
-        self._present = [one for one in self._zeroed if one is not None]
-        self._trail = self._followed(bound, self.optimizers)
+        self._holder.apply(items, self.ordered if len(masks) == len(self.ordered) else masks)
+        self._found = self._search(bound, items)
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
-        if not self.masks or self._gradients_masked_again():
+        if not self.masks or self._mask_grads_again():
             return
-        self._gradient_trail = None
+        self._trained = None
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
-        self._trained = [one.parameter for one in bound]
-        self._gradient_trail = self._followed(bound, None)
+        weights = [one.parameter for one in bound]
+        self._trained = _Found(self._trail(bound, None), tuple(self.masks), [], weights)
 
     def violations(self) -> dict[str, int]:
         """How many pruned weights are not 0, by name; only where there are any."""
@@ -140,17 +148,26 @@ class Keeper:
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
-    def _held_again(self) -> bool:
-        if self._trail is None or not self._trail.holds():
+    def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
+        """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
+        found = self._found
+        if found is None or found.names != names or not found.trail.holds():
             return False
-        return self._holder.again(self._zeroed, self._written, self._present)
+        return self._holder.again(found.tensors, masks, found.present)
 
-    def _gradients_masked_again(self) -> bool:
-        if self._gradient_trail is None or not self._gradient_trail.holds():
+    def _mask_grads_again(self) -> bool:
+        found = self._trained
+        if found is None or found.names != tuple(self.masks) or not found.trail.holds():
             return False
-        return self._gradient_holder.again([one.grad for one in self._trained], self.ordered)
+        return self._gradient_holder.again([one.grad for one in found.present], self.ordered)
 
-    def _followed(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
+    def _search(self, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
+        names = tuple(one.entry.name for one in bound)
+        tensors = self._holder.tensors_of(items)
+        present = [one for one in tensors if one is not None]
+        return _Found(self._trail(bound, self.optimizers), names, tensors, present)
+
+    def _trail(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
         trail = Trail()
         follow(trail, self._model, [one.entry for one in bound])
         if optimizers is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.steps.keeping import Keeper
 from bittersweet.tensors.holding import Holder
 from pruner_support import LINEAR, backward, dead_values, mlp, train, unchanged, weights
 from torch import nn
@@ -110,14 +111,14 @@ def test_finalize_refuses_weights_that_do_not_stay_zero(monkeypatch: pytest.Monk
     model = mlp()
     pruner = bs.Pruner(model, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
     pruner.step()
-    apply = Holder.apply
+    apply = Keeper.apply
 
-    def interfere(self: Holder, items: Any, masks: Any) -> None:
-        apply(self, items, masks)
+    def interfere(self: Keeper, masks: Any) -> None:
+        apply(self, masks)
         with torch.no_grad():
             model[0].weight.fill_(1.0)
 
-    monkeypatch.setattr(Holder, "apply", interfere)
+    monkeypatch.setattr(Keeper, "apply", interfere)
     with pytest.raises(bs.Error, match=r"not 0 \(.*in '0\.weight'\)"):
         pruner.finalize()
 

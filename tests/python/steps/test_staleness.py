@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -151,6 +153,10 @@ CHANGES: dict[str, Change] = {
 }
 
 
+def held_again(keeper: Keeper) -> bool:
+    return keeper._write_again(keeper.ordered, tuple(keeper.masks))
+
+
 def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
     """What a call does to all tensors there are, or its error."""
     found: list[Any] = []
@@ -191,12 +197,12 @@ def test_a_hold_sees_every_change(change: str, monkeypatch: pytest.MonkeyPatch) 
     for remembers in (True, False):
         model, optimizer, pruner = trained("weights")
         keeper = pruner._loop.keeper
-        assert keeper._held_again()
+        assert held_again(keeper)
         for parameter in model.parameters():
             parameter.data.add_(1.0)
         CHANGES[change](model, optimizer)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_held_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
         found.append([outcome(keeper.hold, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
     before = outcome(lambda: None, *trained("weights")[:2])
@@ -237,11 +243,11 @@ def test_masking_gradients_sees_every_change(change: str, monkeypatch: pytest.Mo
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._gradients_masked_again()
+        assert keeper._mask_grads_again()
         backward(model, 6)
         GRADIENTS[change](model[2].weight)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_gradients_masked_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_mask_grads_again", lambda self: False)
         found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
 
@@ -253,13 +259,13 @@ def test_masking_gradients_finds_the_parameters_anew(change: str, monkeypatch: p
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._gradients_masked_again()
+        assert keeper._mask_grads_again()
         torch.manual_seed(3)
         CHANGES[change](model, optimizer)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_gradients_masked_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_mask_grads_again", lambda self: False)
         found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
 
@@ -269,34 +275,47 @@ def test_a_change_that_stays_is_remembered_anew() -> None:
     keeper = pruner._loop.keeper
     for change in (reload, replaced, CHANGES["its data, of another dtype"], CHANGES["a moment more"]):
         change(model, optimizer)
-        assert not keeper._held_again()
+        assert not held_again(keeper)
         keeper.hold()
-        assert keeper._held_again()
+        assert held_again(keeper)
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_new_masks_and_optimizers_are_looked_up(number: int) -> None:
+def test_new_masks_and_optimizers_are_those_that_are_held() -> None:
     model, _, pruner = trained("weights")
     keeper = pruner._loop.keeper
+    assert held_again(keeper)
     pruner.load_masks({name: torch.zeros_like(mask) for name, mask in pruner.masks.items()})
-    assert not keeper._held_again()
-    keeper.hold()
-    assert keeper._held_again()
-    pruner.replace_optimizer(torch.optim.AdamW(model.parameters()))
-    assert not keeper._held_again()
-    for _ in range(number):
-        train(model, pruner._loop.optimizers.inner[0], pruner, 1, first=7)
-    assert keeper._held_again()
-    assert all(not model[i].weight.any() for i in (0, 2, 4))
+    assert not any(model[i].weight.any() for i in (0, 2, 4))
+    other = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.data.add_(1.0)
+        ones = torch.ones_like(parameter.data)
+        other.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": ones, "exp_avg_sq": ones.clone()}
+    pruner.replace_optimizer(other)
+    for _ in range(2):
+        for i in (0, 2, 4):
+            for tensor in (model[i].weight.data, *other.state[model[i].weight].values()):
+                assert tensor.ndim == 0 or not tensor.any()
+                tensor.add_(1.0)
+        assert held_again(keeper)
+
+
+def test_nothing_is_kept_alive_behind_the_end() -> None:
+    model, optimizer, pruner = trained("weights")
+    pruner.finalize()
+    kept = weakref.ref(optimizer.state[model[2].weight]["exp_avg"])
+    optimizer.state.clear()
+    gc.collect()
+    assert kept() is None
 
 
 def test_copies_have_tensors_of_their_own() -> None:
     model, optimizer, pruner = trained("weights")
     twin_model, twin_optimizer, twin = copy.deepcopy((model, optimizer, pruner))
-    assert not twin._loop.keeper._held_again()
+    assert not held_again(twin._loop.keeper)
     before = [parameter.clone() for parameter in model.parameters()]
     twin._loop.keeper.hold()
-    assert twin._loop.keeper._held_again()
+    assert held_again(twin._loop.keeper)
     for parameter, kept in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, kept)
     assert not torch.equal(model[2].weight, twin_model[2].weight)
