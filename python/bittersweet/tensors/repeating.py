@@ -45,11 +45,11 @@ class Repeat:
         return cls(table, walk, array("Q", [at + COLUMN[role] for at in starts for role in roles]))
 
     def update(self, tensors: list[torch.Tensor | None]) -> bool:
-        """Puts the addresses of now into the table. False, and never again True, if more than addresses has
-        changed; so does another stream of a CUDA device."""
+        """Puts the addresses of now into the table. False if more than these has changed: the tensors, or the
+        stream of a CUDA device. The full checks are due then, and another `Repeat`."""
         if self._queue is not None and self._queue != _queue_of(self.table.device):
             return False
-        if not self._walk.read(tensors, self.table.data, self._places):
+        if len(tensors) != len(self._places) or not self._walk.read(tensors, self.table.data, self._places):
             return False
         follow_torch()
         return True

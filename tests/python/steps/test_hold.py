@@ -239,6 +239,20 @@ def test_the_pass_follows_tensors_that_move() -> None:
         assert other._version > versions[1]
 
 
+def test_the_pass_takes_other_items_and_other_masks() -> None:
+    torch.manual_seed(0)
+    shapes = [(70,), (5, 7), (70,), (7, 5)]
+    sets = [[bs.Mask.from_bool(torch.rand(shape) < 0.5) for shape in shapes] for _ in range(3)]
+    holder = Holder(("weight",))
+    for chosen in ([0], [0, 1], [0, 1], [0], [2, 1], [2, 1, 0], [3], [1], [0, 1, 2, 3], []):
+        for masks in sets:
+            tensors = [torch.ones(shapes[i]) for i in chosen]
+            items = [bs.ScoreInputs(one, name=str(i)) for i, one in enumerate(tensors)]
+            holder.apply(items, [masks[i] for i in chosen])
+            for i, one in zip(chosen, tensors, strict=True):
+                assert torch.equal(one != 0, masks[i].bool())
+
+
 def test_the_pass_keeps_no_gradient_alive() -> None:
     model = mlp()
     optimizer = make("AdamW", model)

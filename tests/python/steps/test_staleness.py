@@ -12,6 +12,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.steps.competing import Competition
 from bittersweet.steps.keeping import Keeper
 from bittersweet.tensors.owned import is_plain
 from pruner_support import ONCE, backward, mlp, train
@@ -170,7 +171,7 @@ def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Op
         if not isinstance(tensor, torch.Tensor) or not is_plain(tensor):
             found.append(type(tensor))
         else:
-            bits = tensor.detach().to(torch.float64).clone().reshape(-1)
+            bits = tensor.detach().to(torch.float64).reshape(-1).nan_to_num(nan=-1e9)
             version = None if tensor.is_inference() else tensor._version
             found.append((tensor.dtype, tuple(tensor.shape), version, bits.tolist()))
     return found
@@ -268,6 +269,48 @@ def test_masking_gradients_finds_the_parameters_anew(change: str, monkeypatch: p
             monkeypatch.setattr(Keeper, "_mask_grads_again", lambda self: False)
         found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
+
+
+def drop(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    group = optimizer.param_groups[0]
+    group["params"] = [one for one in group["params"] if one is not model[2].weight]
+
+
+EVENT_CHANGES: dict[str, Change] = {
+    **CHANGES,
+    "frozen": lambda m, o: m[2].weight.requires_grad_(False),
+    "left out of the optimizer": drop,
+    "no gradient": lambda m, o: assign(m[2].weight, "grad", None),
+    "another gradient": lambda m, o: assign(m[2].weight, "grad", ones(m)),
+    "a sparse gradient": lambda m, o: assign(m[2].weight, "grad", ones(m).to_sparse()),
+    "NaN": lambda m, o: m[2].weight.data.view(-1)[:7].fill_(float("nan")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scorer", ["magnitude", "bitter7", "taylor"])
+@pytest.mark.parametrize("change", EVENT_CHANGES)
+def test_an_event_sees_every_change(change: str, scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    for remembers in (True, False):
+        model = mlp()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        schedule = bs.Linear(0.1, 0.8, 1, 20, 1)
+        pruner = bs.Pruner(model, optimizer, schedule=schedule, scorer=scorer, missing="skip")
+        train(model, optimizer, pruner, 4)
+        backward(model, 5)
+        optimizer.step()
+        assert pruner._loop._competition._again() is not None
+        torch.manual_seed(3)
+        EVENT_CHANGES[change](model, optimizer)
+        if not remembers:
+            monkeypatch.setattr(Competition, "_again", lambda self: None)
+            monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
+        for _ in range(3):
+            found.append(outcome(pruner.step, model, optimizer))
+            found.append([str(event).split(" passes")[0] for event in pruner.history])
+            found.append({name: mask.tolist() for name, mask in pruner.masks.items()})
+    assert found[:9] == found[9:]
 
 
 def test_a_change_that_stays_is_remembered_anew() -> None:
