@@ -79,7 +79,7 @@ class Keeper:
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
         self.in_step: tuple[MaskedStep, ...] = ()
-        self._shared_out = None
+        self._shared_out: _Shares | None = None
         self.forget()
         self._share_out()
 
@@ -91,7 +91,7 @@ class Keeper:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.forget()
-        self._shared_out: _Shares | None = None
+        self._shared_out = None
 
     def forget(self) -> None:
         """From now on every tensor is looked up by its name again, and none is kept alive."""
@@ -166,8 +166,9 @@ class Keeper:
     def violated_in_step(self) -> list[str]:
         """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
         found = {id(parameter) for one in self.in_step for parameter in one.violated}
-        parts = self._shared_out.parts if found and self._shared_out else []
-        return [name for _, name, parameter in parts if id(parameter) in found]
+        if not found or self._shared_out is None:
+            return []
+        return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]
 
     def release(self) -> None:
         """Masks are held in no step any more."""
