@@ -34,7 +34,7 @@ class StepThenSelect {
   }
   BracketResult bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket, MaskTable masks,
                         std::int64_t capacity, Workspace& workspace) {
-    if (stepped_ || !is_model(view)) return engine_.bracket(view, chunks, bracket, masks, capacity, workspace);
+    if (stepped_ || !is_model(view)) return read(view).bracket(view, chunks, bracket, masks, capacity, workspace);
     stepped_ = true;
     return engine_.step_and_bracket(view, chunks, bracket, masks, capacity, workspace, step_);
   }
@@ -88,13 +88,17 @@ class StepThenSelect {
   }
 
  private:
-  // Are these the tensors that are stepped, and not scores that were collected from them?
-  bool is_model(const ScoreView& view) const {
-    return !view.tensors.empty() && view.tensors.size() == tensors_.size() &&
-           view.tensors[0].weight.data == tensors_[0].weight.data && view.tensors[0].weight.data != nullptr;
+  // Are all tensors that are stepped read, or some of them, and not scores that were collected from them?
+  bool is_model(const ScoreView& view) const { return view.tensors.size() == tensors_.size() && is_part(view); }
+  bool is_part(const ScoreView& view) const {
+    return std::ranges::any_of(view.tensors, [&](const ScoreInputs& read) {
+      return read.weight.data != nullptr && std::ranges::any_of(tensors_, [&](const ScoreInputs& stepped) {
+               return stepped.weight.data == read.weight.data;
+             });
+    });
   }
   CpuEngine& read(const ScoreView& view) {
-    if (is_model(view)) step();
+    if (!stepped_ && is_part(view)) step();
     return engine_;
   }
 
