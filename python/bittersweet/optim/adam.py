@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.adam import adam  # torch.optim itself lacks these names
+from torch.optim.adamw import adamw
 
 from ..errors import ArgumentError
 from ..options.values import shown
@@ -95,7 +97,7 @@ class _AdamStep(MaskedStep):
                 continue
             _, _, _, _, _, decoupled, amsgrad, maximize = self._options(group)
             parameters, grads, first, second, largest, steps = map(list, zip(*chosen, strict=True))
-            step = torch.optim.adamw.adamw if decoupled else torch.optim.adam.adam
+            step = adamw if decoupled else adam
             beta1, beta2 = group["betas"]
             step(
                 parameters, grads, first, second, largest if amsgrad else [], steps,

@@ -174,6 +174,8 @@ def why_outside(entry: Entry) -> str | None:
         return f"it is on {entry.parameter.device}"
     if not all(view.row_major for view in views) or step.numel != 1:
         return "its tensors are not all row-major"
+    if views[0].numel == 0:
+        return "it is empty"
     if any(view.shape != views[0].shape for view in views):
         return "its tensors differ in shape"
     weight, grad, *states = (view.dtype for view in views)
