@@ -94,14 +94,23 @@ class MaskedStep(torch.optim.Optimizer):
         """Takes over the masks of one owner, whose zeros are written; they go when the owner goes, or with
         an empty mapping. What several owners prune of one parameter is pruned together."""
         if masks:
-            self._owners[owner] = dict(masks)
+            self._owners[owner], self._holds_state = dict(masks), state
         else:
             self._owners.pop(owner, None)
+        self._join()
+
+    def _join(self) -> None:
         together: dict[torch.Tensor, Mask] = {}
         for of_one in self._owners.values():
             for parameter, mask in of_one.items():
                 together[parameter] = kept_by_both(mask, together.get(parameter))
-        self._together, self._holds_state = together, state
+        self._joined, self._together = len(self._owners), together
+
+    def _pruned(self) -> Mapping[torch.Tensor, Mask]:
+        """The masks of all owners that are still there."""
+        if self._joined != len(self._owners):
+            self._join()
+        return self._together
 
     def let_drift(self, drifts: bool) -> None:
         """Whether the next step goes without masks: what is pruned competes again after it."""
@@ -110,7 +119,7 @@ class MaskedStep(torch.optim.Optimizer):
     @property
     def held(self) -> Held:
         """Where the masks are held now; prints as a line."""
-        reasons = [self._why_outside(parameter) for parameter in self._together]
+        reasons = [self._why_outside(parameter) for parameter in self._pruned()]
         outside = tuple(reason for reason in reasons if reason is not None)
         return Held(len(reasons) - len(outside), len(outside), outside)
 
@@ -162,7 +171,7 @@ class MaskedStep(torch.optim.Optimizer):
         self._owners: weakref.WeakKeyDictionary[object, dict[torch.Tensor, Mask]] = (
             weakref.WeakKeyDictionary()
         )
-        self._mine = dict(mine)
+        self._mine, self._holds_state = dict(mine), holds_state
         self._violated: list[torch.Tensor] = []
         self._drifts = False
         self._known: list[torch.Tensor] = []
@@ -189,7 +198,7 @@ class MaskedStep(torch.optim.Optimizer):
             self._gather(now, group, number)
         self._violated = []
         inside, outside = self._parted(now)
-        masks = {} if drifts else self._together
+        masks = {} if drifts else self._pruned()
         if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]

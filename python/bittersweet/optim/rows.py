@@ -141,7 +141,9 @@ class Rows:
             self._table[row * WIDTH + COLUMN["trusted"]] = known
         follow_torch()
         dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
-        raise_versions(self._written[scale != 0.0](self._now.tensors))
+        tensors = self._now.tensors
+        raise_versions(self._written[scale != 0.0](tensors))
+        tensors[1::_EACH] = [None] * len(self._now.parameters)  # gradients are freed by zero_grad()
         self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
         return [self._now.parameters[row] for row in dirty]
 

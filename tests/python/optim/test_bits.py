@@ -65,9 +65,7 @@ def test_every_number_of_threads(kind: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_hundred_steps(kind: str, dtype: torch.dtype) -> None:
     pair = Pair(kind, ((7, 13), (37,), (64,), (130,)), dtype, betas=(0.8, 0.97), weight_decay=0.1)
-    schedulers = [
-        torch.optim.lr_scheduler.CosineAnnealingLR(one, 300) for one in (pair.own, pair.theirs)
-    ]
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(one, 300) for one in (pair.own, pair.theirs)]
     for step in range(300):
         pair.step(step)
         for scheduler in schedulers:
@@ -138,7 +136,9 @@ def test_groups_with_options_of_their_own(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_scaled_gradients_and_skipped_steps(kind: str, dtype: torch.dtype) -> None:
     pair = Pair(kind, (*SMALL, (127, 129)), dtype, betas=(0.3, 0.95), maximize=True)
-    for step, (scale, found) in enumerate(((3.0, 0), (7.0, 1), (None, 0), (65536.0, None), (0.1, 0), (None, 1))):
+    for step, (scale, found) in enumerate(
+        ((3.0, 0), (7.0, 1), (None, 0), (65536.0, None), (0.1, 0), (None, 1))
+    ):
         for one in (pair.own, pair.theirs):
             one.grad_scale = None if scale is None else torch.tensor(scale)
             one.found_inf = None if found is None else torch.tensor(float(found))
@@ -232,7 +232,10 @@ def test_16_bit_parameters_with_float32_states(kind: str, dtype: torch.dtype) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_16_bit_with_float32_states_rounds_the_float32_step_once(kind: str, dtype: torch.dtype) -> None:
     """The arithmetic is that of the float32 step: its weight is rounded where it is stored."""
-    shapes = (*(((16 * size),) for size in range(1, 9)), (64, 33))  # without scalar ends, whose lengths differ
+    shapes = (
+        *(((16 * size),) for size in range(1, 9)),
+        (64, 33),
+    )  # without scalar ends, whose lengths differ
     narrow, wide = parameters(shapes, dtype), parameters(shapes, dtype)
     wide = [torch.nn.Parameter(one.detach().float()) for one in wide]
     own = KINDS[kind][0](narrow, betas=(0.3, 0.95), state_dtype=torch.float32)
