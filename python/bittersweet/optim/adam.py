@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 from ..errors import ArgumentError
 from ..options.values import shown
 from .masked import MaskedStep
-from .rows import Gathered
+from .rows import Gathered, why_outside
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -89,6 +89,18 @@ class _AdamStep(MaskedStep):
             )
 
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
+        for entry in outside.entries():
+            if entry.grad.is_sparse:
+                raise RuntimeError(
+                    "Adam does not support sparse gradients, please consider SparseAdam instead"
+                )
+            if self._state_dtype not in (None, entry.parameter.dtype):
+                raise ArgumentError(
+                    f"state_dtype: {self._state_dtype} with a parameter of {entry.parameter.dtype} and shape "
+                    f"{tuple(entry.parameter.shape)} that is left to torch's step ({why_outside(entry)}), "
+                    "which takes states of its dtype only. Make it row-major (contiguous()), or leave "
+                    "state_dtype out"
+                )
         for number, group in enumerate(self.param_groups):
             chosen = [
                 entry for entry, of in zip(outside.entries(), outside.groups, strict=True) if of == number

@@ -119,7 +119,14 @@ class MaskedStep(torch.optim.Optimizer):
     @property
     def held(self) -> Held:
         """Where the masks are held now; prints as a line."""
-        reasons = [self._why_outside(parameter) for parameter in self._pruned()]
+        known = [parameter for group in self.param_groups for parameter in group["params"]]
+        entries = [self._entry(parameter) for parameter in known]
+        shared = overlapping(entries)
+        why = {
+            parameter: why_outside(entry) or ("it shares memory with another one" if i in shared else None)
+            for i, (parameter, entry) in enumerate(zip(known, entries, strict=True))
+        }
+        reasons = [why.get(parameter) for parameter in self._pruned()]
         outside = tuple(reason for reason in reasons if reason is not None)
         return Held(len(reasons) - len(outside), len(outside), outside)
 
@@ -226,15 +233,15 @@ class MaskedStep(torch.optim.Optimizer):
         self._rows.build(inside)
         return inside, outside
 
-    def _why_outside(self, parameter: torch.Tensor) -> str | None:
-        """The same for `held`, whether or not there have been gradients and a step."""
+    def _entry(self, parameter: torch.Tensor) -> Entry:
+        """What `held` looks at, whether or not there have been gradients and a step."""
         kept = self.state.get(parameter) or {}
         roles = [kept.get(role) for role in _ROLES[1:]]
         first, second, largest = (parameter if one is None and i < 2 else one for i, one in enumerate(roles))
         assert first is not None and second is not None
         grad = parameter if parameter.grad is None else parameter.grad
         step = kept.get("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
-        return why_outside(Entry(parameter, grad, first, second, largest, step))
+        return Entry(parameter, grad, first, second, largest, step)
 
     def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
         """A pass of its own over these parameters, and over their states if they are held."""
