@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..model.binding import Bound, bind, companion_items, element_items
@@ -26,6 +26,26 @@ __all__ = ["Keeper", "steppers"]
 
 _NAMES = 64
 """Steps after which masks that optimizers hold are looked after by name."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search by name found for these targets, and the way to it. `present` is `tensors` without
+    None."""
+
+    trail: Trail
+    names: tuple[str, ...]
+    tensors: list[torch.Tensor | None]
+    present: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Which optimizer holds which target's mask in its step, as found by name together with `found`."""
+
+    found: _Found | None
+    trail: Trail
+    parts: list[tuple[MaskedStep, str, torch.Tensor]]
 
 
 class Keeper:
@@ -59,27 +79,24 @@ class Keeper:
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
         self.in_step: tuple[MaskedStep, ...] = ()
-        self._forget()
-        self._share_out([])
+        self._shared_out = None
+        self.forget()
+        self._share_out()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained", "_shared_out"}
+        left = {"_found", "_trained", "_shared_out"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget()
-        self._shared_out: Trail | None = None
+        self.forget()
+        self._shared_out: _Shares | None = None
 
-    def _forget(self) -> None:
-        """Looks up every tensor by its name again, and keeps none of them alive."""
-        self._written: list[Mask] = []
-        self._trail: Trail | None = None
-        self._zeroed: list[torch.Tensor | None] = []
-        self._present: list[torch.Tensor] = []
-        self._gradient_trail: Trail | None = None
-        self._trained: list[torch.Tensor] = []
+    def forget(self) -> None:
+        """From now on every tensor is looked up by its name again, and none is kept alive."""
+        self._found: _Found | None = None
+        self._trained: _Found | None = None
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
@@ -91,27 +108,33 @@ class Keeper:
         With `regrow` what the `former` masks prune is written too: a weight that is reopened starts from 0.
         """
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
-        bound = self._bound(ordered, self.optimizers)
         writing = dict(ordered)
         if self._regrow and former:
             writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
-        items, chosen = self._items(bound, writing)
-        if self._all_state:
-            extra, more = element_items(self.optimizers, bound, writing)
-            items, chosen = items + extra, chosen + more
-        self._holder.apply(items, chosen)
+        if not self._write_again(list(writing.values()), tuple(writing)):
+            self._found = None
+            bound = self._bound(ordered, self.optimizers)
+            items, chosen = self._items(bound, writing)
+            extra: list[ScoreInputs] = []
+            if self._all_state:
+                extra, more = element_items(self.optimizers, bound, writing)
+                items, chosen = items + extra, chosen + more
+            self._holder.apply(items, chosen)
+            if not extra:
+                self._found = self._search(bound, items)
         self.masks, self.ordered = ordered, tuple(ordered.values())
-        self._forget()
-        self._share_out(bound)
+        self._share_out()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
         nothing."""
         former, self.optimizers = self.optimizers, optimizers
+        self.forget()
         try:
             self.apply(self.masks)
         except Exception:
             self.optimizers = former
+            self.forget()
             raise
         kept = steppers(optimizers, self._in_step)
         for one in steppers(former, self._in_step):
@@ -123,31 +146,28 @@ class Keeper:
         dictionary on the way to it holds the same."""
         if self.in_step:
             self._look_after_names()
-        if not self.after_step or self._held_again():
+        if not self.after_step or self._write_again(self.ordered_after_step, tuple(self.after_step)):
             return
-        self._trail = None
+        self._found = None
         bound = self._bound(self.after_step, self.optimizers)
         items, masks = self._items(bound, self.after_step)
-        same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
-        if not same:  # the holder knows a list of masks by its identity
-            self._written = masks
-        self._holder.apply(items, self._written)
-        self._zeroed = self._holder.tensors_of(items)
-        self._present = [one for one in self._zeroed if one is not None]
-        self._trail = self._followed(bound, self.optimizers)
+        same = len(masks) == len(self.ordered_after_step)
+        self._holder.apply(items, self.ordered_after_step if same else masks)
+        self._found = self._search(bound, items)
 
     def before_step(self, drifts: bool) -> None:
         """An optimizer is about to step; `drifts`: what is pruned competes again after it."""
         if self._in_step:
             if self._shared_out is None:  # a copy
-                self._share_out(self.bind())
+                self._share_out()
             for one in self.in_step:
                 one.let_drift(drifts)
 
     def violated_in_step(self) -> list[str]:
         """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
         found = {id(parameter) for one in self.in_step for parameter in one.violated}
-        return [one.entry.name for one in self.bind() if id(one.parameter) in found] if found else []
+        parts = self._shared_out.parts if found and self._shared_out else []
+        return [name for _, name, parameter in parts if id(parameter) in found]
 
     def release(self) -> None:
         """Masks are held in no step any more."""
@@ -157,13 +177,13 @@ class Keeper:
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
-        if not self.masks or self._gradients_masked_again():
+        if not self.masks or self._mask_grads_again():
             return
-        self._gradient_trail = None
+        self._trained = None
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
-        self._trained = [one.parameter for one in bound]
-        self._gradient_trail = self._followed(bound, None)
+        weights = [one.parameter for one in bound]
+        self._trained = _Found(self._trail(bound, None), tuple(self.masks), [], weights)
 
     def violations(self) -> dict[str, int]:
         """How many pruned weights are not 0, by name; only where there are any."""
@@ -175,37 +195,64 @@ class Keeper:
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
-    def _share_out(self, bound: Sequence[Bound]) -> None:
+    def _share_out(self) -> None:
         """Gives optimizers that hold masks in their own step those of their parameters."""
-        self.in_step = steppers(self.optimizers, self._in_step)
+        if self._found is None or self._shared_out is None or self._shared_out.found is not self._found:
+            self._shared_out = self._shares()
+        given: dict[MaskedStep, dict[torch.Tensor, Mask]] = {one: {} for one in self.in_step}
         self.after_step, self._calls = dict(self.masks), 0
-        self._shared_out = self._followed(bound, None) if self.in_step else Trail()
-        for one in self.in_step:
-            own = {id(parameter) for group in one.param_groups for parameter in group["params"]}
-            held = [each for each in bound if id(each.parameter) in own]
-            masks = {each.parameter: self.masks[each.entry.name] for each in held}
+        for one, name, parameter in self._shared_out.parts:
+            given[one][parameter] = self.after_step.pop(name)
+        for one, masks in given.items():
             one.hold_for(self, masks, state=len(self._roles) > 1)
-            for each in held:
-                del self.after_step[each.entry.name]
         self.ordered_after_step = tuple(self.after_step.values())
+
+    def _shares(self) -> _Shares:
+        self.in_step = steppers(self.optimizers, self._in_step)
+        bound = self.bind() if self.in_step else []
+        owners = {
+            id(parameter): one
+            for one in self.in_step
+            for group in one.param_groups
+            for parameter in group["params"]
+        }
+        parts = [
+            (owners[id(each.parameter)], each.entry.name, each.parameter)
+            for each in bound
+            if id(each.parameter) in owners
+        ]
+        return _Shares(self._found, self._trail(bound, None), parts)
 
     def _look_after_names(self) -> None:
         """Now and then: masks that were given to parameters belong to what bears their names by now."""
         self._calls += 1
-        if self.masks and self._calls % _NAMES == 0 and not (self._shared_out and self._shared_out.holds()):
+        if (
+            self.masks
+            and self._calls % _NAMES == 0
+            and not (self._shared_out and self._shared_out.trail.holds())
+        ):
             self.apply(self.masks)
 
-    def _held_again(self) -> bool:
-        if self._trail is None or not self._trail.holds():
+    def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
+        """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
+        found = self._found
+        if found is None or found.names != names or not found.trail.holds():
             return False
-        return self._holder.again(self._zeroed, self._written, self._present)
+        return self._holder.again(found.tensors, masks, found.present)
 
-    def _gradients_masked_again(self) -> bool:
-        if self._gradient_trail is None or not self._gradient_trail.holds():
+    def _mask_grads_again(self) -> bool:
+        found = self._trained
+        if found is None or found.names != tuple(self.masks) or not found.trail.holds():
             return False
-        return self._gradient_holder.again([one.grad for one in self._trained], self.ordered)
+        return self._gradient_holder.again([one.grad for one in found.present], self.ordered)
 
-    def _followed(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
+    def _search(self, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
+        names = tuple(one.entry.name for one in bound)
+        tensors = self._holder.tensors_of(items)
+        present = [one for one in tensors if one is not None]
+        return _Found(self._trail(bound, self.optimizers), names, tensors, present)
+
+    def _trail(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
         trail = Trail()
         follow(trail, self._model, [one.entry for one in bound])
         if optimizers is not None:

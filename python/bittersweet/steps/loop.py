@@ -10,6 +10,7 @@ from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.hooks import listen
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import kept_counts
+from .competing import Competition
 from .firing import fire, group_targets, listed, require_zeros
 from .keeping import Keeper
 from .sampling import ZeroSample
@@ -70,6 +71,7 @@ class Loop:
     def _begin(self) -> None:
         self.eagerly = outside_of_compilation()
         self.watch = Watch(self.optimizers, self.model, self.plan.targets)
+        self._compete()
         self._sample: ZeroSample | None = None
         self._stepped: set[int] = set()
         self._skipped = False
@@ -77,9 +79,30 @@ class Loop:
         self._handles: list[Any] = []
         self._listen()
 
+    def _compete(self) -> None:
+        self._competition = Competition(
+            self.model,
+            self.optimizers,
+            self.plan,
+            self.settings,
+            self.norms,
+            self.tracker,
+            self.keeper,
+            self.watch,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
-        left = ("eagerly", "watch", "_sample", "_stepped", "_skipped", "_observed", "_handles")
+        left = (
+            "eagerly",
+            "watch",
+            "_competition",
+            "_sample",
+            "_stepped",
+            "_skipped",
+            "_observed",
+            "_handles",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -117,6 +140,7 @@ class Loop:
         if self.tracker is not None:
             self.tracker.follow(optimizers)
         self.optimizers = optimizers
+        self._compete()
         self._stepped.clear()
         self._skipped = False
         self.watch.follow(optimizers)
@@ -186,6 +210,8 @@ class Loop:
         self.keeper.release()
         self._listen()
         self.watch.end()
+        self._compete()
+        self.keeper.forget()
         if self.tracker is not None:
             self.tracker.detach()
 
@@ -250,12 +276,9 @@ class Loop:
         return fire(
             now,
             due,
-            model=self.model,
-            optimizers=self.optimizers,
+            competition=self._competition,
             plan=self.plan,
             settings=self.settings,
-            norms=self.norms,
-            tracker=self.tracker,
             keeper=self.keeper,
             watch=self.watch,
             sync=self.sync,

@@ -18,12 +18,17 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
-from ..select.functional import make_masks
-from ..select.selection import checked_distribution, checked_nonfinite, checked_ties
+from ..select.selection import (
+    Options,
+    checked_distribution,
+    checked_nonfinite,
+    checked_ties,
+    select_masks,
+)
 from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Masks
-from ..tensors.table import ScoreInputs
+from ..tensors.table import ScoreInputs, Table
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -85,22 +90,29 @@ class Settings:
             require_inputs(call, optimizers, frozenset(("input_norm",)) if norms_given else frozenset())
         self._check_hold(optimizers)
 
-    def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
-        """New masks for `inputs`, by these options."""
-        return make_masks(
-            inputs,
+    def select(
+        self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True, table: Table | None = None
+    ) -> Masks:
+        """New masks for `inputs`, by these options; `table` is theirs for `call`, where there is one."""
+        options = Options(
             sparsity=sparsity,
+            k=None,
             scope=self.scope,
             distribution=self.distribution,
+            rounding="nearest",
+            remainder="error",
             scorer=self.scorer,
             selector=self.selector,
             ties=self.ties,
             nonfinite=self.nonfinite,
             seed=self.seed,
+            eps=None,
             regrow=self.regrow,
             max_tensor_sparsity=self.max_tensor_sparsity,
             sync=sync,
         )
+        _, masks, event = select_masks(inputs, options, (), table)
+        return Masks(masks, event)
 
     def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
         """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
