@@ -42,14 +42,15 @@ class _Found:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
 class _Shares:
     """Which optimizer holds which target's mask in its step, as found by name together with `found`."""
 
     found: _Found | None
     trail: Trail
     parts: list[tuple[MaskedStep, str, torch.Tensor]]
-=======
+
+
+@dataclass(frozen=True)
 class _Weights:
     """The same for the weights alone, which are looked at without being written."""
 
@@ -72,7 +73,6 @@ class _Weights:
         if self.names != names or not self.trail.holds():
             return False
         return self.walk.read(list(self.tensors), array("Q", self.places), self.places)
->>>>>>> w-cost
 
 
 class Keeper:
@@ -106,22 +106,15 @@ class Keeper:
         self._counter = Holder(("weight",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
-<<<<<<< HEAD
         self.in_step: tuple[MaskedStep, ...] = ()
         self._shared_out: _Shares | None = None
-=======
         self._names: tuple[str, ...] = ()
->>>>>>> w-cost
         self.forget()
         self._share_out()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-<<<<<<< HEAD
-        left = {"_found", "_trained", "_shared_out"}
-=======
-        left = {"_found", "_weights"}
->>>>>>> w-cost
+        left = {"_found", "_weights", "_shared_out"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -158,12 +151,8 @@ class Keeper:
             self._holder.apply(items, chosen)
             if not extra:
                 self._found = self._search(bound, items)
-<<<<<<< HEAD
-        self.masks, self.ordered = ordered, tuple(ordered.values())
-        self._share_out()
-=======
         self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
->>>>>>> w-cost
+        self._share_out()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
@@ -184,13 +173,9 @@ class Keeper:
     def hold(self) -> None:
         """Writes the zeros again. What was found by name the last time is taken for as long as every
         dictionary on the way to it holds the same."""
-<<<<<<< HEAD
         if self.in_step:
             self._look_after_names()
-        if not self.after_step or self._write_again(self.ordered_after_step, tuple(self.after_step)):
-=======
-        if not self.masks or self._write_again(self.ordered, self._names):
->>>>>>> w-cost
+        if not self.after_step or self._write_again(self.ordered_after_step, self._names_after_step):
             return
         self._found = None
         bound = self._bound(self.after_step, self.optimizers)
@@ -257,6 +242,7 @@ class Keeper:
         for one, masks in given.items():
             one.hold_for(self, masks, state=len(self._roles) > 1)
         self.ordered_after_step = tuple(self.after_step.values())
+        self._names_after_step = tuple(self.after_step)
 
     def _shares(self) -> _Shares:
         self.in_step = steppers(self.optimizers, self._in_step)
@@ -277,12 +263,9 @@ class Keeper:
     def _look_after_names(self) -> None:
         """Now and then: masks that were given to parameters belong to what bears their names by now."""
         self._calls += 1
-        if (
-            self.masks
-            and self._calls % _NAMES == 0
-            and not (self._shared_out and self._shared_out.trail.holds())
-        ):
-            self.apply(self.masks)
+        if self.masks and self._calls % _NAMES == 0:
+            if self._shared_out is None or not self._shared_out.trail.holds():
+                self.apply(self.masks)
 
     def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
         """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
