@@ -244,13 +244,17 @@ BITTERSWEET_INLINE Vec load(const Half* data, std::int64_t index) {
 
 BITTERSWEET_INLINE void store(float* data, std::int64_t index, Vec a) { std::memcpy(data + index, &a.x, sizeof a.x); }
 
-// To bf16: rounded to nearest, as float_to_bf16.
-BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) {
+// The bits of the nearest bf16 as integers, as float_to_bf16.
+BITTERSWEET_INLINE IntVector to_bf16(Vec a) {
   using Words = std::uint32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
   const Words bits = reinterpret_cast<Words>(a.x);
   const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const IntVector number = a.x == a.x;
-  const IntVector wide = (reinterpret_cast<IntVector>(rounded) & number) | (0x7fc0 & ~number);
+  return (reinterpret_cast<IntVector>(rounded) & number) | (0x7fc0 & ~number);
+}
+
+BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) {
+  const IntVector wide = to_bf16(a);
 #if BITTERSWEET_LANES == 16
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + index), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(wide)));
 #elif BITTERSWEET_LANES == 8
@@ -278,20 +282,44 @@ BITTERSWEET_INLINE void store(Half* data, std::int64_t index, Vec a) {
 #endif
 }
 
-// Lanes k * lanes ... of 64 elements whose bit is set; +0 elsewhere.
-BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) {
+// Which of lanes k * lanes ... of 64 elements have their bit set.
 #if BITTERSWEET_LANES == 16
-  return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits::from(word, k * lanes)), a.x)};
-#elif BITTERSWEET_LANES == 8
-  const IntVector lane{1, 2, 4, 8, 16, 32, 64, 128};
-  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 255u);
-  return as_floats(as_bits(a) & ((own & lane) == lane));
-#else
-  const IntVector lane{1, 2, 4, 8};
-  const IntVector own = IntVector{} + static_cast<std::int32_t>(bits::from(word, k * lanes) & 15u);
-  return as_floats(as_bits(a) & ((own & lane) == lane));
-#endif
+using LaneMask = __mmask16;
+BITTERSWEET_INLINE LaneMask lanes_on(std::uint64_t word, int k) {
+  return static_cast<LaneMask>(bits::from(word, k * lanes));
 }
+BITTERSWEET_INLINE Vec kept(Vec a, LaneMask on) { return {_mm512_maskz_mov_ps(on, a.x)}; }
+BITTERSWEET_INLINE Vec dropped(Vec a, LaneMask on) { return kept(a, static_cast<LaneMask>(~on)); }
+#else
+using LaneMask = IntVector;
+BITTERSWEET_INLINE LaneMask lanes_on(std::uint64_t word, int k) {  // one broadcast serves the vectors of 32 elements
+  const int first = k * lanes;
+  IntVector own = IntVector{} + static_cast<std::int32_t>(static_cast<std::uint32_t>(bits::from(word, first & 32)));
+  IntVector lane;
+  for (int i = 0; i < lanes; ++i) lane[i] = static_cast<std::int32_t>(std::uint32_t{1} << ((first & 31) + i));
+  return (own & lane) == lane;
+}
+BITTERSWEET_INLINE Vec kept(Vec a, LaneMask on) { return as_floats(as_bits(a) & on); }
+BITTERSWEET_INLINE Vec dropped(Vec a, LaneMask on) { return as_floats(as_bits(a) & ~on); }
+#endif
+
+// Those lanes of a; +0 elsewhere.
+BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) { return kept(a, lanes_on(word, k)); }
+
+// 64 elements.
+template <class T>
+BITTERSWEET_INLINE void store_word(T* data, const Vec (&a)[vectors_per_word]) {
+  for (int k = 0; k < vectors_per_word; ++k) store(data, k * lanes, a[k]);
+}
+#if BITTERSWEET_LANES == 8
+BITTERSWEET_INLINE void store_word(std::uint16_t* data, const Vec (&a)[vectors_per_word]) {  // two vectors at once
+  for (int k = 0; k < vectors_per_word; k += 2) {
+    const auto at = [&](int i) { return reinterpret_cast<__m256i>(to_bf16(a[k + i])); };
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(at(0), at(1)), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + k * lanes), halves);
+  }
+}
+#endif
 
 // Asks for the 64 elements that come 512 later: a new page is not left to the hardware prefetcher.
 template <class T>

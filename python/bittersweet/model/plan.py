@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -114,11 +115,11 @@ class Plan:
     entries: tuple[PlanEntry, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def targets(self) -> tuple[PlanEntry, ...]:
         return tuple(entry for entry in self.entries if entry.pruned)
 
-    @property
+    @functools.cached_property
     def excluded(self) -> tuple[PlanEntry, ...]:
         return tuple(entry for entry in self.entries if not entry.pruned)
 
@@ -218,6 +219,8 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
 def follow(trail: Trail, model: torch.nn.Module, entries: Iterable[PlanEntry]) -> None:
     """Puts on a trail what `lookup` depends on."""
     for entry in entries:
+        if trail.is_lost:
+            return
         module: Any = model
         *owners, _ = entry.path.split(".")
         for owner in owners:

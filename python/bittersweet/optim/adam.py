@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.adam import adam  # torch.optim itself lacks these names
+from torch.optim.adamw import adamw
 
 from ..errors import ArgumentError
 from ..options.values import shown
 from .masked import MaskedStep
-from .rows import Gathered
+from .rows import Gathered, why_outside
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -87,6 +89,18 @@ class _AdamStep(MaskedStep):
             )
 
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
+        for entry in outside.entries():
+            if entry.grad.is_sparse:
+                raise RuntimeError(
+                    "Adam does not support sparse gradients, please consider SparseAdam instead"
+                )
+            if self._state_dtype not in (None, entry.parameter.dtype):
+                raise ArgumentError(
+                    f"state_dtype: {self._state_dtype} with a parameter of {entry.parameter.dtype} and shape "
+                    f"{tuple(entry.parameter.shape)} that is left to torch's step ({why_outside(entry)}), "
+                    "which takes states of its dtype only. Make it row-major (contiguous()), or leave "
+                    "state_dtype out"
+                )
         for number, group in enumerate(self.param_groups):
             chosen = [
                 entry for entry, of in zip(outside.entries(), outside.groups, strict=True) if of == number
@@ -95,7 +109,7 @@ class _AdamStep(MaskedStep):
                 continue
             _, _, _, _, _, decoupled, amsgrad, maximize = self._options(group)
             parameters, grads, first, second, largest, steps = map(list, zip(*chosen, strict=True))
-            step = torch.optim.adamw.adamw if decoupled else torch.optim.adam.adam
+            step = adamw if decoupled else adam
             beta1, beta2 = group["betas"]
             step(
                 parameters, grads, first, second, largest if amsgrad else [], steps,

@@ -94,14 +94,23 @@ class MaskedStep(torch.optim.Optimizer):
         """Takes over the masks of one owner, whose zeros are written; they go when the owner goes, or with
         an empty mapping. What several owners prune of one parameter is pruned together."""
         if masks:
-            self._owners[owner] = dict(masks)
+            self._owners[owner], self._holds_state = dict(masks), state
         else:
             self._owners.pop(owner, None)
+        self._join()
+
+    def _join(self) -> None:
         together: dict[torch.Tensor, Mask] = {}
         for of_one in self._owners.values():
             for parameter, mask in of_one.items():
                 together[parameter] = kept_by_both(mask, together.get(parameter))
-        self._together, self._holds_state = together, state
+        self._joined, self._together = len(self._owners), together
+
+    def _pruned(self) -> Mapping[torch.Tensor, Mask]:
+        """The masks of all owners that are still there."""
+        if self._joined != len(self._owners):
+            self._join()
+        return self._together
 
     def let_drift(self, drifts: bool) -> None:
         """Whether the next step goes without masks: what is pruned competes again after it."""
@@ -110,7 +119,14 @@ class MaskedStep(torch.optim.Optimizer):
     @property
     def held(self) -> Held:
         """Where the masks are held now; prints as a line."""
-        reasons = [self._why_outside(parameter) for parameter in self._together]
+        known = [parameter for group in self.param_groups for parameter in group["params"]]
+        entries = [self._entry(parameter) for parameter in known]
+        shared = overlapping(entries)
+        why = {
+            parameter: why_outside(entry) or ("it shares memory with another one" if i in shared else None)
+            for i, (parameter, entry) in enumerate(zip(known, entries, strict=True))
+        }
+        reasons = [why.get(parameter) for parameter in self._pruned()]
         outside = tuple(reason for reason in reasons if reason is not None)
         return Held(len(reasons) - len(outside), len(outside), outside)
 
@@ -162,7 +178,7 @@ class MaskedStep(torch.optim.Optimizer):
         self._owners: weakref.WeakKeyDictionary[object, dict[torch.Tensor, Mask]] = (
             weakref.WeakKeyDictionary()
         )
-        self._mine = dict(mine)
+        self._mine, self._holds_state = dict(mine), holds_state
         self._violated: list[torch.Tensor] = []
         self._drifts = False
         self._known: list[torch.Tensor] = []
@@ -189,7 +205,7 @@ class MaskedStep(torch.optim.Optimizer):
             self._gather(now, group, number)
         self._violated = []
         inside, outside = self._parted(now)
-        masks = {} if drifts else self._together
+        masks = {} if drifts else self._pruned()
         if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]
@@ -217,15 +233,15 @@ class MaskedStep(torch.optim.Optimizer):
         self._rows.build(inside)
         return inside, outside
 
-    def _why_outside(self, parameter: torch.Tensor) -> str | None:
-        """The same for `held`, whether or not there have been gradients and a step."""
+    def _entry(self, parameter: torch.Tensor) -> Entry:
+        """What `held` looks at, whether or not there have been gradients and a step."""
         kept = self.state.get(parameter) or {}
         roles = [kept.get(role) for role in _ROLES[1:]]
         first, second, largest = (parameter if one is None and i < 2 else one for i, one in enumerate(roles))
         assert first is not None and second is not None
         grad = parameter if parameter.grad is None else parameter.grad
         step = kept.get("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
-        return why_outside(Entry(parameter, grad, first, second, largest, step))
+        return Entry(parameter, grad, first, second, largest, step)
 
     def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
         """A pass of its own over these parameters, and over their states if they are held."""

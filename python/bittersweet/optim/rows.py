@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_, itemgetter
@@ -12,7 +11,7 @@ from .. import _core
 from ..errors import Error
 from ..tensors import devices
 from ..tensors.addresses import reader
-from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, inspect
+from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, first_address, inspect, raise_versions
 from ..tensors.threads import follow_torch
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ class Rows:
         self._can_point = False
         self._masks: Mapping[torch.Tensor, Mask] | None = None
         self._table, self._places = array("Q"), array("Q")
+        self._where: list[array[int]] = []
         self._skippable: list[int] = []
         self._left: dict[int, tuple[int, ...]] = {}
         self._passes = 0
@@ -95,14 +95,14 @@ class Rows:
 
     def point(self, now: Gathered) -> bool:
         """Puts the addresses of now into the table; False, and `build` is needed, if anything else about
-        these tensors, or which they are, has changed."""
+        these tensors, or which they are, has changed, or what is written lies elsewhere: it may overlap."""
         known = self._now
         same = self._can_point and len(now.parameters) == len(known.parameters)
         same = same and now.groups == known.groups and all(map(is_, now.parameters, known.parameters))
         if not same or not self._walk.read(now.tensors, self._table, self._places):
             return False
         self._now = now
-        return True
+        return self._where == [self._table[column::WIDTH] for column in _WRITTEN]
 
     def build(self, now: Gathered) -> None:
         """Makes the table for entries that `why_outside` takes."""
@@ -117,6 +117,7 @@ class Rows:
             self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
             self._table[start + COLUMN["numel"]] = entry.parameter.numel()
             self._table[start + COLUMN["group"]] = group
+        self._where = [self._table[column::WIDTH] for column in _WRITTEN]
         self._written = [_written(now.tensors, with_gradients) for with_gradients in (False, True)]
         self._can_point = self._walk.remember(now.tensors)
 
@@ -139,11 +140,11 @@ class Rows:
         for row in self._skippable:
             known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
             self._table[row * WIDTH + COLUMN["trusted"]] = known
-        from torch.autograd.graph import increment_version
-
         follow_torch()
         dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
-        increment_version(self._written[scale != 0.0](self._now.tensors))
+        tensors = self._now.tensors
+        raise_versions(self._written[scale != 0.0](tensors))
+        tensors[1::_EACH] = [None] * len(self._now.parameters)  # gradients are freed by zero_grad()
         self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
         return [self._now.parameters[row] for row in dirty]
 
@@ -176,6 +177,8 @@ def why_outside(entry: Entry) -> str | None:
         return f"it is on {entry.parameter.device}"
     if not all(view.row_major for view in views) or step.numel != 1:
         return "its tensors are not all row-major"
+    if views[0].numel == 0:
+        return "it is empty"
     if any(view.shape != views[0].shape for view in views):
         return "its tensors differ in shape"
     weight, grad, *states = (view.dtype for view in views)
@@ -189,15 +192,18 @@ def why_outside(entry: Entry) -> str | None:
 def overlapping(entries: Sequence[Entry]) -> set[int]:
     """The numbers of entries that share memory with another one: they must be stepped one after the other."""
     ranges = sorted(
-        (tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size(), i)
+        (address, address + tensor.numel() * tensor.element_size(), i)
         for i, entry in enumerate(entries)
         for tensor in (entry.parameter, entry.exp_avg, entry.exp_avg_sq, entry.max_exp_avg_sq)
-        if tensor is not None and tensor.numel()
+        if tensor is not None and (address := first_address(tensor))
     )
     found: set[int] = set()
-    for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
-        if start < end:
+    farthest, first = 0, -1
+    for start, end, second in ranges:
+        if start < farthest and first != second:
             found |= {first, second}
+        if end > farthest:
+            farthest, first = end, second
     return found
 
 
@@ -206,10 +212,8 @@ def _view(tensor: torch.Tensor) -> View:
 
 
 def _written(tensors: list[Any], with_gradients: bool) -> Callable[[list[Any]], Any]:
-    """Picks out what a step writes and whose autograd version must be raised: inference tensors have none."""
+    """Picks out what a step writes."""
     places = [
-        i
-        for i, tensor in enumerate(tensors)
-        if tensor is not None and not tensor.is_inference() and (with_gradients or i % _EACH != 1)
+        i for i, tensor in enumerate(tensors) if tensor is not None and (with_gradients or i % _EACH != 1)
     ]
-    return itemgetter(*places) if len(places) > 1 else lambda tensors: [tensors[i] for i in places]
+    return itemgetter(*places) if places else list

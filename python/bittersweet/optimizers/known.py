@@ -77,6 +77,7 @@ _TWO_STATES = Adapter({"exp_avg": blockwise(1), "exp_avg_sq": blockwise(2)})
 
 _TABLE: tuple[tuple[str, str, Adapter], ...] = (
     ("torch.optim", "Adam AdamW NAdam RAdam", _EACH),
+    ("bittersweet.optim", "Adam AdamW", _EACH),
     ("torch.optim", "Adamax", _with(_FIRST, others={"exp_inf": None}, elementwise=True)),
     (
         "torch.optim",

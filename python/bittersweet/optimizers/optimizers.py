@@ -169,6 +169,15 @@ class Optimizers:
             state.decoded, state.reasons = frozenset(decoded), _reasons(adapter, entry, group)
         return state
 
+    def alone(self) -> list[torch.optim.Optimizer]:
+        """Those that nothing stands around which changes weights by itself or keeps copies of them."""
+        pairs = zip(self._chains, self._copying, strict=True)
+        return [
+            chain[-1]
+            for chain, copying in pairs
+            if not copying and all(map(wrappers.is_transparent, chain[:-1]))
+        ]
+
     def companions(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further tensors of the weight's shape that must be 0 where the weight is pruned, by readable name.
 
@@ -207,6 +216,7 @@ class Optimizers:
                 plain = value is None or is_plain(value, parameter.shape, parameter.get_device())
                 if moment.part is not None or not plain:
                     trail.lose()
+                    return
 
     def element_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further state with one number per element (SGD's momentum_buffer, Adagrad's sum ...), by key."""

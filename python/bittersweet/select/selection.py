@@ -62,9 +62,11 @@ class Options:
 
 
 def select_masks(
-    items: list[ScoreInputs], options: Options, writes: Sequence[str]
+    items: list[ScoreInputs], options: Options, writes: Sequence[str], table: Table | None = None
 ) -> tuple[Table, list[Mask], MaskEvent]:
     """New masks, attached to the table of checked inputs; its arrays of `writes` are ready to be written.
+
+    `table` is one of `items` that has been checked for this scorer and these `writes`, where there is one.
 
     On CUDA they are written already, by the step that makes the masks. Without `sync` the event is read there
     when a field of it is looked at, and after a step that found NaN the masks are the current ones.
@@ -74,7 +76,7 @@ def select_masks(
     selector = resolve_selector(options.selector)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
     sparsity, k, most = options.sparsity, options.k, options.max_tensor_sparsity
-    table = Table(items, call, writes)
+    table = Table(items, call, writes) if table is None else table
     masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
     table.attach(masks)
     read: Callable[[], Any]

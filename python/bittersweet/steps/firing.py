@@ -8,23 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, MissingStateError
-from ..model.binding import bind, competitors
 from ..options.budgets import Schedules
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
 from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import Mask, kept_counts
-from .watching import left_alone
 
 if TYPE_CHECKING:
-    import torch
-
     from ..model.targets import Plan, PlanEntry
-    from ..optimizers.optimizers import Optimizers
-    from ..tensors.table import ScoreInputs
-    from ..trackers.base import Tracker
     from ..training.settings import Settings
-    from ..wanda.input_norms import InputNorms
+    from .competing import Competition, Competitors
     from .keeping import Keeper
     from .watching import Watch
 
@@ -35,12 +28,9 @@ def fire(
     step: int,
     due: Mapping[str, float],
     *,
-    model: torch.nn.Module,
-    optimizers: Optimizers,
+    competition: Competition,
     plan: Plan,
     settings: Settings,
-    norms: InputNorms,
-    tracker: Tracker | None,
     keeper: Keeper,
     watch: Watch,
     sync: bool,
@@ -48,20 +38,16 @@ def fire(
     """Makes masks for the sparsity that is `due` by glob ("": of all targets) and writes their zeros. An
     error leaves everything as it was."""
     started = time.perf_counter()
-    reads, skip = settings.call.reads, settings.missing == "skip"
-    answers = {} if tracker is None else tracker.answers()
-    bound = bind(model, optimizers, plan.targets, reads)
-    alone = left_alone(plan, bound, model, optimizers, reads, watch)
-    bound = [one for one in bound if one.entry.name not in alone]
-    inputs, skipped = competitors(bound, reads, keeper.masks, norms, answers, skip)
-    skipped += alone
-    if skipped and not inputs:
+    found = competition.gather(together="" in due)
+    skipped = found.skipped
+    if skipped and not found.inputs:
         raise MissingStateError(
             f"step {step}: not one of the {len(plan.targets)} targets can be scored by "
             f"'{settings.call.name}' ({_first(skipped)} lack what it reads, or are frozen by now). Choose a "
             "scorer that does without (magnitude), or begin the schedule after the first optimizer step"
         )
-    made, event = _select(inputs, due, plan, settings, sync)
+    made, event = _select(found, due, plan, settings, sync)
+    competition.remember(found)
     former = [mask for mask in keeper.ordered if mask.name in made]
     keeper.apply({**keeper.masks, **made}, keeper.masks)
     spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
@@ -89,20 +75,22 @@ def group_targets(schedule: Any, plan: Plan) -> dict[str, list[PlanEntry]]:
 
 
 def _select(
-    inputs: Sequence[ScoreInputs], due: Mapping[str, float], plan: Plan, settings: Settings, sync: bool
+    competitors: Competitors, due: Mapping[str, float], plan: Plan, settings: Settings, sync: bool
 ) -> tuple[dict[str, Mask], MaskEvent]:
     """New masks by name: of all inputs together, or of each group whose schedule is due."""
+    if "" in due:
+        found = settings.select(list(competitors.inputs), due[""], sync, competitors.table)
+        assert found.event is not None
+        return {mask.name: mask for mask in found}, found.event
     members = group_targets(settings.schedule, plan)
     made: dict[str, Mask] = {}
     events: dict[str, MaskEvent] = {}
     for glob, sparsity in due.items():
         names = {entry.name for entry in members[glob]}
-        found = settings.select([item for item in inputs if item.name in names], sparsity, sync)
+        found = settings.select([item for item in competitors.inputs if item.name in names], sparsity, sync)
         assert found.event is not None
         made.update((mask.name, mask) for mask in found)
         events[glob] = found.event
-    if "" in due:
-        return made, events[""]
     grouped = {entry.name for entries in members.values() for entry in entries}
     dense = {entry.name: entry.numel for entry in plan.targets if entry.name not in grouped}
     return made, merge_events(events, dense)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import operator
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..model.binding import Bound, bind, companion_items, element_items
 from ..model.targets import follow
 from ..optimizers.optimizers import MOMENTS
-from ..select.functional import count_violations
+from ..tensors.addresses import reader
 from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.trails import Trail
@@ -18,10 +19,60 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
+    from ..optim.masked import MaskedStep
     from ..optimizers.optimizers import Optimizers
+    from ..tensors.addresses import Addresses
     from ..tensors.table import ScoreInputs
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "steppers"]
+
+_NAMES = 64
+"""Steps after which masks that optimizers hold are looked after by name."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search by name found for these targets, and the way to it. `present` is `tensors` without
+    None."""
+
+    trail: Trail
+    names: tuple[str, ...]
+    tensors: list[torch.Tensor | None]
+    present: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Which optimizer holds which target's mask in its step, as found by name together with `found`."""
+
+    found: _Found | None
+    trail: Trail
+    parts: list[tuple[MaskedStep, str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The same for the weights alone, which are looked at without being written."""
+
+    trail: Trail
+    names: tuple[str, ...]
+    tensors: list[torch.Tensor]
+    walk: Addresses
+    places: array[int]
+
+    @classmethod
+    def of(cls, bound: Sequence[Bound], trail: Trail) -> _Weights | None:
+        tensors, walk = [one.parameter for one in bound], reader()
+        if not walk.remember(list(tensors)):
+            return None
+        return cls(
+            trail, tuple(one.entry.name for one in bound), tensors, walk, array("Q", range(len(bound)))
+        )
+
+    def hold(self, names: tuple[str, ...]) -> bool:
+        if self.names != names or not self.trail.holds():
+            return False
+        return self.walk.read(list(self.tensors), array("Q", self.places), self.places)
 
 
 class Keeper:
@@ -32,6 +83,7 @@ class Keeper:
         optimizers: What trains it.
         entries: The targets, in order.
         moments: Whether ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` are zeroed with the weights.
+        in_step: Whether optimizers that hold masks in their own step are given theirs.
         all_state: Whether a write of new masks zeroes every per-element state too (``hold="grads"``).
         regrow: Whether a write of new masks zeroes what the former masks pruned as well.
     """
@@ -43,34 +95,37 @@ class Keeper:
         entries: Sequence[PlanEntry],
         *,
         moments: bool,
+        in_step: bool,
         all_state: bool,
         regrow: bool,
     ) -> None:
         self._model, self.optimizers, self._entries = model, optimizers, tuple(entries)
         self._roles = ("weight", *MOMENTS) if moments else ("weight",)
-        self._all_state, self._regrow = all_state, regrow
+        self._in_step, self._all_state, self._regrow = in_step, all_state, regrow
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
+        self._counter = Holder(("weight",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
-        self._forget()
+        self.in_step: tuple[MaskedStep, ...] = ()
+        self._shared_out: _Shares | None = None
+        self._names: tuple[str, ...] = ()
+        self.forget()
+        self._share_out()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-        left = {"_written", "_trail", "_zeroed", "_present", "_gradient_trail", "_trained"}
+        left = {"_found", "_weights", "_shared_out"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget()
+        self.forget()
+        self._shared_out = None
 
-    def _forget(self) -> None:
-        """Looks up every tensor by its name again, and keeps none of them alive."""
-        self._written: list[Mask] = []
-        self._trail: Trail | None = None
-        self._zeroed: list[torch.Tensor | None] = []
-        self._present: list[torch.Tensor] = []
-        self._gradient_trail: Trail | None = None
-        self._trained: list[torch.Tensor] = []
+    def forget(self) -> None:
+        """From now on every tensor is looked up by its name again, and none is kept alive."""
+        self._found: _Found | None = None
+        self._weights: _Weights | None = None
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
@@ -82,79 +137,159 @@ class Keeper:
         With `regrow` what the `former` masks prune is written too: a weight that is reopened starts from 0.
         """
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
-        bound = self._bound(ordered, self.optimizers)
         writing = dict(ordered)
         if self._regrow and former:
             writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
-        items, chosen = self._items(bound, writing)
-        if self._all_state:
-            extra, more = element_items(self.optimizers, bound, writing)
-            items, chosen = items + extra, chosen + more
-        self._holder.apply(items, chosen)
-        self.masks, self.ordered = ordered, tuple(ordered.values())
-        self._forget()
+        if not self._write_again(list(writing.values()), tuple(writing)):
+            self._found = None
+            bound = self._bound(ordered, self.optimizers)
+            items, chosen = self._items(bound, writing)
+            extra: list[ScoreInputs] = []
+            if self._all_state:
+                extra, more = element_items(self.optimizers, bound, writing)
+                items, chosen = items + extra, chosen + more
+            self._holder.apply(items, chosen)
+            if not extra:
+                self._found = self._search(bound, items)
+        self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
+        self._share_out()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
         nothing."""
         former, self.optimizers = self.optimizers, optimizers
+        self.forget()
         try:
             self.apply(self.masks)
         except Exception:
             self.optimizers = former
+            self.forget()
             raise
+        kept = steppers(optimizers, self._in_step)
+        for one in steppers(former, self._in_step):
+            if one not in kept:
+                one.hold_for(self, {})
 
     def hold(self) -> None:
         """Writes the zeros again. What was found by name the last time is taken for as long as every
         dictionary on the way to it holds the same."""
-        if not self.masks or self._held_again():
+        if self.in_step:
+            self._look_after_names()
+        if not self.after_step or self._write_again(self.ordered_after_step, self._names_after_step):
             return
-        self._trail = None
-        bound = self.bind(self.optimizers)
-        items, masks = self._items(bound, self.masks)
-        same = len(masks) == len(self._written) and all(map(operator.is_, masks, self._written))
-        if not same:  # the holder knows a list of masks by its identity
-            self._written = masks
-        self._holder.apply(items, self._written)
-        self._zeroed = self._holder.tensors_of(items)
-        self._present = [one for one in self._zeroed if one is not None]
-        self._trail = self._followed(bound, self.optimizers)
+        self._found = None
+        bound = self._bound(self.after_step, self.optimizers)
+        items, masks = self._items(bound, self.after_step)
+        same = len(masks) == len(self.ordered_after_step)
+        self._holder.apply(items, self.ordered_after_step if same else masks)
+        self._found = self._search(bound, items)
+
+    def before_step(self, drifts: bool) -> None:
+        """An optimizer is about to step; `drifts`: what is pruned competes again after it."""
+        if self._in_step:
+            if self._shared_out is None:  # a copy
+                self._share_out()
+            for one in self.in_step:
+                one.let_drift(drifts)
+
+    def violated_in_step(self) -> list[str]:
+        """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
+        found = {id(parameter) for one in self.in_step for parameter in one.violated}
+        if not found or self._shared_out is None:
+            return []
+        return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]
+
+    def release(self) -> None:
+        """Masks are held in no step any more."""
+        for one in self.in_step:
+            one.hold_for(self, {})
+        self.in_step = ()
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
-        if not self.masks or self._gradients_masked_again():
+        if not self.masks:
             return
-        self._gradient_trail = None
+        weights = self._weights_again()
+        if weights and self._gradient_holder.again([one.grad for one in weights], self.ordered):
+            return
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
-        self._trained = [one.parameter for one in bound]
-        self._gradient_trail = self._followed(bound, None)
+        self._weights = _Weights.of(bound, self._trail(bound, None))
 
     def violations(self) -> dict[str, int]:
         """How many pruned weights are not 0, by name; only where there are any."""
         if not self.masks:
             return {}
-        counts = count_violations([one.inputs(()) for one in self.bind()], list(self.ordered))
-        return {name: count for name, count in counts.items() if count}
+        weights = self._weights_again()
+        counts = self._counter.count_again(list(weights), self.ordered) if weights else None
+        if counts is None:
+            bound = self.bind()
+            counts = self._counter.count([one.inputs(()) for one in bound], self.ordered)
+            self._weights = _Weights.of(bound, self._trail(bound, None))
+        return {name: count for name, count in zip(self.masks, counts, strict=True) if count}
 
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
-    def _held_again(self) -> bool:
-        if self._trail is None or not self._trail.holds():
-            return False
-        return self._holder.again(self._zeroed, self._written, self._present)
+    def _share_out(self) -> None:
+        """Gives optimizers that hold masks in their own step those of their parameters."""
+        if self._found is None or self._shared_out is None or self._shared_out.found is not self._found:
+            self._shared_out = self._shares()
+        given: dict[MaskedStep, dict[torch.Tensor, Mask]] = {one: {} for one in self.in_step}
+        self.after_step, self._calls = dict(self.masks), 0
+        for one, name, parameter in self._shared_out.parts:
+            given[one][parameter] = self.after_step.pop(name)
+        for one, masks in given.items():
+            one.hold_for(self, masks, state=len(self._roles) > 1)
+        self.ordered_after_step = tuple(self.after_step.values())
+        self._names_after_step = tuple(self.after_step)
 
-    def _gradients_masked_again(self) -> bool:
-        if self._gradient_trail is None or not self._gradient_trail.holds():
-            return False
-        return self._gradient_holder.again([one.grad for one in self._trained], self.ordered)
+    def _shares(self) -> _Shares:
+        self.in_step = steppers(self.optimizers, self._in_step)
+        bound = self.bind() if self.in_step else []
+        owners = {
+            id(parameter): one
+            for one in self.in_step
+            for group in one.param_groups
+            for parameter in group["params"]
+        }
+        parts = [
+            (owners[id(each.parameter)], each.entry.name, each.parameter)
+            for each in bound
+            if id(each.parameter) in owners
+        ]
+        return _Shares(self._found, self._trail(bound, None), parts)
 
-    def _followed(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
+    def _look_after_names(self) -> None:
+        """Now and then: masks that were given to parameters belong to what bears their names by now."""
+        self._calls += 1
+        if self.masks and self._calls % _NAMES == 0:
+            if self._shared_out is None or not self._shared_out.trail.holds():
+                self.apply(self.masks)
+
+    def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
+        """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
+        found = self._found
+        if found is None or found.names != names or not found.trail.holds():
+            return False
+        return self._holder.again(found.tensors, masks, found.present)
+
+    def _weights_again(self) -> list[torch.Tensor]:
+        """The weights of the time before; none if the search would find others, or these have changed."""
+        weights = self._weights
+        return weights.tensors if weights is not None and weights.hold(self._names) else []
+
+    def _search(self, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
+        names = tuple(one.entry.name for one in bound)
+        tensors = self._holder.tensors_of(items)
+        present = [one for one in tensors if one is not None]
+        return _Found(self._trail(bound, self.optimizers), names, tensors, present)
+
+    def _trail(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
         trail = Trail()
-        follow(trail, self._model, [one.entry for one in bound])
         if optimizers is not None:
             optimizers.follow(trail, [one.parameter for one in bound])
+        follow(trail, self._model, [one.entry for one in bound])
         return trail
 
     def _items(
@@ -163,3 +298,10 @@ class Keeper:
         """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
         copies, chosen = companion_items(self.optimizers, bound, masks)
         return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]
+
+
+def steppers(optimizers: Optimizers, wanted: bool = True) -> tuple[MaskedStep, ...]:
+    """The optimizers that can hold masks in their own step."""
+    from ..optim.masked import MaskedStep
+
+    return tuple(one for one in optimizers.alone() if isinstance(one, MaskedStep)) if wanted else ()

@@ -10,6 +10,7 @@ from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.hooks import listen
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import kept_counts
+from .competing import Competition
 from .firing import fire, group_targets, listed, require_zeros
 from .keeping import Keeper
 from .sampling import ZeroSample
@@ -55,6 +56,7 @@ class Loop:
             optimizers,
             plan.targets,
             moments=settings.mask_optimizer_state,
+            in_step=settings.hold in ("auto", "step"),
             all_state=settings.hold == "grads",
             regrow=settings.regrow,
         )
@@ -69,6 +71,7 @@ class Loop:
     def _begin(self) -> None:
         self.eagerly = outside_of_compilation()
         self.watch = Watch(self.optimizers, self.model, self.plan.targets)
+        self._compete()
         self._sample: ZeroSample | None = None
         self._stepped: set[int] = set()
         self._skipped = False
@@ -76,9 +79,30 @@ class Loop:
         self._handles: list[Any] = []
         self._listen()
 
+    def _compete(self) -> None:
+        self._competition = Competition(
+            self.model,
+            self.optimizers,
+            self.plan,
+            self.settings,
+            self.norms,
+            self.tracker,
+            self.keeper,
+            self.watch,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
-        left = ("eagerly", "watch", "_sample", "_stepped", "_skipped", "_observed", "_handles")
+        left = (
+            "eagerly",
+            "watch",
+            "_competition",
+            "_sample",
+            "_stepped",
+            "_skipped",
+            "_observed",
+            "_handles",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -116,6 +140,7 @@ class Loop:
         if self.tracker is not None:
             self.tracker.follow(optimizers)
         self.optimizers = optimizers
+        self._compete()
         self._stepped.clear()
         self._skipped = False
         self.watch.follow(optimizers)
@@ -136,7 +161,7 @@ class Loop:
         if due is not None:
             event = self._fire(now, due)
             self.history.append(event)
-        elif self.settings.hold == "weights":
+        elif self.settings.hold != "grads":
             self.keeper.hold()
         if self.settings.schedule is None and not self.keeper.masks:
             raise Error(
@@ -182,8 +207,11 @@ class Loop:
         """Removes all hooks, for good."""
         self.attached = False
         self.finalized = True
+        self.keeper.release()
         self._listen()
         self.watch.end()
+        self._compete()
+        self.keeper.forget()
         if self.tracker is not None:
             self.tracker.detach()
 
@@ -194,22 +222,26 @@ class Loop:
     # What optimizers call; see `hooks.Listener`.
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.keeper.masks or self.watch.within_a_step(optimizer) or (self._stepped and self._drifts()):
+        drifts = self._drifts()
+        self.keeper.before_step(drifts)
+        if not self.keeper.after_step or self.watch.within_a_step(optimizer) or (self._stepped and drifts):
             return
-        if self._sample is None or self._sample.masks is not self.keeper.ordered:
-            self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered)
+        if self._sample is None or self._sample.masks is not self.keeper.ordered_after_step:
+            self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered_after_step)
         if self._sample.look():
             found = self.keeper.violations()
             if found:
                 self.keeper.apply(self.keeper.masks)
-            which = listed(found) or "a few steps ago, on a CUDA device"
-            self.watch.say(
-                "zeros",
-                f"pruned weights were not 0 when optimizer.step() began ({which}), and have been set "
-                "to 0 again; what ran since the last step used other values. Something writes them in "
-                "between: an optimizer or a wrapper that keeps a second copy of the weights, weights loaded "
-                "after the masks, or a pruner.step() that does not follow every optimizer.step()",
-            )
+            self._say_zeros(listed(found) or "a few steps ago, on a CUDA device")
+
+    def _say_zeros(self, which: str) -> None:
+        self.watch.say(
+            "zeros",
+            f"pruned weights were not 0 when optimizer.step() began ({which}), and have been set to 0 again; "
+            "what ran since the last step used other values. Something writes them in between: an optimizer "
+            "or a wrapper that keeps a second copy of the weights, weights loaded after the masks, or a "
+            "pruner.step() that does not follow every optimizer.step()",
+        )
 
     def gradients_ready(self, optimizer: torch.optim.Optimizer, evaluation: int) -> None:
         if self.settings.hold == "grads" and not self._drifts():
@@ -217,6 +249,8 @@ class Loop:
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.watch.step_taken(optimizer)
+        if names := self.keeper.violated_in_step():
+            self._say_zeros(", ".join(f"'{name}'" for name in names))
         if not self.attached:
             return
         # GradScaler leaves this for fused optimizers, which skip the step by themselves.
@@ -226,7 +260,7 @@ class Loop:
             self._stepped.clear()
         self._stepped.add(id(optimizer))
         if len(self._stepped) < len(self.optimizers.outer):
-            if self.settings.hold == "weights" and not self._drifts():
+            if self.settings.hold != "grads" and not self._drifts():
                 self.keeper.hold()
             return
         skipped, self._skipped = self._skipped, False
@@ -242,12 +276,9 @@ class Loop:
         return fire(
             now,
             due,
-            model=self.model,
-            optimizers=self.optimizers,
+            competition=self._competition,
             plan=self.plan,
             settings=self.settings,
-            norms=self.norms,
-            tracker=self.tracker,
             keeper=self.keeper,
             watch=self.watch,
             sync=self.sync,

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.targets import follow, lookup
 from ..tensors import devices
-from ..tensors.addresses import reader
 from ..tensors.masks import COLUMN, WIDTH, Mask, kept_counts
+from ..tensors.repeating import Repeat
 from ..tensors.table import ROLES, ScoreInputs, Table
-from ..tensors.threads import follow_torch
 from ..tensors.trails import Trail
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.targets import PlanEntry
-    from ..tensors.addresses import Addresses
 
 __all__ = ["ZeroSample"]
 
@@ -125,20 +123,17 @@ class _Turn:
 
     def __init__(self, stretches: Sequence[_Stretch]) -> None:
         self.stretches = stretches
-        self._walk: Addresses | None = None
+        self._repeat: Repeat | None = None
         self._trail = Trail()
         self._weights: list[Any] = []
-        self._masks: list[Mask] = []
-        self._data, self._places = array("Q"), array("Q")
         self._offsets: list[tuple[int, int]] = []
-        self._queue: tuple[int, int] | None = None
 
     def count(self, model: torch.nn.Module, verb: Callable[[array[int], int, int], Any]) -> Any:
         """What `verb` counts of the weights that are there now; None if there is nothing to look at."""
         arguments = COLUMN["new_mask"], ROLES["weight"]
-        if self._is_as_before():
-            return verb(self._data, *arguments)
-        self._walk = None
+        if (data := self._data_again()) is not None:
+            return verb(data, *arguments)
+        self._repeat = None
         weights = [lookup(model, one.entry) for one in self.stretches]
         found = [
             one.item(weight.detach(), str(i))
@@ -149,34 +144,28 @@ class _Turn:
             return None
         table = Table([item for item, _ in pairs], writes=("weight",))
         table.attach([mask for _, mask in pairs])
-        if len(pairs) == len(self.stretches) and not table.copied_bytes:
+        counted = verb(table.data, *arguments)
+        if len(pairs) == len(self.stretches):
             self._remember(model, table, weights)
-        return verb(table.data, *arguments)
+        return counted
 
-    def _is_as_before(self) -> bool:
-        if self._walk is None or not self._trail.holds():
-            return False
-        if self._queue is not None and self._queue != devices.runtime.queue(self._queue[0]):
-            return False
-        if not self._walk.read(self._weights, self._data, self._places):
-            return False
+    def _data_again(self) -> array[int] | None:
+        """The packed table with the addresses of now; None if more than these has changed."""
+        if self._repeat is None or not self._trail.holds() or not self._repeat.update(self._weights):
+            return None
+        data = self._repeat.table.data
         for place, offset in self._offsets:
-            self._data[place] += offset
-        follow_torch()
-        return True
+            data[place] += offset
+        return data
 
     def _remember(self, model: torch.nn.Module, table: Table, weights: list[Any]) -> None:
-        walk = reader()
-        if not walk.remember(weights):
-            return
         self._trail = Trail()
         follow(self._trail, model, [one.entry for one in self.stretches])
-        self._weights, self._data, self._masks = weights, table.data, table.attached
-        self._places = array("Q", range(COLUMN["weight"], len(table.data), WIDTH))
+        places = range(COLUMN["weight"], len(table.data), WIDTH)
+        self._weights = weights
         self._offsets = [
             (place, one.start * weight.element_size())
-            for place, one, weight in zip(self._places, self.stretches, weights, strict=True)
+            for place, one, weight in zip(places, self.stretches, weights, strict=True)
             if one.start
         ]
-        self._queue = None if table.device == devices.HOST else devices.runtime.queue(table.device)
-        self._walk = walk
+        self._repeat = Repeat.of(table, weights, ("weight",))

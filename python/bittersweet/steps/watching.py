@@ -187,10 +187,11 @@ def left_alone(
     """
     groups = optimizers.groups()
     found: dict[str, str] = {}
+    stateless = bool(optimizers) and not reads & _STATE
     for one in bound:
         if not one.parameter.requires_grad:
             found[one.entry.name] = "frozen (requires_grad is False)"
-        elif optimizers and not reads & _STATE and id(one.parameter) not in groups:
+        elif stateless and id(one.parameter) not in groups:
             found[one.entry.name] = "not in the optimizer"
     if found:
         listed = "; ".join(f"'{name}': {reason}" for name, reason in found.items())

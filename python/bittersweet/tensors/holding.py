@@ -7,22 +7,16 @@ call before.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
-from . import devices
-from .addresses import reader
 from .arrays import raise_versions
-from .masks import COLUMN, WIDTH, Mask
+from .masks import COLUMN, Mask
+from .repeating import Repeat
 from .table import ROLES, ScoreInputs, Table
-from .threads import follow_torch
 
 if TYPE_CHECKING:
     import torch
-
-    from .addresses import Addresses
 
 __all__ = ["Holder", "kept_by_both"]
 
@@ -41,10 +35,7 @@ class Holder:
         self._roles = tuple(roles)
         self._bits = sum(ROLES[role] for role in roles)
         self._masks: Sequence[Mask] = ()
-        self._walk: Addresses | None = None
-        self._table: array[int] = array("Q")
-        self._places: array[int] = array("Q")
-        self._queue: tuple[int, int] | None = None
+        self._repeat: Repeat | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Holder, (self._roles,)  # a copy knows no addresses of the original
@@ -63,15 +54,37 @@ class Holder:
         if not items:
             return
         tensors = self.tensors_of(items)
-        if self.again(tensors, masks):
+        if "weight" in self._roles and self.again(tensors, masks):  # else the weights need a look too
             return
-        self._walk = None
+        self._repeat = None
         table = Table(items, writes=self._roles)
         table.attach(masks)
         table.engine.apply_masks(table.data, _MASK_COLUMN, self._bits)
         table.write_back()
-        if not table.copied_bytes:
-            self._remember(table, tensors, masks)
+        self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+
+    def count(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> list[int]:
+        """How many elements of each item `apply` would change; nothing is written. Errors are those of
+        `apply`."""
+        if not items:
+            return []
+        tensors = self.tensors_of(items)
+        if (found := self.count_again(tensors, masks)) is not None:
+            return found
+        self._repeat = None
+        table = Table(items, writes=self._roles)
+        table.attach(masks)
+        counts: list[int] = table.engine.count_violations(table.data, _MASK_COLUMN, self._bits)
+        self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+        return counts
+
+    def count_again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> list[int] | None:
+        """`count` for these tensors, if nothing but addresses and masks has changed; else None."""
+        repeat = self._again(tensors, masks)
+        if repeat is None:
+            return None
+        counts: list[int] = repeat.table.engine.count_violations(repeat.table.data, _MASK_COLUMN, self._bits)
+        return counts
 
     def again(
         self,
@@ -79,33 +92,28 @@ class Holder:
         masks: Sequence[Mask],
         written: list[torch.Tensor] | None = None,
     ) -> bool:
-        """`apply` for these tensors, if nothing but addresses has changed since the call before: a few
-        microseconds of preparation. Else False, and nothing is written.
+        """`apply` for these tensors, if nothing but addresses and masks has changed since the call before: a
+        few microseconds of preparation. Else False, and nothing is written.
 
         Args:
-            masks: The object that the call before was given.
+            masks: Taken for the same ones if it is the object that the call before was given.
             written: `tensors` without None, where the caller knows them.
         """
-        walk, queue = self._walk, self._queue
-        if walk is None or masks is not self._masks:
+        repeat = self._again(tensors, masks)
+        if repeat is None:
             return False
-        if queue is not None and queue != devices.runtime.queue(queue[0]):
-            return False
-        if not walk.read(tensors, self._table, self._places):
-            return False
-        follow_torch()
-        engine = _core if queue is None else devices.Engine(queue[0])
-        engine.apply_masks(self._table, _MASK_COLUMN, self._bits)
+        repeat.table.engine.apply_masks(repeat.table.data, _MASK_COLUMN, self._bits)
         raise_versions([one for one in tensors if one is not None] if written is None else written)
         return True
 
-    def _remember(self, table: Table, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> None:
-        walk = reader()
-        if walk.remember(tensors):
-            starts = range(0, len(table.data), WIDTH)
-            self._places = array("Q", [at + COLUMN[role] for at in starts for role in self._roles])
-            self._queue = None if table.device == devices.HOST else devices.runtime.queue(table.device)
-            self._walk, self._table, self._masks = walk, table.data, masks
+    def _again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> Repeat | None:
+        repeat = self._repeat
+        if repeat is None or not repeat.update(tensors):
+            return None
+        if masks is not self._masks and not repeat.attach(masks):
+            return None
+        self._masks = masks
+        return repeat
 
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,13 +76,28 @@ class Mask:
         stream: int,
         pointer: int | None = None,
     ) -> None:
+        shape = tuple(map(int, shape))
+        pointer = _address(words) if pointer is None else pointer
+        self._place(words, shape, name, framework, math.prod(shape), device, stream, pointer)
+
+    def _place(
+        self,
+        words: Any,
+        shape: tuple[int, ...],
+        name: str,
+        framework: str,
+        numel: int,
+        device: int,
+        stream: int,
+        pointer: int,
+    ) -> None:
         self.words = words
-        self.shape = tuple(map(int, shape))
+        self.shape = shape
         self.name = name
         self.framework = framework
-        self.numel = math.prod(self.shape)
+        self.numel = numel
         self.device = device
-        self.pointer = _address(words) if pointer is None else pointer
+        self.pointer = pointer
         self.stream = stream
 
     @classmethod
@@ -113,18 +129,21 @@ class Mask:
 
         All lie in one block: a block of the same size as before is memory that is warm.
         """
-        sizes = [words_for(math.prod(shape)) for shape in shapes]
+        numels = [math.prod(shape) for shape in shapes]
+        sizes = [words_for(numel) for numel in numels]
         on_host, stream = device == HOST, devices.stream_of(device)
         block: Any = (
             np.empty(sum(sizes), dtype=np.uint64) if on_host else devices.words_on(device, sum(sizes))
         )
+        ends = list(itertools.accumulate(sizes))
+        if on_host:
+            block[[end - 1 for end, size in zip(ends, sizes, strict=True) if size]] = 0
         address, masks, start = _address(block), [], 0
-        for shape, name, size in zip(shapes, names, sizes, strict=True):
-            words = block[start : start + size]
-            if on_host:
-                words[-1:] = 0
-            masks.append(cls.of(words, shape, name, framework, device, stream, address + 8 * start))
-            start += size
+        for shape, name, numel, end in zip(shapes, names, numels, ends, strict=True):
+            mask = object.__new__(cls)
+            mask._place(block[start:end], shape, name, framework, numel, device, stream, address + 8 * start)
+            masks.append(mask)
+            start = end
         return masks
 
     @classmethod

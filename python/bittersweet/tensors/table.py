@@ -166,15 +166,30 @@ class Table:
     def attach(self, masks: Sequence[Mask]) -> None:
         """Puts masks where make_masks writes and apply_masks reads; keeps their memory alive."""
         self.attached = list(masks)
-        stream = devices.stream_of(self.device)
-        for mask, name in zip(masks, self.names, strict=True):
-            mask.require_on(self.device, name, stream)
-        for row, mask in enumerate(masks):
-            self.data[row * WIDTH + COLUMN["new_mask"]] = mask.pointer
+        self._put("new_mask", self.attached)
+
+    def compete(self, masks: Sequence[Mask | None]) -> None:
+        """Takes other current masks, that fit, instead of those of the items."""
+        self.current = list(masks)
+        self._put("mask", self.current)
 
     def write_back(self) -> None:
         """After the engine wrote the arrays of `writes`: see `arrays.write_back`."""
         write_back(view for _, view in self._written())
+
+    def release(self) -> None:
+        """Lets go of the arrays, not of the masks: addresses that are not brought up to date may dangle."""
+        for views in self.views:
+            for view in views.values():
+                view.source = view.copy = None
+
+    def _put(self, column: str, masks: Sequence[Mask | None]) -> None:
+        stream, place = devices.stream_of(self.device), COLUMN[column]
+        for mask, name in zip(masks, self.names, strict=True):
+            if mask is not None:
+                mask.require_on(self.device, name, stream)
+        for row, mask in enumerate(masks):
+            self.data[row * WIDTH + place] = 0 if mask is None else mask.pointer
 
     def has_dtype(self, argument: str, dtype: int) -> bool:
         return any(argument in views and views[argument].dtype == dtype for views in self.views)

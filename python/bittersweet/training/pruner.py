@@ -56,8 +56,11 @@ class Pruner:
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
-        hold: Between events, ``"weights"`` writes the zeros again after every step, to the weights and to
-            copies of them that known optimizers write back. ``"grads"`` zeroes gradients before every
+        hold: How pruned weights stay 0 between events. ``"step"``: the optimizer's own step leaves them at 0,
+            at no cost: with `bittersweet.optim`. ``"weights"`` writes the zeros again after every step, to
+            the weights and to copies of them that known optimizers write back: with any optimizer.
+            ``"auto"``: in the step where the optimizer can, else ``"weights"``; all three give the same bits,
+            and are one configuration in checkpoints. ``"grads"`` zeroes gradients before every
             ``optimizer.step()`` instead, at a third of the memory traffic; all per-element state of newly
             pruned weights (momentum too) is zeroed at the event, and the zeros are verified at the next one.
             It needs an optimizer that is known to update element by element.
@@ -90,7 +93,7 @@ class Pruner:
         in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
         mask_optimizer_state: bool = True,
-        hold: str = "weights",
+        hold: str = "auto",
         regrow: bool = False,
         missing: str = "error",
         nonfinite: str = "error",

@@ -18,11 +18,17 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
-from ..select.functional import make_masks
-from ..select.selection import checked_distribution, checked_nonfinite, checked_ties
+from ..select.selection import (
+    Options,
+    checked_distribution,
+    checked_nonfinite,
+    checked_ties,
+    select_masks,
+)
+from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Masks
-from ..tensors.table import ScoreInputs
+from ..tensors.table import ScoreInputs, Table
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -84,22 +90,29 @@ class Settings:
             require_inputs(call, optimizers, frozenset(("input_norm",)) if norms_given else frozenset())
         self._check_hold(optimizers)
 
-    def select(self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True) -> Masks:
-        """New masks for `inputs`, by these options."""
-        return make_masks(
-            inputs,
+    def select(
+        self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True, table: Table | None = None
+    ) -> Masks:
+        """New masks for `inputs`, by these options; `table` is theirs for `call`, where there is one."""
+        options = Options(
             sparsity=sparsity,
+            k=None,
             scope=self.scope,
             distribution=self.distribution,
+            rounding="nearest",
+            remainder="error",
             scorer=self.scorer,
             selector=self.selector,
             ties=self.ties,
             nonfinite=self.nonfinite,
             seed=self.seed,
+            eps=None,
             regrow=self.regrow,
             max_tensor_sparsity=self.max_tensor_sparsity,
             sync=sync,
         )
+        _, masks, event = select_masks(inputs, options, (), table)
+        return Masks(masks, event)
 
     def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
         """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
@@ -142,7 +155,7 @@ class Settings:
             "distribution": self.distribution,
             "max_tensor_sparsity": self.max_tensor_sparsity,
             "mask_optimizer_state": self.mask_optimizer_state,
-            "hold": self.hold,
+            "hold": "grads" if self.hold == "grads" else "weights",  # "auto" and "step" give the same bits
             "regrow": self.regrow,
             "missing": self.missing,
             "nonfinite": self.nonfinite,
@@ -155,6 +168,10 @@ class Settings:
         eps = "" if self.call.eps is None else f" (eps={self.call.eps:g})"
         scope = resolve_scope(self.scope, "nearest", "error").text
         held = "gradients" if self.hold == "grads" else optimizers.held(self.mask_optimizer_state)
+        inside = steppers(optimizers, self.hold in ("auto", "step"))
+        if inside:
+            names = ", ".join(dict.fromkeys(type(one).__name__ for one in inside))
+            held += f", within the step of {names}"
         text = {"between events": f"masks are held on {held}"}
         if self.schedule is None:
             return {"schedule": "none: the masks that it is given are held", **text}
@@ -201,6 +218,16 @@ class Settings:
             )
 
     def _check_hold(self, optimizers: Optimizers) -> None:
+        if self.hold == "step":
+            able = steppers(optimizers)
+            others = [one for one in optimizers.inner if one not in able]
+            if others or not able:
+                found = type(others[0]).__name__ if others else "no optimizer"
+                raise ArgumentError(
+                    f"hold: 'step' with {found}, which does not hold masks in its own step, or not with what "
+                    "is around it. Use bittersweet.optim.AdamW or Adam in its place (same arguments, same "
+                    "state), or hold='auto'"
+                )
         if self.hold != "grads":
             return
         if not optimizers:
@@ -273,7 +300,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are words, flags and numbers, as plain values: a checkpoint holds them."""
     most = options["max_tensor_sparsity"]
     return {
-        "hold": one_of("hold", options["hold"], ("weights", "grads")),
+        "hold": one_of("hold", options["hold"], ("auto", "step", "weights", "grads")),
         "missing": one_of("missing", options["missing"], ("error", "skip")),
         **{flag: as_bool(flag, options[flag]) for flag in ("mask_optimizer_state", "regrow")},
         "max_tensor_sparsity": None if most is None else as_fraction("max_tensor_sparsity", most),

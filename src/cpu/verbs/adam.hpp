@@ -45,19 +45,15 @@ class AdamPass {
     const bool masked = keep != ~std::uint64_t{0};
 #pragma GCC unroll 8
     for (int k = 0; k < vectors_per_word; ++k) {
-      compute(at, k, w[k], m[k], v[k], largest[k], masked ? ~keep : 0);
-      if (!masked) continue;
-      w[k] = where(keep, k, w[k]);
-      if (weights_only_) continue;
-      m[k] = where(keep, k, m[k]);
-      v[k] = where(keep, k, v[k]);
-      if constexpr (Largest) largest[k] = where(keep, k, largest[k]);
+      if (masked)
+        held(at, k, w[k], m[k], v[k], largest[k], lanes_on(keep, k));
+      else
+        compute(at, k, load(at.w, k * lanes), w[k], m[k], v[k], largest[k]);
     }
-    for (int k = 0; k < vectors_per_word; ++k) store(at.w, k * lanes, w[k]);
-    for (int k = 0; k < vectors_per_word; ++k) store(at.m, k * lanes, m[k]);
-    for (int k = 0; k < vectors_per_word; ++k) store(at.v, k * lanes, v[k]);
-    if constexpr (Largest)
-      for (int k = 0; k < vectors_per_word; ++k) store(at.largest, k * lanes, largest[k]);
+    store_word(at.w, w);
+    store_word(at.m, m);
+    store_word(at.v, v);
+    if constexpr (Largest) store_word(at.largest, largest);
   }
 
   // Those vectors of a word that have a live element.
@@ -65,11 +61,11 @@ class AdamPass {
     for (int k = 0; k < vectors_per_word; ++k) {
       if ((keep >> (k * lanes) & ((std::uint64_t{1} << lanes) - 1)) == 0) continue;
       Vec w, m, v, largest;
-      compute(at, k, w, m, v, largest, ~keep);
-      store(at.w, k * lanes, where(keep, k, w));
-      store(at.m, k * lanes, where(keep, k, m));
-      store(at.v, k * lanes, where(keep, k, v));
-      if constexpr (Largest) store(at.largest, k * lanes, where(keep, k, largest));
+      held(at, k, w, m, v, largest, lanes_on(keep, k));
+      store(at.w, k * lanes, w);
+      store(at.m, k * lanes, m);
+      store(at.v, k * lanes, v);
+      if constexpr (Largest) store(at.largest, k * lanes, largest);
     }
   }
 
@@ -80,14 +76,23 @@ class AdamPass {
   }
 
  private:
-  BITTERSWEET_INLINE void compute(const AdamPlace<W, S>& at, int k, Vec& w, Vec& m, Vec& v, Vec& largest,
-                                  std::uint64_t dead) {
-    w = load(at.w, k * lanes);
+  BITTERSWEET_INLINE void held(const AdamPlace<W, S>& at, int k, Vec& w, Vec& m, Vec& v, Vec& largest, LaneMask on) {
+    const Vec before = load(at.w, k * lanes);
+    dirty_ |= as_bits(dropped(before, on));
+    compute(at, k, before, w, m, v, largest);
+    w = kept(w, on);
+    if (weights_only_) return;
+    m = kept(m, on);
+    v = kept(v, on);
+    if constexpr (Largest) largest = kept(largest, on);
+  }
+
+  BITTERSWEET_INLINE void compute(const AdamPlace<W, S>& at, int k, Vec before, Vec& w, Vec& m, Vec& v, Vec& largest) {
+    w = before;
     Vec g = load(at.g, k * lanes);
     m = load(at.m, k * lanes);
     v = load(at.v, k * lanes);
     if constexpr (Largest) largest = load(at.largest, k * lanes);
-    if (dead != 0) dirty_ |= as_bits(where(dead, k, w));
     adam<C>(step_, w, g, m, v, Largest ? &largest : nullptr);
     if (step_.scaled) store(at.g, k * lanes, g);
   }

@@ -9,6 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.steps.keeping import Keeper
 from bittersweet.tensors.holding import Holder
 from pruner_support import LINEAR, backward, dead_values, mlp, train, unchanged, weights
 from torch import nn
@@ -110,14 +111,14 @@ def test_finalize_refuses_weights_that_do_not_stay_zero(monkeypatch: pytest.Monk
     model = mlp()
     pruner = bs.Pruner(model, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
     pruner.step()
-    apply = Holder.apply
+    apply = Keeper.apply
 
-    def interfere(self: Holder, items: Any, masks: Any) -> None:
-        apply(self, items, masks)
+    def interfere(self: Keeper, masks: Any) -> None:
+        apply(self, masks)
         with torch.no_grad():
             model[0].weight.fill_(1.0)
 
-    monkeypatch.setattr(Holder, "apply", interfere)
+    monkeypatch.setattr(Keeper, "apply", interfere)
     with pytest.raises(bs.Error, match=r"not 0 \(.*in '0\.weight'\)"):
         pruner.finalize()
 
@@ -236,6 +237,20 @@ def test_the_pass_follows_tensors_that_move() -> None:
         assert grad is None or torch.equal(grad != 0, masks[0].bool())
         assert weight._version > versions[0]
         assert other._version > versions[1]
+
+
+def test_the_pass_takes_other_items_and_other_masks() -> None:
+    torch.manual_seed(0)
+    shapes = [(70,), (5, 7), (70,), (7, 5)]
+    sets = [[bs.Mask.from_bool(torch.rand(shape) < 0.5) for shape in shapes] for _ in range(3)]
+    holder = Holder(("weight",))
+    for chosen in ([0], [0, 1], [0, 1], [0], [2, 1], [2, 1, 0], [3], [1], [0, 1, 2, 3], []):
+        for masks in sets:
+            tensors = [torch.ones(shapes[i]) for i in chosen]
+            items = [bs.ScoreInputs(one, name=str(i)) for i, one in enumerate(tensors)]
+            holder.apply(items, [masks[i] for i in chosen])
+            for i, one in zip(chosen, tensors, strict=True):
+                assert torch.equal(one != 0, masks[i].bool())
 
 
 def test_the_pass_keeps_no_gradient_alive() -> None:

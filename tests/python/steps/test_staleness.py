@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.steps.competing import Competition
 from bittersweet.steps.keeping import Keeper
+from bittersweet.tensors.holding import Holder
 from bittersweet.tensors.owned import is_plain
 from pruner_support import ONCE, backward, mlp, train
 from torch import nn
@@ -151,11 +155,15 @@ CHANGES: dict[str, Change] = {
 }
 
 
+def held_again(keeper: Keeper) -> bool:
+    return keeper._write_again(keeper.ordered, tuple(keeper.masks))
+
+
 def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
     """What a call does to all tensors there are, or its error."""
     found: list[Any] = []
     try:
-        call()
+        found.append(str(call()))
     except Exception as error:
         found.append((type(error), str(error)))
     tensors = [*model.parameters(), *(one.grad for one in model.parameters())]
@@ -164,7 +172,7 @@ def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Op
         if not isinstance(tensor, torch.Tensor) or not is_plain(tensor):
             found.append(type(tensor))
         else:
-            bits = tensor.detach().to(torch.float64).clone().reshape(-1)
+            bits = tensor.detach().to(torch.float64).reshape(-1).nan_to_num(nan=-1e9)
             version = None if tensor.is_inference() else tensor._version
             found.append((tensor.dtype, tuple(tensor.shape), version, bits.tolist()))
     return found
@@ -191,12 +199,13 @@ def test_a_hold_sees_every_change(change: str, monkeypatch: pytest.MonkeyPatch) 
     for remembers in (True, False):
         model, optimizer, pruner = trained("weights")
         keeper = pruner._loop.keeper
-        assert keeper._held_again()
+        assert held_again(keeper)
         for parameter in model.parameters():
             parameter.data.add_(1.0)
         CHANGES[change](model, optimizer)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_held_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
         found.append([outcome(keeper.hold, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
     before = outcome(lambda: None, *trained("weights")[:2])
@@ -237,31 +246,80 @@ def test_masking_gradients_sees_every_change(change: str, monkeypatch: pytest.Mo
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._gradients_masked_again()
+        keeper.mask_grads()
+        assert keeper._weights_again()
         backward(model, 6)
         GRADIENTS[change](model[2].weight)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_gradients_masked_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_weights_again", lambda self: [])
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
         found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("change", ["the parameter, by attribute", "the module", "the parameter, removed"])
-def test_masking_gradients_finds_the_parameters_anew(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+@pytest.mark.parametrize("what", ["mask_grads", "violations"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_and_counts_are_those_of_the_weights_there_are(
+    change: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._gradients_masked_again()
+        getattr(keeper, what)()
+        assert keeper._weights_again()
         torch.manual_seed(3)
         CHANGES[change](model, optimizer)
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_gradients_masked_again", lambda self: False)
-        found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
+            monkeypatch.setattr(Keeper, "_weights_again", lambda self: [])
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
+        call = getattr(keeper, what)
+        found.append([outcome(call, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
+
+
+def drop(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    group = optimizer.param_groups[0]
+    group["params"] = [one for one in group["params"] if one is not model[2].weight]
+
+
+EVENT_CHANGES: dict[str, Change] = {
+    **CHANGES,
+    "frozen": lambda m, o: m[2].weight.requires_grad_(False),
+    "left out of the optimizer": drop,
+    "no gradient": lambda m, o: assign(m[2].weight, "grad", None),
+    "another gradient": lambda m, o: assign(m[2].weight, "grad", ones(m)),
+    "a sparse gradient": lambda m, o: assign(m[2].weight, "grad", ones(m).to_sparse()),
+    "NaN": lambda m, o: m[2].weight.data.view(-1)[:7].fill_(float("nan")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scorer", ["magnitude", "bitter7", "taylor"])
+@pytest.mark.parametrize("change", EVENT_CHANGES)
+def test_an_event_sees_every_change(change: str, scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    for remembers in (True, False):
+        model = mlp()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        schedule = bs.Linear(0.1, 0.8, 1, 20, 1)
+        pruner = bs.Pruner(model, optimizer, schedule=schedule, scorer=scorer, missing="skip")
+        train(model, optimizer, pruner, 4)
+        backward(model, 5)
+        optimizer.step()
+        assert pruner._loop._competition._again() is not None
+        torch.manual_seed(3)
+        EVENT_CHANGES[change](model, optimizer)
+        if not remembers:
+            monkeypatch.setattr(Competition, "_again", lambda self: None)
+            monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
+        for _ in range(3):
+            found.append(outcome(lambda p=pruner: p.step() and None, model, optimizer))
+            found.append([str(event).split(" passes")[0] for event in pruner.history])
+            found.append({name: mask.tolist() for name, mask in pruner.masks.items()})
+    assert found[:9] == found[9:]
 
 
 def test_a_change_that_stays_is_remembered_anew() -> None:
@@ -269,34 +327,47 @@ def test_a_change_that_stays_is_remembered_anew() -> None:
     keeper = pruner._loop.keeper
     for change in (reload, replaced, CHANGES["its data, of another dtype"], CHANGES["a moment more"]):
         change(model, optimizer)
-        assert not keeper._held_again()
+        assert not held_again(keeper)
         keeper.hold()
-        assert keeper._held_again()
+        assert held_again(keeper)
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_new_masks_and_optimizers_are_looked_up(number: int) -> None:
+def test_new_masks_and_optimizers_are_those_that_are_held() -> None:
     model, _, pruner = trained("weights")
     keeper = pruner._loop.keeper
+    assert held_again(keeper)
     pruner.load_masks({name: torch.zeros_like(mask) for name, mask in pruner.masks.items()})
-    assert not keeper._held_again()
-    keeper.hold()
-    assert keeper._held_again()
-    pruner.replace_optimizer(torch.optim.AdamW(model.parameters()))
-    assert not keeper._held_again()
-    for _ in range(number):
-        train(model, pruner._loop.optimizers.inner[0], pruner, 1, first=7)
-    assert keeper._held_again()
-    assert all(not model[i].weight.any() for i in (0, 2, 4))
+    assert not any(model[i].weight.any() for i in (0, 2, 4))
+    other = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.data.add_(1.0)
+        ones = torch.ones_like(parameter.data)
+        other.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": ones, "exp_avg_sq": ones.clone()}
+    pruner.replace_optimizer(other)
+    for _ in range(2):
+        for i in (0, 2, 4):
+            for tensor in (model[i].weight.data, *other.state[model[i].weight].values()):
+                assert tensor.ndim == 0 or not tensor.any()
+                tensor.add_(1.0)
+        assert held_again(keeper)
+
+
+def test_nothing_is_kept_alive_behind_the_end() -> None:
+    model, optimizer, pruner = trained("weights")
+    pruner.finalize()
+    kept = weakref.ref(optimizer.state[model[2].weight]["exp_avg"])
+    optimizer.state.clear()
+    gc.collect()
+    assert kept() is None
 
 
 def test_copies_have_tensors_of_their_own() -> None:
     model, optimizer, pruner = trained("weights")
     twin_model, twin_optimizer, twin = copy.deepcopy((model, optimizer, pruner))
-    assert not twin._loop.keeper._held_again()
+    assert not held_again(twin._loop.keeper)
     before = [parameter.clone() for parameter in model.parameters()]
     twin._loop.keeper.hold()
-    assert twin._loop.keeper._held_again()
+    assert held_again(twin._loop.keeper)
     for parameter, kept in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, kept)
     assert not torch.equal(model[2].weight, twin_model[2].weight)
