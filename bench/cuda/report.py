@@ -68,8 +68,8 @@ bitter7, 50 %:
 | one score that more than 0.5 % share | one more read |
 | AdamW's step, 50 % of the weights masked | 1.08 times the same without masks |
 
-AdamW's masked step is also timed beside torch's fused and foreach ones, at 1 million to 400 million weights and
-at 26 and 148 tensors of 16 x 16, f32 and bf16; elements whose bits differ from torch's are counted.
+AdamW's masked step is also timed beside torch's fused and foreach ones, at 1 million to 400 million weights
+and at 26 and 148 tensors of 16 x 16, f32 and bf16; elements whose bits differ from torch's are counted.
 """
 
 
