@@ -185,6 +185,10 @@ void adam_passes(L& launcher, const AdamPlan& plan) {
   }(std::make_index_sequence<adam_storages.size()>());
 }
 
+inline constexpr std::size_t most_argument_bytes = 32764;
+static_assert(sizeof(PrepareAdam::Args) <= most_argument_bytes);
+static_assert(sizeof(AdamPass<Storage::f32, true, true>::Args) <= most_argument_bytes);
+
 template <class L>
 void step_adam(L& launcher, const AdamPlan& plan) {
   using Prepare = PrepareAdam;
