@@ -200,10 +200,11 @@ class Keeper:
         return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]
 
     def release(self) -> None:
-        """Masks are held in no step any more."""
+        """Masks are held in no step any more, and nothing that they were held on is kept alive."""
         for one in self.in_step:
             one.hold_for(self, {})
-        self.in_step = ()
+        self.in_step, self._shared_out = (), None
+        self.forget()
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
@@ -263,9 +264,9 @@ class Keeper:
     def _look_after_names(self) -> None:
         """Now and then: masks that were given to parameters belong to what bears their names by now."""
         self._calls += 1
-        if self.masks and self._calls % _NAMES == 0:
-            if self._shared_out is None or not self._shared_out.trail.holds():
-                self.apply(self.masks)
+        shared = self._shared_out
+        if self.masks and self._calls % _NAMES == 0 and (shared is None or not shared.trail.holds()):
+            self.apply(self.masks)
 
     def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
         """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""

@@ -211,7 +211,6 @@ class Loop:
         self._listen()
         self.watch.end()
         self._compete()
-        self.keeper.forget()
         if self.tracker is not None:
             self.tracker.detach()
 
