@@ -44,6 +44,13 @@ void count_violations(const Queue&, std::span<const ScoreInputs>, std::span<cons
   refuse();
 }
 
+std::size_t adam_workspace_bytes(std::span<const ScoreInputs>) { refuse(); }
+
+void step_adam(const Queue&, std::span<const ScoreInputs>, std::span<const AdamOptions>, const AdamArguments&, void*,
+               std::size_t) {
+  refuse();
+}
+
 std::vector<DeviceVerdict> devices() { return {}; }
 
 std::string describe() {

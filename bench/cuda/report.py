@@ -125,6 +125,7 @@ OTHER = (
     "rewrite_ms",
     "floors_ratio",
     "compared",
+    "differing",
     "largest_relative_error",
     "same_bits_from",
     "largest_relative_difference_of_scores",

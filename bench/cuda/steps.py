@@ -39,7 +39,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
         return Step(name, command, limit_s, after=after)
 
     # All at once, on all cores; what fails here fails again, by name, in the step that needs it.
-    targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", "test_cuda.device")
+    device_tests = ("test_cuda.device", "test_cuda.device_adam")
+    targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", *device_tests)
     everything = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets, "--", "-k", "0"]
     build_all = Step("build everything else", everything, 150, after=("configure",))
 
@@ -79,6 +80,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
         build("build the Python module", 100, "_core", "gpu_site"),
         Step("peers in torch", [python, "bench/cuda/peers.py", *flag], 70, records=True,
              after=("build the Python module",), environment=site),
+        Step("the optimizer's step beside torch's", [python, "bench/cuda/adam.py", *flag], 60, records=True,
+             after=("build the Python module",), environment=site),
         build("build the CUB peer", 60, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
         Step("Nsight counters",
@@ -92,10 +95,11 @@ def steps(mode: str, dry: bool) -> list[Step]:
               *(["--collect-only"] if dry else [])],
              90, after=("build the Python module",), environment=site,
              wants="tests collected" if dry else r"[1-9]\d* passed"),
-        build("build the C++ tests", 120, "test_cuda.device"),
-        Step("C++ tests on the device",
-             [f"{BUILD}/tests/test_cuda.device", *(["--gtest_list_tests"] if dry else [])],
-             90, after=("build the C++ tests",), wants=r"\w+" if dry else r"PASSED  \] [1-9]"),
+        build("build the C++ tests", 120, *device_tests),
+        *(Step(f"C++ tests on the device: {test.partition('.')[2]}",
+               [f"{BUILD}/tests/{test}", *(["--gtest_list_tests"] if dry else [])],
+               90, after=("build the C++ tests",), wants=r"\w+" if dry else r"PASSED  \] [1-9]")
+          for test in device_tests),
     ]  # fmt: skip
     if dry:
         all_steps += [

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/engine/optim.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet::cuda {
@@ -93,6 +94,34 @@ void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::s
                 std::int64_t* live);
 void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
                       std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found);
+
+// One step of Adam or AdamW over the whole model: what step_adam of optim.hpp does, its contract included, in one pass
+// for each storage (and each 440 tensors). `mask` keeps a tensor's dead elements at +0, and a null one keeps all alive.
+struct AdamArguments {
+  AdamRounding rounding{};
+  bool weights_only = false;  // as of AdamCall
+  // One a tensor. `steps`: its count in device memory, which the call raises by 1. `lr`, where there are any and one is
+  // not null: a learning rate in device memory that stands for the options'. `trusted` is read on the host.
+  std::span<float* const> steps{};
+  std::span<const float* const> lr{};
+  std::span<const std::uint8_t> trusted{};
+  // Device memory, or null. `grad_scale`: what the gradients were multiplied by; they are divided by it in place (0:
+  // nothing). `found_inf`: not 0: the call changes nothing, counts included.
+  const float* grad_scale = nullptr;
+  const float* found_inf = nullptr;
+  std::uint32_t* dirty = nullptr;  // device memory, one a tensor: 1 if a dead weight that was read was not zero, else 0
+};
+
+// Same bits as the reference engine given the same rounding and counts, denormals included, but for: the bits of a NaN
+// (it stays one), and a constant of the step that differs by an ulp of a float. Those are computed in double on the
+// device, whose pow may be 2 ulp off, and rounded to float once; 1 - beta2^step magnifies that by up to
+// 1 / (1 - beta2), so that with 0.999 one constant in about 10^5 may be the other neighbour.
+//
+// Throws the errors of step_adam of optim.hpp, and ArgumentError for null `steps` or `dirty`. Values in device memory
+// are not looked at: a learning rate there is taken as it is.
+std::size_t adam_workspace_bytes(std::span<const ScoreInputs> tensors);
+void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+               const AdamArguments& call, void* workspace, std::size_t workspace_bytes);
 
 // What the bracket pass rests on, measured over every float from 0 to infinity on the device. `proof` is device memory.
 // Sound where wrong_roots is 0 and rough_error below 2^-21 (the pass allows 2^-20, for the score's own roundings, too).

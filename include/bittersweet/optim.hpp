@@ -7,10 +7,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "bittersweet/engine/optim.hpp"
+#include "bittersweet/prune.hpp"
 
 namespace bittersweet {
 
@@ -25,5 +27,22 @@ namespace bittersweet {
 std::vector<std::uint8_t> step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                                     std::span<const double> steps, const AdamCall& call = {},
                                     std::span<const std::uint8_t> trusted = {});
+
+// What step_adam returns, and the report of the masks; none if they could not be made of what the step left.
+struct SteppedMasks {
+  std::vector<std::uint8_t> dirty{};
+  std::optional<PruneReport> report{};
+};
+
+// step_adam (nothing trusted), and make_masks of what it leaves, in one read of memory: each tile is scored while it
+// is in the cache. Same bits as the one after the other. bias_correction1 is that of each tensor's step. With regrow
+// the step goes without masks: what is dead competes with what it becomes.
+//
+// Throws what step_adam and make_masks throw for their arguments, before anything is written. What is seen after the
+// step (a NaN score under NonFinite::error) is no error here: there is no report, and make_masks would throw.
+SteppedMasks step_adam_and_make_masks(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+                                      std::span<const double> steps, const AdamCall& call, const Scorer& scorer,
+                                      const Budget& budget, const PruneOptions& prune_options, MaskTable masks,
+                                      Workspace& workspace);
 
 }  // namespace bittersweet

@@ -55,7 +55,7 @@ struct Kind {
   dlpack::DataType dtype{};
   std::int32_t ndim = 0;
   std::size_t axes = 0;
-  bool empty = false;
+  std::uint64_t own = 0;  // bytes from the address that are this tensor's alone; 0 of an empty one
   std::uint64_t address = 0;
 };
 
@@ -73,6 +73,17 @@ std::optional<std::int64_t> extent_of(const dlpack::Tensor& tensor) {
     if ((last += steps * stride) > std::int64_t{1} << 56) return {};
   }
   return (last + 1) * (tensor.dtype.bits / 8);
+}
+
+// All bytes of a dense tensor, the first element's of another: what Python's `View.memory` gives.
+std::uint64_t own_bytes(const dlpack::Tensor& tensor) {
+  std::int64_t numel = 1;
+  for (std::int32_t i = 0; i < tensor.ndim; ++i) numel *= tensor.shape[i];
+  const auto item = static_cast<std::uint64_t>(std::max(tensor.dtype.bits / 8, 1));
+  if (numel == 0) return 0;
+  const std::optional<std::int64_t> extent = extent_of(tensor);
+  const bool dense = extent && static_cast<std::uint64_t>(*extent) == static_cast<std::uint64_t>(numel) * item;
+  return dense ? static_cast<std::uint64_t>(numel) * item : item;
 }
 
 std::optional<std::int64_t> number_of(const py::object& object) {
@@ -100,8 +111,9 @@ class Addresses {
     types_ = types;
   }
 
-  bool remember(const py::list& tensors) {
+  bool remember(const py::list& tensors, bool apart) {
     forget();
+    apart_ = apart;
     kinds_.reserve(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const py::object object = tensors[i];
@@ -113,11 +125,11 @@ class Addresses {
         forget();
         return false;
       }
-      kind = {Py_TYPE(object.ptr()), tensor.device, tensor.dtype, tensor.ndim, axes_.size(), false, address_of(tensor)};
+      kind = {Py_TYPE(object.ptr()), tensor.device,     tensor.dtype,      tensor.ndim,
+              axes_.size(),          own_bytes(tensor), address_of(tensor)};
       for (std::int32_t axis = 0; axis < tensor.ndim; ++axis) {
         axes_.push_back(tensor.shape[axis]);
         axes_.push_back(tensor.strides[axis]);
-        kind.empty |= tensor.shape[axis] == 0;
       }
     }
     return true;
@@ -139,6 +151,7 @@ class Addresses {
       const py::object kept = py::reinterpret_borrow<py::object>(object);
       if (!is_as_before(kept, kinds_[i], found_[i], turn)) return fail(turn);
     }
+    if (apart_ && !lie_apart()) return fail(turn);
     for (std::size_t i = 0; i < count; ++i)
       if (kinds_[i].type != nullptr) to.data()[at.data()[i]] = kinds_[i].address = found_[i];
     return true;
@@ -156,6 +169,20 @@ class Addresses {
   bool fail(std::uint64_t turn) {
     if (turn == turn_) forget();
     return false;
+  }
+
+  // Whether what was found overlaps nowhere; looked at only if something has moved.
+  bool lie_apart() {
+    bool moved = false;
+    for (std::size_t i = 0; i < kinds_.size(); ++i) moved |= kinds_[i].own != 0 && found_[i] != kinds_[i].address;
+    if (!moved) return true;
+    ranges_.clear();
+    for (std::size_t i = 0; i < kinds_.size(); ++i)
+      if (kinds_[i].own != 0) ranges_.emplace_back(found_[i], found_[i] + kinds_[i].own);
+    std::sort(ranges_.begin(), ranges_.end());
+    for (std::size_t i = 1; i < ranges_.size(); ++i)
+      if (ranges_[i].first < ranges_[i - 1].second) return false;
+    return true;
   }
 
   bool describe(const py::object& object, dlpack::Tensor& tensor) const {
@@ -179,7 +206,7 @@ class Addresses {
     for (std::int32_t i = 0; i < tensor.ndim; ++i)
       if (tensor.shape[i] != axes[2 * i] || (tensor.shape[i] > 1 && tensor.strides[i] != axes[2 * i + 1])) return false;
     address = address_of(tensor);
-    if (kind.empty || address == kind.address) return true;
+    if (kind.own == 0 || address == kind.address) return true;
     const std::optional<std::int64_t> extent = extent_of(tensor);
     // Modes of torch may run Python code in here: nothing of `tensor` or `kind` is used behind it.
     return address != 0 && address % std::max(tensor.dtype.bits / 8, 1) == 0 && extent &&
@@ -208,6 +235,8 @@ class Addresses {
   std::vector<Kind> kinds_;
   std::vector<std::int64_t> axes_;
   std::vector<std::uint64_t> found_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges_;
+  bool apart_ = false;
   std::uint64_t turn_ = 0;  // changes whenever another call has touched what is remembered
 };
 
@@ -225,8 +254,11 @@ void bind_addresses(py::module_& module) {
   py::class_<Addresses>(module, "Addresses")
       .def(py::init<py::object, const py::tuple&>(), py::arg("api"), py::arg("types"))
       .def(
-          "remember", [](const py::object& self, const py::list& tensors) { return made(self).remember(tensors); },
-          py::arg("tensors"))
+          "remember",
+          [](const py::object& self, const py::list& tensors, bool apart) {
+            return made(self).remember(tensors, apart);
+          },
+          py::arg("tensors"), py::arg("apart") = false)
       .def(
           "read",
           [](const py::object& self, const py::list& tensors, const py::buffer& out, const py::buffer& places) {

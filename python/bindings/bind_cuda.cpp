@@ -6,8 +6,8 @@
 #include <array>
 #include <bit>
 
+#include "optim_rows.hpp"
 #include "options.hpp"
-#include "table.hpp"
 
 namespace py = pybind11;
 
@@ -117,6 +117,38 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
   return d;
 }
 
+// memory: (grad_scale, found_inf, dirty, workspace, bytes). rates: an address for each group, 0 where its lr is a
+// number, or nothing at all.
+void step_adam(const QueueSpec& queue, const py::buffer& table, const py::buffer& groups, bool contracted,
+               int lanes_f32, int lanes_16bit, bool weights_only, const py::buffer& rates, const py::tuple& memory) {
+  const std::vector<AdamOptions> options = groups_of(groups);
+  const OptimRows rows(table, options);
+  if (memory.size() != 5) throw ArgumentError("memory: (grad_scale, found_inf, dirty, workspace, bytes) is needed");
+  const auto word = [&](std::size_t i) { return memory[i].cast<std::uintptr_t>(); };
+  const auto number = [&](std::size_t i, const char* what) { return address<const float>(word(i), 0, what); };
+  const std::span<const std::uint64_t> addresses = words_of(rates, "rates");
+  if (!addresses.empty() && addresses.size() != options.size())
+    throw ArgumentError("rates: " + std::to_string(addresses.size()) + " for " + std::to_string(options.size()) +
+                        " groups; one is needed for each, or none at all");
+  std::vector<const float*> lr;
+  for (std::size_t t = 0; !addresses.empty() && t < rows.tensors.size(); ++t)
+    lr.push_back(address<const float>(addresses[rows.group[t]], 0, "rates"));
+  const auto tensors = static_cast<std::int64_t>(rows.tensors.size());
+  const cuda::AdamArguments call{
+      .rounding = {contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)},
+      .weights_only = weights_only,
+      .steps = rows.counts,
+      .lr = lr,
+      .trusted = rows.trusted,
+      .grad_scale = number(0, "grad_scale"),
+      .found_inf = number(1, "found_inf"),
+      .dirty = address<std::uint32_t>(word(2), tensors, "dirty")};
+  void* const workspace = at<void>(word(3));
+  const auto bytes = memory[4].cast<std::size_t>();
+  const py::gil_scoped_release release;
+  cuda::step_adam(to_queue(queue), rows.tensors, rows.options, call, workspace, bytes);
+}
+
 py::list devices() {
   py::list rows;
   for (const cuda::DeviceVerdict& device : cuda::devices()) {
@@ -199,6 +231,15 @@ void bind_cuda(py::module_& module) {
         cuda::count_violations(to_queue(queue), rows.tensors, rows.masks_of(which), roles, at<std::int64_t>(found));
       },
       py::arg("queue"), py::arg("table"), py::arg("which"), py::arg("roles"), py::arg("found_ptr"));
+  module.def(
+      "cuda_adam_bytes",
+      [](const py::buffer& table, const py::buffer& groups) {
+        return cuda::adam_workspace_bytes(OptimRows(table, groups_of(groups)).tensors);
+      },
+      py::arg("table"), py::arg("groups"));
+  module.def("cuda_step_adam", &step_adam, py::arg("queue"), py::arg("table"), py::arg("groups"), py::arg("contracted"),
+             py::arg("lanes_f32"), py::arg("lanes_16bit"), py::arg("weights_only"), py::arg("rates"),
+             py::arg("memory"));
 }
 
 }  // namespace bittersweet::python

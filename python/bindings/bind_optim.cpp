@@ -1,69 +1,12 @@
 // The optimizer's own pass, from rows of addresses.
 #include "bittersweet/optim.hpp"
 
-#include "table.hpp"
+#include "optim_rows.hpp"
 
 namespace py = pybind11;
 
 namespace bittersweet::python {
 namespace {
-
-// One row of 64-bit words a tensor. `step` is the address of its count, a float, which is raised; `group` a row of the
-// options; `trusted` 0 or 1.
-constexpr std::array optim_columns{"weight", "grad",         "exp_avg",     "exp_avg_sq", "max_exp_avg_sq", "mask",
-                                   "step",   "weight_dtype", "state_dtype", "numel",      "group",          "trusted"};
-constexpr std::array option_columns{"lr", "beta1", "beta2", "eps", "weight_decay", "decoupled", "amsgrad", "maximize"};
-
-std::vector<AdamOptions> groups_of(const py::buffer& buffer) {
-  const py::buffer_info info = buffer.request();
-  if (info.itemsize != 8 || info.ndim != 1 || info.format != "d" ||
-      static_cast<std::size_t>(info.size) % option_columns.size() != 0)
-    throw ArgumentError("groups: rows of " + std::to_string(option_columns.size()) + " doubles are needed");
-  std::vector<AdamOptions> groups;
-  const auto* const from = static_cast<const double*>(info.ptr);
-  for (const double* o = from; o != from + info.size; o += option_columns.size())
-    groups.push_back({o[0], o[1], o[2], o[3], o[4], o[5] != 0, o[6] != 0, o[7] != 0});
-  return groups;
-}
-
-struct OptimRows {
-  std::vector<ScoreInputs> tensors;
-  std::vector<AdamOptions> options;
-  std::vector<double> steps;
-  std::vector<float*> counts;
-  std::vector<std::uint8_t> trusted;
-
-  OptimRows(const py::buffer& table, const std::vector<AdamOptions>& groups) {
-    const std::span<const std::uint64_t> words = words_of(table, "table");
-    if (words.size() % optim_columns.size() != 0)
-      throw ArgumentError("table: " + std::to_string(words.size()) + " words are not rows of " +
-                          std::to_string(optim_columns.size()));
-    const std::size_t rows = words.size() / optim_columns.size();
-    tensors.reserve(rows);
-    for (std::size_t t = 0; t < rows; ++t) {
-      const std::uint64_t* const row = words.data() + t * optim_columns.size();
-      if (row[7] > 3 || row[8] > 3) throw DTypeError("table: unknown dtype code");
-      if (row[10] >= groups.size()) throw ArgumentError("table: a tensor of group " + std::to_string(row[10]));
-      const auto array = [&](std::size_t column, std::uint64_t dtype) {
-        void* const data = reinterpret_cast<void*>(static_cast<std::uintptr_t>(row[column]));
-        return TensorView{data, data == nullptr ? DType::none : static_cast<DType>(dtype)};
-      };
-      ScoreInputs& tensor = tensors.emplace_back();
-      tensor.numel = static_cast<std::int64_t>(row[9]);
-      tensor.weight = array(0, row[7]);
-      tensor.grad = array(1, row[7]);
-      tensor.exp_avg = array(2, row[8]);
-      tensor.exp_avg_sq = array(3, row[8]);
-      tensor.max_exp_avg_sq = array(4, row[8]);
-      if (row[5] != 0) tensor.mask = address<const std::uint64_t>(row[5], tensor.numel, "mask");
-      check_row(tensor, nullptr);
-      options.push_back(groups[row[10]]);
-      counts.push_back(address<float>(row[6], 1, "step"));
-      steps.push_back(static_cast<double>(*counts.back() + 1.0f));
-      trusted.push_back(row[11] != 0);
-    }
-  }
-};
 
 // Rows whose dead weights were not all zero.
 std::vector<std::size_t> step(const py::buffer& table, const py::buffer& groups, bool contracted, int lanes_f32,
@@ -71,8 +14,10 @@ std::vector<std::size_t> step(const py::buffer& table, const py::buffer& groups,
   OptimRows rows(table, groups_of(groups));
   const AdamCall call{
       {contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)}, scale, weights_only};
+  std::vector<double> steps;
+  for (const float* const count : rows.counts) steps.push_back(static_cast<double>(*count + 1.0f));
   const py::gil_scoped_release release;
-  const std::vector<std::uint8_t> dirty = step_adam(rows.tensors, rows.options, rows.steps, call, rows.trusted);
+  const std::vector<std::uint8_t> dirty = step_adam(rows.tensors, rows.options, steps, call, rows.trusted);
   for (float* const count : rows.counts) *count += 1.0f;
   std::vector<std::size_t> found;
   for (std::size_t t = 0; t < dirty.size(); ++t)

@@ -1,4 +1,5 @@
-// Whether dictionaries still hold what they held: names that were resolved once stay resolved for as long.
+// Whether objects and dictionaries still hold what they held: names that were resolved once stay resolved for as long.
+// A step is (object, name, value), an attribute in the object's own dictionary, or (dictionary, keys, values).
 #include "table.hpp"
 
 namespace py = pybind11;
@@ -24,16 +25,11 @@ bool step_holds(PyObject* step) {
   PyObject *const owner = PyTuple_GET_ITEM(step, 0), *const key = PyTuple_GET_ITEM(step, 1);
   PyObject* const expected = PyTuple_GET_ITEM(step, 2);
   if (PyTuple_CheckExact(key) && PyTuple_CheckExact(expected)) return contains_only(owner, key, expected);
-  if (PyUnicode_CheckExact(key)) {
-    if (!PyDict_Check(owner)) return false;
-    const bool same = PyDict_GetItemWithError(owner, key) == expected;
-    PyErr_Clear();
-    return same;
-  }
-  if (key != Py_None) throw ArgumentError("trail: the second of a step is a string, a tuple, or None");
+  if (!PyUnicode_CheckExact(key)) throw ArgumentError("trail: the second of a step is a string or a tuple");
   const auto own = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(owner, nullptr));
+  const bool same = own && PyDict_Check(own.ptr()) && PyDict_GetItemWithError(own.ptr(), key) == expected;
   PyErr_Clear();
-  return own.ptr() == expected;
+  return same;
 }
 
 // The list and its tuples belong to Python, and comparing keys may run Python code: both are looked at anew each time.

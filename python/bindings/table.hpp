@@ -51,6 +51,9 @@ struct Table {
       throw ArgumentError("table: " + std::to_string(words.size()) + " words are not rows of " +
                           std::to_string(columns.size()));
     names.resize(words.size() / columns.size());
+    tensors.reserve(names.size());
+    masks.reserve(names.size());
+    new_masks.reserve(names.size());
     const auto pointer = [](std::uint64_t word) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(word)); };
     const auto number = [](std::uint64_t word) { return static_cast<std::int64_t>(word); };
     const auto real = [](std::uint64_t word) { return std::bit_cast<float>(static_cast<std::uint32_t>(word)); };

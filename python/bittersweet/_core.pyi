@@ -18,6 +18,9 @@ SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, toleran
 
 QueueSpec = tuple[int, int]  # device, stream
 StepOptions = tuple[str | None, str, int, bool, int]  # ties, nonfinite, seed, regrow, zero
+AdamMemory = tuple[
+    int, int, int, int, int
+]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes
 StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
 
 class ScorerRow(TypedDict):
@@ -171,12 +174,27 @@ def cuda_count_live(queue: QueueSpec, table: array[int], which: int, live_ptr: i
 def cuda_count_violations(
     queue: QueueSpec, table: array[int], which: int, roles: int, found_ptr: int
 ) -> None: ...
+def cuda_adam_bytes(table: array[int], groups: array[float]) -> int: ...
+
+# As step_adam with addresses on a device, step counts too. `rates`: an address a group, 0 where its lr is the
+# number in `groups`; or empty. One flag (32 bits) a tensor is left where `memory` says.
+def cuda_step_adam(
+    queue: QueueSpec,
+    table: array[int],
+    groups: array[float],
+    contracted: bool,
+    lanes_f32: int,
+    lanes_16bit: int,
+    weights_only: bool,
+    rates: array[int],
+    memory: AdamMemory,
+) -> None: ...
 
 class Addresses:
     """See `tensors.addresses.Addresses`; `types` are the classes whose exchange API `api` is."""
 
     def __init__(self, api: object, types: tuple[type, ...]) -> None: ...
-    def remember(self, tensors: list[Any]) -> bool: ...
+    def remember(self, tensors: list[Any], apart: bool = False) -> bool: ...
     def read(self, tensors: list[Any], out: array[int], places: array[int]) -> bool: ...
     @staticmethod
     def knows(api: object) -> bool: ...

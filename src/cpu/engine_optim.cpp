@@ -5,6 +5,7 @@
 #include "cpu/isa.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/step_in_pass.hpp"
 
 namespace bittersweet {
 
@@ -37,6 +38,24 @@ Skip skip_of(const std::uint64_t* keep, std::int64_t count) {
 
 }  // namespace
 
+AdamChunk cpu::adam_chunk(const ScoreInputs& tensor, std::int64_t first, std::int64_t count, const AdamCall& call) {
+  return {.w = at(tensor.weight, first),
+          .g = at(tensor.grad, first),
+          .m = at(tensor.exp_avg, first),
+          .v = at(tensor.exp_avg_sq, first),
+          .largest = at(tensor.max_exp_avg_sq, first),
+          .keep = tensor.mask == nullptr ? nullptr : tensor.mask + first / bits::per_word,
+          .count = count,
+          .rest = first + count == tensor.numel ? adam_rest(tensor, call.rounding) : 0,
+          .weights_only = call.weights_only};
+}
+
+void cpu::step_chunk(const Kernels& kernels, const ScoreInputs& tensor, const AdamStep& step, const AdamCall& call,
+                     const AdamChunk& chunk, std::uint8_t& dirty) {
+  const auto verb = kernels.adam[static_cast<std::size_t>(arrays_of(tensor))][call.rounding.contracted];
+  if (verb(step, chunk)) std::atomic_ref(dirty).store(1, std::memory_order_relaxed);
+}
+
 void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                           std::span<const AdamStep> steps, const AdamCall& call, std::span<const std::uint8_t> trusted,
                           std::span<std::uint8_t> dirty) {
@@ -46,22 +65,11 @@ void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const 
   const auto work = [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
-    const std::int64_t first = chunk.first, count = chunk.count;
-    AdamChunk arrays{.w = at(tensor.weight, first),
-                     .g = at(tensor.grad, first),
-                     .m = at(tensor.exp_avg, first),
-                     .v = at(tensor.exp_avg_sq, first),
-                     .largest = at(tensor.max_exp_avg_sq, first),
-                     .count = count,
-                     .weights_only = call.weights_only};
-    if (first + count == tensor.numel) arrays.rest = adam_rest(tensor, call.rounding);
-    if (tensor.mask != nullptr) {
-      arrays.keep = tensor.mask + first / bits::per_word;
-      const bool may_skip = trusted[chunk.tensor] && !steps[chunk.tensor].scaled && !call.weights_only;
-      if (may_skip) arrays.skip = skip_of(arrays.keep, count);
-    }
-    const auto step = kernels_.adam[static_cast<std::size_t>(arrays_of(tensor))][call.rounding.contracted];
-    if (step(steps[chunk.tensor], arrays)) std::atomic_ref(dirty[chunk.tensor]).store(1, std::memory_order_relaxed);
+    const AdamStep& step = steps[chunk.tensor];
+    AdamChunk arrays = adam_chunk(tensor, chunk.first, chunk.count, call);
+    const bool may_skip = trusted[chunk.tensor] && !step.scaled && !call.weights_only;
+    if (may_skip && arrays.keep != nullptr) arrays.skip = skip_of(arrays.keep, chunk.count);
+    step_chunk(kernels_, tensor, step, call, arrays, dirty[chunk.tensor]);
   };
   parallel_for(threads(total * 4), static_cast<std::int64_t>(chunks.size()), work, FpEnvironment::current());
 }

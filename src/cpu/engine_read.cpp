@@ -5,6 +5,7 @@
 #include "cpu/isa.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/plan.hpp"
+#include "cpu/step_in_pass.hpp"
 #include "cpu/tiles.hpp"
 
 namespace bittersweet {
@@ -18,13 +19,20 @@ const std::uint64_t* words_at(const std::uint64_t* mask, std::int64_t index) {
 }
 
 // f(tiles, input, first, count) for every tile of a chunk; `first` counts from the chunk's first element. With
-// `in_one`, inputs that lie in the caller's memory come as one tile of the whole chunk.
-template <class F>
-void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, bool in_one, F&& f) {
+// `in_one`, inputs that lie in the caller's memory come as one tile of the whole chunk. before(chunk, first, count) is
+// called before a tile is looked at, with its first element's index in the tensor.
+struct Nothing {
+  void operator()(const Chunk&, std::int64_t, std::int64_t) const {}
+};
+
+template <class F, class B = Nothing>
+void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, bool in_one, F&& f,
+                   B&& before = {}) {
   Tiles tiles(kernels, view, chunk.tensor);
   const std::int64_t size = in_one && tiles.in_place() ? Chunk::size : tile_size;
   for (std::int64_t first = 0; first < chunk.count; first += size) {
     const std::int64_t count = std::min<std::int64_t>(size, chunk.count - first);
+    before(chunk, chunk.first + first, count);
     f(tiles, tiles.at(chunk.first + first, count), first, count);
   }
 }
@@ -60,6 +68,14 @@ struct Runs {
   }
 };
 
+void drop_dead(const ScoreInputs& tensor, const Runs& runs, const std::int64_t* firsts, std::int64_t n, float* scores) {
+  for (std::int64_t r = 0; r < n; ++r) {  // a run lies in one word: its width divides that, and its first index
+    const std::uint64_t live = bits::live_from(tensor.mask, tensor.numel, firsts[r]);
+    for (std::int64_t c = 0; c < runs.width; ++c)
+      if (!bits::get(&live, c)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
 // The runs' scores; NaN for elements that are dead or beyond their tensor's end.
 void score_runs(const Kernels& kernels, const ScoreView& view, const Runs& runs, float* out) {
   for (std::int64_t begin = 0, n = 0; begin < runs.count; begin += n) {
@@ -73,11 +89,56 @@ void score_runs(const Kernels& kernels, const ScoreView& view, const Runs& runs,
     }
     float* const scores = out + begin * runs.width;
     tiles.score(tiles.at(firsts, n, runs.width), n * runs.width, scores);
-    for (std::int64_t r = 0; r < n; ++r) {  // a run lies in one word: its width divides that, and its first index
-      const std::uint64_t live = bits::live_from(tensor.mask, tensor.numel, firsts[r]);
-      for (std::int64_t c = 0; c < runs.width; ++c)
-        if (!bits::get(&live, c)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
+    drop_dead(tensor, runs, firsts, n, scores);
+  }
+}
+
+// The same, of what a step on copies of the runs leaves.
+void score_stepped_runs(const Kernels& kernels, const ScoreView& view, const StepInPass& step, const Runs& runs,
+                        float* out) {
+  constexpr std::uint32_t copied[] = {roles::weight, roles::exp_avg, roles::exp_avg_sq, roles::max_exp_avg_sq,
+                                      roles::grad};
+  alignas(64) std::array<std::array<char, tile_size * sizeof(float)>, std::size(copied)> copies;
+  for (std::int64_t begin = 0, n = 0; begin < runs.count; begin += n) {
+    const std::size_t t = runs.tensor[static_cast<std::size_t>(begin)];
+    const std::int64_t* const firsts = runs.first.data() + begin;
+    const ScoreInputs& tensor = view.tensors[t];
+    for (n = 0; begin + n < runs.count && runs.tensor[static_cast<std::size_t>(begin + n)] == t; ++n)
+      for (const std::uint32_t role : copied)
+        if (const TensorView& array = roles::of(tensor, role); array.data != nullptr)
+          for (std::size_t byte = 0; byte < static_cast<std::size_t>(runs.width) * size_of(array.dtype); byte += 64)
+            __builtin_prefetch(static_cast<const char*>(array.data) +
+                               static_cast<std::size_t>(firsts[n]) * size_of(array.dtype) + byte);
+    ScoreInputs copy = tensor;
+    copy.mask = nullptr;
+    copy.numel = n * runs.width;
+    copy.geometry = flat(copy.numel);
+    std::size_t slot = 0;
+    for (TensorView* array : {&copy.weight, &copy.exp_avg, &copy.exp_avg_sq, &copy.max_exp_avg_sq, &copy.grad}) {
+      char* const to = copies[slot++].data();
+      if (array->data == nullptr) continue;
+      const std::size_t size = size_of(array->dtype), run = static_cast<std::size_t>(runs.width) * size;
+      for (std::int64_t r = 0; r < n; ++r) {
+        const std::int64_t count = std::min(runs.width, tensor.numel - firsts[r]);
+        char* const at = to + static_cast<std::size_t>(r) * run;
+        if (count < runs.width) std::memset(at, 0, run);
+        std::memcpy(at, static_cast<const char*>(array->data) + static_cast<std::size_t>(firsts[r]) * size,
+                    static_cast<std::size_t>(count) * size);
+      }
+      array->data = to;
     }
+    std::uint8_t ignored = 0;
+    AdamChunk chunk = adam_chunk(copy, 0, copy.numel, step.call);
+    chunk.rest = 0;
+    {
+      const FpEnvironment of_the_step(step.mode);
+      step_chunk(kernels, copy, step.steps[t], step.call, chunk, ignored);
+    }
+    const ScoreView stepped{view.scorer, std::span(&copy, 1), {0, copy.numel}, view.modified};
+    Tiles tiles(kernels, stepped, 0);
+    float* const scores = out + begin * runs.width;
+    tiles.score(tiles.at(std::int64_t{0}, copy.numel), copy.numel, scores);
+    drop_dead(tensor, runs, firsts, n, scores);
   }
 }
 
@@ -104,7 +165,8 @@ void CpuEngine::write_scores(const ScoreView& view, std::span<const Chunk> chunk
   });
 }
 
-void CpuEngine::sample(const ScoreView& view, const LineSample& plan, float* out) {
+template <class F>
+void CpuEngine::sample_lines(const ScoreView& view, const LineSample& plan, float* out, F&& score) {
   constexpr std::int64_t block = tile_size / LineSample::width;
   parallel_for(threads(plan.lines * 64), (plan.lines + block - 1) / block, [&](int, std::int64_t b) {
     Runs runs{.width = LineSample::width};
@@ -120,8 +182,17 @@ void CpuEngine::sample(const ScoreView& view, const LineSample& plan, float* out
       const std::int64_t index = position - view.offset[t];
       runs.add(t, index - index % LineSample::width);
     }
-    score_runs(kernels_, view, runs, out + first * LineSample::width);
+    score(runs, out + first * LineSample::width);
   });
+}
+
+void CpuEngine::sample(const ScoreView& view, const LineSample& plan, float* out) {
+  sample_lines(view, plan, out, [&](const Runs& runs, float* to) { score_runs(kernels_, view, runs, to); });
+}
+
+void CpuEngine::sample_before_step(const ScoreView& view, const LineSample& plan, const StepInPass& step, float* out) {
+  sample_lines(view, plan, out,
+               [&](const Runs& runs, float* to) { score_stepped_runs(kernels_, view, step, runs, to); });
 }
 
 void CpuEngine::gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out) {
@@ -139,8 +210,10 @@ void CpuEngine::gather(const ScoreView& view, std::span<const std::int64_t> posi
   });
 }
 
-BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
-                                 MaskTable masks, std::int64_t capacity, Workspace& workspace) {
+template <class F>
+BracketResult CpuEngine::bracket_after(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                                       MaskTable masks, std::int64_t capacity, Workspace& workspace, bool whole_chunks,
+                                       F&& before) {
   BracketResult result;
   result.chunk.resize(chunks.size());
   result.candidates.resize(chunks.size());
@@ -160,15 +233,17 @@ BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> c
     const std::int64_t stored = state.stored;
     state.counts = {};
     std::uint64_t* const mask = masks.empty() ? nullptr : masks[chunk.tensor];
-    for_each_tile(kernels_, view, chunk, true,
-                  [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
-                    const std::int64_t word = (chunk.first + first) / bits::per_word;
-                    kernels_.bracket[view.scorer.index()][tiles.stored()](
-                        view.scorer, in, plan,
-                        {static_cast<std::uint32_t>(first), n,
-                         words_at(view.tensors[chunk.tensor].mask, chunk.first + first), mask ? mask + word : nullptr},
-                        state);
-                  });
+    for_each_tile(
+        kernels_, view, chunk, whole_chunks,
+        [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
+          const std::int64_t word = (chunk.first + first) / bits::per_word;
+          kernels_.bracket[view.scorer.index()][tiles.stored()](
+              view.scorer, in, plan,
+              {static_cast<std::uint32_t>(first), n, words_at(view.tensors[chunk.tensor].mask, chunk.first + first),
+               mask ? mask + word : nullptr},
+              state);
+        },
+        before);
     result.chunk[at] = state.counts;
     result.candidates[at] = {state.scores + stored, state.offsets + stored,
                              static_cast<std::uint32_t>(state.stored - stored)};
@@ -180,6 +255,23 @@ BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> c
     result.bytes += state.stored * std::int64_t{sizeof(float) + sizeof(std::uint16_t)};
   }
   return result;
+}
+
+BracketResult CpuEngine::bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                                 MaskTable masks, std::int64_t capacity, Workspace& workspace) {
+  return bracket_after(view, chunks, bracket, masks, capacity, workspace, true, Nothing{});
+}
+
+BracketResult CpuEngine::step_and_bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                                          MaskTable masks, std::int64_t capacity, Workspace& workspace,
+                                          const StepInPass& step) {
+  const auto before = [&](const Chunk& chunk, std::int64_t first, std::int64_t count) {
+    const FpEnvironment of_the_step(step.mode);
+    const ScoreInputs& tensor = view.tensors[chunk.tensor];
+    step_chunk(kernels_, tensor, step.steps[chunk.tensor], step.call, adam_chunk(tensor, first, count, step.call),
+               step.dirty[chunk.tensor]);
+  };
+  return bracket_after(view, chunks, bracket, masks, capacity, workspace, false, before);
 }
 
 void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, const Digit& digit,

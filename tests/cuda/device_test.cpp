@@ -1,11 +1,7 @@
 // The functions of cuda.hpp on the devices of this machine against the CPU library: masks, weights, states and reports,
 // bit for bit. Every test is skipped, with the reason, where there is no usable device.
-#include <cuda_runtime_api.h>
-
-#include <memory>
-
-#include "bittersweet/cuda.hpp"
 #include "bittersweet/prune.hpp"
+#include "cuda/device_support.hpp"
 #include "support/compare.hpp"
 #include "support/inputs.hpp"
 
@@ -14,46 +10,6 @@ namespace {
 
 constexpr std::uint32_t everything = roles::weight | roles::exp_avg | roles::exp_avg_sq | roles::max_exp_avg_sq;
 const std::vector<std::int64_t> sizes{1, 31, 0, 33, 1023, 1024, 1025, 70001};
-
-void check(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-struct Free {
-  void operator()(void* memory) const { cudaFree(memory); }
-};
-
-// Bytes on the device, `shift` bytes behind an aligned address, filled from the host or with rubbish.
-class Memory {
- public:
-  Memory(const void* host, std::size_t bytes, std::size_t shift = 0) : bytes_(bytes) {
-    void* base = nullptr;
-    check(cudaMalloc(&base, bytes + shift + 16));
-    base_.reset(base);
-    data_ = static_cast<char*>(base) + shift;
-    if (host == nullptr)
-      check(cudaMemset(data_, 0xa5, bytes));
-    else
-      check(cudaMemcpy(data_, host, bytes, cudaMemcpyHostToDevice));
-  }
-  explicit Memory(std::size_t bytes) : Memory(nullptr, bytes) {}
-
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(data_);
-  }
-  template <class T>
-  std::vector<T> read() const {
-    std::vector<T> copy(bytes_ / sizeof(T));
-    check(cudaMemcpy(copy.data(), data_, bytes_, cudaMemcpyDeviceToHost));
-    return copy;
-  }
-
- private:
-  std::unique_ptr<void, Free> base_;
-  char* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
 
 // A copy of a model on the device, its new masks, and what a step needs.
 class DeviceModel {
@@ -137,22 +93,8 @@ class Step {
   Memory workspace_, k_, report_, pruned_;
 };
 
-class Device : public testing::Test {
+class Device : public DeviceTest {
  protected:
-  void SetUp() override {
-    const std::vector<cuda::DeviceVerdict> devices = cuda::devices();
-    if (devices.empty()) GTEST_SKIP() << "no CUDA device, or no driver";
-    if (!devices.front().usable) GTEST_SKIP() << devices.front().name << ": " << devices.front().verdict;
-    check(cudaSetDevice(0));
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    queue_ = {0, stream};
-  }
-  void TearDown() override {
-    if (queue_.stream) cudaStreamDestroy(static_cast<cudaStream_t>(queue_.stream));
-  }
-  cudaStream_t stream() const { return static_cast<cudaStream_t>(queue_.stream); }
-
   // One step on the device against prune() of the CPU library on a copy of the model.
   void compare(const Model& model, const Scorer& scorer, std::int64_t k, cuda::StepOptions options, bool aligned) {
     SCOPED_TRACE(std::string(info_of(scorer).name) + (aligned ? "" : ", misaligned"));
@@ -187,8 +129,6 @@ class Device : public testing::Test {
     ASSERT_TRUE(same_masks(masks.bits(), there.read_masks()));
     EXPECT_EQ(there.bytes(), here.bytes());
   }
-
-  cuda::Queue queue_{};
 };
 
 bool is_approximate_here(const Scorer& scorer) { return info_of(scorer).name == "bitter8"; }

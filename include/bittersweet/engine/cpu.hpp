@@ -12,7 +12,8 @@ namespace bittersweet {
 
 namespace cpu {
 struct Kernels;
-}
+struct StepInPass;
+}  // namespace cpu
 
 class CpuEngine {
  public:
@@ -24,9 +25,15 @@ class CpuEngine {
 
   void write_scores(const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs);
   void sample(const ScoreView& view, const LineSample& plan, float* out);
+  // The scores that these elements will have after a step, but for the last few of a tensor, whose rounding may differ.
+  void sample_before_step(const ScoreView& view, const LineSample& plan, const cpu::StepInPass& step, float* out);
   void gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out);
   BracketResult bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket, MaskTable masks,
                         std::int64_t capacity, Workspace& workspace);
+  // The same of what a step leaves, which is made in the same pass.
+  BracketResult step_and_bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                                 MaskTable masks, std::int64_t capacity, Workspace& workspace,
+                                 const cpu::StepInPass& step);
   void histogram(const ScoreView& view, std::span<const Chunk> chunks, const Digit& digit, std::span<std::int64_t> bins,
                  Workspace& workspace);
   Moments moments(const ScoreView& view, std::span<const Chunk> chunks);
@@ -60,6 +67,12 @@ class CpuEngine {
                  const AdamCall& call, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);
 
  private:
+  template <class F>
+  BracketResult bracket_after(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
+                              MaskTable masks, std::int64_t capacity, Workspace& workspace, bool whole_chunks,
+                              F&& before);
+  template <class F>
+  void sample_lines(const ScoreView& view, const LineSample& plan, float* out, F&& score);
   int threads(std::int64_t elements) const;
 
   const cpu::Kernels& kernels_;

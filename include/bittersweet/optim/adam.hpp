@@ -55,7 +55,7 @@ struct AdamStep {
 };
 
 // `step` counts from 1. `scale`: what the gradients were multiplied by (a GradScaler's); 0: nothing.
-inline AdamStep make_adam_step(const AdamOptions& o, double step, float scale = 0.0f) noexcept {
+BITTERSWEET_FORMULA AdamStep make_adam_step(const AdamOptions& o, double step, float scale = 0.0f) noexcept {
   const double rest1 = 1.0 - o.beta1;
   const bool near_past = std::fabs(rest1) < 0.5;
   const auto weight = static_cast<float>(rest1);

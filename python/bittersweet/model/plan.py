@@ -219,6 +219,8 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
 def follow(trail: Trail, model: torch.nn.Module, entries: Iterable[PlanEntry]) -> None:
     """Puts on a trail what `lookup` depends on."""
     for entry in entries:
+        if trail.is_lost:
+            return
         module: Any = model
         *owners, _ = entry.path.split(".")
         for owner in owners:

@@ -216,6 +216,7 @@ class Optimizers:
                 plain = value is None or is_plain(value, parameter.shape, parameter.get_device())
                 if moment.part is not None or not plain:
                     trail.lose()
+                    return
 
     def element_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further state with one number per element (SGD's momentum_buffer, Adagrad's sum ...), by key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..model.binding import Bound, bind, companion_items, element_items
 from ..model.targets import follow
 from ..optimizers.optimizers import MOMENTS
-from ..select.functional import count_violations
+from ..tensors.addresses import reader
 from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.trails import Trail
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..model.targets import PlanEntry
     from ..optim.masked import MaskedStep
     from ..optimizers.optimizers import Optimizers
+    from ..tensors.addresses import Addresses
     from ..tensors.table import ScoreInputs
 
 __all__ = ["Keeper", "steppers"]
@@ -46,6 +48,31 @@ class _Shares:
     found: _Found | None
     trail: Trail
     parts: list[tuple[MaskedStep, str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The same for the weights alone, which are looked at without being written."""
+
+    trail: Trail
+    names: tuple[str, ...]
+    tensors: list[torch.Tensor]
+    walk: Addresses
+    places: array[int]
+
+    @classmethod
+    def of(cls, bound: Sequence[Bound], trail: Trail) -> _Weights | None:
+        tensors, walk = [one.parameter for one in bound], reader()
+        if not walk.remember(list(tensors)):
+            return None
+        return cls(
+            trail, tuple(one.entry.name for one in bound), tensors, walk, array("Q", range(len(bound)))
+        )
+
+    def hold(self, names: tuple[str, ...]) -> bool:
+        if self.names != names or not self.trail.holds():
+            return False
+        return self.walk.read(list(self.tensors), array("Q", self.places), self.places)
 
 
 class Keeper:
@@ -76,27 +103,29 @@ class Keeper:
         self._roles = ("weight", *MOMENTS) if moments else ("weight",)
         self._in_step, self._all_state, self._regrow = in_step, all_state, regrow
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
+        self._counter = Holder(("weight",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
         self.in_step: tuple[MaskedStep, ...] = ()
-        self._shared_out = None
+        self._shared_out: _Shares | None = None
+        self._names: tuple[str, ...] = ()
         self.forget()
         self._share_out()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is looked up by name: a copy has tensors of its own."""
-        left = {"_found", "_trained", "_shared_out"}
+        left = {"_found", "_weights", "_shared_out"}
         return {key: value for key, value in vars(self).items() if key not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.forget()
-        self._shared_out: _Shares | None = None
+        self._shared_out = None
 
     def forget(self) -> None:
         """From now on every tensor is looked up by its name again, and none is kept alive."""
         self._found: _Found | None = None
-        self._trained: _Found | None = None
+        self._weights: _Weights | None = None
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
@@ -122,7 +151,7 @@ class Keeper:
             self._holder.apply(items, chosen)
             if not extra:
                 self._found = self._search(bound, items)
-        self.masks, self.ordered = ordered, tuple(ordered.values())
+        self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
         self._share_out()
 
     def follow(self, optimizers: Optimizers) -> None:
@@ -146,7 +175,7 @@ class Keeper:
         dictionary on the way to it holds the same."""
         if self.in_step:
             self._look_after_names()
-        if not self.after_step or self._write_again(self.ordered_after_step, tuple(self.after_step)):
+        if not self.after_step or self._write_again(self.ordered_after_step, self._names_after_step):
             return
         self._found = None
         bound = self._bound(self.after_step, self.optimizers)
@@ -166,8 +195,9 @@ class Keeper:
     def violated_in_step(self) -> list[str]:
         """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
         found = {id(parameter) for one in self.in_step for parameter in one.violated}
-        parts = self._shared_out.parts if found and self._shared_out else []
-        return [name for _, name, parameter in parts if id(parameter) in found]
+        if not found or self._shared_out is None:
+            return []
+        return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]
 
     def release(self) -> None:
         """Masks are held in no step any more."""
@@ -177,20 +207,26 @@ class Keeper:
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
-        if not self.masks or self._mask_grads_again():
+        if not self.masks:
             return
-        self._trained = None
+        weights = self._weights_again()
+        if weights and self._gradient_holder.again([one.grad for one in weights], self.ordered):
+            return
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
-        weights = [one.parameter for one in bound]
-        self._trained = _Found(self._trail(bound, None), tuple(self.masks), [], weights)
+        self._weights = _Weights.of(bound, self._trail(bound, None))
 
     def violations(self) -> dict[str, int]:
         """How many pruned weights are not 0, by name; only where there are any."""
         if not self.masks:
             return {}
-        counts = count_violations([one.inputs(()) for one in self.bind()], list(self.ordered))
-        return {name: count for name, count in counts.items() if count}
+        weights = self._weights_again()
+        counts = self._counter.count_again(list(weights), self.ordered) if weights else None
+        if counts is None:
+            bound = self.bind()
+            counts = self._counter.count([one.inputs(()) for one in bound], self.ordered)
+            self._weights = _Weights.of(bound, self._trail(bound, None))
+        return {name: count for name, count in zip(self.masks, counts, strict=True) if count}
 
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
@@ -206,6 +242,7 @@ class Keeper:
         for one, masks in given.items():
             one.hold_for(self, masks, state=len(self._roles) > 1)
         self.ordered_after_step = tuple(self.after_step.values())
+        self._names_after_step = tuple(self.after_step)
 
     def _shares(self) -> _Shares:
         self.in_step = steppers(self.optimizers, self._in_step)
@@ -226,12 +263,9 @@ class Keeper:
     def _look_after_names(self) -> None:
         """Now and then: masks that were given to parameters belong to what bears their names by now."""
         self._calls += 1
-        if (
-            self.masks
-            and self._calls % _NAMES == 0
-            and not (self._shared_out and self._shared_out.trail.holds())
-        ):
-            self.apply(self.masks)
+        if self.masks and self._calls % _NAMES == 0:
+            if self._shared_out is None or not self._shared_out.trail.holds():
+                self.apply(self.masks)
 
     def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
         """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
@@ -240,11 +274,10 @@ class Keeper:
             return False
         return self._holder.again(found.tensors, masks, found.present)
 
-    def _mask_grads_again(self) -> bool:
-        found = self._trained
-        if found is None or found.names != tuple(self.masks) or not found.trail.holds():
-            return False
-        return self._gradient_holder.again([one.grad for one in found.present], self.ordered)
+    def _weights_again(self) -> list[torch.Tensor]:
+        """The weights of the time before; none if the search would find others, or these have changed."""
+        weights = self._weights
+        return weights.tensors if weights is not None and weights.hold(self._names) else []
 
     def _search(self, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
         names = tuple(one.entry.name for one in bound)
@@ -254,9 +287,9 @@ class Keeper:
 
     def _trail(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
         trail = Trail()
-        follow(trail, self._model, [one.entry for one in bound])
         if optimizers is not None:
             optimizers.follow(trail, [one.parameter for one in bound])
+        follow(trail, self._model, [one.entry for one in bound])
         return trail
 
     def _items(

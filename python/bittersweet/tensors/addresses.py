@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,8 +25,9 @@ __all__ = ["Addresses", "Reader", "reader"]
 class Addresses(Protocol):
     """What tensors were at one time, and the addresses of those that still are that."""
 
-    def remember(self, tensors: list[torch.Tensor | None]) -> bool:
+    def remember(self, tensors: list[torch.Tensor | None], apart: bool = False) -> bool:
         """Notes the exact type, dtype, device, shape, strides and address of each; None is noted as that.
+        With `apart` they must not come to overlap: see `arrays.require_disjoint`.
 
         To be called after the full checks have passed on these tensors. False, and nothing is remembered, if
         one of them cannot be read again this way (a subclass, no strided memory).
@@ -35,8 +37,9 @@ class Addresses(Protocol):
         """Writes the address of ``tensors[i]`` to ``out[places[i]]``; nothing for None.
 
         False, and nothing is written and no longer anything remembered, if a tensor is not what was
-        remembered in everything but its address, or has moved to memory that is too small, misaligned or
-        seen through a lazily negated view. The caller then checks in full and remembers anew.
+        remembered in everything but its address, or has moved to memory that is too small, misaligned, seen
+        through a lazily negated view, or another's (see `apart`). The caller then checks in full and
+        remembers anew.
 
         Raises:
             ArgumentError: No buffers of 64-bit words, another number of places than tensors, or a place
@@ -50,13 +53,14 @@ class Reader:
     def __init__(self) -> None:
         self._kinds: list[Any] = []
         self._addresses: list[int] = []
+        self._apart = False
 
-    def remember(self, tensors: list[torch.Tensor | None]) -> bool:
+    def remember(self, tensors: list[torch.Tensor | None], apart: bool = False) -> bool:
         self._kinds, self._addresses = [], []
         kinds = [_kind(tensor) for tensor in tensors]
         if _UNREADABLE in kinds:
             return False
-        self._kinds = kinds
+        self._kinds, self._apart = kinds, apart
         self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         return True
 
@@ -88,6 +92,8 @@ class Reader:
             if address != former and tensor is not None and not _has_memory(tensor, address):
                 return None
             found.append(address)
+        if self._apart and found != self._addresses and _overlap(tensors):
+            return None
         return found
 
 
@@ -130,6 +136,17 @@ def _has_memory(tensor: torch.Tensor, address: int) -> bool:
         return False
     end = (tensor.storage_offset() + extent(tensor.shape, tensor.stride())) * tensor.element_size()
     return tensor.untyped_storage().nbytes() >= end
+
+
+def _overlap(tensors: Sequence[torch.Tensor | None]) -> bool:
+    ranges = []
+    for tensor in tensors:
+        if tensor is not None and tensor.numel():
+            dense = extent(tensor.shape, tensor.stride()) == tensor.numel()
+            size = (tensor.numel() if dense else 1) * tensor.element_size()
+            ranges.append((tensor.data_ptr(), tensor.data_ptr() + size))
+    ranges.sort()
+    return any(start < end for (_, end), (start, _) in itertools.pairwise(ranges))
 
 
 def _require_words(argument: str, words: Any) -> None:

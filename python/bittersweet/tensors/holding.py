@@ -54,7 +54,7 @@ class Holder:
         if not items:
             return
         tensors = self.tensors_of(items)
-        if self.again(tensors, masks):
+        if "weight" in self._roles and self.again(tensors, masks):  # else the weights need a look too
             return
         self._repeat = None
         table = Table(items, writes=self._roles)
@@ -62,6 +62,29 @@ class Holder:
         table.engine.apply_masks(table.data, _MASK_COLUMN, self._bits)
         table.write_back()
         self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+
+    def count(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> list[int]:
+        """How many elements of each item `apply` would change; nothing is written. Errors are those of
+        `apply`."""
+        if not items:
+            return []
+        tensors = self.tensors_of(items)
+        if (found := self.count_again(tensors, masks)) is not None:
+            return found
+        self._repeat = None
+        table = Table(items, writes=self._roles)
+        table.attach(masks)
+        counts: list[int] = table.engine.count_violations(table.data, _MASK_COLUMN, self._bits)
+        self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+        return counts
+
+    def count_again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> list[int] | None:
+        """`count` for these tensors, if nothing but addresses and masks has changed; else None."""
+        repeat = self._again(tensors, masks)
+        if repeat is None:
+            return None
+        counts: list[int] = repeat.table.engine.count_violations(repeat.table.data, _MASK_COLUMN, self._bits)
+        return counts
 
     def again(
         self,
@@ -76,15 +99,21 @@ class Holder:
             masks: Taken for the same ones if it is the object that the call before was given.
             written: `tensors` without None, where the caller knows them.
         """
-        repeat = self._repeat
-        if repeat is None or not repeat.update(tensors):
+        repeat = self._again(tensors, masks)
+        if repeat is None:
             return False
-        if masks is not self._masks and not repeat.attach(masks):
-            return False
-        self._masks = masks
         repeat.table.engine.apply_masks(repeat.table.data, _MASK_COLUMN, self._bits)
         raise_versions([one for one in tensors if one is not None] if written is None else written)
         return True
+
+    def _again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> Repeat | None:
+        repeat = self._repeat
+        if repeat is None or not repeat.update(tensors):
+            return None
+        if masks is not self._masks and not repeat.attach(masks):
+            return None
+        self._masks = masks
+        return repeat
 
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:

@@ -28,6 +28,10 @@ class Trail:
     def __reduce__(self) -> tuple[Any, ...]:
         return Trail, ()
 
+    @property
+    def is_lost(self) -> bool:
+        return self._lost
+
     def lose(self) -> None:
         self._lost = True
 
@@ -41,10 +45,8 @@ class Trail:
             self._lost = True
             return None
         value = own[name]
-        if self._is_new(owner, None):
-            self._steps.append((owner, None, own))
         if self._is_new(owner, name):
-            self._steps.append((own, name, value))
+            self._steps.append((owner, name, value))
         return value
 
     def contents(self, dictionary: Any, *, loosely: bool = False) -> None:

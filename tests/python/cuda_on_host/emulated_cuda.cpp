@@ -44,4 +44,12 @@ void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
   std::ranges::copy(test::EmulatedCuda{}.count_violations(tensors, masks, which), found);
 }
 
+std::size_t adam_workspace_bytes(std::span<const ScoreInputs>) { return 64; }
+
+void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+               const AdamArguments& call, void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.step_adam(tensors, options, call);
+}
+
 }  // namespace bittersweet::cuda

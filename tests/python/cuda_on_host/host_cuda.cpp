@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "bittersweet/cuda.hpp"
+#include "bittersweet/optim.hpp"
 #include "bittersweet/prune.hpp"
 #include "stand_in.hpp"
 
@@ -142,6 +143,29 @@ void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
   check(queue);
   const std::vector<std::int64_t> counts = bittersweet::count_violations(tensors, masks, which);
   std::copy(counts.begin(), counts.end(), found);
+}
+
+std::size_t adam_workspace_bytes(std::span<const ScoreInputs> tensors) { return 256 + 64 * tensors.size(); }
+
+void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+               const AdamArguments& call, void* workspace, std::size_t workspace_bytes) {
+  check(queue);
+  const std::size_t needed = adam_workspace_bytes(tensors);
+  if (workspace_bytes < needed) throw ArgumentError("workspace: " + std::to_string(workspace_bytes) + " bytes");
+  std::memset(workspace, 0xa5, workspace_bytes);
+  std::fill_n(call.dirty, tensors.size(), 0);
+  if (call.found_inf != nullptr && *call.found_inf != 0.0f) return;
+  std::vector<AdamOptions> by_tensor(options.begin(), options.end());
+  std::vector<double> steps;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    if (!call.lr.empty() && call.lr[t] != nullptr) by_tensor[t].lr = static_cast<double>(*call.lr[t]);
+    steps.push_back(static_cast<double>(*call.steps[t] + 1.0f));
+  }
+  const float scale = call.grad_scale == nullptr ? 0.0f : *call.grad_scale;
+  const std::vector<std::uint8_t> dirty =
+      bittersweet::step_adam(tensors, by_tensor, steps, {call.rounding, scale, call.weights_only}, call.trusted);
+  std::copy(dirty.begin(), dirty.end(), call.dirty);
+  for (float* const step : call.steps) *step += 1.0f;
 }
 
 }  // namespace bittersweet::cuda

@@ -321,3 +321,49 @@ def test_the_peers_agree_with_a_sort_and_a_dry_run_has_no_times(load: Any, tmp_p
     assert len(exact) == 6
     assert len(found) == 8
     assert all(record["dry"] for record in found)
+
+
+@pytest.mark.parametrize("engine", ["the CPU's", "on the host", "emulated"])
+def test_the_optimizers_step_is_judged_and_a_dry_run_has_no_times(
+    load: Any, tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("torch")
+    fixture = {"on the host": "cuda_on_host", "emulated": "cuda_emulated"}.get(engine)
+    native = request.getfixturevalue(fixture) if fixture else None
+    adam, out = load("adam"), tmp_path / "adam.jsonl"
+    threads = adam.torch.get_num_threads()
+    try:
+        assert adam.main(["--dry", "--out", str(out)], native) == 0
+    finally:
+        adam.torch.set_num_threads(threads)
+    found, problems = load("records").read(out)
+    assert problems == []
+    assert all(record["dry"] for record in found)
+    judged = [record["case"] for record in found if record.get("right")]
+    assert len(judged) == 9, "eight cases of bits and a model in double"
+    counted = [record for record in found if "differing" in record]
+    assert len(counted) == 8
+    assert any(record["differing"] for record in counted), "the roundings are not told"
+    assert len(found) - len(judged) - len(counted) == 20, "five cases of four models are timed on a device"
+
+
+def test_a_wrong_optimizers_step_fails(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    adam, out = load("adam"), tmp_path / "adam.jsonl"
+    threads = adam.torch.get_num_threads()
+    right = adam._core.step_adam
+    calls = []
+
+    def wrong(table: Any, groups: Any, *arguments: Any) -> Any:
+        calls.append(table)
+        groups = groups[:]
+        groups[0] *= 1.0 if len(calls) % 2 else 1.01
+        return right(table, groups, *arguments)
+
+    monkeypatch.setattr(adam._core, "step_adam", wrong)
+    try:
+        assert adam.main(["--dry", "--out", str(out)]) == 1
+    finally:
+        adam.torch.set_num_threads(threads)
+    found, _ = load("records").read(out)
+    assert [record["case"] for record in found if record.get("right") is False]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from bittersweet.steps.competing import Competition
 from bittersweet.steps.keeping import Keeper
+from bittersweet.tensors.holding import Holder
 from bittersweet.tensors.owned import is_plain
 from pruner_support import ONCE, backward, mlp, train
 from torch import nn
@@ -162,7 +163,7 @@ def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Op
     """What a call does to all tensors there are, or its error."""
     found: list[Any] = []
     try:
-        call()
+        found.append(str(call()))
     except Exception as error:
         found.append((type(error), str(error)))
     tensors = [*model.parameters(), *(one.grad for one in model.parameters())]
@@ -204,6 +205,7 @@ def test_a_hold_sees_every_change(change: str, monkeypatch: pytest.MonkeyPatch) 
         CHANGES[change](model, optimizer)
         if not remembers:
             monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
         found.append([outcome(keeper.hold, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
     before = outcome(lambda: None, *trained("weights")[:2])
@@ -244,30 +246,36 @@ def test_masking_gradients_sees_every_change(change: str, monkeypatch: pytest.Mo
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._mask_grads_again()
+        keeper.mask_grads()
+        assert keeper._weights_again()
         backward(model, 6)
         GRADIENTS[change](model[2].weight)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_mask_grads_again", lambda self: False)
+            monkeypatch.setattr(Keeper, "_weights_again", lambda self: [])
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
         found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("change", ["the parameter, by attribute", "the module", "the parameter, removed"])
-def test_masking_gradients_finds_the_parameters_anew(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+@pytest.mark.parametrize("what", ["mask_grads", "violations"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_and_counts_are_those_of_the_weights_there_are(
+    change: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
     for remembers in (True, False):
         model, optimizer, pruner = trained("grads")
         keeper = pruner._loop.keeper
-        assert keeper._mask_grads_again()
+        getattr(keeper, what)()
+        assert keeper._weights_again()
         torch.manual_seed(3)
         CHANGES[change](model, optimizer)
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
         if not remembers:
-            monkeypatch.setattr(Keeper, "_mask_grads_again", lambda self: False)
-        found.append([outcome(keeper.mask_grads, model, optimizer) for _ in range(3)])
+            monkeypatch.setattr(Keeper, "_weights_again", lambda self: [])
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
+        call = getattr(keeper, what)
+        found.append([outcome(call, model, optimizer) for _ in range(3)])
     assert found[0] == found[1]
 
 
@@ -306,8 +314,9 @@ def test_an_event_sees_every_change(change: str, scorer: str, monkeypatch: pytes
         if not remembers:
             monkeypatch.setattr(Competition, "_again", lambda self: None)
             monkeypatch.setattr(Keeper, "_write_again", lambda *_: False)
+            monkeypatch.setattr(Holder, "_again", lambda *_: None)
         for _ in range(3):
-            found.append(outcome(pruner.step, model, optimizer))
+            found.append(outcome(lambda p=pruner: p.step() and None, model, optimizer))
             found.append([str(event).split(" passes")[0] for event in pruner.history])
             found.append({name: mask.tolist() for name, mask in pruner.masks.items()})
     assert found[:9] == found[9:]

@@ -199,6 +199,37 @@ def test_inside_a_transform_there_is_no_memory(walk: Addresses) -> None:
     assert seen == [None]
 
 
+OVERLAPS: dict[str, Callable[[torch.Tensor], list[Any]]] = {
+    "the same": lambda block: [block[:10], block[20:30], block[:10]],
+    "by one element": lambda block: [block[:10], block[9:19], block[30:40]],
+    "one in another": lambda block: [block[:10], block[2:4], block[30:40]],
+    "behind an empty one": lambda block: [block[:0], block[:10], block[5:15]],
+    "two views": lambda block: [block[::2][:10], block[::2][:10], block[30:40]],
+}
+
+
+@pytest.mark.parametrize("case", OVERLAPS)
+def test_what_must_lie_apart_is_not_read_where_it_does_not(walk: Addresses, case: str) -> None:
+    given = OVERLAPS[case](torch.ones(50))
+    fine = [one.clone(memory_format=torch.preserve_format) for one in given]
+    fine = [
+        torch.ones(50)[::2][:10] if one.stride() == (2,) else two
+        for one, two in zip(given, fine, strict=True)
+    ]
+    assert walk.remember(fine)
+    assert read(walk, given) == now(given)
+    assert walk.remember(fine, apart=True)
+    assert read(walk, fine) == now(fine)
+    assert read(walk, given) is None
+
+
+def test_neighbours_and_interleaved_views_lie_apart(walk: Addresses) -> None:
+    assert walk.remember([torch.ones(10), torch.ones(10), torch.ones(40)[::2]], apart=True)
+    block = torch.ones(100)
+    given = [block[10:20], block[:10], block[21:61][::2]]
+    assert read(walk, given) == now(given)
+
+
 def test_more_and_fewer_tensors(walk: Addresses) -> None:
     one = torch.ones(3)
     for given in ([], [one, one]):

@@ -1,5 +1,6 @@
 #include "support/simt/emulated.hpp"
 
+#include "cuda/adam.cuh"
 #include "cuda/bracket.cuh"
 #include "cuda/guess.cuh"
 #include "cuda/prove_margin.cuh"
@@ -77,6 +78,14 @@ std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreIn
   Launcher launcher(seed_++ * 1000, processors_);
   cuda::verify_mask(launcher, cuda::chosen_arrays(tensors, masks, which), tensors.size(), found.data());
   return found;
+}
+
+int EmulatedCuda::step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+                            const cuda::AdamArguments& call) {
+  std::vector<unsigned char> workspace(cuda::adam_bytes(tensors.size()), 0xa5);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::step_adam(launcher, cuda::make_adam(tensors, options, call, workspace.data(), workspace.size()));
+  return launcher.launches();
 }
 
 cuda::MarginProof EmulatedCuda::prove_margin(std::uint32_t step) {

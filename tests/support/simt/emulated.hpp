@@ -27,6 +27,10 @@ class EmulatedCuda {
   std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                              std::span<const std::uint64_t* const> masks, std::uint32_t which);
 
+  // cuda::step_adam, as `step`; the number of its launches.
+  int step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+                const cuda::AdamArguments& call);
+
   // cuda::prove_margin, on every `step`-th float.
   cuda::MarginProof prove_margin(std::uint32_t step);
 

@@ -1,0 +1,199 @@
+// step_adam: one step of Adam or AdamW with the masks in it. A small kernel raises the counts and leaves every tensor's
+// constants in the workspace, so that no block of the pass behind it can meet a count half raised; then one kernel for
+// each storage walks the tensors, as many as fit in a launch's arguments.
+#pragma once
+
+#include "adam_plan.hpp"
+#include "neighbours.cuh"
+
+namespace bittersweet::cuda {
+
+BITTERSWEET_DEVICE bool forbidden(const float* found_inf) { return found_inf != nullptr && *found_inf != 0.0f; }
+
+struct PrepareAdam {
+  static constexpr u32 threads = 128, blocks = 1;
+  static constexpr u32 most_tensors = 480;
+  struct Args {
+    const float *grad_scale, *found_inf;
+    AdamStep* constants;
+    u32* dirty;
+    u32 count;
+    AdamTensor tensors[most_tensors];
+  };
+  struct Shared {};
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    const bool skipped = forbidden(args.found_inf);
+    const float scale = args.grad_scale != nullptr ? *args.grad_scale : 0.0f;
+    for (u64 t = first_thread(); t < args.count; t += all_threads()) {
+      args.dirty[t] = 0;
+      if (skipped) continue;
+      const AdamTensor& tensor = args.tensors[t];
+      AdamOptions options = tensor.options;
+      if (tensor.lr != nullptr) options.lr = *tensor.lr;
+      const float step = *tensor.step + 1.0f;
+      *tensor.step = step;
+      args.constants[t] = make_adam_step(options, step, scale);
+    }
+  }
+};
+
+template <Storage S>
+struct AdamTypes {
+  static constexpr DType weight = S == Storage::f32 ? DType::f32 : S == Storage::f16_f32 ? DType::f16 : DType::bf16;
+  static constexpr DType state = S == Storage::bf16 ? DType::bf16 : DType::f32;
+  static constexpr int width = S == Storage::bf16 ? 8 : 4;
+};
+
+template <Storage S, bool Contracted, bool Largest>
+struct AdamPass {
+  static constexpr DType W = AdamTypes<S>::weight, M = AdamTypes<S>::state;
+  static constexpr int width = AdamTypes<S>::width;
+  static constexpr u32 threads = 256, blocks = 3;
+  static constexpr u32 most_rows = 440;
+  struct Args {
+    const float* found_inf;
+    const AdamStep* constants;
+    u32* dirty;
+    bool weights_only;
+    u32 count, tiles;
+    AdamRow rows[most_rows];
+  };
+  struct Shared {};
+
+  // Neighbours of which some are alive, or their states are, by their keep bits. Was a dead weight not zero?
+  template <Contraction C, int Width>
+  static BITTERSWEET_DEVICE bool live(const AdamRow& row, const AdamStep& step, std::int64_t at, u32 keep,
+                                      bool weights_only) {
+    Neighbours<W, Width> w, g;
+    Neighbours<M, Width> m, v, largest;
+    w.read(row.w, at);
+    g.read(row.g, at);
+    m.read(row.m, at);
+    v.read(row.v, at);
+    if constexpr (Largest) largest.read(row.largest, at);
+    bool dirty = false;
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      float weight = w[i], gradient = g[i], first = m[i], second = v[i], most = largest[i];
+      const bool alive = (keep >> i & 1u) != 0, state_lives = alive || weights_only;
+      dirty |= !alive && weight != 0.0f;
+      adam<C>(step, weight, gradient, first, second, Largest ? &most : nullptr);
+      w.set(i, alive ? weight : 0.0f);
+      m.set(i, state_lives ? first : 0.0f);
+      v.set(i, state_lives ? second : 0.0f);
+      if constexpr (Largest) largest.set(i, state_lives ? most : 0.0f);
+      if (step.scaled) g.set(i, gradient);
+    }
+    w.write(row.w, at);
+    m.write(row.m, at);
+    v.write(row.v, at);
+    if constexpr (Largest) largest.write(row.largest, at);
+    if (step.scaled) g.write(row.g, at);
+    return dirty;
+  }
+
+  // Neighbours that are all dead: nothing is read of them but what the contract asks for.
+  template <int Width>
+  static BITTERSWEET_DEVICE bool dead(const AdamRow& row, const AdamStep& step, std::int64_t at) {
+    bool dirty = false;
+    if (step.scaled) {
+      Neighbours<W, Width> g;
+      g.read(row.g, at);
+#pragma unroll
+      for (int i = 0; i < Width; ++i) g.set(i, g[i] / step.scale);
+      g.write(row.g, at);
+    }
+    if (!row.trusted) {
+      Neighbours<W, Width> w;
+      w.read(row.w, at);
+#pragma unroll
+      for (int i = 0; i < Width; ++i) dirty |= w[i] != 0.0f;
+      Neighbours<W, Width>{}.write(row.w, at);
+      constexpr Neighbours<M, Width> zeros{};
+      zeros.write(row.m, at);
+      zeros.write(row.v, at);
+      if constexpr (Largest) zeros.write(row.largest, at);
+    }
+    return dirty;
+  }
+
+  template <Contraction C, int Width>
+  static BITTERSWEET_DEVICE bool group(const Args& args, const AdamRow& row, const AdamStep& step, std::int64_t at,
+                                       u32 keep) {
+    if (keep != 0 || args.weights_only) return live<C, Width>(row, step, at, keep, args.weights_only);
+    return dead<Width>(row, step, at);
+  }
+
+  static BITTERSWEET_DEVICE void tile(const Args& args, const AdamRow& row, u32 number) {
+    constexpr Contraction body = Contracted ? Contraction::fused : Contraction::none;
+    constexpr Contraction rest = Contracted ? Contraction::fused_rest : Contraction::none;
+    constexpr u32 all = (1u << width) - 1;
+    const u32 lane = lane_id();
+    const std::int64_t begin = std::int64_t{number} * tile_size, body_end = row.numel - row.rest;
+    const std::int64_t end = begin + tile_size < row.numel ? begin + tile_size : row.numel;
+    const AdamStep step = args.constants[row.tensor];
+    const u32 keep = transpose<width>(mask_word(row.mask, row.numel, begin / 32 + word_of_lane<width>(lane)));
+    bool dirty = false;
+    std::int64_t singles = begin;
+    if (row.vectors) {
+#pragma unroll 1
+      for (u32 s = 0; s < 32 / width; ++s) {
+        const std::int64_t at = begin + s * 32 * width + lane * width;
+        if (at + width <= body_end) dirty |= group<body, width>(args, row, step, at, keep >> (s * width) & all);
+      }
+      const std::int64_t whole = (body_end < end ? body_end : end) - begin;
+      if (whole > 0) singles += whole / width * width;
+    }
+    for (std::int64_t at = singles + lane; at < end; at += 32) {
+      const u32 bit = row.mask == nullptr ? 1u : words32(row.mask)[at / 32] >> (at % 32) & 1u;
+      dirty |= at < body_end ? group<body, 1>(args, row, step, at, bit) : group<rest, 1>(args, row, step, at, bit);
+    }
+    if (__ballot_sync(everyone, dirty) != 0 && lane == 0) atomicMax(args.dirty + row.tensor, 1u);
+  }
+
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    if (forbidden(args.found_inf)) return;
+    u32 row = 0;
+    for (u64 t = first_warp(); t < args.tiles; t += warps()) {
+      while (row + 1 < args.count && t >= args.rows[row + 1].first) ++row;
+      tile(args, args.rows[row], static_cast<u32>(t) - args.rows[row].first);
+    }
+  }
+};
+
+template <Storage S, bool Contracted, bool Largest, class L>
+void adam_pass(L& launcher, const AdamPlan& plan, std::span<const AdamRow> rows) {
+  using K = AdamPass<S, Contracted, Largest>;
+  for (std::size_t first = 0; first < rows.size(); first += K::most_rows) {
+    typename K::Args args{plan.found_inf, plan.constants, plan.dirty, plan.weights_only, 0, 0, {}};
+    for (AdamRow row : rows.subspan(first, std::min<std::size_t>(K::most_rows, rows.size() - first))) {
+      row.first = args.tiles;
+      args.tiles += tiles_of(row.numel);
+      args.rows[args.count++] = row;
+    }
+    launcher.template launch<K>(grid_for<K>((args.tiles + 7) / 8, launcher.processors()), args);
+  }
+}
+
+template <bool Contracted, class L>
+void adam_passes(L& launcher, const AdamPlan& plan) {
+  const auto storage = [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (adam_pass<adam_storages[I], Contracted, false>(launcher, plan, plan.rows[I][0]), ...);
+    (adam_pass<adam_storages[I], Contracted, true>(launcher, plan, plan.rows[I][1]), ...);
+  };
+  storage(std::make_index_sequence<adam_storages.size()>());
+}
+
+template <class L>
+void step_adam(L& launcher, const AdamPlan& plan) {
+  using Prepare = PrepareAdam;
+  for (std::size_t first = 0; first < plan.tensors.size(); first += Prepare::most_tensors) {
+    Prepare::Args args{plan.grad_scale, plan.found_inf, plan.constants + first, plan.dirty + first, 0, {}};
+    args.count = static_cast<u32>(std::min<std::size_t>(Prepare::most_tensors, plan.tensors.size() - first));
+    std::copy_n(plan.tensors.begin() + static_cast<std::ptrdiff_t>(first), args.count, args.tensors);
+    launcher.template launch<Prepare>((args.count + Prepare::threads - 1) / Prepare::threads, args);
+  }
+  plan.contracted ? adam_passes<true>(launcher, plan) : adam_passes<false>(launcher, plan);
+}
+
+}  // namespace bittersweet::cuda

@@ -1,0 +1,27 @@
+// An optimizer's step within another pass: each tile is stepped when it comes up, and read while it is in the cache.
+#pragma once
+
+#include <span>
+
+#include "bittersweet/engine/optim.hpp"
+#include "cpu/kernels.hpp"
+#include "fp_environment.hpp"
+
+namespace bittersweet::cpu {
+
+// The arguments of step_adam, for the tensors of the pass.
+struct StepInPass {
+  std::span<const AdamStep> steps;
+  const AdamCall& call;
+  FpEnvironment::Mode mode;  // of the step; the pass around it has its own
+  std::span<std::uint8_t> dirty;
+};
+
+// Elements first .. first + count of a tensor, a multiple of a mask word each unless they reach its end.
+AdamChunk adam_chunk(const ScoreInputs& tensor, std::int64_t first, std::int64_t count, const AdamCall& call);
+
+// Steps them.
+void step_chunk(const Kernels& kernels, const ScoreInputs& tensor, const AdamStep& step, const AdamCall& call,
+                const AdamChunk& chunk, std::uint8_t& dirty);
+
+}  // namespace bittersweet::cpu
