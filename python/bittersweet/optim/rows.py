@@ -156,8 +156,8 @@ class Rows:
             if mask is not None and mask.shape != tuple(parameter.shape):
                 self._masks = None
                 raise ShapeError(
-                    f"parameter of shape {tuple(parameter.shape)}: its mask has shape {mask.shape}, which was "
-                    "that of the parameter when it was held. Give it a new mask, or hold({})"
+                    f"parameter of shape {tuple(parameter.shape)}: its mask has shape {mask.shape}, which it "
+                    "had itself when it was held. Give it a new mask, or hold({})"
                 )
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
