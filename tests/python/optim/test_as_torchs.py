@@ -334,3 +334,36 @@ def test_schedulers_of_torch_take_it() -> None:
                 for scheduler in schedulers:
                     scheduler.step()
     pair.assert_equal()
+
+
+class Noisy(optim.AdamW):
+    """Writes the weights after the pass."""
+
+    def step(self, closure: Any = None) -> Any:
+        result = super().step(closure)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.add_(0.1)
+        return result
+
+
+class Named(optim.AdamW):
+    """Adds nothing to the step."""
+
+
+def test_a_subclass_with_a_step_of_its_own_is_held_on_its_weights() -> None:
+    optim.AdamW([nn.Parameter(torch.ones(1))])  # torch wraps the step of a class with its first instance
+    for kind, in_step in ((Noisy, 0), (Named, 3), (optim.AdamW, 3)):
+        model = mlp()
+        optimizer = kind(model.parameters(), lr=1e-2)
+        pruner = bs.Pruner(model, optimizer, schedule=bs.OneShot(0.5, 2), scorer="magnitude")
+        for step in range(5):
+            backward(model, step)
+            optimizer.step()
+            pruner.step()
+            optimizer.zero_grad()
+            assert step < 2 or not dead_values(pruner, weights(model)).any()
+        assert optimizer.held.in_step == in_step
+    with pytest.raises(bs.ArgumentError, match="'step' with Noisy"):
+        bs.Pruner(mlp(), Noisy(mlp().parameters()), schedule=ONCE, scorer="magnitude", hold="step")
