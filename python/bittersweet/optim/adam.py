@@ -38,9 +38,21 @@ class _AdamStep(MaskedStep):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's. With ``state_dtype``, saved states keep the precision that they were saved in."""
-        super().load_state_dict(state_dict)
         if self._state_dtype is None:
+            super().load_state_dict(state_dict)
             return
+        taken: list[dict[str, Any]] = []  # as the hooks of others leave it, and before those of others see it
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, state: taken.append(state)),
+            self.register_load_state_dict_post_hook(lambda _: self._take(taken[0]), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _take(self, state_dict: Mapping[str, Any]) -> None:
         pairs = (
             (number, parameter)
             for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=True)
@@ -131,7 +143,7 @@ class Adam(_AdamStep, torch.optim.Adam):
     threads. All others are stepped by torch's fused step, and their masks held after it; `held` says which.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad, maximize: As torch's.
+        params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: As torch's.
         foreach, capturable, differentiable, fused: There for the sake of torch's signature; only what a fused
             step does is accepted.
         state_dtype: ``torch.float32`` keeps the states of 16-bit parameters in float32, which torch does not
@@ -148,7 +160,7 @@ class Adam(_AdamStep, torch.optim.Adam):
         lr: float | torch.Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0,
         amsgrad: bool = False,
         *,
         foreach: bool | None = None,
@@ -156,11 +168,13 @@ class Adam(_AdamStep, torch.optim.Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         self._refuse(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
+        newer = {"decoupled_weight_decay": True} if decoupled_weight_decay else {}  # not in every torch
         torch.optim.Adam.__init__(
-            self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True
+            self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True, **newer
         )
         self._prepare(state_dtype)
 

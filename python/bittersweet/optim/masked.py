@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -97,24 +98,29 @@ class MaskedStep(torch.optim.Optimizer):
             self._owners[owner], self._holds_state = dict(masks), state
         else:
             self._owners.pop(owner, None)
-        self._join()
+        self._joined, self._together = len(self._owners), self._join()
 
-    def _join(self) -> None:
+    def _join(self, without: Container[object] = ()) -> Mapping[torch.Tensor, Mask]:
         together: dict[torch.Tensor, Mask] = {}
-        for of_one in self._owners.values():
-            for parameter, mask in of_one.items():
+        for owner, of_one in self._owners.items():
+            for parameter, mask in of_one.items() if owner not in without else ():
                 together[parameter] = kept_by_both(mask, together.get(parameter))
-        self._joined, self._together = len(self._owners), together
+        return together
 
     def _pruned(self) -> Mapping[torch.Tensor, Mask]:
         """The masks of all owners that are still there."""
         if self._joined != len(self._owners):
-            self._join()
+            self._joined, self._together = len(self._owners), self._join()
         return self._together
 
-    def let_drift(self, drifts: bool) -> None:
-        """Whether the next step goes without masks: what is pruned competes again after it."""
-        self._drifts = drifts
+    def let_drift(self, owner: object, drifts: bool) -> None:
+        """Whether the next step goes without this owner's masks: what they prune competes again after it."""
+        (self._drifting.add if drifts else self._drifting.discard)(owner)
+
+    @property
+    def masks_what_it_steps(self) -> bool:
+        """False for a class with a step of its own around this one, which may write the weights after it."""
+        return inspect.unwrap(type(self).step) is inspect.unwrap(MaskedStep.step)
 
     @property
     def held(self) -> Held:
@@ -180,8 +186,9 @@ class MaskedStep(torch.optim.Optimizer):
         )
         self._mine, self._holds_state = dict(mine), holds_state
         self._violated: list[torch.Tensor] = []
-        self._drifts = False
+        self._drifting: weakref.WeakSet[object] = weakref.WeakSet()
         self._known: list[torch.Tensor] = []
+        self._idle: dict[torch.Tensor, int | None] = {}
         self._inside: list[int] = []
         self._outside: list[int] = []
         self.hold_for(self, mine, state=holds_state)
@@ -198,14 +205,14 @@ class MaskedStep(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _step(self) -> None:
-        drifts, self._drifts = self._drifts, False
+        masks = self._join(self._drifting) if self._drifting else self._pruned()
+        self._drifting.clear()
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         now = Gathered()
         for number, group in enumerate(self.param_groups):
             self._gather(now, group, number)
         self._violated = []
         inside, outside = self._parted(now)
-        masks = {} if drifts else self._pruned()
         if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]
@@ -214,6 +221,18 @@ class MaskedStep(torch.optim.Optimizer):
             groups = array("d", [x for group in self.param_groups for x in self._options(group)])
             factor = 0.0 if scale is None else float(scale)
             self._violated = self._rows.step(masks, groups, _rule(), factor, not self._holds_state)
+        if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
+            self._hold_idle(masks, now)
+
+    def _hold_idle(self, masks: Mapping[torch.Tensor, Mask], now: Gathered) -> None:
+        """Writes the zeros of parameters without a gradient, which no step writes, where something else has
+        written them."""
+        stepped = set(map(id, now.parameters))
+        idle = {one: mask for one, mask in masks.items() if id(one) not in stepped}
+        written = {one: mask for one, mask in idle.items() if self._idle.get(one) != _version(one)}
+        self._violated += [one for one, mask in written.items() if one.detach()[~mask.bool()].any()]
+        self._write_zeros(written)
+        self._idle = {one: _version(one) for one in idle}
 
     def _parted(self, now: Gathered) -> tuple[Gathered, Gathered]:
         """What the pass takes, its addresses in place, and what it does not."""
@@ -260,6 +279,10 @@ def _as_fused(groups: Iterable[dict[str, Any]]) -> None:
     """A checkpoint of another of torch's forms of the step says so in its groups."""
     for group in groups:
         group.update(fused=True, foreach=None, capturable=False, differentiable=False)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 def _rule() -> Rounding:

@@ -8,7 +8,7 @@ from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core
-from ..errors import Error
+from ..errors import Error, ShapeError
 from ..tensors import devices
 from ..tensors.addresses import reader
 from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, first_address, inspect, raise_versions
@@ -153,6 +153,12 @@ class Rows:
         self._masks, self._left, self._skippable = masks, {}, []
         for row, parameter in enumerate(self._now.parameters):
             mask = masks.get(parameter) if masks else None
+            if mask is not None and mask.shape != tuple(parameter.shape):
+                self._masks = None
+                raise ShapeError(
+                    f"parameter of shape {tuple(parameter.shape)}: its mask has shape {mask.shape}, which it "
+                    "had itself when it was held. Give it a new mask, or hold({})"
+                )
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
             if mask is not None and len(mask.words) and (mask.words == 0).mean() > _WORTH:

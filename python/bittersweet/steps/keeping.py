@@ -190,7 +190,7 @@ class Keeper:
             if self._shared_out is None:  # a copy
                 self._share_out()
             for one in self.in_step:
-                one.let_drift(drifts)
+                one.let_drift(self, drifts)
 
     def violated_in_step(self) -> list[str]:
         """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
@@ -305,4 +305,5 @@ def steppers(optimizers: Optimizers, wanted: bool = True) -> tuple[MaskedStep, .
     """The optimizers that can hold masks in their own step."""
     from ..optim.masked import MaskedStep
 
-    return tuple(one for one in optimizers.alone() if isinstance(one, MaskedStep)) if wanted else ()
+    found = [one for one in optimizers.alone() if isinstance(one, MaskedStep)] if wanted else []
+    return tuple(one for one in found if one.masks_what_it_steps)

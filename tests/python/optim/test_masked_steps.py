@@ -310,3 +310,46 @@ def test_a_step_keeps_no_gradient_alive() -> None:
         optimizer.zero_grad()
         gc.collect()
         assert [gradient() for gradient in gradients] == [None, None]
+
+
+def test_one_owner_lets_drift_and_the_masks_of_another_hold() -> None:
+    own = parameters(((64, 40), (9, 9)))
+    optimizer = optim.AdamW(own)
+    mine, other, owner = some_mask((64, 40), 0.5), some_mask((9, 9), 0.5), Owner()
+    optimizer.hold({own[0]: mine})
+    optimizer.hold_for(owner, {own[0]: bs.Mask.from_bool(~mine), own[1]: bs.Mask.from_bool(other)})
+    for step, drifts in enumerate((False, True, False, True, True, False)):
+        optimizer.let_drift(owner, drifts)
+        give_gradients(own, step)
+        optimizer.step()
+        assert_held(optimizer, own[0], mine)
+        assert bool(own[0].any()) is drifts
+        assert bool(own[1][~other].any()) is drifts
+    give_gradients(own, 9)
+    optimizer.let_drift(owner, True)
+    optimizer.step()
+    give_gradients(own, 10)
+    optimizer.step()  # it is asked for each step anew
+    assert_held(optimizer, own[1], other)
+
+
+@pytest.mark.parametrize("without", ["a gradient", "any gradient"])
+def test_parameters_without_a_gradient_are_held_too(without: str) -> None:
+    own = parameters(((64, 40), (9,)))
+    optimizer = optim.AdamW(own)
+    mask = some_mask((64, 40), 0.5)
+    optimizer.hold({own[0]: mask})
+    for step in range(6):
+        give_gradients(own, step)
+        if step >= 2:
+            own[0].grad = None
+        if without == "any gradient":
+            own[1].grad = None
+        if step == 3:
+            with torch.no_grad():
+                own[0].fill_(1.0)
+        version = own[0]._version
+        optimizer.step()
+        assert [one is own[0] for one in optimizer.violated] == [True] * (step == 3)
+        assert_held(optimizer, own[0], mask)
+        assert step < 4 or own[0]._version == version, "nothing is written where nothing was"
