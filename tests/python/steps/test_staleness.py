@@ -156,7 +156,7 @@ CHANGES: dict[str, Change] = {
 
 
 def held_again(keeper: Keeper) -> bool:
-    return keeper._write_again(keeper.ordered, tuple(keeper.masks))
+    return keeper._write_again(keeper._holder, keeper.ordered, tuple(keeper.masks))
 
 
 def outcome(call: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
