@@ -48,8 +48,7 @@ template <Storage S, bool Contracted, bool Largest>
 struct AdamPass {
   static constexpr DType W = AdamTypes<S>::weight, M = AdamTypes<S>::state;
   static constexpr int width = AdamTypes<S>::width;
-  static constexpr u32 threads = 256, blocks = 3;
-  static constexpr u32 most_rows = 440;
+  static constexpr u32 threads = 256, blocks = 3, most_rows = 440;
   struct Args {
     const float* found_inf;
     const AdamStep* constants;
@@ -71,19 +70,26 @@ struct AdamPass {
     m.read(row.m, at);
     v.read(row.v, at);
     if constexpr (Largest) largest.read(row.largest, at);
-    bool dirty = false;
+    const auto set_dead_states = [&](u32 pattern) {
+      m.set_dead(keep, pattern), v.set_dead(keep, pattern);
+      if constexpr (Largest) largest.set_dead(keep, pattern);
+    };
+    const bool masked = keep != (1u << Width) - 1;
+    const bool dirty = masked && w.has_dead_nonzero(keep);
+    // What is thrown away need not take the slow path of divisions, as zeros may.
+    if (masked && !weights_only) set_dead_states(Neighbours<M, Width>::ones);
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      float weight = w[i], gradient = g[i], first = m[i], second = v[i], most = largest[i];
-      const bool alive = (keep >> i & 1u) != 0, state_lives = alive || weights_only;
-      dirty |= !alive && weight != 0.0f;
+      float weight = w[i], gradient = g[i], first = m[i], second = v[i], most = Largest ? largest[i] : 0.0f;
       adam<C>(step, weight, gradient, first, second, Largest ? &most : nullptr);
-      w.set(i, alive ? weight : 0.0f);
-      m.set(i, state_lives ? first : 0.0f);
-      v.set(i, state_lives ? second : 0.0f);
-      if constexpr (Largest) largest.set(i, state_lives ? most : 0.0f);
+      w.set(i, weight);
+      m.set(i, first);
+      v.set(i, second);
+      if constexpr (Largest) largest.set(i, most);
       if (step.scaled) g.set(i, gradient);
     }
+    if (masked) w.set_dead(keep, 0);
+    if (masked && !weights_only) set_dead_states(0);
     w.write(row.w, at);
     m.write(row.m, at);
     v.write(row.v, at);
@@ -95,7 +101,6 @@ struct AdamPass {
   // Neighbours that are all dead: nothing is read of them but what the contract asks for.
   template <int Width>
   static BITTERSWEET_DEVICE bool dead(const AdamRow& row, const AdamStep& step, std::int64_t at) {
-    bool dirty = false;
     if (step.scaled) {
       Neighbours<W, Width> g;
       g.read(row.g, at);
@@ -103,18 +108,15 @@ struct AdamPass {
       for (int i = 0; i < Width; ++i) g.set(i, g[i] / step.scale);
       g.write(row.g, at);
     }
-    if (!row.trusted) {
-      Neighbours<W, Width> w;
-      w.read(row.w, at);
-#pragma unroll
-      for (int i = 0; i < Width; ++i) dirty |= w[i] != 0.0f;
-      Neighbours<W, Width>{}.write(row.w, at);
-      constexpr Neighbours<M, Width> zeros{};
-      zeros.write(row.m, at);
-      zeros.write(row.v, at);
-      if constexpr (Largest) zeros.write(row.largest, at);
-    }
-    return dirty;
+    if (row.trusted) return false;
+    Neighbours<W, Width> w;
+    w.read(row.w, at);
+    Neighbours<W, Width>{}.write(row.w, at);
+    constexpr Neighbours<M, Width> zeros{};
+    zeros.write(row.m, at);
+    zeros.write(row.v, at);
+    if constexpr (Largest) zeros.write(row.largest, at);
+    return w.has_dead_nonzero(0);
   }
 
   template <Contraction C, int Width>
@@ -127,7 +129,6 @@ struct AdamPass {
   static BITTERSWEET_DEVICE void tile(const Args& args, const AdamRow& row, u32 number) {
     constexpr Contraction body = Contracted ? Contraction::fused : Contraction::none;
     constexpr Contraction rest = Contracted ? Contraction::fused_rest : Contraction::none;
-    constexpr u32 all = (1u << width) - 1;
     const u32 lane = lane_id();
     const std::int64_t begin = std::int64_t{number} * tile_size, body_end = row.numel - row.rest;
     const std::int64_t end = begin + tile_size < row.numel ? begin + tile_size : row.numel;
@@ -139,7 +140,8 @@ struct AdamPass {
 #pragma unroll 1
       for (u32 s = 0; s < 32 / width; ++s) {
         const std::int64_t at = begin + s * 32 * width + lane * width;
-        if (at + width <= body_end) dirty |= group<body, width>(args, row, step, at, keep >> (s * width) & all);
+        if (at + width <= body_end)
+          dirty |= group<body, width>(args, row, step, at, keep >> (s * width) & ((1u << width) - 1));
       }
       const std::int64_t whole = (body_end < end ? body_end : end) - begin;
       if (whole > 0) singles += whole / width * width;
@@ -177,12 +179,15 @@ void adam_pass(L& launcher, const AdamPlan& plan, std::span<const AdamRow> rows)
 
 template <bool Contracted, class L>
 void adam_passes(L& launcher, const AdamPlan& plan) {
-  const auto storage = [&]<std::size_t... I>(std::index_sequence<I...>) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
     (adam_pass<adam_storages[I], Contracted, false>(launcher, plan, plan.rows[I][0]), ...);
     (adam_pass<adam_storages[I], Contracted, true>(launcher, plan, plan.rows[I][1]), ...);
-  };
-  storage(std::make_index_sequence<adam_storages.size()>());
+  }(std::make_index_sequence<adam_storages.size()>());
 }
+
+inline constexpr std::size_t most_argument_bytes = 32764;
+static_assert(sizeof(PrepareAdam::Args) <= most_argument_bytes);
+static_assert(sizeof(AdamPass<Storage::f32, true, true>::Args) <= most_argument_bytes);
 
 template <class L>
 void step_adam(L& launcher, const AdamPlan& plan) {

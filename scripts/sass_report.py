@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads the machine code of the CUDA engine and reports what every bracket kernel costs; no GPU needed.
+"""Reads the machine code of the CUDA engine and reports what its hot kernels cost; no GPU needed.
 
 `python scripts/sass_report.py` compiles cuda/*.cu for sm_90 (nvcc), disassembles them (cuobjdump, from the
 CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes bench/results/sass_sm90.json and docs/cuda_sass.md.
@@ -25,7 +25,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 JSON_REPORT = ROOT / "bench" / "results" / "sass_sm90.json"
 PAGE = ROOT / "docs" / "cuda_sass.md"
-UNITS = ("bracket", "engine", "histogram", "prove_margin", "sample", "select", "write_mask", "write_scores")
+UNITS = (
+    "adam",
+    "bracket",
+    "engine",
+    "histogram",
+    "prove_margin",
+    "sample",
+    "select",
+    "write_mask",
+    "write_scores",
+)
 NVCC = [
     *("-std=c++20", "-arch=sm_90", "-O3", "-cubin", "-Xptxas=-v", "--expt-relaxed-constexpr"),
     *("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"),
@@ -89,6 +99,44 @@ class Kernel:
             found.append(f"{self.branches} branches in the hot loop, where one a tile is allowed")
         if not self.unlimited() and self.slots > self.budget:
             found.append(f"{self.slots:.1f} slots an element, more than {self.budget:.1f}")
+        return found
+
+
+ADAM_STORED = {"0": "f32", "1": "bf16", "3": "bf16, state f32", "4": "f16, state f32"}
+ADAM_BYTES = {"f32": 4 * 7, "bf16": 2 * 7, "bf16, state f32": 2 * 3 + 4 * 4, "f16, state f32": 2 * 3 + 4 * 4}
+ADAM_BUFFER = {"f32": 8, "bf16": 4, "bf16, state f32": 8, "f16, state f32": 8}
+
+
+@dataclass
+class AdamKernel:
+    """One form of the optimizer's pass. Its hot part reaches from the first vector load of neighbours with a
+    live element to the last store of them; what it branches around (slow paths of divisions, the gradient's
+    own) is counted as well."""
+
+    storage: str
+    contracted: bool
+    amsgrad: bool
+    registers: int
+    local_bytes: int
+    instructions: int
+    slots: float  # for each element
+    memory_slots: float  # that memory leaves for the bytes read and written
+    loads: dict[str, int]
+    stores: dict[str, int]
+
+    def name(self) -> str:
+        return f"Adam {self.storage}{', amsgrad' * self.amsgrad}{', contracted' * self.contracted}"
+
+    def faults(self) -> list[str]:
+        narrow = 2 if self.storage.endswith("state f32") else 0  # four halves: weight and gradient
+        expected = {"LDG.E.EF.128": 4 - narrow + self.amsgrad} | ({"LDG.E.EF.64": narrow} if narrow else {})
+        found = []
+        if self.registers > REGISTERS:
+            found.append(f"{self.registers} registers, more than {REGISTERS}")
+        if self.loads != expected:
+            found.append(f"loads {self.loads}, not {expected}")
+        if self.stores.keys() != {load.replace("LDG", "STG") for load in expected}:
+            found.append(f"stores {self.stores}, not vectors")
         return found
 
 
@@ -179,9 +227,37 @@ def bracket_kernel(name: str, code: list[str], registers: int, local: int) -> Ke
     )
 
 
-def measure() -> tuple[list[Kernel], dict[str, int], list[str]]:
-    """Every bracket kernel, the number of kernels by unit, and faults that any kernel may have."""
+def adam_kernel(name: str, code: list[str], registers: int, local: int) -> AdamKernel | None:
+    """The kernel's figures, if it is an optimizer's pass."""
+    match = re.search(r"AdamPassILNS\w*?StorageE(\d)ELb(\d)ELb(\d)E", name)
+    loads = [i for i, op in enumerate(code) if op.startswith("LDG.E.EF")]
+    if match is None or not loads:
+        return None
+    storage, amsgrad = ADAM_STORED[match.group(1)], match.group(3) == "1"
+    width = 8 if storage == "bf16" else 4
+    arrays = 4 + amsgrad
+    hot = loads[:arrays]
+    stores = [i for i, op in enumerate(code) if op.startswith("STG.E.EF") and i > hot[-1]][:arrays]
+    size = ADAM_BYTES[storage] + ADAM_BUFFER[storage] * amsgrad
+    return AdamKernel(
+        storage,
+        match.group(2) == "1",
+        amsgrad,
+        registers,
+        local,
+        len(code),
+        round((stores[-1] + 1 - hot[0]) / width, 1),
+        round(SLOTS_PER_BYTE * size, 1),
+        dict(sorted(collections.Counter(code[i] for i in hot).items())),
+        dict(sorted(collections.Counter(code[i] for i in stores).items())),
+    )
+
+
+def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, int], list[str]]:
+    """Every bracket kernel and optimizer's pass, the number of kernels by unit, and faults that any kernel
+    may have."""
     kernels: list[Kernel] = []
+    passes: list[AdamKernel] = []
     counts: dict[str, int] = {}
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -197,15 +273,21 @@ def measure() -> tuple[list[Kernel], dict[str, int], list[str]]:
                     faults.append(f"{unit}: {name}: local memory ({local} bytes)")
                 if kernel := bracket_kernel(name, instructions, registers, local):
                     kernels.append(kernel)
+                if adam := adam_kernel(name, instructions, registers, local):
+                    passes.append(adam)
     kernels.sort(key=lambda k: (k.scorer, k.weight, k.state, k.decides))
     faults += [f"{kernel.name()}: {fault}" for kernel in kernels for fault in kernel.faults()]
-    return kernels, counts, faults
+    passes.sort(key=AdamKernel.name)
+    faults += [f"{adam.name()}: {fault}" for adam in passes for fault in adam.faults()]
+    return kernels, passes, counts, faults
 
 
-def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
+def page(kernels: list[Kernel], passes: list[AdamKernel], counts: dict[str, int]) -> str:
     """The report as a page of the docs."""
     lines = [
-        "# Machine code of the bracket pass",
+        "# Machine code of the hot kernels",
+        "",
+        "## The bracket pass",
         "",
         "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used. A *slot*",
         "is one instruction issued for one element by a lane, from the first vector load of a tile to its",
@@ -236,20 +318,49 @@ def page(kernels: list[Kernel], counts: dict[str, int]) -> str:
             k.branches,
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += [
+        "",
+        "## The optimizer's pass",
+        "",
+        "Slots are counted from the first vector load of neighbours with a live element to the last store,",
+        "what is branched around included: the slow paths of two divisions, and the whole division of the",
+        "gradient where nothing scales it. *Memory* is what an H200's rate leaves for the bytes read and",
+        "written, gradients not written.",
+        "",
+        "| storage | amsgrad | contracted | slots | memory | registers | vector loads | vector stores |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for adam in passes:
+        accesses = [
+            ", ".join(f"{n} x {op.rsplit('.', 1)[1]} bits" for op, n in found.items())
+            for found in (adam.loads, adam.stores)
+        ]
+        said = ("yes" if flag else "no" for flag in (adam.amsgrad, adam.contracted))
+        row = (
+            adam.storage,
+            *said,
+            f"{adam.slots:.1f}",
+            f"{adam.memory_slots:.1f}",
+            adam.registers,
+            *accesses,
+        )
+        lines.append("| " + " | ".join(map(str, row)) + " |")
     total = ", ".join(f"{unit} {n}" for unit, n in counts.items())
     lines += ["", f"Kernels by unit: {total}; {sum(counts.values())} in all.", ""]
     return "\n".join(lines)
 
 
-def differences(kernels: list[Kernel]) -> list[str]:
+def differences(kernels: list[Kernel], passes: list[AdamKernel]) -> list[str]:
     """How the checked-in report differs from what was measured."""
     if not JSON_REPORT.is_file():
         return [f"{JSON_REPORT.relative_to(ROOT)} is missing"]
-    checked_in = {Kernel(**k).name(): Kernel(**k) for k in json.loads(JSON_REPORT.read_text())["kernels"]}
-    now = {k.name(): k for k in kernels}
+    report = json.loads(JSON_REPORT.read_text())
+    checked_in = {k.name(): k.slots for k in (Kernel(**k) for k in report["kernels"])}
+    checked_in |= {k.name(): k.slots for k in (AdamKernel(**k) for k in report["adam"])}
+    now = {k.name(): k.slots for k in kernels} | {k.name(): k.slots for k in passes}
     found = [f"{name}: only in one of report and code" for name in sorted(now.keys() ^ checked_in.keys())]
     for name in sorted(now.keys() & checked_in.keys()):
-        was, found_now = checked_in[name].slots, now[name].slots
+        was, found_now = checked_in[name], now[name]
         if abs(was - found_now) > 0.1 * max(was, found_now):
             found.append(f"{name}: {found_now} slots, {was} in the report")
     return found
@@ -267,17 +378,18 @@ def main() -> int:
     except ToolMissing as missing:
         print(f"sass_report: skipped: {missing}")
         return SKIPPED
-    kernels, counts, faults = measure()
+    kernels, passes, counts, faults = measure()
     if arguments.check:
-        faults += differences(kernels)
+        faults += differences(kernels, passes)
     else:
         JSON_REPORT.parent.mkdir(parents=True, exist_ok=True)
         report = {"architecture": "sm_90", "kernels_by_unit": counts, "kernels": [asdict(k) for k in kernels]}
+        report["adam"] = [asdict(k) for k in passes]
         JSON_REPORT.write_text(json.dumps(report, indent=1) + "\n")
-        PAGE.write_text(page(kernels, counts))
+        PAGE.write_text(page(kernels, passes, counts))
     for fault in faults:
         print(f"sass_report: {fault}")
-    print(f"sass_report: {len(kernels)} bracket kernels, {len(faults)} faults")
+    print(f"sass_report: {len(kernels)} bracket kernels, {len(passes)} passes, {len(faults)} faults")
     return 1 if faults else 0
 
 

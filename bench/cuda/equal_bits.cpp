@@ -4,6 +4,7 @@
 //   bitter7 values     arrays that selections find hard, by `identity` and `magnitude` gates      what makes a step
 //   void: a NaN, a budget out of range; then nothing has been written graph      a captured step, replayed with other
 //   budgets, against the same steps called one by one large      one tensor of more than 2^31 elements
+//   adam       the optimizer's step: arrays, counts and flags after three of them
 // `equal_bits --dry` runs the CPU side of every case and touches no device.
 #include <cuda_runtime_api.h>
 
@@ -12,6 +13,7 @@
 #include <map>
 #include <optional>
 
+#include "adam_bits.hpp"
 #include "bittersweet/bittersweet.hpp"
 #include "bittersweet/cuda.hpp"
 #include "records.hpp"
@@ -115,7 +117,10 @@ void small(Records& records, const Arguments&) {
           records.verdict(Record("small", which), differs.empty(), differs);
         });
       }
+  adam_bits(records, "small", sizes);
 }
+
+void adam(Records& records, const Arguments&) { adam_bits(records, "adam", {1, 31, 0, 1023, 4096, 20'003, 1'000'003}); }
 
 void values(Records& records, const Arguments&) {
   for (const test::NamedValues& named : test::named_values())
@@ -315,7 +320,7 @@ int main(int count, char** words) {
   using Section = void (*)(Records&, const Arguments&);
   const std::vector<std::pair<std::string, Section>> all{{"scorers", scorers}, {"bitter8", bitter8}, {"small", small},
                                                          {"values", values},   {"gates", gates},     {"graph", graph},
-                                                         {"large", large}};
+                                                         {"large", large},     {"adam", adam}};
   std::vector<std::string> names;
   for (const auto& [name, run] : all) names.push_back(name);
   return run_program(count, words, names, [&](const Arguments& arguments, Records& records) {

@@ -66,6 +66,10 @@ bitter7, 50 %:
 | 1 million to 4 billion weights | 80 us + 1.2 times the floor |
 | 90 % zeros, 90 % dead | 1.2 times dense data |
 | one score that more than 0.5 % share | one more read |
+| AdamW's step, 50 % of the weights masked | 1.08 times the same without masks |
+
+AdamW's masked step is also timed beside torch's fused and foreach ones, at 1 million to 400 million weights
+and at 26 and 148 tensors of 16 x 16, f32 and bf16; elements whose bits differ from torch's are counted.
 """
 
 

@@ -67,7 +67,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
         program("measure first", 60, "measure_first", after="build the bare kernels"),
         *([build_all] if full else []),
         build(ENGINE, 110, "headline", "equal_bits"),
-        program("same bits as the CPU", 60, "equal_bits", "scorers", "bitter8", "gates"),
+        program("same bits as the CPU", 60, "equal_bits", "scorers", "bitter8", "gates", "adam"),
         program("headline", 60, "headline", "headline"),
     ]
     if not full:

@@ -121,6 +121,25 @@ def unpack_mask(words_ptr: int, numel: int, bool_ptr: int) -> None: ...
 def trail_holds(trail: list[tuple[Any, Any, Any]]) -> bool: ...
 def release_workspace() -> None: ...
 
+# `step_adam`, and new masks of what it leaves: rows `order` of the step are those of the table `competing`.
+# The options are those of `make_masks`; None for masks that could not be made, where `make_masks` would
+# raise.
+def step_adam_and_make_masks(
+    table: array[int],
+    groups: array[float],
+    contracted: bool,
+    lanes_f32: int,
+    lanes_16bit: int,
+    scale: float,
+    weights_only: bool,
+    order: list[int],
+    competing: array[int],
+    names: list[str],
+    scorer: ScorerSpec,
+    selector: SelectorSpec,
+    **options: Any,
+) -> tuple[list[int], MasksResult | None]: ...
+
 # Rows of OPTIM_COLUMNS; `groups`: doubles, rows of OPTION_COLUMNS. Returns the rows whose dead weights were
 # not all 0 before the step.
 def step_adam(

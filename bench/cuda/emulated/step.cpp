@@ -31,4 +31,11 @@ void write_scores(const Queue&, std::span<const ScoreInputs> tensors, const Scor
   engine().write_scores(tensors, scorer, scores);
 }
 
+std::size_t adam_workspace_bytes(std::span<const ScoreInputs>) { return 1; }
+
+void step_adam(const Queue&, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
+               const AdamArguments& call, void*, std::size_t) {
+  engine().step_adam(tensors, options, call);
+}
+
 }  // namespace bittersweet::cuda

@@ -20,7 +20,7 @@ from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from .rounding import Rounding, rounding
-from .rows import Entry, Gathered, Rows, overlapping, why_outside
+from .rows import Entry, Gathered, Rows, Selection, overlapping, why_outside
 
 __all__ = ["Held", "MaskedStep"]
 
@@ -94,6 +94,7 @@ class MaskedStep(torch.optim.Optimizer):
     def hold_for(self, owner: object, masks: Mapping[torch.Tensor, Mask], *, state: bool = True) -> None:
         """Takes over the masks of one owner, whose zeros are written; they go when the owner goes, or with
         an empty mapping. What several owners prune of one parameter is pruned together."""
+        self._pay()
         if masks:
             self._owners[owner], self._holds_state = dict(masks), state
         else:
@@ -116,6 +117,15 @@ class MaskedStep(torch.optim.Optimizer):
     def let_drift(self, owner: object, drifts: bool) -> None:
         """Whether the next step goes without this owner's masks: what they prune competes again after it."""
         (self._drifting.add if drifts else self._drifting.discard)(owner)
+
+    def let_select(self, selection: Selection | None) -> None:
+        """Shows the next pass to `selection` before it is made; see `rows.Pass`."""
+        self._selection = selection
+
+    def owe_zeros(self) -> None:
+        """The states of pruned weights are not all 0 yet: the next step writes their zeros, or whoever asks
+        for the state before it."""
+        self._owes = True
 
     @property
     def masks_what_it_steps(self) -> bool:
@@ -168,8 +178,19 @@ class MaskedStep(torch.optim.Optimizer):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
+        self._pay()
         state = super().__getstate__()
         return {**state, "_mine": self._mine, "_holds_state": self._holds_state}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's."""
+        self._pay()
+        return super().state_dict()
+
+    def _pay(self) -> None:
+        if self._owes:
+            self._owes = False
+            self._eagerly(self._write_zeros, self._pruned())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -185,6 +206,8 @@ class MaskedStep(torch.optim.Optimizer):
             weakref.WeakKeyDictionary()
         )
         self._mine, self._holds_state = dict(mine), holds_state
+        self._selection = None
+        self._owes = False
         self._violated: list[torch.Tensor] = []
         self._drifting: weakref.WeakSet[object] = weakref.WeakSet()
         self._known: list[torch.Tensor] = []
@@ -207,6 +230,7 @@ class MaskedStep(torch.optim.Optimizer):
     def _step(self) -> None:
         masks = self._join(self._drifting) if self._drifting else self._pruned()
         self._drifting.clear()
+        selection, self._selection = self._selection, None
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         now = Gathered()
         for number, group in enumerate(self.param_groups):
@@ -220,7 +244,9 @@ class MaskedStep(torch.optim.Optimizer):
         if inside.parameters and not (found_inf is not None and bool(found_inf)):
             groups = array("d", [x for group in self.param_groups for x in self._options(group)])
             factor = 0.0 if scale is None else float(scale)
-            self._violated = self._rows.step(masks, groups, _rule(), factor, not self._holds_state)
+            weights_only = not self._holds_state
+            self._violated = self._rows.step(masks, groups, _rule(), factor, weights_only, selection)
+            self._owes = self._owes and len(inside.parameters) < len(now.parameters)
         if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
 

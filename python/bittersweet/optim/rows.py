@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..tensors.masks import Mask
     from .rounding import Rounding
 
-__all__ = ["Entry", "Gathered", "Rows", "overlapping", "why_outside"]
+__all__ = ["Entry", "Gathered", "Pass", "Rows", "Selection", "overlapping", "why_outside"]
 
 COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
 WIDTH = len(_core.OPTIM_COLUMNS)
@@ -128,11 +128,13 @@ class Rows:
         rounding: Rounding,
         scale: float,
         weights_only: bool,
+        selection: Selection | None = None,
     ) -> list[torch.Tensor]:
         """One pass, by masks in a mapping that never changes. Returns the parameters whose pruned weights
         were not all 0 before it, of those that were read.
 
-        Every tensor that is written has its autograd version raised, and step counts go up by 1.
+        Every tensor that is written has its autograd version raised, and step counts go up by 1. A
+        `selection` is shown the pass that is about to be made, and may make it with `Pass.make_masks`.
         """
         if masks is not self._masks:
             self._set_masks(masks)
@@ -141,9 +143,18 @@ class Rows:
             known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
             self._table[row * WIDTH + COLUMN["trusted"]] = known
         follow_torch()
-        dirty = _core.step_adam(self._table, groups, *rounding, scale, weights_only)
+        arguments = self._table, groups, *rounding, scale, weights_only
+        dirty, afterwards = None, None
+        if selection is not None:
+            this = Pass(self._now.parameters, self._table, arguments)
+            selection(this)
+            dirty, afterwards = this.dirty, this.afterwards
+        if dirty is None:
+            dirty = _core.step_adam(*arguments)
         tensors = self._now.tensors
         raise_versions(self._written[scale != 0.0](tensors))
+        if afterwards is not None:
+            afterwards()
         tensors[1::_EACH] = [None] * len(self._now.parameters)  # gradients are freed by zero_grad()
         self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
         return [self._now.parameters[row] for row in dirty]
@@ -170,6 +181,36 @@ class Rows:
         written = [tensor for tensor in (w, *states) if tensor is not None]
         versions = [tensor._version for tensor in written if not tensor.is_inference()]
         return (*versions, *(self._table[row * WIDTH + column] for column in _WRITTEN))
+
+
+class Pass:
+    """A step that is about to be made, in which new masks can be made of what it leaves.
+
+    Attributes:
+        parameters: Those that are stepped, row by row.
+        dirty: After it has been made here: the rows whose pruned weights were not all 0 before.
+        afterwards: What is called when everything that the step does is done.
+    """
+
+    def __init__(self, parameters: list[torch.Tensor], table: array[int], arguments: tuple[Any, ...]) -> None:
+        self.parameters = parameters
+        self._table, self._arguments = table, arguments
+        self.dirty: list[int] | None = None
+        self.afterwards: Callable[[], None] | None = None
+
+    def mask_of(self, row: int) -> int:
+        """The address of the mask that is held on a row; 0 for none."""
+        return self._table[row * WIDTH + COLUMN["mask"]]
+
+    def make_masks(self, order: list[int], *arguments: Any, **options: Any) -> Any:
+        """`_core.make_masks` of these rows as they are after the step, which is made; None if the masks
+        could not be made of that."""
+        step: Any = _core.step_adam_and_make_masks
+        self.dirty, found = step(*self._arguments, order, *arguments, **options)
+        return found
+
+
+Selection = Callable[[Pass], None]
 
 
 def why_outside(entry: Entry) -> str | None:

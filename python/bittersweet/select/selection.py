@@ -61,12 +61,43 @@ class Options:
             object.__setattr__(self, name, value)
 
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Those of `_core.make_masks`, by position and by keyword."""
+
+
+def mask_arguments(table: Table, options: Options) -> tuple[list[Mask], Arguments]:
+    """New masks to be written for a checked table on the host, attached to it, and what writes them."""
+    call = resolve_scorer(options.scorer, options.eps, options.seed)
+    scope = resolve_scope(options.scope, options.rounding, options.remainder)
+    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+    table.attach(masks)
+    named = {
+        "sparsity": options.sparsity,
+        "k": options.k,
+        "scope": scope.text,
+        "distribution": options.distribution,
+        "rounding": scope.rounding,
+        "remainder": scope.remainder,
+        "max_tensor_sparsity": options.max_tensor_sparsity,
+        "ties": options.ties,
+        "nonfinite": options.nonfinite,
+        "seed": options.seed,
+        "regrow": options.regrow,
+    }
+    return masks, ((table.data, table.names, call.spec, resolve_selector(options.selector)), named)
+
+
 def select_masks(
-    items: list[ScoreInputs], options: Options, writes: Sequence[str], table: Table | None = None
+    items: list[ScoreInputs],
+    options: Options,
+    writes: Sequence[str],
+    table: Table | None = None,
+    made: tuple[list[Mask], Any] | None = None,
 ) -> tuple[Table, list[Mask], MaskEvent]:
     """New masks, attached to the table of checked inputs; its arrays of `writes` are ready to be written.
 
-    `table` is one of `items` that has been checked for this scorer and these `writes`, where there is one.
+    `table` is one of `items` that has been checked for this scorer and these `writes`, where there is one;
+    `made`, with a table, are masks that have been written for it already, and what `_core.make_masks` says.
 
     On CUDA they are written already, by the step that makes the masks. Without `sync` the event is read there
     when a field of it is looked at, and after a step that found NaN the masks are the current ones.
@@ -77,11 +108,11 @@ def select_masks(
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
     sparsity, k, most = options.sparsity, options.k, options.max_tensor_sparsity
     table = Table(items, call, writes) if table is None else table
-    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
-    table.attach(masks)
     read: Callable[[], Any]
     if table.device != devices.HOST:
         devices.require_supported(selector[0], scope.text, options.distribution, most)
+        masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        table.attach(masks)
         zero = sum(ROLES[role] for role in writes)
         choices = (options.ties, options.nonfinite, options.seed, options.regrow, zero)
         step = cuda.run_step(table, call.spec, choices, True, sparsity, k)
@@ -89,23 +120,11 @@ def select_masks(
             keep_if_failed(step, masks)
         read = step.fetch()
     else:
-        found = _core.make_masks(
-            table.data,
-            table.names,
-            call.spec,
-            selector,
-            sparsity=sparsity,
-            k=k,
-            scope=scope.text,
-            distribution=options.distribution,
-            rounding=scope.rounding,
-            remainder=scope.remainder,
-            max_tensor_sparsity=most,
-            ties=options.ties,
-            nonfinite=options.nonfinite,
-            seed=options.seed,
-            regrow=options.regrow,
-        )
+        if made is None:
+            masks, (arguments, named) = mask_arguments(table, options)
+            found = _core.make_masks(*arguments, **named)
+        else:
+            masks, found = made
 
         def read() -> Any:
             return found

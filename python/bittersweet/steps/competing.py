@@ -70,6 +70,17 @@ class Competition:
         self._model, self._optimizers, self._plan, self._settings = model, optimizers, plan, settings
         self._norms, self._tracker, self._keeper, self._watch = norms, tracker, keeper, watch
         self._kept: _Kept | None = None
+        self._bound: Sequence[Bound] = ()
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """Of the table that was gathered last, row by row."""
+        return [one.parameter for one in self._bound]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What the scorer reads of them."""
+        roles = [role for role in _ROLES if role in self._settings.call.reads]
+        return [tensor for tensor in _tensors(self._bound, roles) if tensor is not None]
 
     def gather(self, together: bool) -> Competitors:
         """The competitors of now; with a table if they compete `together` and that is all that is needed.
@@ -118,6 +129,7 @@ class Competition:
         if not kept.repeat.update(_tensors(kept.bound, kept.roles)):
             return None
         masks = self._keeper.masks
+        self._bound = kept.bound
         kept.repeat.table.compete([masks.get(name) for name in kept.repeat.table.names])
         return kept.repeat.table
 

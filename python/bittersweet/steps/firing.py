@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..training.settings import Settings
     from .competing import Competition, Competitors
     from .keeping import Keeper
+    from .selecting import InStep
     from .watching import Watch
 
 __all__ = ["fire", "group_targets", "listed", "require_zeros"]
@@ -29,6 +30,7 @@ def fire(
     due: Mapping[str, float],
     *,
     competition: Competition,
+    in_step: InStep,
     plan: Plan,
     settings: Settings,
     keeper: Keeper,
@@ -46,10 +48,11 @@ def fire(
             f"'{settings.call.name}' ({_first(skipped)} lack what it reads, or are frozen by now). Choose a "
             "scorer that does without (magnitude), or begin the schedule after the first optimizer step"
         )
-    made, event = _select(found, due, plan, settings, sync)
+    of_step = in_step.take(due, found.table)
+    made, event = _select(found, due, plan, settings, sync, of_step)
     competition.remember(found)
     former = [mask for mask in keeper.ordered if mask.name in made]
-    keeper.apply({**keeper.masks, **made}, keeper.masks)
+    keeper.apply({**keeper.masks, **made}, keeper.masks, owing=True)
     spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
 
     def finished(event: MaskEvent) -> MaskEvent:
@@ -75,11 +78,16 @@ def group_targets(schedule: Any, plan: Plan) -> dict[str, list[PlanEntry]]:
 
 
 def _select(
-    competitors: Competitors, due: Mapping[str, float], plan: Plan, settings: Settings, sync: bool
+    competitors: Competitors,
+    due: Mapping[str, float],
+    plan: Plan,
+    settings: Settings,
+    sync: bool,
+    of_step: tuple[list[Mask], Any] | None,
 ) -> tuple[dict[str, Mask], MaskEvent]:
     """New masks by name: of all inputs together, or of each group whose schedule is due."""
     if "" in due:
-        found = settings.select(list(competitors.inputs), due[""], sync, competitors.table)
+        found = settings.select(list(competitors.inputs), due[""], sync, competitors.table, of_step)
         assert found.event is not None
         return {mask.name: mask for mask in found}, found.event
     members = group_targets(settings.schedule, plan)

@@ -103,7 +103,7 @@ class Keeper:
         self._roles = ("weight", *MOMENTS) if moments else ("weight",)
         self._in_step, self._all_state, self._regrow = in_step, all_state, regrow
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
-        self._counter = Holder(("weight",))
+        self._weight_holder = Holder(("weight",))
         self.masks: dict[str, Mask] = {}
         self.ordered: tuple[Mask, ...] = ()
         self.in_step: tuple[MaskedStep, ...] = ()
@@ -124,35 +124,43 @@ class Keeper:
 
     def forget(self) -> None:
         """From now on every tensor is looked up by its name again, and none is kept alive."""
-        self._found: _Found | None = None
+        self._found: dict[Holder, _Found] = {}
         self._weights: _Weights | None = None
 
     def bind(self, optimizers: Optimizers | None = None) -> list[Bound]:
         """The targets that have a mask, as they are now."""
         return self._bound(self.masks, optimizers)
 
-    def apply(self, masks: Mapping[str, Mask], former: Mapping[str, Mask] | None = None) -> None:
+    def apply(
+        self, masks: Mapping[str, Mask], former: Mapping[str, Mask] | None = None, *, owing: bool = False
+    ) -> None:
         """Writes zeros by `masks` and then makes them the ones that are kept; a failure changes nothing.
 
         With `regrow` what the `former` masks prune is written too: a weight that is reopened starts from 0.
+        `owing`: where all masks are held in the step, the optimizer's state is left to that; it is in order
+        whenever the optimizer is asked for it.
         """
+        owing = owing and bool(self.in_step) and not self.after_step and not self._regrow
+        holder = self._weight_holder if owing else self._holder
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
         writing = dict(ordered)
         if self._regrow and former:
             writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
-        if not self._write_again(list(writing.values()), tuple(writing)):
-            self._found = None
+        if not self._write_again(holder, list(writing.values()), tuple(writing)):
+            self._found.pop(holder, None)
             bound = self._bound(ordered, self.optimizers)
             items, chosen = self._items(bound, writing)
             extra: list[ScoreInputs] = []
             if self._all_state:
                 extra, more = element_items(self.optimizers, bound, writing)
                 items, chosen = items + extra, chosen + more
-            self._holder.apply(items, chosen)
+            holder.apply(items, chosen)
             if not extra:
-                self._found = self._search(bound, items)
+                self._found[holder] = self._search(holder, bound, items)
         self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
-        self._share_out()
+        self._share_out(self._found.get(holder))
+        for one in self.in_step if owing else ():
+            one.owe_zeros()
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
@@ -175,14 +183,16 @@ class Keeper:
         dictionary on the way to it holds the same."""
         if self.in_step:
             self._look_after_names()
-        if not self.after_step or self._write_again(self.ordered_after_step, self._names_after_step):
+        if not self.after_step or self._write_again(
+            self._holder, self.ordered_after_step, self._names_after_step
+        ):
             return
-        self._found = None
+        self._found.pop(self._holder, None)
         bound = self._bound(self.after_step, self.optimizers)
         items, masks = self._items(bound, self.after_step)
         same = len(masks) == len(self.ordered_after_step)
         self._holder.apply(items, self.ordered_after_step if same else masks)
-        self._found = self._search(bound, items)
+        self._found[self._holder] = self._search(self._holder, bound, items)
 
     def before_step(self, drifts: bool) -> None:
         """An optimizer is about to step; `drifts`: what is pruned competes again after it."""
@@ -200,10 +210,11 @@ class Keeper:
         return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]
 
     def release(self) -> None:
-        """Masks are held in no step any more."""
+        """Masks are held in no step any more, and nothing that they were held on is kept alive."""
         for one in self.in_step:
             one.hold_for(self, {})
-        self.in_step = ()
+        self.in_step, self._shared_out = (), None
+        self.forget()
 
     def mask_grads(self) -> None:
         """Zeroes the gradients of pruned weights."""
@@ -221,20 +232,20 @@ class Keeper:
         if not self.masks:
             return {}
         weights = self._weights_again()
-        counts = self._counter.count_again(list(weights), self.ordered) if weights else None
+        counts = self._weight_holder.count_again(list(weights), self.ordered) if weights else None
         if counts is None:
             bound = self.bind()
-            counts = self._counter.count([one.inputs(()) for one in bound], self.ordered)
+            counts = self._weight_holder.count([one.inputs(()) for one in bound], self.ordered)
             self._weights = _Weights.of(bound, self._trail(bound, None))
         return {name: count for name, count in zip(self.masks, counts, strict=True) if count}
 
     def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
-    def _share_out(self) -> None:
-        """Gives optimizers that hold masks in their own step those of their parameters."""
-        if self._found is None or self._shared_out is None or self._shared_out.found is not self._found:
-            self._shared_out = self._shares()
+    def _share_out(self, found: _Found | None = None) -> None:
+        """Gives optimizers that hold masks in their own step those of their parameters, as `found`."""
+        if found is None or self._shared_out is None or self._shared_out.found is not found:
+            self._shared_out = self._shares(found)
         given: dict[MaskedStep, dict[torch.Tensor, Mask]] = {one: {} for one in self.in_step}
         self.after_step, self._calls = dict(self.masks), 0
         for one, name, parameter in self._shared_out.parts:
@@ -244,7 +255,7 @@ class Keeper:
         self.ordered_after_step = tuple(self.after_step.values())
         self._names_after_step = tuple(self.after_step)
 
-    def _shares(self) -> _Shares:
+    def _shares(self, found: _Found | None) -> _Shares:
         self.in_step = steppers(self.optimizers, self._in_step)
         bound = self.bind() if self.in_step else []
         owners = {
@@ -258,30 +269,30 @@ class Keeper:
             for each in bound
             if id(each.parameter) in owners
         ]
-        return _Shares(self._found, self._trail(bound, None), parts)
+        return _Shares(found, self._trail(bound, None), parts)
 
     def _look_after_names(self) -> None:
         """Now and then: masks that were given to parameters belong to what bears their names by now."""
         self._calls += 1
-        if self.masks and self._calls % _NAMES == 0:
-            if self._shared_out is None or not self._shared_out.trail.holds():
-                self.apply(self.masks)
+        shared = self._shared_out
+        if self.masks and self._calls % _NAMES == 0 and (shared is None or not shared.trail.holds()):
+            self.apply(self.masks)
 
-    def _write_again(self, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
+    def _write_again(self, holder: Holder, masks: Sequence[Mask], names: tuple[str, ...]) -> bool:
         """Writes the zeros of these masks to the tensors of the time before, if they are still the ones."""
-        found = self._found
+        found = self._found.get(holder)
         if found is None or found.names != names or not found.trail.holds():
             return False
-        return self._holder.again(found.tensors, masks, found.present)
+        return holder.again(found.tensors, masks, found.present)
 
     def _weights_again(self) -> list[torch.Tensor]:
         """The weights of the time before; none if the search would find others, or these have changed."""
         weights = self._weights
         return weights.tensors if weights is not None and weights.hold(self._names) else []
 
-    def _search(self, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
+    def _search(self, holder: Holder, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
         names = tuple(one.entry.name for one in bound)
-        tensors = self._holder.tensors_of(items)
+        tensors = holder.tensors_of(items)
         present = [one for one in tensors if one is not None]
         return _Found(self._trail(bound, self.optimizers), names, tensors, present)
 

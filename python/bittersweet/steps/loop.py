@@ -14,6 +14,7 @@ from .competing import Competition
 from .firing import fire, group_targets, listed, require_zeros
 from .keeping import Keeper
 from .sampling import ZeroSample
+from .selecting import InStep
 from .watching import Watch
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Loop:
             self.keeper,
             self.watch,
         )
+        self._in_step = InStep(self._competition, self.settings, self.keeper)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
@@ -97,6 +99,7 @@ class Loop:
             "eagerly",
             "watch",
             "_competition",
+            "_in_step",
             "_sample",
             "_stepped",
             "_skipped",
@@ -211,7 +214,6 @@ class Loop:
         self._listen()
         self.watch.end()
         self._compete()
-        self.keeper.forget()
         if self.tracker is not None:
             self.tracker.detach()
 
@@ -224,6 +226,7 @@ class Loop:
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         drifts = self._drifts()
         self.keeper.before_step(drifts)
+        self._in_step.offer(self._due(self.step + 1))
         if not self.keeper.after_step or self.watch.within_a_step(optimizer) or (self._stepped and drifts):
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered_after_step:
@@ -277,6 +280,7 @@ class Loop:
             now,
             due,
             competition=self._competition,
+            in_step=self._in_step,
             plan=self.plan,
             settings=self.settings,
             keeper=self.keeper,

@@ -27,7 +27,7 @@ from ..select.selection import (
 )
 from ..steps.keeping import steppers
 from ..tensors import devices
-from ..tensors.masks import Masks
+from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
 from .remembering import parameters_of, tracker_class
 
@@ -91,10 +91,20 @@ class Settings:
         self._check_hold(optimizers)
 
     def select(
-        self, inputs: list[ScoreInputs], sparsity: float, sync: bool = True, table: Table | None = None
+        self,
+        inputs: list[ScoreInputs],
+        sparsity: float,
+        sync: bool = True,
+        table: Table | None = None,
+        made: tuple[list[Mask], Any] | None = None,
     ) -> Masks:
-        """New masks for `inputs`, by these options; `table` is theirs for `call`, where there is one."""
-        options = Options(
+        """New masks for `inputs`, by these options; `table` and `made` are those of `select_masks`."""
+        _, masks, event = select_masks(inputs, self.options(sparsity, sync), (), table, made)
+        return Masks(masks, event)
+
+    def options(self, sparsity: float, sync: bool = True) -> Options:
+        """These options as the arguments of `make_masks`."""
+        return Options(
             sparsity=sparsity,
             k=None,
             scope=self.scope,
@@ -111,8 +121,6 @@ class Settings:
             max_tensor_sparsity=self.max_tensor_sparsity,
             sync=sync,
         )
-        _, masks, event = select_masks(inputs, options, (), table)
-        return Masks(masks, event)
 
     def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
         """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""

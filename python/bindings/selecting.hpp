@@ -1,0 +1,22 @@
+// What the selections on the host share: keyword arguments to options, and reports to dictionaries.
+#pragma once
+
+#include "options.hpp"
+
+namespace bittersweet::python {
+
+PruneOptions to_options(const pybind11::tuple& selector, const std::optional<std::string>& ties,
+                        const std::string& nonfinite, std::uint64_t seed, bool regrow);
+
+// The keyword arguments of make_masks.
+struct MaskArguments {
+  Budget budget;
+  PruneOptions options;
+
+  MaskArguments(const pybind11::tuple& selector, const pybind11::kwargs& given);
+};
+
+pybind11::dict to_dict(const PruneReport& report);
+pybind11::dict masks_to_dict(const PruneReport& report);  // with what is known of each tensor
+
+}  // namespace bittersweet::python

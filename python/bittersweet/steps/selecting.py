@@ -1,0 +1,113 @@
+"""Masks that are made within the optimizer's step: its pass has every weight in the cache already."""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Error
+from ..options.scopes import resolve_scope
+from ..options.selectors import resolve_selector
+from ..select.selection import mask_arguments
+from ..tensors import devices
+from ..tensors.masks import COLUMN, WIDTH
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..optim.rows import Pass
+    from ..tensors.masks import Mask
+    from ..tensors.table import Table
+    from ..training.settings import Settings
+    from .competing import Competition
+    from .keeping import Keeper
+
+__all__ = ["InStep"]
+
+
+@dataclass
+class _Made:
+    """Masks of what a step left, what the engine says of them, and what must not have changed since."""
+
+    masks: list[Mask]
+    found: Any
+    due: Mapping[str, float]
+    table: bytes
+    tensors: list[torch.Tensor]
+    versions: list[int] | None = None
+
+    def note_versions(self) -> None:
+        self.versions = _versions(self.tensors)
+
+
+class InStep:
+    """Offers a selection to the optimizer's pass before a step that an event is due after, and hands out its
+    masks at the event, if nothing has been written in between.
+
+    It does so with one threshold for everything (scope global, selector exact), for scorers that read
+    weights, gradients and the moments alone, where one optimizer holds all masks in its step. Any other
+    event, and one before which something was written since the step, is made after the step.
+    """
+
+    def __init__(self, competition: Competition, settings: Settings, keeper: Keeper) -> None:
+        self._competition, self._settings, self._keeper = competition, settings, keeper
+        scope = resolve_scope(settings.scope, "nearest", "error").text
+        plain = scope == "global" and settings.max_tensor_sparsity is None
+        self._possible = plain and resolve_selector(settings.selector)[0] == "exact"
+        self._made: _Made | None = None
+
+    def offer(self, due: Mapping[str, float] | None) -> None:
+        """Before an optimizer step; `due` is what will be due after it."""
+        self._made = None
+        steppers = self._keeper.in_step
+        if due is None or "" not in due or not self._possible or len(steppers) != 1:
+            return
+        if self._keeper.after_step or len(self._keeper.optimizers.inner) > 1:
+            return
+        steppers[0].let_select(functools.partial(self._select, due))
+
+    def take(self, due: Mapping[str, float], table: Table | None) -> tuple[list[Mask], Any] | None:
+        """The masks that a step made for this event, and what `_core.make_masks` says of them; None if it
+        made none, or not of what is there now."""
+        made, self._made = self._made, None
+        if made is None or table is None or made.due != due or made.table != _identity(table):
+            return None
+        if made.versions is None or made.versions != _versions(made.tensors):
+            return None
+        table.attach(made.masks)
+        return made.masks, made.found
+
+    def _select(self, due: Mapping[str, float], this: Pass) -> None:
+        try:
+            table = self._competition.gather(together=True).table
+        except Error:  # the event, after the step, says what is missing
+            return
+        if table is None or table.device != devices.HOST or table.copied_bytes:
+            return
+        rows = {id(parameter): row for row, parameter in enumerate(this.parameters)}
+        order = [rows.get(id(parameter), -1) for parameter in self._competition.parameters]
+        current = [0 if mask is None or self._settings.regrow else mask.pointer for mask in table.current]
+        if -1 in order or list(map(this.mask_of, order)) != current:
+            return
+        masks, (arguments, named) = mask_arguments(table, self._settings.options(due[""]))
+        found = this.make_masks(order, *arguments, **named)
+        if found is not None:
+            self._made = _Made(masks, found, due, _identity(table), self._competition.tensors())
+            this.afterwards = self._made.note_versions
+
+
+def _identity(table: Table) -> bytes:
+    """Everything in it but where new masks go."""
+    words = array("Q", table.data)
+    words[COLUMN["new_mask"] :: WIDTH] = array("Q", bytes(8 * len(table.names)))
+    return words.tobytes()
+
+
+def _versions(tensors: list[torch.Tensor]) -> list[int] | None:
+    """The autograd versions; None if one has none, so that nobody would know of a write."""
+    if any(tensor.is_inference() for tensor in tensors):
+        return None
+    return [tensor._version for tensor in tensors]
