@@ -51,6 +51,15 @@ def test_small_and_odd_sizes(kind: str, dtype: torch.dtype, options: str) -> Non
     pair.assert_equal()
 
 
+def test_adam_with_the_decay_of_adamw() -> None:
+    pair = Pair("Adam", SMALL, betas=(0.3, 0.95), weight_decay=0.1, decoupled_weight_decay=True)
+    pair.run(6)
+    pair.assert_equal()
+    other = Pair("AdamW", SMALL, betas=(0.3, 0.95), weight_decay=0.1)
+    other.run(6)
+    assert_equal(pair.own_parameters, pair.own, other.own_parameters, other.own)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_number_of_threads(kind: str, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import bittersweet as bs
 import pytest
 import torch
 from bittersweet import optim
@@ -196,3 +197,20 @@ def test_after_steps_without_the_state_moments_are_not_taken_for_zero() -> None:
                         assert_held(optimizer, one, masks[one])
                     else:
                         assert bool((optimizer.state[one]["exp_avg"][~masks[one]] != 0).all())
+
+
+def test_moments_that_another_owner_lets_be_held_are_zeroed() -> None:
+    class Owner:
+        pass
+
+    own, optimizer, masks = held("half of the rows")
+    optimizer.hold({own[0]: masks[own[0]]}, state=False)
+    for step in range(3):
+        give_gradients(own, step)
+        optimizer.step()
+    owner = Owner()
+    optimizer.hold_for(owner, {own[1]: bs.Mask.from_bool(masks[own[1]])}, state=True)
+    give_gradients(own, 3)
+    optimizer.step()
+    for one in own[:2]:
+        assert_held(optimizer, one, masks[one])

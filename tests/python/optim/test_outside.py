@@ -168,14 +168,15 @@ def test_parameters_that_come_to_share_memory_are_stepped_one_after_the_other() 
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        own, other = ([nn.Parameter(values((400, 300), i)) for i in range(2)] for _ in range(2))
+        own, other = ([nn.Parameter(values((200, 150), i)) for i in range(16)] for _ in range(2))
         optimizer, theirs = optim.AdamW(own, lr=0.1), torch.optim.AdamW(other, lr=0.1, fused=True)
-        optimizer.hold({own[0]: torch.ones(400, 300, dtype=torch.bool)})
+        optimizer.hold({own[0]: torch.ones(200, 150, dtype=torch.bool)})
         for step in range(6):
             for of, one in ((own, optimizer), (other, theirs)):
                 give_gradients(of, step)
                 if step == 2:
-                    of[1].data = of[0].data
+                    for parameter in of[1:]:
+                        parameter.data = of[0].data
                 one.step()
             assert_equal(own, optimizer, other, theirs)
         assert optimizer.held.after_step == 1

@@ -237,6 +237,23 @@ def test_groups_that_are_added_later() -> None:
     assert_held(optimizer, own[2], mask)
 
 
+def test_parameters_that_change_groups() -> None:
+    own, other = parameters(((64, 40), (9,), (33, 3))), parameters(((64, 40), (9,), (33, 3)))
+    made: list[Any] = [
+        kind([{"params": of[:2], "lr": 0.1}, {"params": of[2:]}], fused=True)
+        for kind, of in ((optim.AdamW, own), (torch.optim.AdamW, other))
+    ]
+    for step in range(6):
+        for of, one in zip((own, other), made, strict=True):
+            if step == 2:
+                one.param_groups[1]["params"].insert(0, one.param_groups[0]["params"].pop())
+            if step == 4:
+                one.param_groups.reverse()
+            give_gradients(of, step)
+            one.step()
+    assert_equal(own, made[0], other, made[1])
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 def test_tensors_that_move_between_steps(pruned: bool) -> None:
     own, other = parameters(((64, 40), (9,))), parameters(((64, 40), (9,)))

@@ -241,6 +241,33 @@ def test_loops(loop: str, scorer: str, regrow: bool) -> None:
     compare(loop=LOOPS[loop], scorer=scorer, regrow=regrow)
 
 
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_closure_with_the_pruner_attached(regrow: bool) -> None:
+    def loop(model: nn.Module, optimizer: Any, pruner: Any, step: int) -> None:
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            backward(model, step)
+            if step == 7 and not failed:
+                failed.append(step)
+                raise KeyError("a batch")
+            return torch.ones(())
+
+        try:
+            optimizer.step(closure)
+        except KeyError:
+            optimizer.step(closure)
+
+    runs = []
+    for own in (True, False):
+        failed: list[int] = []
+        run = Run(own, regrow=regrow, schedule=CONSTANT if regrow else SCHEDULE)
+        run.pruner.attach()
+        run.train(26, loop=loop)
+        runs.append(run)
+    assert_same(*runs)
+    assert runs[0].pruner.steps == 26
+
+
 @pytest.mark.filterwarnings("ignore:.*frozen")
 @pytest.mark.parametrize("scorer", ["bitter7", "magnitude"])
 def test_a_layer_that_is_frozen_for_a_while(scorer: str) -> None:
