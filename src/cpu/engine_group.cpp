@@ -19,6 +19,8 @@ class Rows {
       : kernels_(kernels),
         tensor_(view.tensors[t]),
         g_(tensor_.geometry),
+        layout_(rows_in_memory(g_, tensor_.order)),
+        m_(layout_.geometry),
         rule_(rule),
         size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
         words_(bits::words(g_.row_size())),
@@ -26,8 +28,11 @@ class Rows {
         scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
         live_(static_cast<std::size_t>(together * words_)),
         keep_(live_.size()) {
-    if (!g_.rows_are_contiguous()) {
-      const std::int64_t width = together * g_.inner;
+    if (layout_.kind == RowLayout::permuted) {
+      block_.resize(static_cast<std::size_t>(g_.row_size()));
+      packed_.resize(live_.size());
+    } else if (layout_.kind == RowLayout::strided && !m_.rows_are_contiguous()) {
+      const std::int64_t width = together * m_.inner;
       block_.resize(static_cast<std::size_t>(columns_ * width));
       bytes_.resize(static_cast<std::size_t>(width));
       packed_.resize(static_cast<std::size_t>(bits::words(width)));
@@ -37,16 +42,23 @@ class Rows {
 
   // Masks of rows first .. first + count, which are of one block. Returns the live NaN.
   std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    if (g_.rows_are_contiguous())
-      load_row(first);
-    else
-      load_columns(first, count);
+    switch (layout_.kind) {
+      case RowLayout::scattered: load_scattered(first, count); break;
+      case RowLayout::permuted: load_permuted(first); break;
+      case RowLayout::strided: m_.rows_are_contiguous() ? load_row(first) : load_columns(first, count); break;
+    }
     std::int64_t nan = 0;
     for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
-    if (g_.rows_are_contiguous())
-      bits::merge(keep(0), g_.row_size(), mask, g_.first_of(first));
-    else
-      store_columns(first, count, mask);
+    switch (layout_.kind) {
+      case RowLayout::scattered: store_scattered(first, count, mask); break;
+      case RowLayout::permuted: store_permuted(first, mask); break;
+      case RowLayout::strided:
+        if (m_.rows_are_contiguous())
+          bits::merge(keep(0), m_.row_size(), mask, m_.first_of(first));
+        else
+          store_columns(first, count, mask);
+        break;
+    }
     return nan;
   }
 
@@ -56,55 +68,108 @@ class Rows {
   std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
 
   void load_row(std::int64_t row) {
-    const std::int64_t begin = g_.first_of(row);
+    const std::int64_t begin = m_.first_of(row);
     for (std::int64_t i = 0; i < size_; i += tile_size) {
       const std::int64_t n = std::min(tile_size, size_ - i);
       tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
     }
     if (tensor_.mask)
-      bits::extract(tensor_.mask, begin, g_.row_size(), live(0));
+      bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
     else
-      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(g_.row_size(), word);
+      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(m_.row_size(), word);
   }
 
   // Inputs are taken a few at a time, so that each row is written in runs.
   void load_columns(std::int64_t first, std::int64_t count) {
-    const std::int64_t width = count * g_.inner;  // elements of these rows at one input: neighbours in memory
-    const std::int64_t start = g_.first_of(first);
-    for (std::int64_t begin = 0; begin < size_ / g_.inner; begin += columns_) {
-      const std::int64_t end = std::min(begin + columns_, size_ / g_.inner);
+    const std::int64_t width = count * m_.inner;  // elements of these rows at one input: neighbours in memory
+    const std::int64_t start = m_.first_of(first);
+    for (std::int64_t begin = 0; begin < size_ / m_.inner; begin += columns_) {
+      const std::int64_t end = std::min(begin + columns_, size_ / m_.inner);
       for (std::int64_t input = begin; input < end; ++input)
         for (std::int64_t i = 0; i < width; i += tile_size) {
           const std::int64_t n = std::min(tile_size, width - i);
-          tiles_.score(tiles_.at(start + input * g_.input_stride + i, n), n,
+          tiles_.score(tiles_.at(start + input * m_.input_stride + i, n), n,
                        block_.data() + (input - begin) * width + i);
         }
       for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t input = begin; input < end; ++input) {
-          const float* const from = block_.data() + (input - begin) * width + r * g_.inner;
-          float* const to = scores(r) + input * g_.inner;
-          for (std::int64_t c = 0; c < g_.inner; ++c) to[c] = from[c];  // mostly one: no call for it
+          const float* const from = block_.data() + (input - begin) * width + r * m_.inner;
+          float* const to = scores(r) + input * m_.inner;
+          for (std::int64_t c = 0; c < m_.inner; ++c) to[c] = from[c];  // mostly one: no call for it
         }
     }
     for (std::int64_t r = 0; r < count; ++r) {
-      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
+      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(m_.row_size(), word);
       if (!tensor_.mask) continue;
-      const std::int64_t own = start + r * g_.inner;
-      for (std::int64_t place = 0; place < g_.row_size(); ++place)
+      const std::int64_t own = start + r * m_.inner;
+      for (std::int64_t place = 0; place < m_.row_size(); ++place)
         bits::clear_if(live(r), place,
-                       !bits::get(tensor_.mask, own + place / g_.inner * g_.input_stride + place % g_.inner));
+                       !bits::get(tensor_.mask, own + place / m_.inner * m_.input_stride + place % m_.inner));
     }
   }
 
   void store_columns(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    const std::int64_t width = count * g_.inner, start = g_.first_of(first);
-    for (std::int64_t input = 0; input < g_.inputs; ++input) {
+    const std::int64_t width = count * m_.inner, start = m_.first_of(first);
+    for (std::int64_t input = 0; input < m_.inputs; ++input) {
       for (std::int64_t r = 0; r < count; ++r)
-        for (std::int64_t c = 0; c < g_.inner; ++c)
-          bytes_[static_cast<std::size_t>(r * g_.inner + c)] = bits::get(keep(r), input * g_.inner + c);
+        for (std::int64_t c = 0; c < m_.inner; ++c)
+          bytes_[static_cast<std::size_t>(r * m_.inner + c)] = bits::get(keep(r), input * m_.inner + c);
       bits::pack(bytes_.data(), width, packed_.data());
-      bits::merge(packed_.data(), width, mask, start + input * g_.input_stride);
+      bits::merge(packed_.data(), width, mask, start + input * m_.input_stride);
     }
+  }
+
+  void load_permuted(std::int64_t row) {
+    const std::int64_t begin = m_.first_of(row), numel = m_.row_size();
+    const MemoryOrder& order = tensor_.order;
+    for (std::int64_t i = 0; i < numel; i += tile_size) {
+      const std::int64_t n = std::min(tile_size, numel - i);
+      tiles_.score(tiles_.at(begin + i, n), n, block_.data() + i);
+    }
+    for (std::int64_t start = 0; start < size_; start += order.size())
+      for (std::int64_t p = 0; p < order.p; ++p) {
+        const std::int64_t count = std::min(order.q, size_ - start - p * order.q);
+        const float* const from = block_.data() + start + p;
+        float* const to = scores(0) + start + p * order.q;
+        for (std::int64_t q = 0; q < count; ++q) to[q] = from[q * order.p];
+      }
+    if (tensor_.mask) {
+      bits::extract(tensor_.mask, begin, numel, packed_.data());
+      bits::to_logical(packed_.data(), numel, order, live(0));
+    } else {
+      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(numel, word);
+    }
+  }
+
+  void store_permuted(std::int64_t row, std::uint64_t* mask) {
+    bits::to_memory(keep(0), m_.row_size(), tensor_.order, packed_.data());
+    bits::merge(packed_.data(), m_.row_size(), mask, m_.first_of(row));
+  }
+
+  // Where the place-th element of a row lies.
+  std::int64_t element(std::int64_t row, std::int64_t place) const {
+    return tensor_.order.memory_of(g_.first_of(row) + place / g_.inner * g_.input_stride + place % g_.inner);
+  }
+
+  void load_scattered(std::int64_t first, std::int64_t count) {
+    std::array<std::int64_t, tile_size> places;
+    for (std::int64_t r = 0; r < count; ++r) {
+      for (std::int64_t i = 0; i < size_; i += tile_size) {
+        const std::int64_t n = std::min(tile_size, size_ - i);
+        for (std::int64_t j = 0; j < n; ++j) places[static_cast<std::size_t>(j)] = element(first + r, i + j);
+        tiles_.score(tiles_.at(places.data(), n, 1), n, scores(r) + i);
+      }
+      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
+      if (!tensor_.mask) continue;
+      for (std::int64_t place = 0; place < g_.row_size(); ++place)
+        bits::clear_if(live(r), place, !bits::get(tensor_.mask, element(first + r, place)));
+    }
+  }
+
+  void store_scattered(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
+    for (std::int64_t r = 0; r < count; ++r)
+      for (std::int64_t place = 0; place < g_.row_size(); ++place)
+        if (bits::get(keep(r), place)) bits::set(mask, element(first + r, place));
   }
 
   // Keep bits of the r-th row here. Inputs after the last whole group are kept.
@@ -134,7 +199,9 @@ class Rows {
 
   const Kernels& kernels_;
   const ScoreInputs& tensor_;
-  const Geometry& g_;
+  const Geometry& g_;  // of logical indices
+  const RowLayout layout_;
+  const Geometry m_;  // of memory
   const GroupRule& rule_;
   std::int64_t size_;   // elements of a row that are in a group
   std::int64_t words_;  // mask words of a row
@@ -143,7 +210,7 @@ class Rows {
   std::vector<std::uint64_t> live_, keep_;
   std::vector<std::int32_t> ints_;
   static constexpr std::int64_t columns_ = 16;
-  std::vector<float> block_;  // the rest is for rows that interleave in memory
+  std::vector<float> block_;  // the rest is for rows that interleave or are permuted in memory
   std::vector<unsigned char> bytes_;
   std::vector<std::uint64_t> packed_;
 };
@@ -152,15 +219,17 @@ class Rows {
 
 std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const GroupRule& rule, MaskTable masks) {
   const ScoreInputs& tensor = view.tensors[t];
-  const Geometry& g = tensor.geometry;
   std::fill_n(masks[t], bits::words(tensor.numel), 0);
   if (tensor.numel == 0) return 0;
   // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
   // interleave are taken block by block.
+  const RowLayout layout = rows_in_memory(tensor.geometry, tensor.order);
+  const Geometry& g = layout.geometry;
   constexpr std::int64_t piece = bits::per_word;
-  const bool alone = g.rows_are_contiguous() || g.input_stride % bits::per_word == 0;
-  const std::int64_t together = g.rows_are_contiguous() ? 1 : piece;
-  const std::int64_t run = g.rows_are_contiguous() ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
+  const bool runs = layout.kind != RowLayout::scattered && g.rows_are_contiguous();
+  const bool alone = runs || (layout.kind == RowLayout::strided && g.input_stride % bits::per_word == 0);
+  const std::int64_t together = runs ? 1 : piece;
+  const std::int64_t run = runs ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
   const int most = alone ? threads(tensor.numel) : 1;
   std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
   std::atomic<std::int64_t> nan{0};
