@@ -75,7 +75,7 @@ def select_masks(
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
     sparsity, k, most = options.sparsity, options.k, options.max_tensor_sparsity
     table = Table(items, call, writes)
-    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
     table.attach(masks)
     read: Callable[[], Any]
     if table.device != devices.HOST:

@@ -7,6 +7,7 @@ tensors are now.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ class Holder:
     """Applies masks to the tensors of some roles (``weight``, ``exp_avg``, ``exp_avg_sq``,
     ``max_exp_avg_sq``, ``grad``).
 
-    Row-major tensors are written where they are. Others (channels_last) are re-laid, masked and written back.
+    Tensors that lie in memory in the order of their weight are written where they are, channels_last and
+    transposed ones too. Others are re-laid, masked and written back.
     On CUDA everything is enqueued on torch's current stream, and nothing waits for it.
     """
 
@@ -40,6 +42,7 @@ class Holder:
         self._masks: Sequence[Mask] = ()
         self._structure: tuple[Any, ...] | None = None
         self._table: array[int] = array("Q")
+        self._attached: list[Mask] = []  # in the orders of the tensors
         self._queue: tuple[int, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -73,8 +76,8 @@ class Holder:
         table.write_back()
         self._masks = masks
         self._queue = None if table.device == devices.HOST else devices.runtime.queue(table.device)
-        self._structure = None if table.copied_bytes else structure
-        self._table = table.data
+        self._structure = None if table.relaid else structure
+        self._table, self._attached = table.data, table.attached
 
     def _point(self, tensors: Sequence[torch.Tensor | None]) -> bool:
         """Puts the addresses of now into the table; False if one has no memory for its elements any more."""
@@ -92,11 +95,7 @@ class Holder:
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
     """A mask that keeps what both keep; `mask` itself if there is no other."""
-    return (
-        mask
-        if other is None
-        else Mask.of(mask.words & other.words, mask.shape, mask.name, mask.framework, mask.device)
-    )
+    return mask if other is None else mask.of_words(mask.held & other.ordered(mask.order).held)
 
 
 def _kind(tensor: torch.Tensor | None) -> Any:
@@ -104,7 +103,8 @@ def _kind(tensor: torch.Tensor | None) -> Any:
     if tensor is None:
         return None
     place = tensor.is_cpu, devices.runtime.index_of(tensor)
-    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, place, tensor.is_contiguous()
+    dense = tensor.layout is not sys.modules["torch"].strided or tensor.is_contiguous() or tensor.stride()
+    return type(tensor), tensor.dtype, tensor.shape, tensor.layout, place, dense
 
 
 def _bump(tensors: Sequence[torch.Tensor | None]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..model.targets import lookup
 from ..tensors import devices
+from ..tensors.arrays import in_memory
 from ..tensors.masks import COLUMN, Mask, kept_counts
 from ..tensors.table import ROLES, ScoreInputs, Table
 
@@ -34,13 +35,14 @@ class ZeroSample:
     """Looks at stretches of the masked tensors, one after the other.
 
     A look reads about a sixtieth of the weights, or what has 4,096 pruned ones on average if that is more.
-    What is not row-major is looked at as a whole when its turn comes. On a CUDA device every eighth call
-    looks, at a seventh, and its answer is read eight calls later.
+    What has to be copied (see `arrays.in_memory`) is looked at as a whole when its turn comes. On a CUDA
+    device every eighth call looks, at a seventh, and its answer is read eight calls later.
     """
 
     def __init__(self, model: torch.nn.Module, entries: Sequence[PlanEntry], masks: Sequence[Mask]) -> None:
         by_name = {entry.name: entry for entry in entries}
         self._model, self.masks = model, masks
+        self._ordered = list(masks)  # as the tensors lay in memory when they were looked at
         self._entries = [by_name[mask.name] for mask in masks]
         self._total = sum(mask.numel for mask in masks)
         self._length = 0
@@ -78,16 +80,18 @@ class ZeroSample:
         items: list[ScoreInputs] = []
         masks: list[Mask] = []
         while wanted > 0:
-            entry, mask = self._entries[self._tensor], self.masks[self._tensor]
+            entry, mask = self._entries[self._tensor], self._ordered[self._tensor]
             weight = lookup(self._model, entry).detach()
-            whole = not weight.is_contiguous() or mask.numel == 0
-            end = mask.numel if whole else min(mask.numel, self._start + -(-wanted // 64) * 64)
-            if whole:
+            flat = None if mask.numel == 0 else in_memory(weight)
+            end = mask.numel if flat is None else min(mask.numel, self._start + -(-wanted // 64) * 64)
+            if flat is None:
                 items.append(ScoreInputs(weight, name=str(len(items))))
                 masks.append(mask)
             else:
-                words = mask.words[self._start // 64 : -(-end // 64)]
-                items.append(ScoreInputs(weight.view(-1)[self._start : end], name=str(len(items))))
+                if mask.order != flat[1]:
+                    mask = self._ordered[self._tensor] = mask.ordered(flat[1])
+                words = mask.held[self._start // 64 : -(-end // 64)]
+                items.append(ScoreInputs(flat[0][self._start : end], name=str(len(items))))
                 masks.append(Mask.of(words, (end - self._start,), mask.name, "torch", mask.device))
             wanted -= max(end - self._start, 1)
             self._start = end
