@@ -1,4 +1,6 @@
 // The verb group_mask: masks of rows and of N:M groups, row by row in the first caches.
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <optional>
 
@@ -12,15 +14,36 @@ using namespace cpu;
 
 namespace {
 
+// How a tensor's groups are taken: rows and inputs by logical index, and where they lie in memory.
+struct Groups {
+  Geometry logical;
+  RowLayout memory;
+
+  bool runs() const noexcept { return memory.kind != RowLayout::scattered && memory.geometry.rows_are_contiguous(); }
+};
+
+Groups groups_of(const ScoreInputs& tensor, const GroupRule& rule) {
+  const Geometry& g = tensor.geometry;
+  const RowLayout rows = rows_in_memory(g, tensor.order);
+  if (rows.kind != RowLayout::permuted || rule.group == 0) return {g, rows};
+  if (tensor.order.p != g.inputs || tensor.order.q != g.inner) return {g, {RowLayout::scattered, g, 0}};
+  // channels_last: the inputs at one kernel position are neighbours, and so are those of a group.
+  const bool whole = g.inputs % rule.group == 0;
+  const Geometry runs = whole ? matrix(g.rows, g.row_size()) : matrix(g.rows * g.inner, g.inputs);
+  return {runs, {RowLayout::strided, runs, 0}};
+}
+
 // One thread's rows: their scores side by side (each padded to whole mask words), live and keep bits.
 class Rows {
  public:
-  Rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule, std::int64_t together)
+  Rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule, const Groups& groups,
+       std::int64_t together)
       : kernels_(kernels),
         tensor_(view.tensors[t]),
-        g_(tensor_.geometry),
-        layout_(rows_in_memory(g_, tensor_.order)),
-        m_(layout_.geometry),
+        g_(groups.logical),
+        m_(groups.memory.geometry),
+        kind_(groups.memory.kind),
+        runs_(groups.runs()),
         rule_(rule),
         size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
         words_(bits::words(g_.row_size())),
@@ -28,37 +51,32 @@ class Rows {
         scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
         live_(static_cast<std::size_t>(together * words_)),
         keep_(live_.size()) {
-    if (layout_.kind == RowLayout::permuted) {
-      block_.resize(static_cast<std::size_t>(g_.row_size()));
-      packed_.resize(live_.size());
-    } else if (layout_.kind == RowLayout::strided && !m_.rows_are_contiguous()) {
+    if (kind_ == RowLayout::strided && !runs_) {
       const std::int64_t width = together * m_.inner;
       block_.resize(static_cast<std::size_t>(columns_ * width));
       bytes_.resize(static_cast<std::size_t>(width));
       packed_.resize(static_cast<std::size_t>(bits::words(width)));
     }
+    if (kind_ == RowLayout::permuted) packed_.resize(keep_.size());
     if (rule.group > 0) ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
   }
 
   // Masks of rows first .. first + count, which are of one block. Returns the live NaN.
   std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    switch (layout_.kind) {
-      case RowLayout::scattered: load_scattered(first, count); break;
-      case RowLayout::permuted: load_permuted(first); break;
-      case RowLayout::strided: m_.rows_are_contiguous() ? load_row(first) : load_columns(first, count); break;
-    }
+    if (kind_ == RowLayout::scattered)
+      load_scattered(first, count);
+    else if (runs_)
+      load_row(first);
+    else
+      load_columns(first, count);
     std::int64_t nan = 0;
     for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
-    switch (layout_.kind) {
-      case RowLayout::scattered: store_scattered(first, count, mask); break;
-      case RowLayout::permuted: store_permuted(first, mask); break;
-      case RowLayout::strided:
-        if (m_.rows_are_contiguous())
-          bits::merge(keep(0), m_.row_size(), mask, m_.first_of(first));
-        else
-          store_columns(first, count, mask);
-        break;
-    }
+    if (kind_ == RowLayout::scattered)
+      store_scattered(first, count, mask);
+    else if (runs_)
+      bits::merge(keep(0), m_.row_size(), mask, m_.first_of(first));
+    else
+      store_columns(first, count, mask);
     return nan;
   }
 
@@ -119,33 +137,6 @@ class Rows {
     }
   }
 
-  void load_permuted(std::int64_t row) {
-    const std::int64_t begin = m_.first_of(row), numel = m_.row_size();
-    const MemoryOrder& order = tensor_.order;
-    for (std::int64_t i = 0; i < numel; i += tile_size) {
-      const std::int64_t n = std::min(tile_size, numel - i);
-      tiles_.score(tiles_.at(begin + i, n), n, block_.data() + i);
-    }
-    for (std::int64_t start = 0; start < size_; start += order.size())
-      for (std::int64_t p = 0; p < order.p; ++p) {
-        const std::int64_t count = std::min(order.q, size_ - start - p * order.q);
-        const float* const from = block_.data() + start + p;
-        float* const to = scores(0) + start + p * order.q;
-        for (std::int64_t q = 0; q < count; ++q) to[q] = from[q * order.p];
-      }
-    if (tensor_.mask) {
-      bits::extract(tensor_.mask, begin, numel, packed_.data());
-      bits::to_logical(packed_.data(), numel, order, live(0));
-    } else {
-      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(numel, word);
-    }
-  }
-
-  void store_permuted(std::int64_t row, std::uint64_t* mask) {
-    bits::to_memory(keep(0), m_.row_size(), tensor_.order, packed_.data());
-    bits::merge(packed_.data(), m_.row_size(), mask, m_.first_of(row));
-  }
-
   // Where the place-th element of a row lies.
   std::int64_t element(std::int64_t row, std::int64_t place) const {
     return tensor_.order.memory_of(g_.first_of(row) + place / g_.inner * g_.input_stride + place % g_.inner);
@@ -187,7 +178,22 @@ class Rows {
     std::int64_t alive = 0;
     for (std::int64_t word = 0; word < words; ++word) alive += bits::count(live(r)[word]);
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
-    return keep_words(r, words, kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive)));
+    Cut cut = kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive));
+    if (kind_ != RowLayout::permuted || cut.ties == 0) return keep_words(r, words, cut);
+    const std::int64_t ties = cut.ties;
+    const std::int64_t nan = keep_words(r, words, {cut.threshold, 0});
+    ties_.assign(keep(r), keep(r) + words);
+    keep_words(r, words, {cut.threshold, all_ties});
+    std::int64_t equal = 0;
+    for (std::int64_t word = 0; word < words; ++word)
+      equal += bits::count(ties_[static_cast<std::size_t>(word)] &= ~keep(r)[word]);
+    if (ties >= equal) return nan;
+    std::uint64_t* const kept = ties_.data();
+    std::copy_n(kept, words, packed_.data());
+    bits::keep_first(packed_.data(), size_, tensor_.order, ties);
+    for (std::int64_t word = 0; word < words; ++word)
+      keep(r)[word] |= kept[word] & ~packed_[static_cast<std::size_t>(word)];
+    return nan;
   }
 
   std::int64_t keep_words(std::int64_t r, std::int64_t words, Cut cut) {
@@ -199,9 +205,10 @@ class Rows {
 
   const Kernels& kernels_;
   const ScoreInputs& tensor_;
-  const Geometry& g_;  // of logical indices
-  const RowLayout layout_;
+  const Geometry g_;  // of logical indices
   const Geometry m_;  // of memory
+  const RowLayout::Kind kind_;
+  const bool runs_;
   const GroupRule& rule_;
   std::int64_t size_;   // elements of a row that are in a group
   std::int64_t words_;  // mask words of a row
@@ -210,9 +217,10 @@ class Rows {
   std::vector<std::uint64_t> live_, keep_;
   std::vector<std::int32_t> ints_;
   static constexpr std::int64_t columns_ = 16;
-  std::vector<float> block_;  // the rest is for rows that interleave or are permuted in memory
+  std::vector<float> block_;  // these are for rows that interleave in memory
   std::vector<unsigned char> bytes_;
   std::vector<std::uint64_t> packed_;
+  std::vector<std::uint64_t> ties_;  // and this for rows that are permuted there, with packed_
 };
 
 }  // namespace
@@ -223,11 +231,11 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
   if (tensor.numel == 0) return 0;
   // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
   // interleave are taken block by block.
-  const RowLayout layout = rows_in_memory(tensor.geometry, tensor.order);
-  const Geometry& g = layout.geometry;
+  const Groups groups = groups_of(tensor, rule);
+  const Geometry& g = groups.memory.geometry;
   constexpr std::int64_t piece = bits::per_word;
-  const bool runs = layout.kind != RowLayout::scattered && g.rows_are_contiguous();
-  const bool alone = runs || (layout.kind == RowLayout::strided && g.input_stride % bits::per_word == 0);
+  const bool runs = groups.runs();
+  const bool alone = runs || (groups.memory.kind == RowLayout::strided && g.input_stride % bits::per_word == 0);
   const std::int64_t together = runs ? 1 : piece;
   const std::int64_t run = runs ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
   const int most = alone ? threads(tensor.numel) : 1;
@@ -235,7 +243,7 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
   std::atomic<std::int64_t> nan{0};
   parallel_for(most, g.rows / run * pieces, [&](int thread, std::int64_t at) {
     std::optional<Rows>& own = rows[static_cast<std::size_t>(thread)];
-    if (!own) own.emplace(kernels_, view, t, rule, together);
+    if (!own) own.emplace(kernels_, view, t, rule, groups, together);
     const std::int64_t begin = at / pieces * run;
     const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
     for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)

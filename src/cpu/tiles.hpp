@@ -150,7 +150,13 @@ class Tiles {
         in_.norm = copy;
         return;
       }
-      for (std::int64_t i = 0; i < count; ++i) {
+      for (std::int64_t i = 0, n = 0; i < count && g.input_stride == 1; i += n) {
+        n = std::min(count - i, end - input);
+        std::copy_n(norm + input, n, copy + i);
+        if (g.blocks > 1) end = g.feature_of(first + i + n) + g.inputs;
+        input = end - g.inputs;
+      }
+      for (std::int64_t i = 0; i < count && g.input_stride > 1; ++i) {
         copy[i] = norm[input];
         if (--left > 0) continue;
         left = g.input_stride;

@@ -98,6 +98,25 @@ TEST(BitLayout, KeepFirst) {
       }
 }
 
+TEST(BitLayout, KeepFirstByLogicalIndex) {
+  for (const MemoryOrder order : {MemoryOrder{1, 7}, MemoryOrder{9, 64}, MemoryOrder{65, 3}, MemoryOrder{130, 131}})
+    for (const double dead : {0.0, 0.5, 0.97, 0.995, 1.0})  // many bits, and few
+      for (const std::int64_t share : {0, 1, 50, 99, 100}) {
+        const std::int64_t numel = 2 * order.size();
+        const Words given = random_mask(numel, dead, 5);
+        std::vector<std::uint64_t> found(given.words().begin(), given.words().end());
+        std::int64_t left = 0;
+        for (std::int64_t i = 0; i < numel; ++i) left += bits::get(given.data(), i);
+        left = (left * share + 99) / 100;
+        bits::keep_first(found.data(), numel, order, left);
+        for (std::int64_t i = 0; i < numel; ++i) {
+          const std::int64_t at = order.memory_of(i);
+          ASSERT_EQ(bits::get(found.data(), at), bits::get(given.data(), at) && left-- > 0)
+              << order.p << " x " << order.q << ", dead " << dead << ", the first " << share << " %, at " << i;
+        }
+      }
+}
+
 TEST(BitLayout, LowestBits) {
   EXPECT_EQ(bits::lowest_or_width(0), 64);
   EXPECT_EQ(bits::lowest_or_width(0b101000), 3);

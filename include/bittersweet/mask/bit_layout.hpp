@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "bittersweet/memory_order.hpp"
 
@@ -142,29 +144,40 @@ constexpr void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, 
   if (shift + count > per_word) mask[word + 1] |= bits >> (per_word - shift);
 }
 
-// Bit j of word i becomes bit i of word j. Source: Warren, Hacker's Delight, 7-3.
-constexpr void transpose(std::uint64_t (&block)[per_word]) noexcept {
-  std::uint64_t low = 0xffffffffu;
-  for (int width = 32; width > 0; width /= 2, low ^= low << width)
-    for (int begin = 0; begin < per_word; begin += 2 * width)
-      for (int i = begin; i < begin + width; ++i) {
+// Words as `side` by `side` matrices beside each other, each transposed: in the m-th, bit j of word i becomes bit i of
+// word j. Source: Warren, Hacker's Delight, 7-3.
+constexpr void transpose(std::uint64_t* block, std::int64_t side) noexcept {
+  for (std::int64_t width = side / 2; width > 0; width /= 2) {
+    const std::uint64_t low = ~std::uint64_t{0} / ((std::uint64_t{1} << width) + 1);  // every second `width` bits
+    for (std::int64_t begin = 0; begin < side; begin += 2 * width)
+      for (std::int64_t i = begin; i < begin + width; ++i) {
         const std::uint64_t differing = ((block[i] >> width) ^ block[i + width]) & low;
         block[i] ^= differing << width;
         block[i + width] ^= differing;
       }
+  }
 }
 
 // Bit (r, c) of a matrix that begins at bit `first` becomes bit (c, r) of one that begins there in `to`, whose bits are
-// clear.
+// clear. By pieces of 64 x 64; a narrow piece is as many squares.
 constexpr void transpose(const std::uint64_t* from, std::int64_t first, std::int64_t rows, std::int64_t columns,
                          std::uint64_t* to) noexcept {
   for (std::int64_t r = 0; r < rows; r += per_word)
     for (std::int64_t c = 0; c < columns; c += per_word) {
       const std::int64_t height = std::min(per_word, rows - r), width = std::min(per_word, columns - c);
+      const auto side = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::min(height, width))));
       std::uint64_t block[per_word]{};
-      for (std::int64_t i = 0; i < height; ++i) block[i] = read(from, first + (r + i) * columns + c, width);
-      transpose(block);
-      for (std::int64_t j = 0; j < width; ++j) add(to, first + (c + j) * rows + r, height, block[j]);
+      if (height <= width) {  // the squares lie along the rows
+        for (std::int64_t i = 0; i < height; ++i) block[i] = read(from, first + (r + i) * columns + c, width);
+        transpose(block, side);
+        for (std::int64_t j = 0; j < width; ++j)
+          add(to, first + (c + j) * rows + r, height, (block[j % side] >> (j / side * side)) & valid(height, 0));
+      } else {  // along the columns
+        for (std::int64_t i = 0; i < height; ++i)
+          block[i % side] |= read(from, first + (r + i) * columns + c, width) << (i / side * side);
+        transpose(block, side);
+        for (std::int64_t j = 0; j < width; ++j) add(to, first + (c + j) * rows + r, height, block[j]);
+      }
     }
 }
 
@@ -183,6 +196,28 @@ constexpr void to_memory(const std::uint64_t* logical, std::int64_t numel, const
   std::fill_n(to, words(numel), std::uint64_t{0});
   for (std::int64_t first = 0; first < numel; first += order.size())
     detail::transpose(logical, first, order.p, order.q, to);
+}
+
+// Clears all set bits of a mask in memory but the first `count` by logical index.
+inline void keep_first(std::uint64_t* mask, std::int64_t numel, const MemoryOrder& order, std::int64_t count) {
+  std::int64_t present = 0;
+  for (std::int64_t word = 0; word < words(numel); ++word) present += std::popcount(mask[word]);
+  if (present <= count) return;
+  if (present > numel / 32) {  // many: as bits
+    std::vector<std::uint64_t> logical(static_cast<std::size_t>(words(numel)));
+    to_logical(mask, numel, order, logical.data());
+    keep_first(logical.data(), words(numel), count);
+    return to_memory(logical.data(), numel, order, mask);
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> places;  // (logical index, index in memory)
+  for (std::int64_t word = 0; word < words(numel); ++word)
+    for (std::uint64_t left = mask[word]; left != 0; left = without_lowest(left)) {
+      const std::int64_t at = word * per_word + lowest_or_width(left);
+      places.emplace_back(order.logical_of(at), at);
+    }
+  const auto rest = places.begin() + count;
+  std::nth_element(places.begin(), rest, places.end());
+  for (auto place = rest; place != places.end(); ++place) clear(mask, place->second);
 }
 
 }  // namespace bittersweet::bits

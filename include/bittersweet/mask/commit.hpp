@@ -62,7 +62,7 @@ double prune_split(E& engine, const ScoreView& view, std::span<const Chunk> chun
                    const std::vector<std::int64_t>& present, const SplitTies& split, MaskTable masks) {
   const ScoreInputs& tensor = view.tensors[split.tensor];
   const auto words = static_cast<std::size_t>(bits::words(tensor.numel));
-  std::vector<std::uint64_t> ties(words), logical(words);
+  std::vector<std::uint64_t> ties(words);
   std::uint64_t* const mask = masks[split.tensor];
   std::vector<ChunkQuota> again;
   std::int64_t rescored = 0;
@@ -87,9 +87,7 @@ double prune_split(E& engine, const ScoreView& view, std::span<const Chunk> chun
         ties[static_cast<std::size_t>(word)] = mask[word] & ~ties[static_cast<std::size_t>(word)];
     }
   }
-  bits::to_logical(ties.data(), tensor.numel, tensor.order, logical.data());
-  bits::keep_first(logical.data(), std::ssize(logical), split.wanted);
-  bits::to_memory(logical.data(), tensor.numel, tensor.order, ties.data());
+  bits::keep_first(ties.data(), tensor.numel, tensor.order, split.wanted);
   for (std::size_t word = 0; word < words; ++word) mask[word] &= ~ties[word];
   return static_cast<double>(rescored) / static_cast<double>(view.size());
 }
