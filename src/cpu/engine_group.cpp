@@ -116,6 +116,18 @@ class Rows {
           for (std::int64_t c = 0; c < m_.inner; ++c) to[c] = from[c];  // mostly one: no call for it
         }
     }
+    if (m_.inner == 1 && tensor_.mask) {
+      for (std::int64_t word = 0; word < words_; ++word) {
+        std::array<std::uint64_t, bits::per_word> square{};
+        const std::int64_t begin = word * bits::per_word, end = std::min(begin + bits::per_word, m_.inputs);
+        for (std::int64_t input = begin; input < end; ++input)
+          square[static_cast<std::size_t>(input - begin)] =
+              bits::read(tensor_.mask, start + input * m_.input_stride, count);
+        bits::transpose(square.data(), bits::per_word);
+        for (std::int64_t r = 0; r < count; ++r) live(r)[word] = square[static_cast<std::size_t>(r)];
+      }
+      return;
+    }
     for (std::int64_t r = 0; r < count; ++r) {
       for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(m_.row_size(), word);
       if (!tensor_.mask) continue;
@@ -128,7 +140,15 @@ class Rows {
 
   void store_columns(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
     const std::int64_t width = count * m_.inner, start = m_.first_of(first);
-    for (std::int64_t input = 0; input < m_.inputs; ++input) {
+    for (std::int64_t word = 0; word < words_ && m_.inner == 1; ++word) {
+      std::array<std::uint64_t, bits::per_word> square{};
+      const std::int64_t begin = word * bits::per_word, end = std::min(begin + bits::per_word, m_.inputs);
+      for (std::int64_t r = 0; r < count; ++r) square[static_cast<std::size_t>(r)] = keep(r)[word];
+      bits::transpose(square.data(), bits::per_word);
+      for (std::int64_t input = begin; input < end; ++input)
+        bits::add(mask, start + input * m_.input_stride, count, square[static_cast<std::size_t>(input - begin)]);
+    }
+    for (std::int64_t input = 0; m_.inner > 1 && input < m_.inputs; ++input) {
       for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t c = 0; c < m_.inner; ++c)
           bytes_[static_cast<std::size_t>(r * m_.inner + c)] = bits::get(keep(r), input * m_.inner + c);

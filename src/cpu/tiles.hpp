@@ -156,12 +156,11 @@ class Tiles {
         if (g.blocks > 1) end = g.feature_of(first + i + n) + g.inputs;
         input = end - g.inputs;
       }
-      for (std::int64_t i = 0; i < count && g.input_stride > 1; ++i) {
-        copy[i] = norm[input];
-        if (--left > 0) continue;
-        left = g.input_stride;
+      for (std::int64_t i = 0; i < count && g.input_stride > 1; left = g.input_stride) {
+        const float value = norm[input];
+        for (const std::int64_t run = std::min(count, i + left); i < run; ++i) copy[i] = value;
         if (++input < end) continue;
-        if (g.blocks > 1) end = g.feature_of(first + i + 1) + g.inputs;
+        if (g.blocks > 1) end = g.feature_of(first + i) + g.inputs;
         input = end - g.inputs;
       }
     }

@@ -129,8 +129,7 @@ constexpr void keep_first(std::uint64_t* mask, std::int64_t words, std::int64_t 
   }
 }
 
-namespace detail {
-
+// Up to 64 bits of a mask, from bit `first` on, as the lowest.
 constexpr std::uint64_t read(const std::uint64_t* mask, std::int64_t first, std::int64_t count) noexcept {
   const std::int64_t word = first / per_word, shift = first % per_word;
   std::uint64_t found = mask[word] >> shift;
@@ -138,6 +137,7 @@ constexpr std::uint64_t read(const std::uint64_t* mask, std::int64_t first, std:
   return found & valid(count, 0);
 }
 
+// Sets the bits of a mask, from bit `first` on, that `bits` has set, of which there are no more than `count`.
 constexpr void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t bits) noexcept {
   const std::int64_t word = first / per_word, shift = first % per_word;
   mask[word] |= bits << shift;
@@ -181,21 +181,17 @@ constexpr void transpose(const std::uint64_t* from, std::int64_t first, std::int
     }
 }
 
-}  // namespace detail
-
 // The bits of `numel` elements from one order to the other; `to` is another array.
 constexpr void to_logical(const std::uint64_t* memory, std::int64_t numel, const MemoryOrder& order,
                           std::uint64_t* to) noexcept {
   std::fill_n(to, words(numel), std::uint64_t{0});
-  for (std::int64_t first = 0; first < numel; first += order.size())
-    detail::transpose(memory, first, order.q, order.p, to);
+  for (std::int64_t first = 0; first < numel; first += order.size()) transpose(memory, first, order.q, order.p, to);
 }
 
 constexpr void to_memory(const std::uint64_t* logical, std::int64_t numel, const MemoryOrder& order,
                          std::uint64_t* to) noexcept {
   std::fill_n(to, words(numel), std::uint64_t{0});
-  for (std::int64_t first = 0; first < numel; first += order.size())
-    detail::transpose(logical, first, order.p, order.q, to);
+  for (std::int64_t first = 0; first < numel; first += order.size()) transpose(logical, first, order.p, order.q, to);
 }
 
 // Clears all set bits of a mask in memory but the first `count` by logical index.
