@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,12 +226,23 @@ def test_the_holder_goes_on_where_nothing_but_addresses_change() -> None:
     masks = (Mask.from_bool(keep, "w"),)
     holder = Holder(("weight",))
     made = []
-    for tensor in (weight, weight, weight.clone(), weight.contiguous(), weight.clone(), weight.clone()):
-        expected = torch.where(keep, tensor, 0.0)
+    kernel_first = weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    assert kernel_first.stride() != weight.stride() and not kernel_first.is_contiguous()
+    plain = weight.contiguous()
+    for tensor in (weight, weight, weight.clone(), kernel_first, kernel_first, plain, plain, weight.clone()):
+        tensor.fill_(1.0)
         holder.apply([ScoreInputs(tensor, name="w")], masks)
-        assert torch.equal(tensor, expected)
-        made.append(id(holder._table))
-    assert made[0] == made[1] == made[2] and made[3] != made[2] != made[4] == made[5]
+        assert torch.equal(tensor != 0, keep)
+        made.append(holder._table)
+    assert [one is other for one, other in itertools.pairwise(made)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_look_between_steps_reads_no_more_of_them_than_of_others() -> None:
