@@ -28,12 +28,13 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, peers, selectors, sizes, trackers, wanda
+from sections import cliffs, headline, hold, orders, peers, selectors, sizes, trackers, wanda
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "headline": headline.run,
     "hold": hold.run,
+    "orders": orders.run,
     "cliffs": cliffs.run,
     "sizes": sizes.run,
     "peers": peers.run,

@@ -64,7 +64,7 @@ void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, cons
 void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                  std::uint32_t which, const std::uint32_t* gate) {
   const NvtxRange range("bittersweet::cuda::apply_masks");
-  check_alignment(tensors);
+  check_memory(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
   Stream stream(queue.device, queue.stream);
@@ -83,7 +83,7 @@ void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::s
 void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
                       std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found) {
   const NvtxRange range("bittersweet::cuda::count_violations");
-  check_alignment(tensors);
+  check_memory(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
   Stream stream(queue.device, queue.stream);

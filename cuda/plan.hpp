@@ -12,13 +12,18 @@
 
 namespace bittersweet::cuda {
 
-inline void check_alignment(std::span<const ScoreInputs> tensors) {
-  for (const ScoreInputs& tensor : tensors)
+inline void check_memory(std::span<const ScoreInputs> tensors) {
+  for (const ScoreInputs& tensor : tensors) {
+    if (!tensor.order.row_major())
+      throw LayoutError("tensor '" + std::string(tensor.name) + "': matrices of " + std::to_string(tensor.order.p) +
+                        " x " + std::to_string(tensor.order.q) +
+                        " are transposed in its memory; row-major memory is accepted. Make a row-major copy");
     for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,
                                     &tensor.input_norm, &tensor.scores, &tensor.max_exp_avg_sq})
       if (array->dtype != DType::none && reinterpret_cast<std::uintptr_t>(array->data) % size_of(array->dtype) != 0)
         throw LayoutError("tensor '" + std::string(tensor.name) + "': its address is not a multiple of the size of " +
                           name_of(array->dtype) + "; copy it to aligned memory");
+  }
 }
 
 inline void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks, const char* argument) {
@@ -58,7 +63,7 @@ inline constexpr float modifier_least = 0x1p-20f, modifier_most = 0x1p20f;
 inline std::vector<Row> score_rows(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                    std::span<float* const> scores) {
   const ScoreView view = make_view(tensors, scorer);
-  check_alignment(tensors);
+  check_memory(tensors);
   check_masks(tensors, scores.size(), "scores");
   std::vector<Row> rows;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
@@ -157,7 +162,7 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
   if (options.regrow)
     for (ScoreInputs& tensor : plan.competing) tensor.mask = nullptr;
   const ScoreView view = make_view(plan.competing, scorer);
-  check_alignment(tensors);
+  check_memory(tensors);
   const bool masks = !new_masks.empty();
   if (masks) check_masks(tensors, new_masks.size(), "new_masks");
   if (!masks && options.zero != 0) throw ArgumentError("zero: arrays to zero, but no new masks to zero them by");

@@ -6,6 +6,7 @@
 #include "support/compare.hpp"
 #include "support/engines.hpp"
 #include "support/inputs.hpp"
+#include "support/orders.hpp"
 
 namespace bittersweet::test {
 namespace {
@@ -155,6 +156,7 @@ BITTERSWEET_FOR_EVERY(engines, GroupMasks);
 struct Layout {
   const char* name;
   Geometry geometry;
+  MemoryOrder order{};
 };
 const Layout layouts[] = {
     {"linear", matrix(130, 24)},
@@ -176,12 +178,63 @@ const Layout layouts[] = {
     {"experts, outputs first", {40, 24, 1, 24, 1, 5}},
     {"experts, inputs first", {150, 24, 1, 1, 30, 5}},
     {"experts, blocks that start on mask words", {384, 12, 1, 1, 192, 2}},
+    {"conv, channels_last", {70, 12, 9, 108, 9}, {12, 9}},
+    {"wide conv, channels_last", {3, 260, 9, 2340, 9}, {260, 9}},
+    {"conv, last axes swapped", {20, 12, 15, 180, 15}, {5, 3}},
+    {"grouped conv, channels_last", {12, 5, 9, 45, 9, 3}, {5, 9}},
+    {"conv, outputs last", {70, 12, 9, 108, 9}, {70, 108}},
+    {"conv, kernel first", {70, 12, 9, 108, 9}, {840, 9}},
+    {"linear, transposed in memory", matrix(130, 24), {130, 24}},
+    {"linear, transposed on mask words", matrix(192, 23), {192, 23}},
+    {"linear, oddly folded", matrix(130, 24), {5, 39}},
+    {"(in, out), transposed in memory", {66, 40, 1, 1, 66}, {40, 66}},
+    {"(in, out), oddly folded", {66, 40, 1, 1, 66}, {20, 33}},
+    {"transposed conv, channels_last", {70, 12, 9, 9, 630}, {70, 9}},
+    {"transposed conv, inputs last", {70, 12, 9, 9, 630}, {12, 630}},
+    {"grouped transposed conv, channels_last", {72, 8, 9, 9, 216, 3}, {24, 9}},
+    {"experts, outputs first, inputs first in memory", {40, 24, 1, 24, 1, 5}, {8, 24}},
+    {"experts, outputs first, one transposed matrix", {40, 24, 1, 24, 1, 5}, {40, 24}},
+    {"experts, inputs first, outputs first in memory", {150, 24, 1, 1, 30, 5}, {24, 30}},
+    {"experts, inputs first, experts last in memory", {150, 24, 1, 1, 30, 5}, {5, 720}},
 };
 
 // Element of (row, input, inner), counted from its block.
 std::int64_t at(const Geometry& g, std::int64_t row, std::int64_t input, std::int64_t inner) {
   const std::int64_t rows = g.rows / g.blocks, block = row / rows;
   return block * rows * g.inputs * g.inner + (row - block * rows) * g.row_stride + input * g.input_stride + inner;
+}
+
+// Element by element: the same elements in the same rows, in logical order where it is said so.
+TEST(Layouts, RowsInMemory) {
+  int kinds[3]{}, features = 0;
+  for (const Layout& layout : layouts) {
+    SCOPED_TRACE(layout.name);
+    const Geometry& g = layout.geometry;
+    const RowLayout found = rows_in_memory(g, layout.order);
+    const Geometry& m = found.geometry;
+    ++kinds[found.kind];
+    const std::vector<std::size_t> logical = logical_indices(g.rows * g.row_size(), layout.order);
+    Geometry walk = g;
+    walk.input_stride = found.feature_stride;
+    for (std::size_t i = 0; i < logical.size() && found.feature_stride > 0; ++i, ++features)
+      ASSERT_EQ(walk.feature_of(static_cast<std::int64_t>(i)), g.feature_of(static_cast<std::int64_t>(logical[i])));
+    if (found.kind == RowLayout::scattered) continue;
+    ASSERT_EQ(m.rows, g.rows);
+    ASSERT_EQ(m.row_size(), g.row_size());
+    for (std::int64_t row = 0; row < g.rows; ++row) {
+      std::vector<std::size_t> expected, own;
+      for (std::int64_t e = 0; e < g.row_size(); ++e) {
+        expected.push_back(static_cast<std::size_t>(at(g, row, e / g.inner, e % g.inner)));
+        own.push_back(logical[static_cast<std::size_t>(at(m, row, e / m.inner, e % m.inner))]);
+      }
+      if (found.kind == RowLayout::permuted) std::sort(own.begin(), own.end());
+      ASSERT_EQ(own, expected) << "row " << row;
+    }
+  }
+  EXPECT_GT(kinds[RowLayout::strided], 20);
+  EXPECT_GT(kinds[RowLayout::permuted], 3);
+  EXPECT_GT(kinds[RowLayout::scattered], 3);
+  EXPECT_GT(features, 1000);
 }
 
 TEST(Layouts, InputFeatures) {
@@ -257,13 +310,14 @@ TEST_P(GroupMasks, AreThoseOfBruteForce) {
                                  seed % 3 == 0 ? DType::bf16 : DType::f32, Placement::flush);
           model.tensors[0].geometry = g;
           if (dead > 0) model.set_masks(dead, seed);
-          const auto inputs = model.inputs();
+          const Tensor moved = ordered(model.tensors[0], layout.order, Placement::flush);
+          const std::vector<ScoreInputs> inputs{moved.inputs()};
           for (const GroupRule rule :
                {GroupRule{0, g.row_size() / 3, 0}, GroupRule{0, g.row_size() / 2, g.rows / 2}, GroupRule{4, 2, 0},
                 GroupRule{2, 1, 0}, GroupRule{4, 4, 0}, GroupRule{7, 3, 0}, GroupRule{100, 41, 0}}) {
             FreshMasks masks(inputs);
             ASSERT_EQ(engine.group_mask(make_view(inputs, Magnitude{}), 0, rule, masks.table()), 0);
-            ASSERT_TRUE(same_words(brute_force(model.tensors[0], rule), masks.bits()[0]))
+            ASSERT_TRUE(same_words(brute_force(model.tensors[0], rule), logical_bits(masks.bits(), inputs)[0]))
                 << layout.name << ", " << name << ", dead " << dead << ", groups of " << rule.group;
           }
         }

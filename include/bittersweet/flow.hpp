@@ -61,7 +61,8 @@ inline void check(const PruneOptions& options) {
       [&](const auto& scorer) {
         for (std::size_t t = 0; t < view.tensors.size(); ++t)
           for (std::int64_t i = 0; i < view.tensors[t].numel; ++i)
-            if (is_live(view.tensors[t], i) && std::isnan(score_element(scorer, view, t, i)))
+            if (const std::int64_t at = view.tensors[t].order.memory_of(i);
+                is_live(view.tensors[t], at) && std::isnan(score_element(scorer, view, t, at)))
               throw NonFiniteScoreError(std::string(view.tensors[t].name), count, i);
       },
       view.scorer);

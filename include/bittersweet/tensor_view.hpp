@@ -5,10 +5,11 @@
 #include <string_view>
 
 #include "bittersweet/dtype.hpp"
+#include "bittersweet/memory_order.hpp"
 
 namespace bittersweet {
 
-// Contiguous row-major memory (host; a GPU for cuda.hpp). `data == nullptr` means "not given" (or zero elements).
+// Memory without gaps (host; a GPU for cuda.hpp). `data == nullptr` means "not given" (or zero elements).
 struct TensorView {
   void* data = nullptr;
   DType dtype = DType::none;
@@ -17,9 +18,9 @@ struct TensorView {
 inline TensorView view(float* data) noexcept { return {data, DType::f32}; }
 inline TensorView view(const float* data) noexcept { return {const_cast<float*>(data), DType::f32}; }
 
-// How a weight's elements form output rows. The rows fall into `blocks` equal runs, one after another in memory, and
-// each block reads input features of its own. Element (input, inner) of a block's r-th row sits at
-// r * row_stride + input * input_stride + inner from the block's start.
+// How a weight's elements form output rows, by their logical row-major indices. The rows fall into `blocks` equal runs,
+// one after another, and each block reads input features of its own. Element (input, inner) of a block's r-th row sits
+// at r * row_stride + input * input_stride + inner from the block's start.
 //   Linear (out, in)                                {out, in, 1, in, 1}
 //   (in, out), as in transformers' Conv1D           {out, in, 1, 1, out}
 //   Conv2d (O, I, kH, kW)                           {O, I, kH*kW, I*kH*kW, kH*kW}
@@ -57,7 +58,8 @@ inline Geometry flat(std::int64_t numel) noexcept { return {1, numel, 1, numel, 
 inline Geometry matrix(std::int64_t rows, std::int64_t columns) noexcept { return {rows, columns, 1, columns, 1}; }
 
 // One weight tensor and all that a scorer may read beside it. Everything is borrowed for the length of a call.
-// Element i of every array belongs to element i of the weight (its logical row-major index).
+// Element i in memory of every array, and bit i of every mask, belongs to element i of the weight in memory; `order`
+// says which element that is. Ties, rows, groups and random numbers go by the logical index.
 struct ScoreInputs {
   TensorView weight{};
   TensorView exp_avg{};     // Adam's m
@@ -69,6 +71,7 @@ struct ScoreInputs {
   const std::uint64_t* mask = nullptr;  // current keep bits (mask/bit_layout.hpp); null: every element is live
   std::int64_t numel = 0;
   Geometry geometry{};
+  MemoryOrder order{};             // cuda.hpp takes row-major alone
   std::int64_t dimension_sum = 0;  // sum of the sizes of the shape (Erdos-Renyi-Kernel budgets); 0: rows + inputs
   float modifier = 1.0f;           // multiplies every score of this tensor
   float bias_correction1 = 1.0f;   // 1 - beta1^t of this tensor

@@ -1,6 +1,7 @@
 // Addresses that Python sends, looked at before anything is read through them: an error in the place of a crash.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -19,9 +20,18 @@ T* address(std::uint64_t word, std::int64_t count, const char* what) {
   return reinterpret_cast<T*>(static_cast<std::uintptr_t>(word));
 }
 
+// An order of memory fits so many elements.
+inline void check_order(const MemoryOrder& order, std::int64_t numel, const char* what) {
+  const std::int64_t most = std::max<std::int64_t>(numel, 1);
+  if (order.p < 1 || order.q < 1 || order.p > most || order.q > most / order.p || numel % order.size() != 0)
+    throw LayoutError(std::string(what) + ": an order of memory that " + std::to_string(numel) +
+                      " elements do not have");
+}
+
 // What holds for every row of the table, whatever will be read of it.
 inline void check_row(const ScoreInputs& row, const std::uint64_t* new_mask) {
   if (row.numel < 0) throw ShapeError("table: " + std::to_string(row.numel) + " elements");
+  check_order(row.order, row.numel, "table");
   for (const TensorView* array :
        {&row.weight, &row.exp_avg, &row.exp_avg_sq, &row.grad, &row.input_norm, &row.scores, &row.max_exp_avg_sq})
     if (array->data != nullptr && array->dtype == DType::none) throw DTypeError("table: an array without a dtype");

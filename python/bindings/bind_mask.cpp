@@ -49,6 +49,18 @@ void bind_mask(py::module_& module) {
         bits::unpack(from, numel, to);
       },
       py::arg("words_ptr"), py::arg("numel"), py::arg("bool_ptr"));
+  module.def(
+      "reorder_mask",
+      [](std::uintptr_t words, std::int64_t numel, const std::pair<std::int64_t, std::int64_t>& order, bool to_memory,
+         std::uintptr_t out) {
+        const auto* const from = address<const std::uint64_t>(words, numel, "words");
+        auto* const to = address<std::uint64_t>(out, numel, "out");
+        const MemoryOrder in_memory{order.first, order.second};
+        check_order(in_memory, numel, "order");
+        const py::gil_scoped_release release;
+        (to_memory ? bits::to_memory : bits::to_logical)(from, numel, in_memory, to);
+      },
+      py::arg("words_ptr"), py::arg("numel"), py::arg("order"), py::arg("to_memory"), py::arg("out_ptr"));
 }
 
 }  // namespace bittersweet::python

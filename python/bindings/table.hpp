@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <span>
@@ -27,7 +28,8 @@ inline constexpr std::array columns{"weight",         "weight_dtype",
                                     "inputs",         "inner",
                                     "row_stride",     "input_stride",
                                     "modifier",       "bias_correction1",
-                                    "dimension_sum",  "blocks"};
+                                    "dimension_sum",  "blocks",
+                                    "order_p",        "order_q"};
 inline constexpr std::size_t mask_column = 14, new_mask_column = 15;
 
 // A borrowed view of a buffer of unsigned 64-bit words, as array('Q') gives.
@@ -36,6 +38,12 @@ inline std::span<const std::uint64_t> words_of(const pybind11::buffer& buffer, c
   if (info.itemsize != 8 || info.ndim != 1)
     throw ArgumentError(std::string(argument) + ": a one-dimensional buffer of 64-bit words is needed");
   return {static_cast<const std::uint64_t*>(info.ptr), static_cast<std::size_t>(info.size)};
+}
+
+// Words of 0 stand for row-major, as rows have them that hold no arrays.
+inline MemoryOrder order_of(std::uint64_t p, std::uint64_t q) {
+  return {static_cast<std::int64_t>(std::max<std::uint64_t>(p, 1)),
+          static_cast<std::int64_t>(std::max<std::uint64_t>(q, 1))};
 }
 
 struct Table {
@@ -74,6 +82,7 @@ struct Table {
                          number(row[16]),
                          Geometry{number(row[17]), number(row[18]), number(row[19]), number(row[20]), number(row[21]),
                                   number(row[25])},
+                         order_of(row[26], row[27]),
                          number(row[24]),
                          real(row[22]),
                          real(row[23]),

@@ -119,15 +119,16 @@ std::int64_t CpuEngine::survey(std::span<const ScoreInputs> tensors, std::span<c
     const auto c = static_cast<std::size_t>(at);
     const Chunk& chunk = chunks[c];
     const ScoreInputs& tensor = tensors[chunk.tensor];
-    const Geometry& g = tensor.geometry;
+    const RowLayout rows = rows_in_memory(tensor.geometry, tensor.order);
+    const Geometry& g = rows.geometry;
     const std::uint64_t* const mask = masks[chunk.tensor];
     live[c] = kernels_.popcount(mask + chunk.first / bits::per_word, bits::words(chunk.count));
-    std::int64_t first = chunk.first == 0 ? 0 : g.rows, last = g.rows;  // interleaved rows fall to the first chunk
-    if (g.rows_are_contiguous()) {                                      // else those that begin in this one
+    std::int64_t first = chunk.first == 0 ? 0 : g.rows, last = g.rows;   // interleaved rows fall to the first chunk
+    if (rows.kind != RowLayout::scattered && g.rows_are_contiguous()) {  // else those that begin in this one
       first = (chunk.first + g.row_size() - 1) / g.row_size();
       last = (chunk.first + chunk.count + g.row_size() - 1) / g.row_size();
     }
-    if (const std::int64_t found = emptied_rows(tensor, mask, first, last); found > 0) emptied += found;
+    if (const std::int64_t found = emptied_rows(tensor, rows, mask, first, last); found > 0) emptied += found;
   });
   add_chunks(chunks, live, per_tensor);
   return emptied;

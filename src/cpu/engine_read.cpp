@@ -55,7 +55,7 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
                 });
 }
 
-// Runs of `width` neighbours, in ascending order of (tensor, first index), which is a multiple of the width.
+// Runs of `width` neighbours, in ascending order of tensor; their first index is a multiple of the width.
 struct Runs {
   std::array<std::size_t, tile_size> tensor{};
   std::array<std::int64_t, tile_size> first{};
@@ -204,7 +204,7 @@ void CpuEngine::gather(const ScoreView& view, std::span<const std::int64_t> posi
     for (std::int64_t i = first; i < last; ++i) {
       const std::int64_t position = positions[static_cast<std::size_t>(i)];
       while (position >= view.offset[t + 1]) ++t;
-      runs.add(t, position - view.offset[t]);
+      runs.add(t, view.tensors[t].order.memory_of(position - view.offset[t]));
     }
     score_runs(kernels_, view, runs, out + first);
   });

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "bittersweet/rows.hpp"
 #include "bittersweet/score/score_view.hpp"
 #include "cpu/kernels.hpp"
 
@@ -29,6 +30,7 @@ class Tiles {
     for (std::size_t s = 0; s < streams_; ++s) narrow &= stream_[s].array.dtype == DType::bf16;
     stored_ = narrow ? as_bf16 : as_f32;
     if (const auto* random = std::get_if<Random>(&view.scorer)) seed_ = random->seed;
+    features_.input_stride = rows_in_memory(tensor_.geometry, tensor_.order).feature_stride;
     in_.bias_correction1 = tensor_.bias_correction1;
     in_.modifier = tensor_.modifier;
   }
@@ -85,7 +87,7 @@ class Tiles {
       float* const copy = copy_[max_streams - 1];
       for (std::int64_t r = 0; r < runs; ++r)
         for (std::int64_t c = 0; c < width; ++c)
-          copy[r * width + c] = firsts[r] + c < tensor_.numel ? made(firsts[r] + c) : 0.0f;
+          copy[r * width + c] = firsts[r] + c < tensor_.numel ? made(tensor_.order.logical_of(firsts[r] + c)) : 0.0f;
       in_.*(made_slot()) = copy;
     }
     return in_;
@@ -118,6 +120,7 @@ class Tiles {
     return reads_ & reads::input_norm ? &TileInput::norm : &TileInput::uniform;
   }
 
+  // What is made for an element, by its logical index.
   float made(std::int64_t index) const {
     if (reads_ & reads::input_norm)
       return static_cast<const float*>(tensor_.input_norm.data)[tensor_.geometry.feature_of(index)];
@@ -127,10 +130,14 @@ class Tiles {
   void make(std::int64_t first, std::int64_t count) {
     if (!(reads_ & (reads::input_norm | reads::position))) return;
     float* const copy = copy_[max_streams - 1];
-    if (reads_ & reads::position) {
+    const bool position = reads_ & reads::position;
+    if (!tensor_.order.row_major() && (position || features_.input_stride == 0)) {
+      LogicalWalk walk(tensor_.order, first);
+      for (std::int64_t i = 0; i < count; ++i) copy[i] = made(walk.next());
+    } else if (position) {
       kernels_.uniform(seed_, static_cast<std::uint64_t>(view_.offset[t_] + first), count, copy);
     } else {
-      const Geometry& g = tensor_.geometry;
+      const Geometry& g = features_;
       const auto* const norm = static_cast<const float*>(tensor_.input_norm.data);
       std::int64_t input = g.feature_of(first), left = g.input_stride - first % g.input_stride;
       std::int64_t end = input - input % g.inputs + g.inputs;  // of the block's features
@@ -143,12 +150,17 @@ class Tiles {
         in_.norm = copy;
         return;
       }
-      for (std::int64_t i = 0; i < count; ++i) {
-        copy[i] = norm[input];
-        if (--left > 0) continue;
-        left = g.input_stride;
+      for (std::int64_t i = 0, n = 0; i < count && g.input_stride == 1; i += n) {
+        n = std::min(count - i, end - input);
+        std::copy_n(norm + input, n, copy + i);
+        if (g.blocks > 1) end = g.feature_of(first + i + n) + g.inputs;
+        input = end - g.inputs;
+      }
+      for (std::int64_t i = 0; i < count && g.input_stride > 1; left = g.input_stride) {
+        const float value = norm[input];
+        for (const std::int64_t run = std::min(count, i + left); i < run; ++i) copy[i] = value;
         if (++input < end) continue;
-        if (g.blocks > 1) end = g.feature_of(first + i + 1) + g.inputs;
+        if (g.blocks > 1) end = g.feature_of(first + i) + g.inputs;
         input = end - g.inputs;
       }
     }
@@ -160,6 +172,7 @@ class Tiles {
   std::size_t t_;
   const ScoreInputs& tensor_;
   std::uint32_t reads_;
+  Geometry features_ = tensor_.geometry;  // for its input_stride in memory alone
   Stream stream_[max_streams];
   std::size_t streams_ = 0;
   Stored stored_ = as_f32;

@@ -8,6 +8,7 @@
 #include "support/compare.hpp"
 #include "support/engines.hpp"
 #include "support/inputs.hpp"
+#include "support/orders.hpp"
 
 namespace bittersweet::test {
 namespace {
@@ -73,6 +74,38 @@ const std::vector<Variant>& variants() {
          model.tensors[4].masked = false;
          return model;
        }},
+      {"orders",
+       [] {
+         Model model = training_model({33 * 65, 64 * 64, 6 * 10 * 9, 2 * 2048, 25 * 4, 12}, {f32, bf16, f16}, 11);
+         model.set_masks(0.3, 6);
+         return ordered(model);
+       }},
+      {"orders of shapes",
+       [] {
+         Model model = training_model(
+             {6 * 10 * 9, 24 * 40, 24 * 40, 12 * 7 * 9, 12 * 5 * 9, 5 * 24 * 30, 6 * 700, 5 * 24 * 30, 8 * 30 * 9},
+             {f32, bf16}, 12);
+         const std::vector<std::pair<Geometry, MemoryOrder>> shapes{
+             {conv(6, 10, 9), {10, 9}},              // channels_last
+             {matrix(24, 40), {24, 40}},             // a transposed matrix
+             {transposed(24, 40), {40, 24}},         // (in, out) in memory as (out, in)
+             {{12, 7, 9, 9, 12 * 9}, {12, 9}},       // a transposed conv in channels_last
+             {{12, 5, 9, 45, 9, 3}, {5, 9}},         // a conv in groups, channels_last
+             {{5 * 30, 24, 1, 1, 30, 5}, {24, 30}},  // experts, inputs first; in memory outputs first
+             {{6, 700, 1, 700, 1, 3}, {6, 700}},     // experts as one transposed matrix: features leave blocks
+             {{5 * 24, 30, 1, 30, 1, 5}, {24, 30}},  // experts, outputs first; in memory inputs first
+             {conv(8, 30, 9), {8 * 30, 9}},          // kernel positions first: rows in pieces
+         };
+         for (std::size_t t = 0; t < shapes.size(); ++t) {
+           model.tensors[t].geometry = shapes[t].first;
+           if (t % 3 != 1) {
+             model.tensors[t].mask = random_mask(model.tensors[t].numel, 0.3, t);
+             model.tensors[t].masked = true;
+           }
+           model.tensors[t] = ordered(model.tensors[t], shapes[t].second, Placement::flush);
+         }
+         return model;
+       }},
       {"any bits",
        [] {
          Model model = training_model({2049, 1000}, {f32}, 6);
@@ -89,6 +122,13 @@ const std::vector<Variant>& variants() {
          model.tensors[2].masked = false;
          model.tensors[3].mask.fill(0);
          return model;
+       },
+       true},
+      {"several chunks in orders",
+       [] {
+         Model model = training_model({257 * 256, 5, 3 * 145 * 151}, {f32}, 13);
+         model.set_masks(0.4, 7);
+         return ordered(model);
        },
        true},
       {"several chunks, mixed", [] { return training_model({65535, 65600}, {bf16, f16, f32}, 9, Placement::flush); },
@@ -383,18 +423,33 @@ TEST_P(EngineContract, ApplyVerifyPopcount) {
 
 // Against element-by-element logic: rows that cross chunks and words, interleaved rows, convolutions, no elements.
 TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
-  const std::vector<Geometry> shapes{matrix(37, 100),       matrix(3, 70'000),     matrix(1024, 64),
-                                     {96, 50, 1, 1, 96},    {8, 16, 9, 144, 9},    {0, 5, 1, 5, 1},
-                                     matrix(1, 1),          {500, 300, 1, 1, 500}, matrix(2500, 33),
-                                     {96, 50, 1, 1, 32, 3}, {30, 7, 9, 63, 9, 5},  {600, 300, 1, 1, 200, 3},
-                                     {60, 11, 9, 9, 180, 3}};
+  const std::vector<std::pair<Geometry, MemoryOrder>> shapes{
+      {matrix(37, 100), {}},
+      {matrix(3, 70'000), {}},
+      {matrix(1024, 64), {}},
+      {{96, 50, 1, 1, 96}, {}},
+      {{8, 16, 9, 144, 9}, {}},
+      {{0, 5, 1, 5, 1}, {}},
+      {matrix(1, 1), {}},
+      {{500, 300, 1, 1, 500}, {}},
+      {matrix(2500, 33), {}},
+      {{96, 50, 1, 1, 32, 3}, {}},
+      {{30, 7, 9, 63, 9, 5}, {}},
+      {{600, 300, 1, 1, 200, 3}, {}},
+      {{60, 11, 9, 9, 180, 3}, {}},
+      {{600, 20, 9, 180, 9}, {20, 9}},       // channels_last over two chunks
+      {{60, 2000, 1, 1, 60}, {2000, 60}},    // (in, out) in memory as (out, in)
+      {matrix(2500, 33), {2500, 33}},        // transposed
+      {{60, 11, 9, 9, 180, 3}, {20, 9}},     // a transposed conv in groups, channels_last
+      {{600, 20, 9, 180, 9}, {12'000, 9}}};  // kernel positions first
   run([&](auto& engine) {
     std::vector<Words> own, fresh;
     std::vector<ScoreInputs> tensors;
     std::vector<std::int64_t> expected_live;
     std::int64_t expected_rows = 0;
     for (std::size_t t = 0; t < shapes.size(); ++t) {
-      const Geometry& g = shapes[t];
+      const Geometry& g = shapes[t].first;
+      const MemoryOrder& order = shapes[t].second;
       const std::int64_t numel = g.rows * g.row_size();
       own.push_back(random_mask(numel, 0.3, 7 * t + 1));
       fresh.push_back(random_mask(numel, 0.5, 7 * t + 2));
@@ -402,7 +457,7 @@ TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
       const auto each = [&](std::int64_t row, auto&& f) {
         for (std::int64_t i = 0; i < g.inputs; ++i)
           for (std::int64_t c = 0; c < g.inner; ++c)
-            f(row / rows * rows * g.row_size() + row % rows * g.row_stride + i * g.input_stride + c);
+            f(order.memory_of(row / rows * rows * g.row_size() + row % rows * g.row_stride + i * g.input_stride + c));
       };
       std::int64_t live = 0;
       for (std::int64_t row = 0; row < g.rows; ++row) {
@@ -417,7 +472,7 @@ TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
         expected_rows += had && !has;
       }
       expected_live.push_back(live);
-      tensors.push_back({.mask = t % 2 == 0 ? nullptr : own[t].data(), .numel = numel, .geometry = g});
+      tensors.push_back({.mask = t % 2 == 0 ? nullptr : own[t].data(), .numel = numel, .geometry = g, .order = order});
     }
     std::vector<const std::uint64_t*> masks;
     for (const Words& words : fresh) masks.push_back(words.data());

@@ -6,6 +6,7 @@
 #include "bittersweet/mask/rows.hpp"
 #include "support/compare.hpp"
 #include "support/inputs.hpp"
+#include "support/orders.hpp"
 
 namespace bittersweet::test {
 namespace {
@@ -50,6 +51,70 @@ TEST(BitLayout, ValidAndLive) {
     }
   const std::uint64_t mask[] = {5, 6};
   EXPECT_EQ(bits::live(mask, 128, 1), 6u);
+}
+
+// Bit by bit, at sizes around every width, between bits that must stay clear.
+TEST(BitLayout, OrdersOfMemory) {
+  const std::int64_t sizes[] = {1, 2, 3, 9, 63, 64, 65, 127, 130};
+  for (const std::int64_t p : sizes)
+    for (const std::int64_t q : sizes)
+      for (const std::int64_t batches : {1, 3}) {
+        SCOPED_TRACE(testing::Message() << batches << " of " << p << " x " << q);
+        const MemoryOrder order{p, q};
+        const std::int64_t numel = batches * p * q;
+        const Words logical = random_mask(numel, 0.5, static_cast<std::uint64_t>(numel));
+        const std::vector<std::size_t> indices = logical_indices(numel, order);
+        std::vector<std::uint64_t> expected(logical.words().size()), memory(expected.size(), ~0ull), back(memory);
+        for (std::size_t i = 0; i < indices.size(); ++i)
+          if (bits::get(logical.data(), static_cast<std::int64_t>(indices[i])))
+            bits::set(expected.data(), static_cast<std::int64_t>(i));
+        bits::to_memory(logical.data(), numel, order, memory.data());
+        ASSERT_TRUE(same_words(expected, memory));
+        bits::to_logical(memory.data(), numel, order, back.data());
+        ASSERT_TRUE(same_words(logical.words(), back));
+        LogicalWalk walk(order, numel / 3);
+        for (std::int64_t i = 0; i < numel; ++i) {
+          ASSERT_EQ(order.logical_of(i), static_cast<std::int64_t>(indices[static_cast<std::size_t>(i)]));
+          ASSERT_EQ(order.memory_of(order.logical_of(i)), i);
+          if (i >= numel / 3) {
+            ASSERT_EQ(walk.next(), order.logical_of(i));
+          }
+        }
+      }
+}
+
+TEST(BitLayout, KeepFirst) {
+  for (const std::int64_t numel : {1, 64, 65, 300})
+    for (const double share : {0.0, 0.5, 1.0})
+      for (std::int64_t count = 0; count <= numel + 1; count += 1 + count / 9) {
+        const Words given = random_mask(numel, share, 3);
+        std::vector<std::uint64_t> found(given.words().begin(), given.words().end());
+        bits::keep_first(found.data(), std::ssize(found), count);
+        std::int64_t left = count;
+        for (std::int64_t i = 0; i < numel; ++i) {
+          const bool kept = bits::get(given.data(), i) && left-- > 0;
+          ASSERT_EQ(bits::get(found.data(), i), kept) << numel << " elements, the first " << count << ", at " << i;
+        }
+      }
+}
+
+TEST(BitLayout, KeepFirstByLogicalIndex) {
+  for (const MemoryOrder order : {MemoryOrder{1, 7}, MemoryOrder{9, 64}, MemoryOrder{65, 3}, MemoryOrder{130, 131}})
+    for (const double dead : {0.0, 0.5, 0.97, 0.995, 1.0})  // many bits, and few
+      for (const std::int64_t share : {0, 1, 50, 99, 100}) {
+        const std::int64_t numel = 2 * order.size();
+        const Words given = random_mask(numel, dead, 5);
+        std::vector<std::uint64_t> found(given.words().begin(), given.words().end());
+        std::int64_t left = 0;
+        for (std::int64_t i = 0; i < numel; ++i) left += bits::get(given.data(), i);
+        left = (left * share + 99) / 100;
+        bits::keep_first(found.data(), numel, order, left);
+        for (std::int64_t i = 0; i < numel; ++i) {
+          const std::int64_t at = order.memory_of(i);
+          ASSERT_EQ(bits::get(found.data(), at), bits::get(given.data(), at) && left-- > 0)
+              << order.p << " x " << order.q << ", dead " << dead << ", the first " << share << " %, at " << i;
+        }
+      }
 }
 
 TEST(BitLayout, LowestBits) {
@@ -141,6 +206,7 @@ TEST(Fill, WritesTheChunkAlone) {
 struct Shape {
   const char* name;
   Geometry geometry;
+  MemoryOrder order{};
 };
 
 TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
@@ -150,9 +216,15 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
                           {"a conv whose rows interleave", {6, 5, 2, 2, 12}},
                           {"a conv in groups", {6, 5, 4, 20, 4, 3}},
                           {"blocks whose rows interleave", {6, 10, 1, 1, 3, 2}},
-                          {"blocks of a conv whose rows interleave", {6, 5, 2, 2, 4, 3}}};
+                          {"blocks of a conv whose rows interleave", {6, 5, 2, 2, 4, 3}},
+                          {"linear, transposed in memory", matrix(6, 10), {6, 10}},
+                          {"conv, channels_last", {6, 5, 4, 20, 4}, {5, 4}},
+                          {"conv, kernel first in memory", {6, 5, 4, 20, 4}, {30, 4}},
+                          {"transposed, transposed in memory", {6, 10, 1, 1, 6}, {10, 6}},
+                          {"a transposed conv, channels_last", {6, 5, 2, 2, 12}, {6, 2}}};
   for (const Shape& shape : shapes) {
     const Geometry& g = shape.geometry;
+    const MemoryOrder& order = shape.order;
     const std::int64_t numel = g.rows * g.inputs * g.inner;
     const std::int64_t rows = g.rows / g.blocks;
     const auto at = [&](std::int64_t row, std::int64_t input, std::int64_t inner) {
@@ -160,7 +232,7 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
     };
     const auto row_of = [&](std::int64_t row, auto&& f) {
       for (std::int64_t input = 0; input < g.inputs; ++input)
-        for (std::int64_t inner = 0; inner < g.inner; ++inner) f(at(row, input, inner));
+        for (std::int64_t inner = 0; inner < g.inner; ++inner) f(order.memory_of(at(row, input, inner)));
     };
     Words before(numel), after(numel);
     before.fill(0);
@@ -171,13 +243,13 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
         if (row != 2 && row != 4) bits::set(after.data(), i);  // row 4 becomes empty
       });
     row_of(5, [&](std::int64_t i) { bits::clear(after.data(), i); });
-    bits::set(after.data(), at(5, g.inputs - 1, g.inner - 1));  // one is left in row 5
-    const ScoreInputs masked{.mask = before.data(), .numel = numel, .geometry = g};
-    const ScoreInputs whole{.numel = numel, .geometry = g};
+    bits::set(after.data(), order.memory_of(at(5, g.inputs - 1, g.inner - 1)));  // one is left in row 5
+    const ScoreInputs masked{.mask = before.data(), .numel = numel, .geometry = g, .order = order};
+    const ScoreInputs whole{.numel = numel, .geometry = g, .order = order};
     EXPECT_EQ(emptied_rows(masked, after.data()), 1) << shape.name;
     EXPECT_EQ(emptied_rows(whole, after.data()), 2) << shape.name;
-    EXPECT_TRUE(row_is_empty(after.data(), g, 4)) << shape.name;
-    EXPECT_FALSE(row_is_empty(after.data(), g, 5)) << shape.name;
+    EXPECT_TRUE(row_is_empty(after.data(), rows_in_memory(g, order), order, 4)) << shape.name;
+    EXPECT_FALSE(row_is_empty(after.data(), rows_in_memory(g, order), order, 5)) << shape.name;
   }
   EXPECT_EQ(emptied_rows(ScoreInputs{.geometry = {3, 0, 1, 0, 1}}, nullptr), 0);
 }

@@ -6,6 +6,7 @@
 #include "support/compare.hpp"
 #include "support/engines.hpp"
 #include "support/inputs.hpp"
+#include "support/orders.hpp"
 
 namespace bittersweet::test {
 namespace {
@@ -21,9 +22,16 @@ struct Case {
   Model model;
   std::vector<ScoreInputs> inputs;
   SortOracle oracle;
+  Model moved;  // the same in other orders of memory
+  std::vector<ScoreInputs> moved_inputs;
 
   Case(std::string name, Model tensors)
-      : label(std::move(name)), model(std::move(tensors)), inputs(model.inputs()), oracle(scores(), inputs) {}
+      : label(std::move(name)),
+        model(std::move(tensors)),
+        inputs(model.inputs()),
+        oracle(scores(), inputs),
+        moved(ordered(model)),
+        moved_inputs(moved.inputs()) {}
 
   std::int64_t dead() const { return model.numel() - oracle.live(); }
   std::vector<std::int64_t> ranks() const {  // of live scores
@@ -156,6 +164,10 @@ void expect_masks(E& engine, const Case& c, std::int64_t rank, const Selector& s
   if (ties == Ties::exact && is_approximate(selector)) return;
   SCOPED_TRACE(c.label + ", rank " + std::to_string(rank) + ", selector " + std::string(name_of(selector)) +
                ", ties rule " + std::to_string(static_cast<int>(ties)));
+  FreshMasks moved(c.moved_inputs);
+  flow::make_masks(engine, c.moved_inputs, Identity{}, {.k = c.dead() + rank},
+                   {.selector = selector, .ties = ties, .seed = 9}, moved.table(), workspace);
+  ASSERT_TRUE(same_masks(expected, logical_bits(moved.bits(), c.moved_inputs))) << "in other orders of memory";
   FreshMasks masks(c.inputs);
   const PruneReport report =
       flow::make_masks(engine, c.inputs, Identity{}, {.k = c.dead() + rank},

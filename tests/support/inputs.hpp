@@ -186,6 +186,7 @@ struct Tensor {
   std::string name{};
   std::int64_t numel = 0;
   Geometry geometry{};
+  MemoryOrder order{};
   Array weight{}, exp_avg{}, exp_avg_sq{}, grad{}, input_norm{}, scores{}, max_exp_avg_sq{};
   Words mask{};
   bool masked = false;
@@ -203,6 +204,7 @@ struct Tensor {
             .mask = masked ? mask.data() : nullptr,
             .numel = numel,
             .geometry = geometry,
+            .order = order,
             .modifier = modifier,
             .bias_correction1 = bias_correction1,
             .name = name};

@@ -32,7 +32,7 @@ class ReferenceEngine {
   void gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out) {
     for (const std::int64_t position : positions) {
       const std::size_t t = tensor_at(view, position);
-      *out++ = live_score(view, t, position - view.offset[t]);
+      *out++ = live_score(view, t, view.tensors[t].order.memory_of(position - view.offset[t]));
     }
   }
 
@@ -180,7 +180,7 @@ class ReferenceEngine {
           for (std::int64_t input = begin; input < end; ++input)
             for (std::int64_t inner = rule.group > 0 ? lane : 0; inner < (rule.group > 0 ? lane + 1 : g.inner);
                  ++inner) {
-              const std::int64_t index = g.first_of(row) + input * g.input_stride + inner;
+              const std::int64_t index = tensor.order.memory_of(g.first_of(row) + input * g.input_stride + inner);
               if (!is_live(tensor, index)) {
                 ++dead;
                 continue;

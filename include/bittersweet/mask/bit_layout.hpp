@@ -1,10 +1,15 @@
-// How masks lie in memory: one keep bit per element, 64 to a word, lowest bit first; each tensor starts on its own
-// word and the bits after its last element are 0. The only file that shifts mask bits.
+// How masks lie in memory: one keep bit per element, in the order of the tensor's elements in memory, 64 to a word,
+// lowest bit first; each tensor starts on its own word and the bits after its last element are 0. The only file that
+// shifts mask bits.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "bittersweet/memory_order.hpp"
 
 namespace bittersweet::bits {
 
@@ -108,6 +113,107 @@ inline void pack(const unsigned char* keep, std::int64_t numel, std::uint64_t* m
 
 inline void unpack(const std::uint64_t* mask, std::int64_t numel, unsigned char* keep) noexcept {
   for (std::int64_t i = 0; i < numel; ++i) keep[i] = get(mask, i);
+}
+
+// Clears all set bits but the first `count`.
+constexpr void keep_first(std::uint64_t* mask, std::int64_t words, std::int64_t count) noexcept {
+  for (std::int64_t word = 0; word < words; ++word) {
+    const std::int64_t present = std::popcount(mask[word]);
+    if (present > count) {
+      std::uint64_t beyond = mask[word];
+      for (; count > 0; --count) beyond = without_lowest(beyond);
+      mask[word] &= ~beyond;
+    } else {
+      count -= present;
+    }
+  }
+}
+
+// Up to 64 bits of a mask, from bit `first` on, as the lowest.
+constexpr std::uint64_t read(const std::uint64_t* mask, std::int64_t first, std::int64_t count) noexcept {
+  const std::int64_t word = first / per_word, shift = first % per_word;
+  std::uint64_t found = mask[word] >> shift;
+  if (shift + count > per_word) found |= mask[word + 1] << (per_word - shift);
+  return found & valid(count, 0);
+}
+
+// Sets the bits of a mask, from bit `first` on, that `bits` has set, of which there are no more than `count`.
+constexpr void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t bits) noexcept {
+  const std::int64_t word = first / per_word, shift = first % per_word;
+  mask[word] |= bits << shift;
+  if (shift + count > per_word) mask[word + 1] |= bits >> (per_word - shift);
+}
+
+// Words as `side` by `side` matrices beside each other, each transposed: in the m-th, bit j of word i becomes bit i of
+// word j. Source: Warren, Hacker's Delight, 7-3.
+constexpr void transpose(std::uint64_t* block, std::int64_t side) noexcept {
+  for (std::int64_t width = side / 2; width > 0; width /= 2) {
+    const std::uint64_t low = ~std::uint64_t{0} / ((std::uint64_t{1} << width) + 1);  // every second `width` bits
+    for (std::int64_t begin = 0; begin < side; begin += 2 * width)
+      for (std::int64_t i = begin; i < begin + width; ++i) {
+        const std::uint64_t differing = ((block[i] >> width) ^ block[i + width]) & low;
+        block[i] ^= differing << width;
+        block[i + width] ^= differing;
+      }
+  }
+}
+
+// Bit (r, c) of a matrix that begins at bit `first` becomes bit (c, r) of one that begins there in `to`, whose bits are
+// clear. By pieces of 64 x 64; a narrow piece is as many squares.
+constexpr void transpose(const std::uint64_t* from, std::int64_t first, std::int64_t rows, std::int64_t columns,
+                         std::uint64_t* to) noexcept {
+  for (std::int64_t r = 0; r < rows; r += per_word)
+    for (std::int64_t c = 0; c < columns; c += per_word) {
+      const std::int64_t height = std::min(per_word, rows - r), width = std::min(per_word, columns - c);
+      const auto side = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::min(height, width))));
+      std::uint64_t block[per_word]{};
+      if (height <= width) {  // the squares lie along the rows
+        for (std::int64_t i = 0; i < height; ++i) block[i] = read(from, first + (r + i) * columns + c, width);
+        transpose(block, side);
+        for (std::int64_t j = 0; j < width; ++j)
+          add(to, first + (c + j) * rows + r, height, (block[j % side] >> (j / side * side)) & valid(height, 0));
+      } else {  // along the columns
+        for (std::int64_t i = 0; i < height; ++i)
+          block[i % side] |= read(from, first + (r + i) * columns + c, width) << (i / side * side);
+        transpose(block, side);
+        for (std::int64_t j = 0; j < width; ++j) add(to, first + (c + j) * rows + r, height, block[j]);
+      }
+    }
+}
+
+// The bits of `numel` elements from one order to the other; `to` is another array.
+constexpr void to_logical(const std::uint64_t* memory, std::int64_t numel, const MemoryOrder& order,
+                          std::uint64_t* to) noexcept {
+  std::fill_n(to, words(numel), std::uint64_t{0});
+  for (std::int64_t first = 0; first < numel; first += order.size()) transpose(memory, first, order.q, order.p, to);
+}
+
+constexpr void to_memory(const std::uint64_t* logical, std::int64_t numel, const MemoryOrder& order,
+                         std::uint64_t* to) noexcept {
+  std::fill_n(to, words(numel), std::uint64_t{0});
+  for (std::int64_t first = 0; first < numel; first += order.size()) transpose(logical, first, order.p, order.q, to);
+}
+
+// Clears all set bits of a mask in memory but the first `count` by logical index.
+inline void keep_first(std::uint64_t* mask, std::int64_t numel, const MemoryOrder& order, std::int64_t count) {
+  std::int64_t present = 0;
+  for (std::int64_t word = 0; word < words(numel); ++word) present += std::popcount(mask[word]);
+  if (present <= count) return;
+  if (present > numel / 32) {  // many: as bits
+    std::vector<std::uint64_t> logical(static_cast<std::size_t>(words(numel)));
+    to_logical(mask, numel, order, logical.data());
+    keep_first(logical.data(), words(numel), count);
+    return to_memory(logical.data(), numel, order, mask);
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> places;  // (logical index, index in memory)
+  for (std::int64_t word = 0; word < words(numel); ++word)
+    for (std::uint64_t left = mask[word]; left != 0; left = without_lowest(left)) {
+      const std::int64_t at = word * per_word + lowest_or_width(left);
+      places.emplace_back(order.logical_of(at), at);
+    }
+  const auto rest = places.begin() + count;
+  std::nth_element(places.begin(), rest, places.end());
+  for (auto place = rest; place != places.end(); ++place) clear(mask, place->second);
 }
 
 }  // namespace bittersweet::bits

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "bittersweet/engine/engine.hpp"
@@ -12,7 +13,7 @@
 namespace bittersweet {
 
 // How many of the scores equal to the threshold each chunk prunes, given how many it has: the first in order of
-// (tensor, flat index) until `wanted` are found.
+// (tensor, index in memory) until `wanted` are found.
 inline std::vector<std::int64_t> share_ties(const std::vector<std::int64_t>& present, std::int64_t wanted) {
   std::vector<std::int64_t> quota(present.size());
   for (std::size_t c = 0; c < present.size(); ++c) {
@@ -30,6 +31,65 @@ inline std::int64_t ties_wanted(Ties ties, const Selection& selection) {
     case Ties::below: break;
   }
   return 0;
+}
+
+// The tensor that prunes some of the scores equal to the threshold and keeps others, and how many.
+struct SplitTies {
+  std::size_t tensor;
+  std::int64_t wanted;
+};
+
+// Shares by chunk go by memory, and ties by the logical index: a tensor whose memory is in another order, and which
+// prunes some of its ties only, is taken out of the shares. At most one is.
+inline std::optional<SplitTies> take_split(const ScoreView& view, std::span<const Chunk> chunks,
+                                           const std::vector<std::int64_t>& present, std::vector<std::int64_t>& quota) {
+  for (std::size_t first = 0, last = 0; first < chunks.size(); first = last) {
+    std::int64_t all = 0, some = 0;
+    for (; last < chunks.size() && chunks[last].tensor == chunks[first].tensor; ++last) {
+      all += present[last];
+      some += quota[last];
+    }
+    if (view.tensors[chunks[first].tensor].order.row_major() || some == 0 || some == all) continue;
+    std::fill(quota.begin() + static_cast<std::ptrdiff_t>(first), quota.begin() + static_cast<std::ptrdiff_t>(last), 0);
+    return SplitTies{chunks[first].tensor, some};
+  }
+  return std::nullopt;
+}
+
+// Prunes the wanted ties of a tensor whose mask keeps them all: the first by logical index. Returns the extra passes.
+template <Engine E>
+double prune_split(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run,
+                   const std::vector<std::int64_t>& present, const SplitTies& split, MaskTable masks) {
+  const ScoreInputs& tensor = view.tensors[split.tensor];
+  const auto words = static_cast<std::size_t>(bits::words(tensor.numel));
+  std::vector<std::uint64_t> ties(words);
+  std::uint64_t* const mask = masks[split.tensor];
+  std::vector<ChunkQuota> again;
+  std::int64_t rescored = 0;
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    if (chunks[c].tensor != split.tensor || present[c] == 0) continue;
+    if (run.selection.place != Place::inside) {
+      again.push_back({static_cast<std::uint32_t>(c), all_ties});
+      rescored += chunks[c].count;
+      continue;
+    }
+    const Candidates& found = run.counts.candidates[c];
+    for (std::uint32_t i = 0; i < found.count; ++i)
+      if (found.scores[i] == run.selection.value) bits::set(ties.data(), chunks[c].first + found.offsets[i]);
+  }
+  if (!again.empty()) {
+    std::vector<std::uint64_t*> without(masks.begin(), masks.end());
+    without[split.tensor] = ties.data();
+    engine.write_mask(view, chunks, again, run.selection.value, without);
+    for (const ChunkQuota& q : again) {
+      const std::int64_t first = chunks[q.chunk].first / bits::per_word;
+      for (std::int64_t word = first; word < first + bits::words(chunks[q.chunk].count); ++word)
+        ties[static_cast<std::size_t>(word)] = mask[word] & ~ties[static_cast<std::size_t>(word)];
+    }
+  }
+  bits::keep_first(ties.data(), tensor.numel, tensor.order, split.wanted);
+  for (std::size_t word = 0; word < words; ++word) mask[word] &= ~ties[word];
+  return static_cast<double>(rescored) / static_cast<double>(view.size());
 }
 
 inline void fill_chunk(const ScoreInputs& tensor, const Chunk& chunk, std::uint64_t* mask, bool keep) {
@@ -64,6 +124,7 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
     }
   }
   std::vector<std::int64_t> quota = share_ties(present, wanted);
+  const std::optional<SplitTies> apart = split ? take_split(view, chunks, present, quota) : std::nullopt;
   if (selection.place == Place::inside && !split) std::fill(quota.begin(), quota.end(), wanted == 0 ? 0 : all_ties);
 
   std::vector<ChunkQuota> again;
@@ -99,11 +160,11 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
   }
   if (selection.place == Place::inside || selection.place == Place::at_high)
     engine.settle(chunks, result.candidates, selection.value, quota, masks);
-  if (again.empty()) return 0;
-  engine.write_mask(view, chunks, again, selection.value, masks);
   std::int64_t rescored = 0;
   for (const ChunkQuota& q : again) rescored += chunks[q.chunk].count;
-  return static_cast<double>(rescored) / static_cast<double>(view.size());
+  if (!again.empty()) engine.write_mask(view, chunks, again, selection.value, masks);
+  const double passes = static_cast<double>(rescored) / static_cast<double>(std::max<std::int64_t>(view.size(), 1));
+  return apart ? passes + prune_split(engine, view, chunks, run, present, *apart, masks) : passes;
 }
 
 // Masks for a threshold found without them: one read when ties go one way, else a bracket on the threshold itself,

@@ -2,30 +2,39 @@
 #pragma once
 
 #include "bittersweet/mask/bit_layout.hpp"
-#include "bittersweet/tensor_view.hpp"
+#include "bittersweet/rows.hpp"
 
 namespace bittersweet {
 
-inline bool row_is_empty(const std::uint64_t* mask, const Geometry& g, std::int64_t row) {
+inline bool row_is_empty(const std::uint64_t* mask, const RowLayout& rows, const MemoryOrder& order, std::int64_t row) {
+  const Geometry& g = rows.geometry;
   const std::int64_t first = g.first_of(row);
-  if (g.rows_are_contiguous()) return bits::none(mask, first, g.row_size());
-  for (std::int64_t input = 0; input < g.inputs; ++input)
-    if (!bits::none(mask, first + input * g.input_stride, g.inner)) return false;
+  if (rows.kind != RowLayout::scattered && g.rows_are_contiguous()) return bits::none(mask, first, g.row_size());
+  for (std::int64_t input = 0; input < g.inputs; ++input) {
+    const std::int64_t at = first + input * g.input_stride;
+    if (rows.kind == RowLayout::strided) {
+      if (!bits::none(mask, at, g.inner)) return false;
+      continue;
+    }
+    for (std::int64_t inner = 0; inner < g.inner; ++inner)
+      if (bits::get(mask, order.memory_of(at + inner))) return false;
+  }
   return true;
 }
 
 // Rows of first .. last that had a live weight under the tensor's current mask and have none under `mask`.
-inline std::int64_t emptied_rows(const ScoreInputs& tensor, const std::uint64_t* mask, std::int64_t first,
-                                 std::int64_t last) {
+inline std::int64_t emptied_rows(const ScoreInputs& tensor, const RowLayout& rows, const std::uint64_t* mask,
+                                 std::int64_t first, std::int64_t last) {
   std::int64_t count = 0;
   for (std::int64_t row = first; row < last; ++row)
-    count +=
-        row_is_empty(mask, tensor.geometry, row) && !(tensor.mask && row_is_empty(tensor.mask, tensor.geometry, row));
+    count += row_is_empty(mask, rows, tensor.order, row) &&
+             !(tensor.mask && row_is_empty(tensor.mask, rows, tensor.order, row));
   return count;
 }
 
 inline std::int64_t emptied_rows(const ScoreInputs& tensor, const std::uint64_t* mask) {
-  return tensor.numel == 0 ? 0 : emptied_rows(tensor, mask, 0, tensor.geometry.rows);
+  if (tensor.numel == 0) return 0;
+  return emptied_rows(tensor, rows_in_memory(tensor.geometry, tensor.order), mask, 0, tensor.geometry.rows);
 }
 
 }  // namespace bittersweet

@@ -14,7 +14,7 @@
 
 namespace bittersweet {
 
-// All tensors of one call as one sequence: element (tensor t, flat index i) has position offset[t] + i.
+// All tensors of one call as one sequence: element (tensor t, logical index i) has position offset[t] + i.
 struct ScoreView {
   Scorer scorer;
   std::span<const ScoreInputs> tensors;
@@ -65,6 +65,11 @@ inline ScoreView make_view(std::span<const ScoreInputs> tensors, const Scorer& s
     if (g.blocks < 1 || g.rows % g.blocks != 0)
       throw ShapeError("geometry: " + std::to_string(g.blocks) + " blocks of " + std::to_string(g.rows) +
                        " rows in tensor '" + name + "'; a number from 1 that divides the rows is accepted");
+    const MemoryOrder& order = tensor.order;
+    if (order.p < 1 || order.q < 1 || tensor.numel % order.size() != 0)
+      throw ShapeError("order: matrices of " + std::to_string(order.p) + " x " + std::to_string(order.q) +
+                       " in tensor '" + name + "' of " + std::to_string(tensor.numel) +
+                       " elements; numbers from 1 whose product divides the elements are accepted");
     view.modified |= tensor.modifier != 1.0f;
     view.offset.push_back(view.offset.back() + tensor.numel);
   }
@@ -84,11 +89,12 @@ inline std::size_t tensor_at(const ScoreView& view, std::int64_t position) {
          1;
 }
 
+// Indices are of memory from here on.
 inline bool is_live(const ScoreInputs& tensor, std::int64_t index) noexcept {
   return tensor.mask == nullptr || bits::get(tensor.mask, index);
 }
 
-// The score of one element: the definition that every engine reproduces bit for bit.
+// The score of the i-th element in memory: the definition that every engine reproduces bit for bit.
 template <class S>
 float score_element(const S& scorer, const ScoreView& view, std::size_t t, std::int64_t i) {
   constexpr std::uint32_t r = S::info.reads;
@@ -100,9 +106,10 @@ float score_element(const S& scorer, const ScoreView& view, std::size_t t, std::
   if constexpr (r & reads::grad) x.g = load_as_float(tensor.grad.data, tensor.grad.dtype, i);
   if constexpr (r & reads::scores) x.score = load_as_float(tensor.scores.data, tensor.scores.dtype, i);
   if constexpr (r & reads::input_norm)
-    x.norm = static_cast<const float*>(tensor.input_norm.data)[tensor.geometry.feature_of(i)];
+    x.norm = static_cast<const float*>(tensor.input_norm.data)[tensor.geometry.feature_of(tensor.order.logical_of(i))];
   if constexpr (r & reads::position)
-    x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(view.offset[t] + i));
+    x.uniform = uniform_at(scorer.seed, Purpose::random_score,
+                           static_cast<std::uint64_t>(view.offset[t] + tensor.order.logical_of(i)));
   x.bias_correction1 = tensor.bias_correction1;
   return scorer(x) * tensor.modifier;
 }

@@ -59,7 +59,7 @@ Selection select_kth(const Sampling& options, E& engine, const ScoreView& view, 
     }
     const std::int64_t position = positions[static_cast<std::size_t>(j)];
     while (position >= view.offset[t + 1]) ++t;
-    result.nan += is_live(view.tensors[t], position - view.offset[t]);
+    result.nan += is_live(view.tensors[t], view.tensors[t].order.memory_of(position - view.offset[t]));
   }
   if (drawn == 0) return select_kth(Exact{}, engine, view, chunks, rank, context, workspace);
   const double fraction = static_cast<double>(rank) / static_cast<double>(context.live);

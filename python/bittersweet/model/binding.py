@@ -120,7 +120,7 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
         if entry.name in masks:
             raise ArgumentError(f"masks: '{name}' and another name give a mask to the same tied parameter")
         mask = as_mask(value, entry.shape, entry.name)
-        masks[entry.name] = Mask.of(mask.words, mask.shape, entry.name, "torch", mask.device)
+        masks[entry.name] = mask.called(entry.name)
     return masks
 
 

@@ -138,9 +138,10 @@ class Adam(_AdamStep, torch.optim.Adam):
     ``torch.optim.Adam``, or take it away, at any time. Hooks, closures, learning rate schedulers, GradScaler
     and trainers see torch's class.
 
-    On the CPU the pass takes parameters whose tensors are row-major: all float32, all bfloat16, or 16-bit
-    with float32 states. It gives the bits of torch's fused step (see `equals_torch`), whatever the number of
-    threads. All others are stepped by torch's fused step, and their masks held after it; `held` says which.
+    On the CPU the pass takes parameters whose tensors lie in memory alike (row-major, channels_last,
+    transposed): all float32, all bfloat16, or 16-bit with float32 states. It gives the bits of torch's fused
+    step (see `equals_torch`), whatever the number of threads. All others are stepped by torch's fused step,
+    and their masks held after it; `held` says which.
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: As torch's.

@@ -12,12 +12,14 @@ from ..errors import Error, ShapeError
 from ..tensors import devices
 from ..tensors.addresses import reader
 from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, first_address, inspect, raise_versions
+from ..tensors.orders import ROW_MAJOR
 from ..tensors.threads import follow_torch
 
 if TYPE_CHECKING:
     import torch
 
     from ..tensors.masks import Mask
+    from ..tensors.orders import Order
     from .rounding import Rounding
 
 __all__ = ["Entry", "Gathered", "Pass", "Rows", "Selection", "overlapping", "why_outside"]
@@ -88,6 +90,8 @@ class Rows:
         self._masks: Mapping[torch.Tensor, Mask] | None = None
         self._table, self._places = array("Q"), array("Q")
         self._where: list[array[int]] = []
+        self._orders: list[Order] = []
+        self._held: list[Mask | None] = []
         self._skippable: list[int] = []
         self._left: dict[int, tuple[int, ...]] = {}
         self._passes = 0
@@ -106,14 +110,16 @@ class Rows:
 
     def build(self, now: Gathered) -> None:
         """Makes the table for entries that `why_outside` takes."""
-        self._now, self._masks, self._skippable = now, None, []
+        self._now, self._masks, self._skippable, self._orders = now, None, [], []
         self._table = array("Q", bytes(8 * WIDTH * len(now.parameters)))
         rows = range(0, len(self._table), WIDTH)
         self._places = array("Q", (row + COLUMN[name] for row in rows for name in _ADDRESSED))
         for start, entry, group in zip(rows, now.entries(), now.groups, strict=True):
             for name, tensor in zip(_ADDRESSED, entry, strict=True):
                 self._table[start + COLUMN[name]] = 0 if tensor is None else tensor.data_ptr()
-            self._table[start + COLUMN["weight_dtype"]] = _view(entry.parameter).dtype
+            weight = _view(entry.parameter)
+            self._orders.append(weight.order or ROW_MAJOR)
+            self._table[start + COLUMN["weight_dtype"]] = weight.dtype
             self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
             self._table[start + COLUMN["numel"]] = entry.parameter.numel()
             self._table[start + COLUMN["group"]] = group
@@ -161,8 +167,8 @@ class Rows:
 
     def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
         """`masks` is known by its identity afterwards: whoever changes a mask gives another mapping."""
-        self._masks, self._left, self._skippable = masks, {}, []
-        for row, parameter in enumerate(self._now.parameters):
+        self._masks, self._left, self._skippable, self._held = masks, {}, [], []
+        for row, (parameter, order) in enumerate(zip(self._now.parameters, self._orders, strict=True)):
             mask = masks.get(parameter) if masks else None
             if mask is not None and mask.shape != tuple(parameter.shape):
                 self._masks = None
@@ -171,8 +177,10 @@ class Rows:
                     "had itself when it was held. Give it a new mask, or hold({})"
                 )
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
+            mask = None if mask is None else mask.ordered(order)
+            self._held.append(mask)
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
-            if mask is not None and len(mask.words) and (mask.words == 0).mean() > _WORTH:
+            if mask is not None and len(mask.held) and (mask.held == 0).mean() > _WORTH:
                 self._skippable.append(row)
 
     def _state(self, row: int) -> tuple[int, ...]:
@@ -222,8 +230,8 @@ def why_outside(entry: Entry) -> str | None:
         return str(error).partition(";")[0].replace(" of ''", "")
     if any(view.device != devices.HOST for view in (*views, step)):
         return f"it is on {entry.parameter.device}"
-    if not all(view.row_major for view in views) or step.numel != 1:
-        return "its tensors are not all row-major"
+    if views[0].order is None or any(view.order != views[0].order for view in views) or step.numel != 1:
+        return "its tensors do not lie in memory in one order that is known"
     if views[0].numel == 0:
         return "it is empty"
     if any(view.shape != views[0].shape for view in views):

@@ -398,4 +398,4 @@ class GradientProbe:
 
 def _without(mask: Mask, other: Mask) -> Mask:
     """The bits of `mask` that are not in `other`."""
-    return Mask.of(mask.words & ~other.words, mask.shape, mask.name, mask.framework, mask.device)
+    return mask.of_words(mask.held & ~other.ordered(mask.order).held)

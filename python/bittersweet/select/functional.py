@@ -131,7 +131,7 @@ def score(
     )  # fmt: skip
     if call.name == "identity":
         item.scores = weight
-    table = Table([item], call)
+    table = Table([item], call, row_major=True)
     target: Any = empty(table.framework, table.shapes[0], FLOAT32, table.device) if out is None else out
     view = inspect(target, "out", "tensor", frozenset((FLOAT32,)))
     if view.shape != table.shapes[0]:

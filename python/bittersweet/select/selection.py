@@ -69,7 +69,7 @@ def mask_arguments(table: Table, options: Options) -> tuple[list[Mask], Argument
     """New masks to be written for a checked table on the host, attached to it, and what writes them."""
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
-    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+    masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
     table.attach(masks)
     named = {
         "sparsity": options.sparsity,
@@ -111,7 +111,7 @@ def select_masks(
     read: Callable[[], Any]
     if table.device != devices.HOST:
         devices.require_supported(selector[0], scope.text, options.distribution, most)
-        masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         table.attach(masks)
         zero = sum(ROLES[role] for role in writes)
         choices = (options.ties, options.nonfinite, options.seed, options.regrow, zero)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.targets import follow, lookup
 from ..tensors import devices
+from ..tensors.arrays import in_memory
 from ..tensors.masks import COLUMN, WIDTH, Mask, kept_counts
 from ..tensors.repeating import Repeat
 from ..tensors.table import ROLES, ScoreInputs, Table
@@ -38,13 +39,14 @@ class ZeroSample:
     """Looks at stretches of the masked tensors, one after the other, and then from the beginning again.
 
     A look reads about a sixtieth of the weights, or what has 4,096 pruned ones on average if that is more.
-    What is not row-major is looked at as a whole when its turn comes. On a CUDA device every eighth call
-    looks, at a seventh, and its answer is read eight calls later.
+    What has to be copied (see `arrays.in_memory`) is looked at as a whole when its turn comes. On a CUDA
+    device every eighth call looks, at a seventh, and its answer is read eight calls later.
     """
 
     def __init__(self, model: torch.nn.Module, entries: Sequence[PlanEntry], masks: Sequence[Mask]) -> None:
         by_name = {entry.name: entry for entry in entries}
         self._model, self.masks = model, masks
+        self._ordered = list(masks)  # as the tensors lay in memory when they were looked at
         self._entries = [by_name[mask.name] for mask in masks]
         self._total = sum(mask.numel for mask in masks)
         self._length = 0
@@ -109,13 +111,14 @@ class _Stretch:
     end: int
 
     def item(self, weight: torch.Tensor, name: str) -> tuple[ScoreInputs, Mask] | None:
-        """What is looked at: all of a weight that is not row-major when it begins, then nothing."""
+        """What is looked at: all of a weight that has to be copied when it begins, then nothing."""
         mask, start, end = self.mask, self.start, self.end
-        if not weight.is_contiguous() or mask.numel == 0:
+        flat = None if mask.numel == 0 else in_memory(weight)
+        if flat is None:
             return None if start else (ScoreInputs(weight, name=name), mask)
-        words = mask.words[start // 64 : -(-end // 64)]
+        words = mask.ordered(flat[1]).held[start // 64 : -(-end // 64)]
         part = Mask.of(words, (end - start,), mask.name, "torch", mask.device)
-        return ScoreInputs(weight.view(-1)[start:end], name=name), part
+        return ScoreInputs(flat[0][start:end], name=name), part
 
 
 class _Turn:

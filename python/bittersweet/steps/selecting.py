@@ -85,7 +85,7 @@ class InStep:
             table = self._competition.gather(together=True).table
         except Error:  # the event, after the step, says what is missing
             return
-        if table is None or table.device != devices.HOST or table.copied_bytes:
+        if table is None or table.device != devices.HOST or table.relaid:
             return
         rows = {id(parameter): row for row, parameter in enumerate(this.parameters)}
         order = [rows.get(id(parameter), -1) for parameter in self._competition.parameters]

@@ -1,8 +1,8 @@
 """Arrays as pointers: torch tensors on the host or a CUDA device, NumPy arrays, and what speaks DLPack or the
 buffer protocol on the host.
 
-Nothing here copies unless an array is not row-major; such an array is re-laid by `relay`, and `write_back`
-puts the result where it came from.
+Nothing here copies unless an array lies in memory in another order than the call works in; such an array is
+re-laid by `relay`, and `write_back` puts the result where it came from.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import DeviceError, DTypeError, LayoutError
 from . import devices
 from .devices import HOST
+from .orders import ROW_MAJOR, Order, order_of
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +37,13 @@ _HOST_DLPACK_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
 
 
 class View:
-    """One array as the engine sees it: `source` keeps the memory alive, `copy` is a row-major re-lay.
+    """One array as the engine sees it: `source` keeps the memory alive, `copy` is a re-lay.
 
-    `device` is the number of a CUDA device, or HOST.
+    `device` is the number of a CUDA device, or HOST; `order` that of the source's memory, or None if it has
+    none that an engine works in.
     """
 
-    __slots__ = ("copy", "device", "dtype", "framework", "numel", "pointer", "row_major", "shape", "source")
+    __slots__ = ("copy", "device", "dtype", "framework", "numel", "order", "pointer", "shape", "source")
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class View:
         pointer: int,
         dtype: int,
         shape: tuple[int, ...],
-        row_major: bool,
+        order: Order | None,
         device: int = HOST,
     ) -> None:
         self.source = source
@@ -59,7 +61,7 @@ class View:
         self.dtype = dtype
         self.shape = shape
         self.numel = math.prod(shape)
-        self.row_major = row_major
+        self.order = order
         self.device = device
         self.copy: Any = None
 
@@ -67,16 +69,28 @@ class View:
     def nbytes(self) -> int:
         return self.numel * ITEM_SIZE[self.dtype]
 
-    def relay(self) -> int:
-        """Makes `pointer` address row-major memory; returns the bytes copied for it."""
-        if self.row_major or self.copy is not None:
+    def relay(self, like: View | None = None) -> int:
+        """Makes `pointer` address memory in the order of `like`, which has one (None: row-major); returns the
+        bytes copied for it.
+        """
+        if self.copy is not None or self.order == (ROW_MAJOR if like is None else like.order):
             return 0
         if self.framework == "torch":
             torch = sys.modules["torch"]
-            self.copy = self.source.detach().clone(memory_format=torch.contiguous_format)
-            self.pointer = _pointer_of(self.copy, "the row-major copy", "an input")
+            source = self.source.detach()
+            if like is None:
+                self.copy = source.clone(memory_format=torch.contiguous_format)
+            else:
+                strides = like.source.stride()
+                self.copy = torch.empty_strided(self.shape, strides, dtype=source.dtype, device=source.device)
+                self.copy.copy_(source)
+            self.pointer = _pointer_of(self.copy, "the re-laid copy", "an input")
         else:
-            self.copy = self.source.copy(order="C")
+            if like is None:
+                self.copy = np.empty(self.shape, self.source.dtype)
+            else:
+                self.copy = np.empty_like(like.source, self.source.dtype, subok=False)
+            np.copyto(self.copy, self.source)
             self.pointer = self.copy.ctypes.data
         return self.nbytes
 
@@ -200,7 +214,7 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
         pointer = pointer_within(value)  # the usual case, without the questions that only an error would need
         aligned = pointer % ITEM_SIZE[dtype] == 0
         if pointer and aligned and value.is_contiguous() and not value.is_neg():
-            return View(value, "torch", pointer, dtype, tuple(value.shape), True)
+            return View(value, "torch", pointer, dtype, tuple(value.shape), ROW_MAJOR)
     if type(value) not in _plain_torch_types():
         _refuse_special_tensor(value, argument, tensor)
     if not strided:
@@ -222,17 +236,27 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
         _refuse_overlap(argument, tensor, "clone()")
     if value.is_neg():
         raise LayoutError(f"{argument} of '{tensor}' is a lazily negated view. Pass tensor.resolve_neg()")
-    row_major = row_major and pointer % ITEM_SIZE[dtype] == 0
-    return View(value, "torch", pointer, dtype, shape, row_major, device)
+    order = ROW_MAJOR if row_major else order_of(shape, value.stride()) if device == HOST else None
+    return View(value, "torch", pointer, dtype, shape, None if pointer % ITEM_SIZE[dtype] else order, device)
 
 
 def pointer_within(tensor: torch.Tensor) -> int:
-    """The address of a row-major tensor; 0 where it has none, or less of it than its elements take."""
+    """The address of a dense tensor; 0 where it has none, or less of it than its elements take."""
     pointer = first_address(tensor)
     if pointer == 0:
         return 0
     end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
     return pointer if tensor.untyped_storage().nbytes() >= end else 0
+
+
+def in_memory(tensor: torch.Tensor) -> tuple[torch.Tensor, Order] | None:
+    """The elements of a torch tensor one after the other as they lie in memory, and their order; None where
+    no engine works in that order.
+    """
+    if tensor.is_contiguous():
+        return tensor.view(-1), ROW_MAJOR
+    order = order_of(tuple(tensor.shape), tensor.stride()) if tensor.is_cpu else None
+    return None if order is None else (tensor.as_strided((tensor.numel(),), (1,)), order)
 
 
 def first_address(tensor: torch.Tensor) -> int:
@@ -305,8 +329,11 @@ def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, acce
             value.shape, [abs(stride) // item for stride in value.strides]
         ):
             _refuse_overlap(argument, tensor, "numpy.array(x)")
-    row_major = value.flags.c_contiguous and value.flags.aligned
-    return View(value, "numpy", value.ctypes.data, dtype, value.shape, row_major)
+    order: Order | None = ROW_MAJOR
+    if not value.flags.c_contiguous:
+        order = order_of(value.shape, tuple(stride // value.itemsize for stride in value.strides))
+    order = order if value.flags.aligned else None
+    return View(value, "numpy", value.ctypes.data, dtype, value.shape, order)
 
 
 def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:

@@ -27,7 +27,8 @@ class Holder:
     """Applies masks to the tensors of some roles (``weight``, ``exp_avg``, ``exp_avg_sq``,
     ``max_exp_avg_sq``, ``grad``).
 
-    Row-major tensors are written where they are. Others (channels_last) are re-laid, masked and written back.
+    Tensors that lie in memory in the order of their weight are written where they are, channels_last and
+    transposed ones too. Others are re-laid, masked and written back.
     On CUDA everything is enqueued on torch's current stream, and nothing waits for it.
     """
 
@@ -118,8 +119,4 @@ class Holder:
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
     """A mask that keeps what both keep; `mask` itself if there is no other."""
-    return (
-        mask
-        if other is None
-        else Mask.of(mask.words & other.words, mask.shape, mask.name, mask.framework, mask.device)
-    )
+    return mask if other is None else mask.of_words(mask.held & other.ordered(mask.order).held)

@@ -17,6 +17,8 @@ from ..options.values import as_int, one_of, shown
 from . import devices
 from .arrays import BOOL, BOOLS, empty, inspect, is_torch, pointer_within
 from .devices import HOST, Words
+from .orders import ROW_MAJOR, Order
+from .packing import pack, unpack, words_for
 
 if TYPE_CHECKING:
     from ..select.events import MaskEvent
@@ -28,9 +30,13 @@ WIDTH = len(_core.TABLE_COLUMNS)
 class Mask:
     """The keep bits of one tensor: row-major, lowest bit first, 64 to a word, padded with 0.
 
+    Masks that the package makes for a tensor in another order of memory (channels_last, transposed) hold
+    their bits in that order, and bring them to row-major when they are asked for.
+
     Args:
         words: ceil(numel / 64) words, kept and not copied: a C-contiguous uint64 NumPy array, or a contiguous
-            torch.int64 tensor on a CUDA device (whose last word is read for the check below).
+            torch.int64 tensor on a CUDA device (whose last word is read for the check below). Other bits are
+            another mask: whoever changes words makes a new one.
         shape: Shape of the tensor.
         name: Name of the tensor.
         framework: ``"torch"`` or ``"numpy"``: what `bool` returns.
@@ -40,7 +46,18 @@ class Mask:
         ShapeError: A wrong number of words.
     """
 
-    __slots__ = ("device", "framework", "name", "numel", "pointer", "shape", "stream", "words")
+    __slots__ = (
+        "_row_major",
+        "device",
+        "framework",
+        "held",
+        "name",
+        "numel",
+        "order",
+        "pointer",
+        "shape",
+        "stream",
+    )
 
     def __init__(self, words: Any, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
         name, device = str(name), _place_of(words)
@@ -75,10 +92,11 @@ class Mask:
         device: int,
         stream: int,
         pointer: int | None = None,
+        order: Order = ROW_MAJOR,
     ) -> None:
         shape = tuple(map(int, shape))
         pointer = _address(words) if pointer is None else pointer
-        self._place(words, shape, name, framework, math.prod(shape), device, stream, pointer)
+        self._place(words, shape, name, framework, math.prod(shape), device, stream, pointer, order)
 
     def _place(
         self,
@@ -90,8 +108,11 @@ class Mask:
         device: int,
         stream: int,
         pointer: int,
+        order: Order,
     ) -> None:
-        self.words = words
+        self.held = words
+        self.order = order
+        self._row_major: Mask | None = None
         self.shape = shape
         self.name = name
         self.framework = framework
@@ -110,24 +131,40 @@ class Mask:
         device: int,
         stream: int | None = None,
         pointer: int | None = None,
+        order: Order = ROW_MAJOR,
     ) -> Mask:
         """A mask over words that fit, without looking at them; on a CUDA device that would wait for it.
 
-        `stream` is the one that they were allocated on; None: the current one. `pointer` is their address,
-        where it is known: asking an array for it takes long beside what else a mask is.
+        The words are in `order`. `stream` is the one that they were allocated on; None: the current one.
+        `pointer` is their address, where it is known: asking an array for it takes long beside what else a
+        mask is.
         """
         mask = object.__new__(cls)
         stream = devices.stream_of(device) if stream is None else stream
-        mask._take(words, shape, name, framework, device, stream, pointer)
+        mask._take(words, shape, name, framework, device, stream, pointer, order)
         return mask
+
+    def of_words(self, words: Any) -> Mask:
+        """Other words in the same order, of the same tensor."""
+        return Mask.of(words, self.shape, self.name, self.framework, self.device, order=self.order)
+
+    def called(self, name: str) -> Mask:
+        """The same words under another name, for a torch tensor."""
+        return Mask.of(self.held, self.shape, name, "torch", self.device, order=self.order)
 
     @classmethod
     def empty_all(
-        cls, shapes: Sequence[tuple[int, ...]], names: Sequence[str], framework: str, device: int = HOST
+        cls,
+        shapes: Sequence[tuple[int, ...]],
+        names: Sequence[str],
+        framework: str,
+        device: int = HOST,
+        orders: Sequence[Order] | None = None,
     ) -> list[Mask]:
         """One mask a tensor for an engine to write, uninitialised but for last words on the host.
 
-        All lie in one block: a block of the same size as before is memory that is warm.
+        `orders` are those of the tensors' memory; None: row-major. All lie in one block: a block of the same
+        size as before is memory that is warm.
         """
         numels = [math.prod(shape) for shape in shapes]
         sizes = [words_for(numel) for numel in numels]
@@ -139,9 +176,12 @@ class Mask:
         if on_host:
             block[[end - 1 for end, size in zip(ends, sizes, strict=True) if size]] = 0
         address, masks, start = _address(block), [], 0
-        for shape, name, numel, end in zip(shapes, names, numels, ends, strict=True):
+        orders = [ROW_MAJOR] * len(sizes) if orders is None else orders
+        rows = zip(shapes, names, numels, ends, orders, strict=True)
+        for shape, name, numel, end, order in rows:
             mask = object.__new__(cls)
-            mask._place(block[start:end], shape, name, framework, numel, device, stream, address + 8 * start)
+            words, pointer = block[start:end], address + 8 * start
+            mask._place(words, shape, name, framework, numel, device, stream, pointer, order)
             masks.append(mask)
             start = end
         return masks
@@ -171,14 +211,39 @@ class Mask:
         view.relay()
         if view.device != HOST:
             return cls.of(
-                _pack(view.copy if view.copy is not None else value), view.shape, name, "torch", view.device
+                pack(view.copy if view.copy is not None else value), view.shape, name, "torch", view.device
             )
         mask = cls.empty_all([view.shape], [name], view.framework)[0]
         _core.pack_mask(view.pointer, view.numel, mask.pointer)
         return mask
 
+    @property
+    def words(self) -> Any:
+        """The row-major words. Where `held` is in another order this is a copy, which cannot be written."""
+        return self.ordered(ROW_MAJOR).held
+
+    def ordered(self, order: Order) -> Mask:
+        """This mask with its bits in another order of memory: itself if they are, else a copy.
+
+        A row-major copy is made once.
+        """
+        if order == self.order:
+            return self
+        if self.order == ROW_MAJOR:
+            return self._reordered(order, True, order)
+        if self._row_major is None:
+            self._row_major = self._reordered(self.order, False, ROW_MAJOR)
+            self._row_major.held.flags.writeable = False
+        return self._row_major.ordered(order)
+
+    def _reordered(self, by: Order, to_memory: builtins.bool, order: Order) -> Mask:
+        words = np.empty(words_for(self.numel), dtype=np.uint64)
+        made = Mask.of(words, self.shape, self.name, self.framework, self.device, order=order)
+        _core.reorder_mask(self.pointer, self.numel, by, to_memory, made.pointer)
+        return made
+
     def to_host(self) -> Words:
-        """The words in memory of the host: these, or a copy that waits for the device."""
+        """The row-major words in memory of the host: these, or a copy that waits for the device."""
         if self.device == HOST:
             words: Words = self.words
             return words
@@ -205,12 +270,12 @@ class Mask:
                 "pruner.load_state_dict(pruner.state_dict())"
             )
         if self.stream != stream:
-            devices.runtime.share(self.words, device)
+            devices.runtime.share(self.held, device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed bits."""
-        return int(self.words.nbytes)
+        return int(self.held.nbytes)
 
     def kept(self) -> int:
         """How many elements are kept."""
@@ -223,9 +288,9 @@ class Mask:
     def bool(self) -> Any:
         """A new torch.bool tensor, or NumPy bool array for NumPy inputs, of the tensor's shape."""
         if self.device != HOST:
-            return _unpack(self.words, self.numel).reshape(self.shape)
+            return unpack(self.held, self.numel).reshape(self.shape)
         target = inspect(empty(self.framework, self.shape, BOOL), "mask", self.name, BOOLS)
-        _core.unpack_mask(self.pointer, self.numel, target.pointer)
+        _core.unpack_mask(self.ordered(ROW_MAJOR).pointer, self.numel, target.pointer)
         return target.source
 
     def __eq__(self, other: object) -> builtins.bool:
@@ -328,10 +393,6 @@ def _address(words: Any) -> int:
     return address
 
 
-def words_for(numel: int) -> int:
-    return (numel + 63) // 64
-
-
 def kept_counts(masks: Sequence[Mask]) -> list[int]:
     """Kept elements per mask; all on one device, for which this waits."""
     if not masks:
@@ -357,22 +418,3 @@ def mask_table(masks: Sequence[Mask]) -> array[int]:
         table[row * WIDTH + COLUMN["input_stride"]] = 1
         table[row * WIDTH + COLUMN["blocks"]] = 1
     return table
-
-
-def _pack(keep: Any) -> Any:
-    """int64 words of a contiguous bool tensor, where it is."""
-    import torch
-
-    numel = keep.numel()
-    octets = torch.zeros(8 * words_for(numel), 8, dtype=torch.uint8, device=keep.device)
-    octets.view(-1)[:numel] = keep.reshape(-1)
-    octets <<= torch.arange(8, dtype=torch.uint8, device=keep.device)
-    return octets.sum(dim=1, dtype=torch.uint8).view(torch.int64)
-
-
-def _unpack(words: Any, numel: int) -> Any:
-    """A flat bool tensor of the first `numel` bits, where the words are."""
-    import torch
-
-    bits = torch.arange(8, dtype=torch.uint8, device=words.device)
-    return ((words.view(torch.uint8)[:, None] >> bits) & 1).reshape(-1)[:numel].bool()

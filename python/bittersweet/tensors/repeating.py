@@ -39,7 +39,7 @@ class Repeat:
         """For a table of these tensors, row by row in the order of `roles`; None if it has copies of them, or
         if they cannot be read again in one walk."""
         walk = reader()
-        if table.copied_bytes or not walk.remember(tensors, apart=bool(table.writes)):
+        if table.relaid or not walk.remember(tensors, apart=bool(table.writes)):
             return None
         starts = range(0, len(table.data), WIDTH)
         return cls(table, walk, array("Q", [at + COLUMN[role] for at in starts for role in roles]))

@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
 from ..options.scorers import ScorerCall
@@ -16,7 +16,10 @@ from . import devices
 from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
 from .geometry import Geometry, geometry_of
 from .masks import COLUMN, WIDTH, Mask
+from .orders import ROW_MAJOR
 from .threads import follow_torch
+
+MaskT = TypeVar("MaskT", Mask, "Mask | None")
 
 ROLES = {"weight": 1, "exp_avg": 2, "exp_avg_sq": 4, "max_exp_avg_sq": 8, "grad": 16}
 _ELEMENTWISE = ("weight", "exp_avg", "exp_avg_sq", "grad", "scores", "max_exp_avg_sq")
@@ -88,12 +91,18 @@ class ScoreInputs:
 class Table:
     """A checked list of `ScoreInputs` as one row of integers per tensor.
 
-    Construction raises the error that fits before anything is copied; then the arrays that the call uses and
-    that are not row-major are re-laid (`copied_bytes`).
+    Construction raises the error that fits before anything is copied. Each tensor is then worked on in the
+    order that its weight has in memory (`orders`), row-major where no engine knows that one, or with
+    `row_major`. The arrays that the call uses and that lie otherwise are re-laid, and masks with them
+    (`copied_bytes`).
     """
 
     def __init__(
-        self, items: Sequence[ScoreInputs], scorer: ScorerCall | None = None, writes: Sequence[str] = ()
+        self,
+        items: Sequence[ScoreInputs],
+        scorer: ScorerCall | None = None,
+        writes: Sequence[str] = (),
+        row_major: bool = False,
     ) -> None:
         follow_torch()
         self.names = [f"tensor{i}" if item.name is None else str(item.name) for i, item in enumerate(items)]
@@ -112,6 +121,7 @@ class Table:
         self.device = self.views[0]["weight"].device if self.views else devices.HOST
         self.shapes = [views["weight"].shape for views in self.views]
         self.numels = [views["weight"].numel for views in self.views]
+        self.orders = [ROW_MAJOR if row_major else views["weight"].order or ROW_MAJOR for views in self.views]
         if self.writes:
             require_disjoint(self._written(), "Each array that is written must have memory of its own")
         geometries = [
@@ -129,30 +139,35 @@ class Table:
             for item, s, n in zip(items, self.shapes, self.names, strict=True)
         ]
         stream = devices.stream_of(self.device)
-        for mask, name in zip(self.current, self.names, strict=True):
+        for row, (mask, name) in enumerate(zip(self.current, self.names, strict=True)):
             if mask is not None:
                 mask.require_on(self.device, name, stream)
+                self.current[row] = mask.ordered(self.orders[row])
 
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
+        relaid = 0
         self.data = array("Q", bytes(8 * WIDTH * len(items)))
-        for row, views in enumerate(self.views):
+        for row, (views, order) in enumerate(zip(self.views, self.orders, strict=True)):
             start = row * WIDTH
             for argument in used & views.keys():
                 view = views[argument]
-                if not view.row_major:
-                    self.copied_bytes += view.relay()
+                if view.order != order:
+                    plain = order == ROW_MAJOR or argument == "input_norm"
+                    relaid += view.relay(None if plain else views["weight"])
                 column = start + COLUMN[argument]
                 self.data[column] = view.pointer
                 self.data[column + 1] = view.dtype  # the contract puts each dtype beside its pointer
             column = start + COLUMN["numel"]
             modifier, correction = scalars[row]
-            *plain, blocks = geometries[row]
-            tail = (self.numels[row], *plain, modifier, correction, sum(self.shapes[row]), blocks)
+            *strided, blocks = geometries[row]
+            tail = (self.numels[row], *strided, modifier, correction, sum(self.shapes[row]), blocks, *order)
             self.data[column : column + len(tail)] = array("Q", tail)
             current = self.current[row]
             if current is not None:
                 self.data[start + COLUMN["mask"]] = current.pointer
+        self.relaid = relaid > 0
+        self.copied_bytes += relaid
 
     @property
     def engine(self) -> Any:
@@ -164,14 +179,15 @@ class Table:
         return sum(self.numels)
 
     def attach(self, masks: Sequence[Mask]) -> None:
-        """Puts masks where make_masks writes and apply_masks reads; keeps their memory alive."""
-        self.attached = list(masks)
-        self._put("new_mask", self.attached)
+        """Puts masks where make_masks writes and apply_masks reads, in the orders of their tensors.
+
+        `attached` keeps their memory alive.
+        """
+        self.attached = self._put("new_mask", masks)
 
     def compete(self, masks: Sequence[Mask | None]) -> None:
         """Takes other current masks, that fit, instead of those of the items."""
-        self.current = list(masks)
-        self._put("mask", self.current)
+        self.current = self._put("mask", masks)
 
     def write_back(self) -> None:
         """After the engine wrote the arrays of `writes`: see `arrays.write_back`."""
@@ -183,13 +199,18 @@ class Table:
             for view in views.values():
                 view.source = view.copy = None
 
-    def _put(self, column: str, masks: Sequence[Mask | None]) -> None:
+    def _put(self, column: str, masks: Sequence[MaskT]) -> list[MaskT]:
         stream, place = devices.stream_of(self.device), COLUMN[column]
         for mask, name in zip(masks, self.names, strict=True):
             if mask is not None:
                 mask.require_on(self.device, name, stream)
-        for row, mask in enumerate(masks):
+        ordered: list[Any] = [
+            None if mask is None else mask.ordered(order)
+            for mask, order in zip(masks, self.orders, strict=True)
+        ]
+        for row, mask in enumerate(ordered):
             self.data[row * WIDTH + place] = 0 if mask is None else mask.pointer
+        return ordered
 
     def has_dtype(self, argument: str, dtype: int) -> bool:
         return any(argument in views and views[argument].dtype == dtype for views in self.views)

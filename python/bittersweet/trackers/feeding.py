@@ -19,6 +19,7 @@ from ..model.targets import PlanEntry, check_shape, find_targets, lookup, unwrap
 from ..options.scorers import ScorerCall
 from ..tensors.arrays import first_address, pointer_within
 from ..tensors.masks import COLUMN, WIDTH, Mask
+from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table, as_mask
 from ..tensors.threads import follow_torch
 
@@ -197,7 +198,8 @@ class Feed:
                     )
             check_shape(self._source.entries[i], parameters[i])
             items.append(ScoreInputs(**{"weight": parameters[i], **given}, name=name))
-        table = Table(items, ScorerCall("tracker", None, ("", None, None, 0), frozenset(self._roles)))
+        call = ScorerCall("tracker", None, ("", None, None, 0), frozenset(self._roles))
+        table = Table(items, call, row_major=True)  # as what is remembered of the tensors
         if present != self.present:
             self.generation += 1
         self.present, self.data, self.names = present, table.data, table.names
@@ -210,7 +212,8 @@ class Feed:
         self._masks = masks
         for row, name in enumerate(self.names):
             mask = masks.get(name)
-            self.data[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
+            pointer = 0 if mask is None else mask.ordered(ROW_MAJOR).pointer
+            self.data[row * WIDTH + COLUMN["mask"]] = pointer
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:

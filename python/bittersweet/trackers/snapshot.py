@@ -12,8 +12,9 @@ import numpy as np
 
 from .. import _core
 from ..options.scorers import Bitter10c
-from ..tensors.masks import Mask, words_for
+from ..tensors.masks import Mask
 from ..tensors.owned import address_of, flat_copy, zeros
+from ..tensors.packing import words_for
 from .base import ModifierTracker
 from .state import Layout, Restored
 

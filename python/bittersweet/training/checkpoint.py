@@ -35,8 +35,9 @@ from ..model.names import match_names, shape_of
 from ..options.values import shown
 from ..select import columns
 from ..select.events import MaskEvent, MaskHistory
-from ..tensors.masks import Mask, words_for
+from ..tensors.masks import Mask
 from ..tensors.owned import flat_copy, is_plain, zeros
+from ..tensors.packing import words_for
 
 if TYPE_CHECKING:
     import torch

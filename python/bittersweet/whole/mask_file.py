@@ -19,7 +19,8 @@ from ..errors import ArgumentError, CheckpointError
 from ..extras import require
 from ..model.mask_view import MaskView
 from ..options.values import one_of
-from ..tensors.masks import Mask, Masks, words_for
+from ..tensors.masks import Mask, Masks
+from ..tensors.packing import words_for
 
 __all__ = ["load_masks", "save_masks"]
 

@@ -130,10 +130,15 @@ inline std::int64_t lowest_of_groups(float* row, const std::uint64_t* live, std:
   std::int32_t* const keys = scratch;
   std::int32_t* const marks = scratch + size * stride;
   const auto each = [&](auto&& f) {  // f(element of the row, its place by place in the group)
+    if (inner == 1 && size == 4) {   // mostly: a loop that becomes loads of vectors and their parts
+      for (std::int64_t block = 0; block < blocks; ++block)
+        for (std::int64_t j = 0; j < 4; ++j) f(row[4 * block + j], j * stride + block);
+      return;
+    }
     for (std::int64_t j = 0; j < size; ++j)
       for (std::int64_t block = 0; block < blocks; ++block) {
         float* const run = row + (block * size + j) * inner;
-        if (inner == 1)  // most rows: no loop for one element
+        if (inner == 1)  // no loop for one element
           f(*run, j * stride + block);
         else
           for (std::int64_t lane = 0; lane < inner; ++lane) f(run[lane], j * stride + block * inner + lane);

@@ -19,7 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
-SECTIONS = ["headline", "hold", "cliffs", "sizes", "peers", "selectors", "trackers", "wanda"]
+SECTIONS = ["headline", "hold", "orders", "cliffs", "sizes", "peers", "selectors", "trackers", "wanda"]
 WEIGHTS = 120_000
 
 

@@ -317,9 +317,17 @@ def test_rank_out_of_range(k: Any) -> None:
 def test_bytes_are_reported_for_relayed_inputs() -> None:
     last = torch.randn(4, 6, 5, 5).to(memory_format=torch.channels_last)
     plain = bs.threshold(bs.ScoreInputs(last.contiguous()), sparsity=0.5, scorer="magnitude")
-    relaid = bs.threshold(bs.ScoreInputs(last), sparsity=0.5, scorer="magnitude")
-    assert relaid.extra_bytes == plain.extra_bytes + 4 * last.numel()
-    assert relaid.value == plain.value
+    moments = last.abs().contiguous()
+    for weight, moment, copied in (
+        (last, last.abs(), 0),
+        (last, moments, 1),
+        (last.permute(3, 2, 1, 0), None, 1),
+    ):
+        item = bs.ScoreInputs(weight, exp_avg_sq=moment)
+        scorer = "magnitude" if moment is None else "bitter7"
+        found = bs.threshold(item, sparsity=0.5, scorer=scorer)
+        assert found.extra_bytes == plain.extra_bytes + copied * 4 * last.numel()
+    assert found.value == plain.value
     live = torch.ones(last.shape, dtype=torch.bool)
     for mask, packed in ((live, 8 * math.ceil(last.numel() / 64)), (bs.Mask.from_bool(live), 0)):
         masked = bs.threshold(bs.ScoreInputs(last.contiguous(), mask=mask), sparsity=0.5, scorer="magnitude")

@@ -76,7 +76,7 @@ def test_channels_last_convolutions_are_paired_by_logical_index() -> None:
     weight = model.get_parameter("0.weight")
     assert not weight.is_contiguous()
     assert not optimizer.state[weight]["exp_avg"].is_contiguous()
-    assert pruner.history[0].extra_bytes > plain.history[0].extra_bytes
+    assert pruner.history[0].extra_bytes == plain.history[0].extra_bytes  # nothing is copied
     for name in pruner.masks:
         assert torch.equal(pruner.masks[name], plain.masks[name]), name
     assert not dead_values(pruner, weights(model)).any()
