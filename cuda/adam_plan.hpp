@@ -72,7 +72,7 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
   check_adam_length("steps", call.steps.size(), tensors.size());
   if (!call.lr.empty()) check_adam_length("lr", call.lr.size(), tensors.size());
   if (!call.trusted.empty()) check_adam_length("trusted", call.trusted.size(), tensors.size());
-  check_alignment(tensors);
+  check_memory(tensors);
   check_adam_rounding(call.rounding);
   if (tiles_in(tensors) >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(tiles_in(tensors)) + " tiles of 1024 elements; accepted: below " +
