@@ -108,6 +108,8 @@ class MaskedStep(torch.optim.Optimizer):
         self._watched = [parameter for parameter in together if not parameter.is_inference()]
 
     def _join(self, without: Container[object] = ()) -> Mapping[torch.Tensor, Mask]:
+        if len(self._owners) == 1 and not without:
+            return next(iter(self._owners.values()), {})
         together: dict[torch.Tensor, Mask] = {}
         for owner, of_one in self._owners.items():
             for parameter, mask in of_one.items() if owner not in without else ():

@@ -80,7 +80,6 @@ class InStep:
             return None
         if made.left is None or made.left != _state(table, made.tensors):
             return None
-        table.attach(made.masks)
         return made.masks, made.found
 
     def _select(self, due: Mapping[str, float], this: Pass) -> None:
