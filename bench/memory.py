@@ -1,6 +1,8 @@
-"""Peak resident memory of one call beyond its inputs, each call in a process of its own.
+"""Peak resident memory of one call beyond its inputs, or of training beyond the model, each in a process of
+its own.
 
-Run by the headline section: ``python bench/memory.py CALL WEIGHTS THREADS`` prints one JSON object.
+Run by the headline and training sections: ``python bench/memory.py WHAT WEIGHTS THREADS`` prints one JSON
+object. WHAT is one of CALLS, or one of `arms.ARMS`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ CALLS = ("threshold", "masks")
 
 def in_fresh_process(call: str, weights: int, threads: int) -> dict[str, Any]:
     """`peak_bytes` beyond the inputs, the library's own `extra_bytes`, and `mask_bytes`, of one cold call.
+    Of an arm: `peak_bytes` beyond the model, over the first event and the steps after it.
 
     Raises RuntimeError with what the process printed when it fails.
     """
@@ -55,6 +58,27 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def _peak(forgotten: bool) -> int:
+    """Without a fresh start it may be that of making the data: then it is too much, never too little."""
+    return _status("VmHWM") if forgotten else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _of_training(arm: str, weights: int) -> dict[str, Any]:
+    import arms
+
+    def train(training: arms.Training) -> None:
+        training.begin(arm)
+        for _ in range(arms.EVERY + 3):
+            training.step()
+
+    train(arms.Training(1))  # loads the code
+    training = arms.Training(weights)
+    forgotten = _forget_peak()
+    before = _status("VmRSS")
+    train(training)
+    return {"peak_bytes": max(0, _peak(forgotten) - before), "exact_peak": forgotten}
+
+
 def main(call: str, weights: int, threads: int) -> None:
     import warnings
 
@@ -64,6 +88,9 @@ def main(call: str, weights: int, threads: int) -> None:
 
     warnings.simplefilter("ignore")
     set_threads(threads)
+    if call not in CALLS:
+        print(json.dumps(_of_training(call, weights)))
+        return
     calls = {
         "threshold": lambda inputs: bs.threshold(inputs, sparsity=0.5),
         "masks": lambda inputs: bs.make_masks(inputs, sparsity=0.5),
@@ -75,8 +102,7 @@ def main(call: str, weights: int, threads: int) -> None:
     forgotten = _forget_peak()
     before = _status("VmRSS")
     result = calls[call](inputs)
-    # Without a fresh start the peak may be that of making the data: then this is too much, never too little.
-    peak = _status("VmHWM") if forgotten else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _peak(forgotten)
     masks = result.nbytes if call == "masks" else 0
     event = result.event if call == "masks" else result
     print(

@@ -28,7 +28,7 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, orders, peers, selectors, sizes, trackers, wanda
+from sections import cliffs, headline, hold, orders, peers, selectors, sizes, trackers, training, wanda
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -40,6 +40,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "peers": peers.run,
     "selectors": selectors.run,
     "trackers": trackers.run,
+    "training": training.run,
     "wanda": wanda.run,
 }
 JUDGED_FROM = 100_000_000

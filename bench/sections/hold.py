@@ -16,14 +16,19 @@ THREE_ARRAYS = {1: 2.1}  # by threads; others: 1.7
 
 
 class Net(nn.Module):
-    """A model whose parameters are given tensors, each with a gradient."""
+    """A model whose parameters are given tensors, each with a gradient: a given one, or numbers around 0."""
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None] | None = None
+    ) -> None:
         super().__init__()
         random = torch.Generator().manual_seed(1)
         for index, weight in enumerate(weights):
             parameter = nn.Parameter(weight)
-            parameter.grad = torch.empty_like(weight).normal_(0.0, 1e-3, generator=random)
+            if gradients is None:
+                parameter.grad = torch.empty_like(weight).normal_(0.0, 1e-3, generator=random)
+            else:
+                parameter.grad = gradients[index]
             self.register_parameter(f"tensor{index}", parameter)
 
 

@@ -41,7 +41,8 @@ class Summary:
     """One arm over all seeds.
 
     Shares compare wall time in `pruner.step()` with wall time in forward, backward, clipping and optimizer
-    over the same steps; they are None for the dense arm.
+    over the same steps; they are None for the dense arm. `hold` is that of steps without an event: the masks
+    themselves are held in the optimizer's step.
     """
 
     arm: Arm
@@ -144,7 +145,8 @@ def remarks(
         "ms/event is the median wall time of pruner.step() when it changes the masks. Overhead is all wall "
         "time in pruner.step() as a share of the training time without it, over the "
         f"{plan.steps - plan.begin_step} steps after the dense part: {events:.2f} % for mask events and "
-        f"{holding:.2f} % for holding the masks on every other step (mean over the pruned arms).",
+        f"{holding:.2f} % on every other step (mean over the pruned arms). The masks are held in "
+        "bittersweet.optim.AdamW's own step, which is part of the training time; so are events made in it.",
         "A model this small, trained this briefly, shows that the tools work; it does not rank scorers for "
         "large models. Zeros scattered over a matrix do not make inference faster by themselves.",
     ]

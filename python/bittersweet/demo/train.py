@@ -18,6 +18,7 @@ from bittersweet.demo.model import ByteGPT
 from bittersweet.demo.plan import Arm, Plan
 from bittersweet.demo.progress import Progress
 from bittersweet.demo.text import Corpus
+from bittersweet.optim import AdamW
 
 OnStep = Callable[[nn.Module, torch.optim.Optimizer], None]
 
@@ -48,11 +49,12 @@ class ArmResult:
     per_tensor: dict[str, float] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
-    """Forward, backward, clipping and optimizer, without `pruner.step()` and without evaluation."""
+    """Forward, backward, clipping and optimizer, whose step holds the masks, without `pruner.step()` and
+    without evaluation."""
     event_ms: list[float] = field(default_factory=list)
     """Wall time of each `pruner.step()` that made a mask event."""
     hold_ms: list[float] = field(default_factory=list)
-    """Wall time of each other `pruner.step()`."""
+    """Wall time of each other `pruner.step()`: what it does beside the optimizer's step."""
 
     @property
     def held_out_loss(self) -> float:
@@ -125,19 +127,11 @@ class Trainer:
         return float(self.model.loss(self.data.held_out))
 
 
-def _adamw(model: nn.Module, plan: Plan) -> torch.optim.AdamW:
+def _adamw(model: nn.Module, plan: Plan) -> AdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim != 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    options: dict[str, Any] = {
-        "lr": plan.learning_rate,
-        "betas": plan.betas,
-        "weight_decay": plan.weight_decay,
-    }
-    try:
-        return torch.optim.AdamW(groups, fused=True, **options)
-    except RuntimeError:  # torch before 2.4 has no fused AdamW on the CPU
-        return torch.optim.AdamW(groups, **options)
+    return AdamW(groups, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
 
 
 def train_seed(

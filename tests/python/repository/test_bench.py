@@ -19,7 +19,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
-SECTIONS = ["headline", "hold", "orders", "cliffs", "sizes", "peers", "selectors", "trackers", "wanda"]
+SECTIONS = [
+    "headline",
+    "hold",
+    "orders",
+    "cliffs",
+    "sizes",
+    "peers",
+    "selectors",
+    "trackers",
+    "training",
+    "wanda",
+]
 WEIGHTS = 120_000
 
 
@@ -163,6 +174,44 @@ def test_the_model_has_the_shapes_and_the_data_it_promises(load: Any) -> None:
         assert torch.equal(w, w.bfloat16().float()) == (data == "bf16-rounded")
     with pytest.raises(ValueError, match="at least"):
         models.gpt_shapes(1000)
+
+
+def test_arms_train_one_model_and_hold_one_mask(load: Any) -> None:
+    arms = load("arms")
+    weights, masks = {}, {}
+    for name in arms.ARMS:
+        training = arms.Training(arms.BATCH * 1_000)
+        training.begin(name)
+        for _ in range(3 * arms.EVERY + 1):
+            training.step()
+        pruner = training.arm.pruner
+        weights[name] = [parameter.detach() for parameter in training.model.parameters()]
+        assert training.arm.events == (0 if pruner is None else 3)
+        assert training.weights == sum(weight.numel() for weight in weights[name])
+        if pruner is not None:
+            masks[name] = pruner.masks
+            assert pruner.sparsity().zero >= pruner.sparsity().masked == pytest.approx(0.508, abs=1e-3)
+    dense, reference, *others = arms.ARMS
+    assert not all(map(torch.equal, weights[dense], weights[reference]))
+    for name in others:
+        assert all(map(torch.equal, weights[name], weights[reference])), name
+        assert all(torch.equal(masks[name][key], mask) for key, mask in masks[reference].items()), name
+
+
+def test_a_period_is_averaged_over_the_steps_between_events(load: Any) -> None:
+    training = load("sections.training")
+    period = [3.0, *[1.0] * 8, 9.0]  # what the event left, steps like any other, the event
+    assert training._per_step([period], 10) == pytest.approx(2.0)
+    assert training._per_step([period], 100) == pytest.approx((20.0 + 90.0) / 100)
+    assert training._per_step([period, [2 * x for x in period], [0.0] * 10], 10) == pytest.approx(2.0)
+
+
+def test_half_of_the_rows_are_whole_rows(load: Any) -> None:
+    training = load("sections.training")
+    random = torch.Generator().manual_seed(0)
+    keep = training._half_of_rows(torch.Size((7, 13)), random)
+    assert keep.all(1).sum() == 4 and (~keep).all(1).sum() == 3
+    assert training._half_of_rows(torch.Size((5,)), random).all()
 
 
 def test_a_bound_that_is_missed_is_shown(load: Any) -> None:
