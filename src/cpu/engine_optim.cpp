@@ -71,7 +71,7 @@ void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const 
     if (may_skip && arrays.keep != nullptr) arrays.skip = skip_of(arrays.keep, chunk.count);
     step_chunk(kernels_, tensor, step, call, arrays, dirty[chunk.tensor]);
   };
-  parallel_for(threads(total * 4), static_cast<std::int64_t>(chunks.size()), work, FpEnvironment::current());
+  parallel_for(threads(total / step_share), static_cast<std::int64_t>(chunks.size()), work, FpEnvironment::current());
 }
 
 }  // namespace bittersweet

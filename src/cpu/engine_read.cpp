@@ -218,7 +218,7 @@ BracketResult CpuEngine::bracket_after(const ScoreView& view, std::span<const Ch
   result.chunk.resize(chunks.size());
   result.candidates.resize(chunks.size());
   const BracketPlan plan = plan_bracket(bracket, view);
-  const int count = threads(view.size());
+  const int count = threads(whole_chunks ? view.size() : view.size() / step_share);
   std::vector<BracketState> states(static_cast<std::size_t>(count));
   for (std::size_t thread = 0; thread < states.size(); ++thread) {
     const std::size_t slot = Workspace::first_arena + 2 * thread;
