@@ -78,7 +78,7 @@ def _one_step(bench: Bench) -> Table:
     notes = [
         "torch: one step of torch.optim.AdamW(fused=True) without pruning. ours: what the row says; its step "
         "and pruner.step() where it names a hold.",
-        "Half of the rows: of every matrix, at random. Its step reads and writes nothing of what is dead.",
+        "Half of the rows: of every matrix, at random. Words of 64 dead ones are left unread.",
         "Gradients are given, and all weights, gradients and states were written before.",
     ]
     title = f"One optimizer step with masks ({bench.weights:,} weights in {len(shapes)} tensors)"
