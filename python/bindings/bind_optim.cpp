@@ -1,6 +1,8 @@
 // The optimizer's own pass, from rows of addresses.
 #include "bittersweet/optim.hpp"
 
+#include <cstring>
+
 #include "optim_rows.hpp"
 #include "selecting.hpp"
 #include "workspace.hpp"
@@ -95,6 +97,24 @@ py::tuple step_and_make_masks(const py::buffer& table, const py::buffer& groups,
   return py::make_tuple(marked(found.dirty), found.report ? py::object(masks_to_dict(*found.report)) : py::none());
 }
 
+// A few words of every array of a table, mixed: another value, in all likelihood, after a write to a whole tensor.
+std::uint64_t fingerprint(const py::buffer& table) {
+  constexpr std::uint64_t places = 8, prime = 0x100000001b3u;
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const ScoreInputs& tensor : Table(table).tensors)
+    for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad}) {
+      const std::uint64_t bytes = static_cast<std::uint64_t>(tensor.numel) * size_of(array->dtype);
+      if (array->data == nullptr || bytes < sizeof(std::uint64_t)) continue;
+      for (std::uint64_t place = 0; place < places; ++place) {
+        std::uint64_t word;
+        std::memcpy(&word, static_cast<const char*>(array->data) + (bytes - sizeof word) / (places - 1) * place,
+                    sizeof word);
+        hash = (hash ^ word) * prime;
+      }
+    }
+  return hash;
+}
+
 template <std::size_t N>
 py::tuple names_of(const std::array<const char*, N>& columns) {
   py::tuple names(N);
@@ -109,6 +129,7 @@ void bind_optim(py::module_& module) {
   module.attr("OPTION_COLUMNS") = names_of(option_columns);
   module.def("step_adam", &step, py::arg("table"), py::arg("groups"), py::arg("contracted"), py::arg("lanes_f32"),
              py::arg("lanes_16bit"), py::arg("scale"), py::arg("weights_only"));
+  module.def("fingerprint", &fingerprint, py::arg("table"));
   module.def("step_adam_and_make_masks", &step_and_make_masks, py::arg("table"), py::arg("groups"),
              py::arg("contracted"), py::arg("lanes_f32"), py::arg("lanes_16bit"), py::arg("scale"),
              py::arg("weights_only"), py::arg("order"), py::arg("competing"), py::arg("names"), py::arg("scorer"),

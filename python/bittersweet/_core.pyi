@@ -124,6 +124,9 @@ def reorder_mask(
 ) -> None: ...
 def release_workspace() -> None: ...
 
+# A few words of every weight, moment and gradient of a table, mixed.
+def fingerprint(table: array[int]) -> int: ...
+
 # `step_adam`, and new masks of what it leaves: rows `order` of the step are those of the table `competing`.
 # The options are those of `make_masks`; None for masks that could not be made, where `make_masks` would
 # raise.

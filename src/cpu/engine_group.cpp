@@ -198,21 +198,20 @@ class Rows {
     std::int64_t alive = 0;
     for (std::int64_t word = 0; word < words; ++word) alive += bits::count(live(r)[word]);
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
-    Cut cut = kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive));
-    if (kind_ != RowLayout::permuted || cut.ties == 0) return keep_words(r, words, cut);
-    const std::int64_t ties = cut.ties;
-    const std::int64_t nan = keep_words(r, words, {cut.threshold, 0});
-    ties_.assign(keep(r), keep(r) + words);
-    keep_words(r, words, {cut.threshold, all_ties});
-    std::int64_t equal = 0;
-    for (std::int64_t word = 0; word < words; ++word)
-      equal += bits::count(ties_[static_cast<std::size_t>(word)] &= ~keep(r)[word]);
-    if (ties >= equal) return nan;
-    std::uint64_t* const kept = ties_.data();
-    std::copy_n(kept, words, packed_.data());
-    bits::keep_first(packed_.data(), size_, tensor_.order, ties);
-    for (std::int64_t word = 0; word < words; ++word)
-      keep(r)[word] |= kept[word] & ~packed_[static_cast<std::size_t>(word)];
+    const Cut cut = kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive));
+    const bool split = kind_ == RowLayout::permuted && cut.ties > 0 &&
+                       kernels_.count(scores(r), live(r), size_, cut.threshold).equal > cut.ties;
+    return split ? split_ties(r, words, cut) : keep_words(r, words, cut);
+  }
+
+  // The same where some of the ties go, in a row whose elements lie in another order: the first by logical index.
+  std::int64_t split_ties(std::int64_t r, std::int64_t words, const Cut& cut) {
+    const std::int64_t nan = keep_words(r, words, {cut.threshold, all_ties});
+    std::copy_n(keep(r), words_, packed_.data());
+    keep_words(r, words, {cut.threshold, 0});
+    for (std::int64_t word = 0; word < words; ++word) packed_[static_cast<std::size_t>(word)] ^= keep(r)[word];
+    bits::keep_first(packed_.data(), size_, tensor_.order, cut.ties);
+    for (std::int64_t word = 0; word < words; ++word) keep(r)[word] &= ~packed_[static_cast<std::size_t>(word)];
     return nan;
   }
 
@@ -239,8 +238,7 @@ class Rows {
   static constexpr std::int64_t columns_ = 16;
   std::vector<float> block_;  // these are for rows that interleave in memory
   std::vector<unsigned char> bytes_;
-  std::vector<std::uint64_t> packed_;
-  std::vector<std::uint64_t> ties_;  // and this for rows that are permuted there, with packed_
+  std::vector<std::uint64_t> packed_;  // for rows that are permuted there, too
 };
 
 }  // namespace

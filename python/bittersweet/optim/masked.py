@@ -7,7 +7,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from .rows import Entry, Gathered, Rows, Selection, overlapping, why_outside
 
 __all__ = ["Held", "MaskedStep"]
 
+_VERSION = attrgetter("_version")
 _ROLES = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _REFUSED = {
     "foreach": (True, "one pass over all tensors is what it makes anyway"),
@@ -99,9 +100,16 @@ class MaskedStep(torch.optim.Optimizer):
             self._owners[owner], self._holds_state = dict(masks), state
         else:
             self._owners.pop(owner, None)
-        self._joined, self._together = len(self._owners), self._join()
+        self._set(self._join())
+
+    def _set(self, together: Mapping[torch.Tensor, Mask]) -> None:
+        self._joined, self._together = len(self._owners), together
+        self._left: list[int] | None = None
+        self._watched = [parameter for parameter in together if not parameter.is_inference()]
 
     def _join(self, without: Container[object] = ()) -> Mapping[torch.Tensor, Mask]:
+        if len(self._owners) == 1 and not without:
+            return next(iter(self._owners.values()), {})
         together: dict[torch.Tensor, Mask] = {}
         for owner, of_one in self._owners.items():
             for parameter, mask in of_one.items() if owner not in without else ():
@@ -111,8 +119,13 @@ class MaskedStep(torch.optim.Optimizer):
     def _pruned(self) -> Mapping[torch.Tensor, Mask]:
         """The masks of all owners that are still there."""
         if self._joined != len(self._owners):
-            self._joined, self._together = len(self._owners), self._join()
+            self._set(self._join())
         return self._together
+
+    def hold_again(self) -> None:
+        """Writes the zeros anew if a held parameter was written since the last step, ``.data`` aside."""
+        if self._left is not None and self._left != list(map(_VERSION, self._watched)):
+            self._write_zeros(self._pruned())
 
     def let_drift(self, owner: object, drifts: bool) -> None:
         """Whether the next step goes without this owner's masks: what they prune competes again after it."""
@@ -246,9 +259,10 @@ class MaskedStep(torch.optim.Optimizer):
             factor = 0.0 if scale is None else float(scale)
             weights_only = not self._holds_state
             self._violated = self._rows.step(masks, groups, _rule(), factor, weights_only, selection)
-            self._owes = self._owes and len(inside.parameters) < len(now.parameters)
+            self._owes = False
         if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
+        self._left = list(map(_VERSION, self._watched)) if masks is self._together else None
 
     def _hold_idle(self, masks: Mapping[torch.Tensor, Mask], now: Gathered) -> None:
         """Writes the zeros of parameters without a gradient, which no step writes, where something else has

@@ -39,7 +39,7 @@ def equals_torch() -> bool:
 
     Found at the first call, or the first step, by running both: float32 and bfloat16, several steps, odd
     sizes. It holds for weights, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` and a gradient that is
-    unscaled on the way, whatever the options, for everything but the bits of a NaN. False, and the steps
+    unscaled on the way, whatever the options, as long as no NaN occurs. False, and the steps
     differ in the last bits, where torch was built by a compiler that rounds in none of the ways known here.
     """
     return rounding() is not None

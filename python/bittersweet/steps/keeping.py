@@ -183,6 +183,8 @@ class Keeper:
         dictionary on the way to it holds the same."""
         if self.in_step:
             self._look_after_names()
+            for one in self.in_step:
+                one.hold_again()
         if not self.after_step or self._write_again(
             self._holder, self.ordered_after_step, self._names_after_step
         ):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import _core
 from ..errors import Error
 from ..options.scopes import resolve_scope
 from ..options.selectors import resolve_selector
@@ -35,12 +36,13 @@ class _Made:
     masks: list[Mask]
     found: Any
     due: Mapping[str, float]
-    table: bytes
+    table: Table
     tensors: list[torch.Tensor]
-    versions: list[int] | None = None
+    left: tuple[Any, ...] | None = None
 
-    def note_versions(self) -> None:
-        self.versions = _versions(self.tensors)
+    def note(self) -> None:
+        """What the step left."""
+        self.left = _state(self.table, self.tensors)
 
 
 class InStep:
@@ -49,7 +51,8 @@ class InStep:
 
     It does so with one threshold for everything (scope global, selector exact), for scorers that read
     weights, gradients and the moments alone, where one optimizer holds all masks in its step. Any other
-    event, and one before which something was written since the step, is made after the step.
+    event, and one before which something was written since the step, is made after the step. (A write through
+    ``.data``, which raises no autograd version, is noticed if it changes a whole tensor.)
     """
 
     def __init__(self, competition: Competition, settings: Settings, keeper: Keeper) -> None:
@@ -73,11 +76,10 @@ class InStep:
         """The masks that a step made for this event, and what `_core.make_masks` says of them; None if it
         made none, or not of what is there now."""
         made, self._made = self._made, None
-        if made is None or table is None or made.due != due or made.table != _identity(table):
+        if made is None or table is None or made.due != due:
             return None
-        if made.versions is None or made.versions != _versions(made.tensors):
+        if made.left is None or made.left != _state(table, made.tensors):
             return None
-        table.attach(made.masks)
         return made.masks, made.found
 
     def _select(self, due: Mapping[str, float], this: Pass) -> None:
@@ -95,19 +97,15 @@ class InStep:
         masks, (arguments, named) = mask_arguments(table, self._settings.options(due[""]))
         found = this.make_masks(order, *arguments, **named)
         if found is not None:
-            self._made = _Made(masks, found, due, _identity(table), self._competition.tensors())
-            this.afterwards = self._made.note_versions
+            self._made = _Made(masks, found, due, table, self._competition.tensors())
+            this.afterwards = self._made.note
 
 
-def _identity(table: Table) -> bytes:
-    """Everything in it but where new masks go."""
-    words = array("Q", table.data)
-    words[COLUMN["new_mask"] :: WIDTH] = array("Q", bytes(8 * len(table.names)))
-    return words.tobytes()
-
-
-def _versions(tensors: list[torch.Tensor]) -> list[int] | None:
-    """The autograd versions; None if one has none, so that nobody would know of a write."""
+def _state(table: Table, tensors: list[torch.Tensor]) -> tuple[Any, ...] | None:
+    """What changes with a write: the table but for its new masks, autograd versions, and a few values, since
+    writes through ``.data`` raise no version. None if one has none."""
     if any(tensor.is_inference() for tensor in tensors):
         return None
-    return [tensor._version for tensor in tensors]
+    words = array("Q", table.data)
+    words[COLUMN["new_mask"] :: WIDTH] = array("Q", bytes(8 * len(table.names)))
+    return words.tobytes(), [tensor._version for tensor in tensors], _core.fingerprint(table.data)

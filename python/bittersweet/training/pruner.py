@@ -56,6 +56,7 @@ class Pruner:
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
+            Under hold="step" those of newly pruned weights by the next step, or by ``state_dict()`` before it.
         hold: How pruned weights stay 0 between events. ``"step"``: the optimizer's own step leaves them at 0,
             at no cost: with `bittersweet.optim`. ``"weights"`` writes the zeros again after every step, to
             the weights and to copies of them that known optimizers write back: with any optimizer.

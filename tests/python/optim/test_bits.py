@@ -273,6 +273,9 @@ class _States:
     def state(self) -> Any:
         return self
 
+    def state_dict(self) -> Any:
+        return self.optimizer.state_dict()
+
     def __getitem__(self, _: Any) -> Any:
         self.turn += 1
         return self.optimizer.state[self.of[self.turn - 1]]

@@ -16,6 +16,7 @@ Make = Callable[[], list[nn.Parameter]]
 
 
 def channels_last() -> list[nn.Parameter]:
+    """Their gradients here are row-major."""
     return [nn.Parameter(values((6, 5, 3, 3), 0).to(memory_format=torch.channels_last))]
 
 
@@ -44,8 +45,8 @@ def empty() -> list[nn.Parameter]:
 
 
 CASES: dict[str, tuple[Make, str]] = {
-    "channels_last": (channels_last, "not all row-major"),
-    "transposed": (transposed, "not all row-major"),
+    "channels_last": (channels_last, "do not lie in memory in one order"),
+    "transposed": (transposed, "do not lie in memory in one order"),
     "float16": (half, "float16"),
     "tied": (tied, "shares memory"),
     "tied apart": (tied_apart, "shares memory"),
@@ -193,13 +194,11 @@ def test_what_is_outside_may_change() -> None:
     for step in range(9):
         for of, one in ((own, optimizer), (other, theirs)):
             if step in (3, 6):
-                turn = (lambda x: x.t().contiguous().t()) if step == 3 else (lambda x: x.contiguous())
-                of[0].data = turn(of[0].data)
+                dtype = torch.float16 if step == 3 else torch.float32
+                of[0].data = of[0].data.to(dtype)
                 for key in ("exp_avg", "exp_avg_sq"):
-                    one.state[of[0]][key] = turn(one.state[of[0]][key])
+                    one.state[of[0]][key] = one.state[of[0]][key].to(dtype)
             give_gradients(of, step)
-            if 3 <= step < 6:
-                of[0].grad = of[0].grad.t().contiguous().t()
             one.step()
         assert_equal(own, optimizer, other, theirs)
         assert optimizer.held.after_step == (3 <= step < 6)
@@ -207,11 +206,56 @@ def test_what_is_outside_may_change() -> None:
     assert_held(optimizer, own[0], mask)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_orders_of_memory_are_stepped_and_held_in_the_pass(kind: str, dtype: torch.dtype) -> None:
+    """channels_last in two and three dimensions, and a transposed matrix: masks are by logical index."""
+    layouts = [
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.to(memory_format=torch.channels_last_3d),
+        lambda x: x.t().contiguous().t(),
+        lambda x: x.contiguous(),
+    ]
+    shapes = [(6, 5, 3, 3), (4, 3, 2, 3, 2), (33, 7), (9,)]
+    own, other = (
+        [
+            nn.Parameter(turn(values(shape, i, dtype=dtype)))
+            for i, (shape, turn) in enumerate(zip(shapes, layouts, strict=True))
+        ]
+        for _ in range(2)
+    )
+    optimizer, theirs = KINDS[kind][0](own, lr=0.1), KINDS[kind][1](other, lr=0.1, fused=True)
+    masks = {one: some_mask(one.shape, 0.5, i) for i, one in enumerate(own)}
+    for step in range(9):
+        if step == 4:
+            optimizer.hold(masks)
+            with torch.no_grad():
+                for mine, its in zip(own, other, strict=True):
+                    zero(theirs, its, masks[mine])
+        if step == 6:  # the same masks on another layout
+            for of, one in ((own, optimizer), (other, theirs)):
+                of[0].data = of[0].data.contiguous()
+                for key in ("exp_avg", "exp_avg_sq"):
+                    one.state[of[0]][key] = one.state[of[0]][key].contiguous()
+        for of, one in ((own, optimizer), (other, theirs)):
+            give_gradients(of, step)
+            for i, (parameter, turn) in enumerate(zip(of, layouts, strict=True)):
+                parameter.grad = parameter.grad if i == 0 and step >= 6 else turn(parameter.grad)
+            one.step()
+        if step >= 4:
+            with torch.no_grad():
+                for mine, its in zip(own, other, strict=True):
+                    zero(theirs, its, masks[mine])
+            assert str(optimizer.held) == "4 tensors in the step, 0 after it"
+            for one, mask in masks.items():
+                assert_held(optimizer, one, mask)
+        assert_equal(own, optimizer, other, theirs)
+
+
 def test_16_bit_with_float32_states_that_torch_cannot_step_is_said_clearly() -> None:
     own = [nn.Parameter(values((6, 5, 3, 3), 0, dtype=torch.bfloat16).to(memory_format=torch.channels_last))]
     optimizer = optim.AdamW(own, state_dtype=torch.float32)
     give_gradients(own, 0)
-    own[0].grad = own[0].grad.to(memory_format=torch.channels_last)
     before = own[0].detach().clone()
     with pytest.raises(bs.Error, match="state_dtype"):
         optimizer.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from bittersweet.steps.holding import Holder
 from bittersweet.steps.sampling import ZeroSample
+from bittersweet.tensors.holding import Holder
 from bittersweet.tensors.masks import Mask
 from bittersweet.tensors.orders import ROW_MAJOR
 from bittersweet.tensors.table import ScoreInputs
@@ -225,16 +224,16 @@ def test_the_holder_goes_on_where_nothing_but_addresses_change() -> None:
     keep = torch.rand(6, 5, 3, 3) < 0.5
     masks = (Mask.from_bool(keep, "w"),)
     holder = Holder(("weight",))
-    made = []
+    again = []
     kernel_first = weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
     assert kernel_first.stride() != weight.stride() and not kernel_first.is_contiguous()
     plain = weight.contiguous()
     for tensor in (weight, weight, weight.clone(), kernel_first, kernel_first, plain, plain, weight.clone()):
         tensor.fill_(1.0)
+        again.append(holder.again([tensor], masks))
         holder.apply([ScoreInputs(tensor, name="w")], masks)
         assert torch.equal(tensor != 0, keep)
-        made.append(holder._table)
-    assert [one is other for one, other in itertools.pairwise(made)] == [
+    assert again[1:] == [
         True,
         True,
         False,
@@ -260,9 +259,11 @@ def test_a_look_between_steps_reads_no_more_of_them_than_of_others() -> None:
     total = 8 * keep.numel()
     for _ in range(70):
         assert not sample.look()
-        items, slices = sample._next(on_device=False)
-        assert sum(one.numel for one in slices) < 0.05 * total
-        assert all(item.weight.is_contiguous() for item in items)
+        turn = sample._next(on_device=False)
+        assert turn is not None
+        assert sum(one.end - one.start for one in turn.stretches) < 0.05 * total
+        found = [one.item(model.get_parameter(one.entry.name).detach(), "") for one in turn.stretches]
+        assert all(item is not None and item[0].weight.is_contiguous() for item in found)
     for tensor, index in ((0, 0), (3, 777), (7, -1)):
         place = tuple((~keep).nonzero()[index].tolist())
         with torch.no_grad():
