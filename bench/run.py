@@ -4,7 +4,7 @@
                         [--out FILE.json] [--markdown FILE.md]
 
 Needs the installed package, torch and a C++ compiler. Run it on a quiet machine; at 100 million weights it
-needs 12 GB of memory and about a quarter of an hour. Times are medians after a warm-up round.
+needs 12 GB of memory and about twenty minutes. Times are medians after a warm-up round.
 """
 
 from __future__ import annotations
