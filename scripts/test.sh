@@ -63,5 +63,6 @@ fi
 
 say "Python tests"
 export BITTERSWEET_CUDA_ON_HOST=$PWD/build/test/tests/python/cuda_on_host  # the CUDA path, tested without a GPU
+export OMP_WAIT_POLICY=passive  # torch's threads of one worker do not keep a processor from the other's by waiting
 check python -m pytest -n "$jobs"
 [ "${#failed[@]}" -eq 0 ] || die "failed: $(printf '%s; ' "${failed[@]}")"

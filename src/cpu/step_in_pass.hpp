@@ -9,8 +9,8 @@
 
 namespace bittersweet::cpu {
 
-// A step often follows others' parallel work, whose threads are awake for a while and hold their processors: a thread of
-// ours is worth its start for this many times the work that it is elsewhere.
+// A step often follows others' parallel work, whose threads are awake for a while and hold their processors: a thread
+// of ours is worth its start for this many times the work that it is elsewhere.
 inline constexpr std::int64_t step_share = 4;
 
 // The arguments of step_adam, for the tensors of the pass.
