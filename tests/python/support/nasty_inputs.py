@@ -6,6 +6,7 @@ the interpreter speaks for itself.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -382,6 +383,7 @@ USES: list[Callable[[Any, Any], None]] = [
 ]  # fmt: skip
 
 # These refuse or pass over whatever they are given, or ask for a shape that not all have.
+PACKAGE = os.path.dirname(bs.__file__)
 ANYTHING = {use_words, use_current_mask, use_loaded_masks, use_input_norms, use_saved_state}
 SHAPED = {use_out, use_pruner, use_norms, use_state, use_tracked_gradient}
 
@@ -396,7 +398,7 @@ def complaints() -> Iterator[str]:
                     yield f"{use.__name__} refused '{name}': {type(error).__name__}: {error}"
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)
-                inside = any("bittersweet/" in frame.filename for frame in where)
+                inside = any(frame.filename.startswith(PACKAGE) for frame in where)
                 if expected is None and not inside and not isinstance(error, AssertionError):
                     continue  # the check tripped over what had to be refused, or torch refused to hold it
                 yield f"{use.__name__} of '{name}': {type(error).__name__}: {error} at {where[-1]}"
