@@ -1,6 +1,7 @@
 // The optimizer's own pass, from rows of addresses.
 #include "bittersweet/optim.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "optim_rows.hpp"
@@ -97,20 +98,25 @@ py::tuple step_and_make_masks(const py::buffer& table, const py::buffer& groups,
   return py::make_tuple(marked(found.dirty), found.report ? py::object(masks_to_dict(*found.report)) : py::none());
 }
 
+// The word at a byte of an array or, where that is 0 as in what is pruned, the next one nearby that is not.
+std::uint64_t word_near(const char* data, std::uint64_t bytes, std::uint64_t byte) {
+  constexpr std::uint64_t nearby = 64;
+  std::uint64_t word = 0;
+  for (std::uint64_t i = 0; i < nearby && word == 0 && byte < bytes; ++i, byte += sizeof word)
+    std::memcpy(&word, data + byte, std::min(sizeof word, bytes - byte));
+  return word;
+}
+
 // A few words of every array of a table, mixed: another value, in all likelihood, after a write to a whole tensor.
 std::uint64_t fingerprint(const py::buffer& table) {
   constexpr std::uint64_t places = 8, prime = 0x100000001b3u;
   std::uint64_t hash = 0xcbf29ce484222325u;
   for (const ScoreInputs& tensor : Table(table).tensors)
     for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad}) {
+      if (array->data == nullptr) continue;
       const std::uint64_t bytes = static_cast<std::uint64_t>(tensor.numel) * size_of(array->dtype);
-      if (array->data == nullptr || bytes < sizeof(std::uint64_t)) continue;
-      for (std::uint64_t place = 0; place < places; ++place) {
-        std::uint64_t word;
-        std::memcpy(&word, static_cast<const char*>(array->data) + (bytes - sizeof word) / (places - 1) * place,
-                    sizeof word);
-        hash = (hash ^ word) * prime;
-      }
+      for (std::uint64_t place = 0; place < places; ++place)
+        hash = (hash ^ word_near(static_cast<const char*>(array->data), bytes, bytes / places * place)) * prime;
     }
   return hash;
 }
