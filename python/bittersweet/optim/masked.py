@@ -104,8 +104,8 @@ class MaskedStep(torch.optim.Optimizer):
 
     def _set(self, together: Mapping[torch.Tensor, Mask]) -> None:
         self._joined, self._together = len(self._owners), together
-        self._left: list[int] | None = None
         self._watched = [parameter for parameter in together if not parameter.is_inference()]
+        self._left: list[int] | None = list(map(_VERSION, self._watched))
 
     def _join(self, without: Container[object] = ()) -> Mapping[torch.Tensor, Mask]:
         if len(self._owners) == 1 and not without:
@@ -122,10 +122,14 @@ class MaskedStep(torch.optim.Optimizer):
             self._set(self._join())
         return self._together
 
-    def hold_again(self) -> None:
-        """Writes the zeros anew if a held parameter was written since the last step, ``.data`` aside."""
-        if self._left is not None and self._left != list(map(_VERSION, self._watched)):
-            self._write_zeros(self._pruned())
+    def hold_again(self, drifted: bool = False) -> None:
+        """Writes the zeros anew if a held parameter was written since they last were, ``.data`` aside, or if
+        other states were loaded; where masks were let drift in the last step, only with `drifted`."""
+        masks = self._pruned()
+        written = drifted if self._left is None else self._left != list(map(_VERSION, self._watched))
+        if written:
+            self._write_zeros(masks)
+            self._left = list(map(_VERSION, self._watched))
 
     def let_drift(self, owner: object, drifts: bool) -> None:
         """Whether the next step goes without this owner's masks: what they prune competes again after it."""
@@ -184,10 +188,11 @@ class MaskedStep(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step, as torch's with ``fused=True``, masks included."""
         loss = None
+        selection, self._selection = self._selection, None  # of this step, even if the closure fails
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._eagerly(self._step)
+        self._eagerly(self._step, selection)
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,8 +207,8 @@ class MaskedStep(torch.optim.Optimizer):
 
     def _pay(self) -> None:
         if self._owes:
-            self._owes = False
             self._eagerly(self._write_zeros, self._pruned())
+            self._owes = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -211,6 +216,8 @@ class MaskedStep(torch.optim.Optimizer):
         self._step_supports_amp_scaling = True
         if "_rows" not in vars(self) or "_mine" in state:
             self._begin(state.get("_mine", {}), state.get("_holds_state", True))
+        elif self._left is not None:
+            self._left = []  # other states: no versions are known of what was loaded
 
     def _begin(self, mine: Mapping[torch.Tensor, Mask] = {}, holds_state: bool = True) -> None:
         self._eagerly = outside_of_compilation()
@@ -240,10 +247,9 @@ class MaskedStep(torch.optim.Optimizer):
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
         raise NotImplementedError
 
-    def _step(self) -> None:
+    def _step(self, selection: Selection | None) -> None:
         masks = self._join(self._drifting) if self._drifting else self._pruned()
         self._drifting.clear()
-        selection, self._selection = self._selection, None
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         now = Gathered()
         for number, group in enumerate(self.param_groups):
@@ -254,7 +260,8 @@ class MaskedStep(torch.optim.Optimizer):
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]
             self._write_zeros({parameter: masks[parameter] for parameter in held})
-        if inside.parameters and not (found_inf is not None and bool(found_inf)):
+        skipped = bool(inside.parameters) and found_inf is not None and bool(found_inf)
+        if inside.parameters and not skipped:
             groups = array("d", [x for group in self.param_groups for x in self._options(group)])
             factor = 0.0 if scale is None else float(scale)
             weights_only = not self._holds_state
@@ -262,7 +269,8 @@ class MaskedStep(torch.optim.Optimizer):
             self._owes = False
         if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
-        self._left = list(map(_VERSION, self._watched)) if masks is self._together else None
+        if not skipped:
+            self._left = list(map(_VERSION, self._watched)) if masks is self._together else None
 
     def _hold_idle(self, masks: Mapping[torch.Tensor, Mask], now: Gathered) -> None:
         """Writes the zeros of parameters without a gradient, which no step writes, where something else has

@@ -178,13 +178,14 @@ class Keeper:
             if one not in kept:
                 one.hold_for(self, {})
 
-    def hold(self) -> None:
-        """Writes the zeros again. What was found by name the last time is taken for as long as every
-        dictionary on the way to it holds the same."""
+    def hold(self, drifted: bool = False) -> None:
+        """Writes the zeros again, in the step's place too if the masks were let drift there (`drifted`). What
+        was found by name the last time is taken for as long as every dictionary on the way to it holds the
+        same."""
         if self.in_step:
             self._look_after_names()
             for one in self.in_step:
-                one.hold_again()
+                one.hold_again(drifted)
         if not self.after_step or self._write_again(
             self._holder, self.ordered_after_step, self._names_after_step
         ):

@@ -165,7 +165,7 @@ class Loop:
             event = self._fire(now, due)
             self.history.append(event)
         elif self.settings.hold != "grads":
-            self.keeper.hold()
+            self.keeper.hold(drifted=skipped and self._drifts())
         if self.settings.schedule is None and not self.keeper.masks:
             raise Error(
                 "this pruner has neither a schedule nor masks, and prunes nothing. Pass a schedule, such as "
