@@ -226,7 +226,7 @@ class Loop:
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         drifts = self._drifts()
         self.keeper.before_step(drifts)
-        self._in_step.offer(self._due(self.step + 1))
+        self._in_step.offer(lambda: self._due(self.step + 1))
         if not self.keeper.after_step or self.watch.within_a_step(optimizer) or (self._stepped and drifts):
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered_after_step:

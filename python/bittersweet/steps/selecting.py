@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +62,20 @@ class InStep:
         self._possible = plain and resolve_selector(settings.selector)[0] == "exact"
         self._made: _Made | None = None
 
-    def offer(self, due: Mapping[str, float] | None) -> None:
-        """Before an optimizer step; `due` is what will be due after it."""
+    def offer(self, ask: Callable[[], Mapping[str, float] | None]) -> None:
+        """Before an optimizer step; `ask` says what will be due after it, and is asked if that matters."""
         self._made = None
         steppers = self._keeper.in_step
-        if due is None or "" not in due or not self._possible or len(steppers) != 1:
+        if not self._possible or len(steppers) != 1:
             return
         if self._keeper.after_step or len(self._keeper.optimizers.inner) > 1:
             return
-        steppers[0].let_select(functools.partial(self._select, due))
+        try:
+            due = ask()
+        except Error:  # the event, after the step, says what is wrong with the schedule
+            return
+        if due is not None and "" in due:
+            steppers[0].let_select(functools.partial(self._select, due))
 
     def take(self, due: Mapping[str, float], table: Table | None) -> tuple[list[Mask], Any] | None:
         """The masks that a step made for this event, and what `_core.make_masks` says of them; None if it

@@ -115,6 +115,33 @@ def test_a_selection_goes_with_the_step_that_it_was_offered_to() -> None:
     assert not shown
 
 
+@pytest.mark.parametrize("hold", ["auto", "weights"])
+def test_a_schedule_with_a_wrong_answer_is_refused_by_the_pruner_and_not_by_the_optimizer(hold: str) -> None:
+    model, optimizer, pruner = make(hold, schedule=lambda step: (True, 0.5 if step == 1 else 7.0))
+    for step in range(2):
+        backward(model, step)
+        optimizer.step()
+        if step == 0:
+            pruner.step()
+    with pytest.raises(bs.ArgumentError, match=r"7\.0"):
+        pruner.step()
+    assert float(optimizer.state[model.weight]["step"]) == 2
+
+
+def test_a_schedule_is_asked_before_a_step_only_if_masks_may_be_made_in_it() -> None:
+    asked: list[int] = []
+
+    def schedule(step: int) -> tuple[bool, float]:
+        asked.append(step)
+        return False, 0.0
+
+    model, optimizer, _ = make("weights", schedule=schedule)
+    asked.clear()
+    backward(model, 0)
+    optimizer.step()
+    assert not asked
+
+
 def test_zeros_stay_owed_if_writing_them_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer, _ = make("weights")
     backward(model, 0)
