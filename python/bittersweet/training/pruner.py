@@ -62,9 +62,9 @@ class Pruner:
             the weights and to copies of them that known optimizers write back: with any optimizer.
             ``"auto"``: in the step where the optimizer can, else ``"weights"``; all three give the same bits
             (docs/training.md has the limits), and are one configuration in checkpoints. ``"grads"`` zeroes
-            gradients before every ``optimizer.step()`` instead, at a third of the memory traffic; all per-element
-            state of newly pruned weights (momentum too) is zeroed at the event, and the zeros are verified at the
-            next one.
+            gradients before every ``optimizer.step()`` instead, at a third of the memory traffic; all
+            per-element state of newly pruned weights (momentum too) is zeroed at the event, and the zeros are
+            verified at the next one.
             It needs an optimizer that is known to update element by element.
         regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
             weight starts from 0. False: what is pruned stays pruned.
