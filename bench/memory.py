@@ -41,7 +41,7 @@ def in_fresh_process(call: str, weights: int, threads: int) -> dict[str, Any]:
     return values
 
 
-def _forget_peak() -> bool:
+def forget_peak() -> bool:
     """Makes the peak resident size what is resident now, where the system lets a process do that."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -51,16 +51,16 @@ def _forget_peak() -> bool:
     return True
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """VmRSS or VmHWM in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-def _peak(forgotten: bool) -> int:
+def peak(forgotten: bool) -> int:
     """Without a fresh start it may be that of making the data: then it is too much, never too little."""
-    return _status("VmHWM") if forgotten else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return status("VmHWM") if forgotten else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _of_training(arm: str, weights: int) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def _of_training(arm: str, weights: int) -> dict[str, Any]:
 
     train(arms.Training(1))  # loads the code
     training = arms.Training(weights)
-    forgotten = _forget_peak()
-    before = _status("VmRSS")
+    forgotten = forget_peak()
+    before = status("VmRSS")
     train(training)
-    return {"peak_bytes": max(0, _peak(forgotten) - before), "exact_peak": forgotten}
+    return {"peak_bytes": max(0, peak(forgotten) - before), "exact_peak": forgotten}
 
 
 def main(call: str, weights: int, threads: int) -> None:
@@ -99,16 +99,16 @@ def main(call: str, weights: int, threads: int) -> None:
     models.fill(model)
     inputs = model.inputs()
     calls[call](models.one_element_each(4).inputs())  # loads the code, keeps no memory to speak of
-    forgotten = _forget_peak()
-    before = _status("VmRSS")
+    forgotten = forget_peak()
+    before = status("VmRSS")
     result = calls[call](inputs)
-    peak = _peak(forgotten)
+    reached = peak(forgotten)
     masks = result.nbytes if call == "masks" else 0
     event = result.event if call == "masks" else result
     print(
         json.dumps(
             {
-                "peak_bytes": max(0, peak - before),
+                "peak_bytes": max(0, reached - before),
                 "extra_bytes": event.extra_bytes,
                 "mask_bytes": masks,
                 "exact_peak": forgotten,

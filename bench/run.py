@@ -28,7 +28,7 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, orders, peers, selectors, sizes, trackers, training, wanda
+from sections import cliffs, headline, hold, orders, peers, ranks, selectors, sizes, trackers, training, wanda
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -38,6 +38,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "cliffs": cliffs.run,
     "sizes": sizes.run,
     "peers": peers.run,
+    "ranks": ranks.run,
     "selectors": selectors.run,
     "trackers": trackers.run,
     "training": training.run,

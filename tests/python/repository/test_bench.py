@@ -26,6 +26,7 @@ SECTIONS = [
     "cliffs",
     "sizes",
     "peers",
+    "ranks",
     "selectors",
     "trackers",
     "training",
