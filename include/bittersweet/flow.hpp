@@ -193,6 +193,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     for (std::size_t t = 0; t < count; ++t) {
       if (capped[t]) continue;
       free.push_back(tensors[t]);
+      free.back().origin = origin_of(view, t);  // whoever left the selection, random scores stay
       words.push_back(masks[t]);
       index.push_back(t);
       dead_here += dead[t];
