@@ -2,7 +2,8 @@
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
 weight, no optimizer state and no mask has been changed. Each class but `Error` itself is also a
-``ValueError``, ``TypeError``, ``KeyError`` or ``ModuleNotFoundError``, so that ordinary handlers catch it.
+``ValueError``, ``TypeError``, ``KeyError``, ``RuntimeError`` or ``ModuleNotFoundError``, so that ordinary
+handlers catch it.
 The compiled module raises the same classes.
 """
 
@@ -13,11 +14,15 @@ __all__ = [
     "CheckpointError",
     "DTypeError",
     "DeviceError",
+    "DistributedError",
     "Error",
     "LayoutError",
     "MissingPackageError",
     "MissingStateError",
     "NonFiniteScoreError",
+    "RankFailed",
+    "RanksDisagree",
+    "ReplicasDiffer",
     "ShapeError",
     "UnknownNameError",
 ]
@@ -57,6 +62,22 @@ class MissingStateError(Error, ValueError):
 
 class CheckpointError(Error, ValueError):
     """A saved state that does not fit the model or the configuration it is loaded into."""
+
+
+class DistributedError(Error, RuntimeError):
+    """Ranks that decide together and cannot: what one of them said, has or lacks. All of them raise it."""
+
+
+class RanksDisagree(DistributedError):
+    """Ranks gave different arguments to a call that they make together."""
+
+
+class RankFailed(DistributedError):
+    """Another rank had an error of a class that is none of these."""
+
+
+class ReplicasDiffer(DistributedError):
+    """Ranks hold different numbers of what should be copies of one tensor."""
 
 
 class UnknownNameError(Error, KeyError):
