@@ -101,6 +101,9 @@ def local(tensor: Any) -> Any:
     """The plain tensor in which this rank keeps its part of a DTensor, no copy; anything else as it is."""
     if not is_dtensor(tensor):
         return tensor
+    part = getattr(tensor, "_local_tensor", None)
+    if type(part) is sys.modules["torch"].Tensor:  # to_local() makes a view at every call
+        return part
     with sys.modules["torch"].no_grad():
         return tensor.to_local()
 

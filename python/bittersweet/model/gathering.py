@@ -22,12 +22,15 @@ class Gathering:
 
     After any forward pass, an evaluation too, the root's group stays gathered, and what is written to its
     shards is not seen by the next forward pass. Between forward and backward nothing else gives that away.
+
+    Args:
+        model: As it is when nothing is gathered (`reshard`); None: nothing ever is.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module | None) -> None:
         self._witnesses = [
             (module._parameters, key, name, tuple(local(module._parameters[key]).shape))
-            for root_name, root in model.named_modules()
+            for root_name, root in ([] if model is None else model.named_modules())
             if _is_fsdp(root)
             for module, key, name in _first(root, root_name)
         ]
@@ -40,7 +43,7 @@ class Gathering:
         """The name of a parameter that is gathered now; None if none is."""
         for parameters, key, name, shape in self._witnesses:
             now = parameters.get(key)
-            if now is not None and not (is_dtensor(now) and now.to_local().shape == shape):
+            if now is not None and not (is_dtensor(now) and local(now).shape == shape):
                 return name
         return None
 

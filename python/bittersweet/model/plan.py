@@ -224,8 +224,15 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
 
     Raises:
         Error: The model no longer has such a parameter.
-        ShapeError: It has another shape than when the plan was made.
+        ShapeError, LayoutError: See `check_shape`.
     """
+    parameter = find(model, entry)
+    check_shape(entry, parameter)
+    return parameter
+
+
+def find(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
+    """`lookup`, whatever the parameter looks like. Raises Error if there is none."""
     module: Any = model
     *owners, attribute = entry.path.split(".")
     for owner in owners:
@@ -238,7 +245,6 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
             f"the model no longer has the parameter '{entry.name}' (removed, renamed, or parametrized after "
             "the Pruner was made). Make a new Pruner for the changed model"
         )
-    check_shape(entry, parameter)
     return parameter
 
 
@@ -270,8 +276,8 @@ def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
         if found != entry.local_shape:
             raise ShapeError(f"parameter '{entry.name}' has shape {found}; it had {entry.local_shape} {made}")
         return
-    if found != entry.shape:
-        raise ShapeError(f"parameter '{entry.name}' has shape {found}; it had {entry.shape} {made}")
+    if found != shard.shape:
+        raise ShapeError(f"parameter '{entry.name}' has shape {found}; it had {shard.shape} {made}")
     if not is_dtensor(parameter) or tuple(local(parameter).shape) != entry.local_shape:
         raise gathered(entry.name)
 

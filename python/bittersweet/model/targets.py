@@ -48,7 +48,7 @@ def find_targets(
     *,
     in_dim: Mapping[Any, int] | None = None,
     frozen: bool = False,
-    sharded: bool = False,
+    over_ranks: bool = False,
     shards: Mapping[Any, Shard] | None = None,
 ) -> Plan:
     """Decides for every parameter of `model` whether it is pruned.
@@ -79,14 +79,15 @@ def find_targets(
             same patterns. All other axes then count output rows. A parameter of three or more axes that has
             none can be pruned by the scopes global and tensor only, see `require_rows`.
         frozen: Parameters that do not require grad take part too, for pruning without training.
-        sharded: DTensors are taken: each entry says which part of it this rank holds.
+        over_ranks: DTensors are taken: each entry says which part of it this rank holds. And nothing to prune
+            here is no error: other ranks may have targets.
         shards: The same by hand, by the same patterns, for plain parameters that are parts of whole ones.
 
     Raises:
         ArgumentError: `model` is no module, a pattern matches nothing, nothing at all is left to prune, or
             `in_dim` names an axis that is not there or contradicts a class.
         LayoutError: Two different parameters share their memory, or their memory is spread over ranks (FSDP1,
-            DeepSpeed ZeRO-3; DTensors unless `sharded`, and those whose part is no box of plain numbers).
+            DeepSpeed ZeRO-3; DTensors unless `over_ranks`, and those whose part is no box of plain numbers).
         DTypeError, DeviceError: A chosen parameter is not a dense f32, f16 or bf16 tensor in reach of this
             build.
     """
@@ -107,9 +108,9 @@ def find_targets(
     for key, places in parameters.items():
         left = _why_left(places, wanted, unwanted, trained, frozen)
         entry = _entry(places, given.get(key), left)
-        entries.append(_part(entry, places[0].parameter, parts.get(key), sharded) if left is None else entry)
+        entries.append(_part(entry, places[0].parameter, parts.get(key), over_ranks) if left is None else entry)
     plan = Plan(tuple(entries), dict(settings or {}))
-    if not plan.targets:
+    if not plan.targets and not over_ranks:
         raise ArgumentError(_nothing(entries))
     chosen = [places[0] for entry, places in zip(entries, parameters.values(), strict=True) if entry.pruned]
     _check_memory((place.name, place.parameter) for place in chosen)
@@ -167,9 +168,9 @@ def _entry(places: list[Place], given: int | None, left: _Left | None) -> PlanEn
     )
 
 
-def _part(entry: PlanEntry, parameter: torch.Tensor, given: Shard | None, sharded: bool) -> PlanEntry:
-    """The entry of a target, with the part of it that this rank holds."""
-    if not sharded:
+def _part(entry: PlanEntry, parameter: torch.Tensor, given: Shard | None, taken: bool) -> PlanEntry:
+    """The entry of a target, with the part of it that this rank holds; DTensors are `taken` or refused."""
+    if not taken:
         refuse_distributed(entry.name, parameter)
     shard = shard_of(parameter, entry.name)
     if given is not None:

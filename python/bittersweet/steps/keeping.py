@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..tensors.addresses import reader
 from ..tensors.arrays import raise_versions
 from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
+from ..tensors.table import Table
 from ..tensors.trails import Trail
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class Keeper:
         for one in self.in_step if owing else ():
             one.owe_zeros()
 
+    def rehearse(self) -> None:
+        """Raises what would keep the masks of an event from being written, before anybody writes."""
+        bound = self._bound(dict.fromkeys(entry.name for entry in self._entries), self.optimizers)
+        Table([one.inputs(self._roles) for one in bound], writes=self._roles)
+
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
         nothing."""
@@ -254,7 +260,7 @@ class Keeper:
             self._weights = _Weights.of(bound, self._trail(bound, None))
         return {name: count for name, count in zip(self.masks, counts, strict=True) if count}
 
-    def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
+    def _bound(self, masks: Collection[str], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
     def _share_out(self, found: _Found | None = None) -> None:

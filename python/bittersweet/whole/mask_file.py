@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, CheckpointError
+from ..errors import ArgumentError, CheckpointError, LayoutError
 from ..extras import require
 from ..model.mask_view import MaskView
 from ..options.values import one_of
@@ -38,7 +38,7 @@ def save_masks(path: str | os.PathLike[str], masks: Any) -> None:
 
     Raises:
         ArgumentError: `masks` is no mapping and no `Masks`, or is empty, or `path` cannot be written.
-        DTypeError, DeviceError, LayoutError: A mask is no bool array.
+        DTypeError, DeviceError, LayoutError: A mask is no bool array, or of a part of a weight.
         MissingPackageError: The package safetensors is not installed.
     """
     packed = _packed(masks)
@@ -90,6 +90,11 @@ def _packed(masks: Any) -> dict[str, Mask]:
     if isinstance(masks, Masks):
         return {mask.name: mask for mask in masks}
     if isinstance(masks, MaskView):
+        if masks.split:
+            raise LayoutError(
+                f"masks: of '{masks.split[0]}' this rank holds a part only, and a file has whole masks. Save "
+                "Pruner.full_state_dict(), or gather them: {name: masks[name].full_tensor() for name in masks}"
+            )
         return masks.all_packed()
     if isinstance(masks, Mapping):
         return {
