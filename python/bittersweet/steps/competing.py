@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..distributed.shards import local
 from ..model.binding import Bound, bind, competitors
 from ..model.targets import follow
 from ..tensors import devices
@@ -135,13 +136,4 @@ class Competition:
 
 
 def _tensors(bound: Sequence[Bound], roles: Sequence[str]) -> list[torch.Tensor | None]:
-    found: list[torch.Tensor | None] = []
-    for one in bound:
-        for role in roles:
-            if role == "weight":
-                found.append(one.parameter)
-            elif role == "grad":
-                found.append(one.parameter.grad)
-            else:
-                found.append(getattr(one.state, role))
-    return found
+    return [local(one.tensor(role)) for one in bound for role in roles]

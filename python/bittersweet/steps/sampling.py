@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..model.targets import follow, lookup
 from ..tensors import devices
 from ..tensors.arrays import in_memory
@@ -139,7 +140,7 @@ class _Turn:
         self._repeat = None
         weights = [lookup(model, one.entry) for one in self.stretches]
         found = [
-            one.item(weight.detach(), str(i))
+            one.item(local(weight).detach(), str(i))
             for i, (one, weight) in enumerate(zip(self.stretches, weights, strict=True))
         ]
         pairs = [pair for pair in found if pair is not None]
@@ -154,7 +155,9 @@ class _Turn:
 
     def _data_again(self) -> array[int] | None:
         """The packed table with the addresses of now; None if more than these has changed."""
-        if self._repeat is None or not self._trail.holds() or not self._repeat.update(self._weights):
+        if self._repeat is None or not self._trail.holds() or not self._repeat.update(
+            list(map(local, self._weights))
+        ):
             return None
         data = self._repeat.table.data
         for place, offset in self._offsets:
@@ -171,4 +174,4 @@ class _Turn:
             for place, one, weight in zip(places, self.stretches, weights, strict=True)
             if one.start
         ]
-        self._repeat = Repeat.of(table, weights, ("weight",))
+        self._repeat = Repeat.of(table, list(map(local, weights)), ("weight",))

@@ -54,6 +54,31 @@ class InputNorms:
             "invalidate() if they came after the first probe), or leave this weight out with ignore"
         )
 
+    def here(self, entry: PlanEntry) -> Any:
+        """The norms of the features that this rank's part of the target reads.
+
+        Raises:
+            ArgumentError: The part is split where features fall into groups.
+            MissingStateError: See `of`.
+        """
+        norm, shard = self.of(entry), entry.shard
+        if shard is None:
+            return norm
+        axis = entry.axes.in_dim
+        axis = min(1, len(entry.shape) - 1) if axis is None else axis
+        bounds = [
+            slice(start, start + size) for start, size in zip(shard.offset, entry.local_shape, strict=True)
+        ]
+        if entry.geometry.blocks == 1:
+            return norm[bounds[axis]]
+        if axis and entry.axes.groups is None:  # experts, each with features of its own
+            every = norm.reshape(entry.shape[: axis + 1])
+            return every[tuple(bounds[: axis + 1])].reshape(-1)
+        raise ArgumentError(
+            f"scorer: 'wanda' with '{entry.name}', whose input features fall into groups and of which ranks "
+            "hold parts. Leave it out with ignore, or use a scorer without norms"
+        )
+
     def missing(self, entry: PlanEntry, reads: frozenset[str]) -> MissingStateError | None:
         """The error to raise if the scorer reads norms and this target has none."""
         if "input_norm" in reads:
@@ -71,7 +96,9 @@ class InputNorms:
                 if skip:
                     continue
                 raise error
-            if tuple(self.of(entry).shape) != (entry.features,):
+            if tuple(self.of(entry).shape) == (entry.features,):
+                self.here(entry)
+            else:
                 raise ShapeError(
                     f"input_norms: that of '{entry.name}' has shape {tuple(self.of(entry).shape)}; accepted: "
                     f"({entry.features},), one norm per input feature"
