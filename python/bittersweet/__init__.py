@@ -83,8 +83,8 @@ if TYPE_CHECKING:
     from .probe.report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
     from .select.capture import CapturableStep
     from .select.events import MaskEvent, MaskHistory
-    from .select.functional import Threshold as Threshold
     from .select.functional import kth_value, score
+    from .select.thresholds import Threshold as Threshold
     from .tensors.masks import Mask, Masks
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
@@ -113,7 +113,8 @@ _MODULES = {
     "wanda.calibration": "Calibrator",
     "select.capture": "CapturableStep",
     "select.events": "MaskEvent MaskHistory",
-    "select.functional": "Threshold kth_value score",
+    "select.functional": "kth_value score",
+    "select.thresholds": "Threshold",
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",

@@ -19,7 +19,7 @@ from ..options.values import as_int, shown
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MOST_AXES", "Layout", "Shard", "dtensor", "is_dtensor", "local", "shard_of"]
+__all__ = ["MOST_AXES", "Layout", "Shard", "is_dtensor", "local", "shard_of"]
 
 MOST_AXES = 8
 """Axes of a tensor that is split over ranks, at most."""
@@ -68,6 +68,24 @@ class Shard:
             )
         if len(self.shape) > MOST_AXES:
             raise ShapeError(f"shard: shape {self.shape} has {len(self.shape)} axes; accepted: {MOST_AXES}")
+
+    def dtensor(self, part: torch.Tensor) -> torch.Tensor:
+        """A DTensor around this part of a whole one, laid out like the one that this describes. No copy, and
+        no collective.
+
+        Raises:
+            ArgumentError: This was given by hand and has no mesh.
+        """
+        if self.layout is None:
+            raise ArgumentError(
+                "shard: it was given by hand, and no mesh of torch's belongs to it. Use the part itself"
+            )
+        strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        size, from_local = sys.modules["torch"].Size, _dtensor_class().from_local
+        made: torch.Tensor = from_local(
+            part, *self.layout, run_check=False, shape=size(self.shape), stride=tuple(strides)
+        )
+        return made
 
     @property
     def numel(self) -> int:
@@ -134,20 +152,6 @@ def shard_of(tensor: Any, name: str, argument: str = "weight") -> Shard | None:
             )
         offset = [start for start, _ in box]
     return Shard(whole, tuple(offset), layout=Layout(mesh, placements))
-
-
-def dtensor(part: torch.Tensor, shard: Shard) -> torch.Tensor:
-    """A DTensor around this rank's part of a whole one, laid out like the one that `shard` was read from. No
-    collective, no copy.
-    """
-    assert shard.layout is not None, "shards that were given by hand have no mesh"
-    strides = [math.prod(shard.shape[axis + 1 :]) for axis in range(len(shard.shape))]
-    from_local: Any = _dtensor_class().from_local
-    size: Any = sys.modules["torch"].Size
-    made: torch.Tensor = from_local(
-        part, *shard.layout, run_check=False, shape=size(shard.shape), stride=tuple(strides)
-    )
-    return made
 
 
 def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:

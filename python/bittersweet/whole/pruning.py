@@ -17,9 +17,9 @@ from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import as_bool
-from ..select import functional
+from ..select import functional, thresholds
 from ..select.events import MaskEvent
-from ..select.functional import Threshold
+from ..select.thresholds import Threshold
 from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs
 from .selecting import SelectOptions, mapped, select
@@ -245,7 +245,7 @@ def threshold(
         found, scorer = weights.items, weights.scorer
     else:
         given.refuse()
-    return functional.threshold(
+    return thresholds.threshold(
         found, sparsity=share, k=k, scorer=_or_default(scorer), selector=selector, ties=ties,
         nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, sync=sync,
     )  # fmt: skip

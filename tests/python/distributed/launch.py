@@ -1,8 +1,9 @@
 """Real ranks for tests: processes that are started once, join one gloo group, and run case after case.
 
 A case is a function ``name(rank, size)`` in a module ``cases_*.py`` of this folder. It asserts, or returns
-plain values, or both; every rank runs it. ``Ranks.run("cases_x", "name")`` gives what each rank returned. Where one
-fails, all processes are ended, the test shows which rank it was and why, and the next case gets new ones.
+plain values, or both; every rank runs it. ``Ranks.run("cases_x", "name")`` gives what each rank returned.
+Where one fails, all processes are ended, the test shows which rank it was and why, and the next case gets new
+ones.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import bittersweet as bs
 import pytest
 import torch
 from bittersweet.distributed import shards
-from bittersweet.distributed.shards import Layout, Shard, dtensor, is_dtensor, local, shard_of
+from bittersweet.distributed.shards import Layout, Shard, is_dtensor, local, shard_of
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor import Shard as Split
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset as torchs
@@ -215,7 +215,7 @@ def test_real_dtensors(mesh: Any) -> None:
         assert type(part) is torch.Tensor and part.data_ptr() == tensor._local_tensor.data_ptr()
         cut = tuple(slice(at, at + size) for at, size in zip(found.offset, part.shape, strict=True))
         assert torch.equal(part, whole[cut])
-        again = dtensor(part > 3, found)
+        again = found.dtensor(part > 3)
         assert isinstance(again, DTensor) and again.dtype == torch.bool and again.shape == (7, 5)
         assert again.stride() == (5, 1) and again.placements == tuple(placements)
         assert again.to_local().shape == part.shape
