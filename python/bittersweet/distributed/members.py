@@ -134,6 +134,15 @@ class Members:
         ]
         return Members(self.group, found[self.group.rank], found, self._order)
 
+    def counts(self, name: str) -> bool:
+        """Whether this rank is the one that counts for its part of a tensor, of those that hold it."""
+        own = self.parts.get(name)
+        holders = [(rank, part) for rank, parts in enumerate(self._found) for part in parts]
+        first = next(
+            (rank for rank, part in holders if own is not None and _same_box(part, own)), self.group.size
+        )
+        return own is not None and own.numel > 0 and first == self.group.rank
+
     def copies(self, name: str) -> int:
         """How many ranks hold the part of a tensor that this rank holds; 0 if it holds none."""
         copies: int = self.map.copies(self.index[name], self.group.rank)
@@ -253,6 +262,10 @@ def _is_skipped(name: str, holders: Holders, group: Group) -> bool:
             "on none"
         )
     return True
+
+
+def _same_box(part: Part, own: Part) -> bool:
+    return part.name == own.name and (part.shard.offset, part.shape) == (own.shard.offset, own.shape)
 
 
 def _named(error: DistributedError, names: Sequence[str]) -> NoReturn:

@@ -82,13 +82,13 @@ class Bound:
                 else "Make the optimizer after fully_shard and parallelize_module"
             )
             raise LayoutError(
-                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie alike "
-                f"on the ranks. {remedy}"
+                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie "
+                f"alike on the ranks. {remedy}"
             )
 
 
 def _is_laid_out(tensor: Any, layout: Any) -> bool:
-    return tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh
+    return bool(tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh)
 
 
 def bind(
@@ -169,8 +169,8 @@ def part_of(value: Any, entry: PlanEntry) -> Any:
     if is_dtensor(value):
         if shard is None or shard.layout is None or not _is_laid_out(value, shard.layout):
             raise LayoutError(
-                f"mask of '{entry.name}' is a DTensor that is not laid out as its weight is. Redistribute it, "
-                "or pass the whole mask (full_tensor())"
+                f"mask of '{entry.name}' is a DTensor that is not laid out as its weight is. Redistribute "
+                "it, or pass the whole mask (full_tensor())"
             )
         return local(value)
     if shard is None or entry.local_shape == entry.shape or tuple(getattr(value, "shape", ())) != entry.shape:

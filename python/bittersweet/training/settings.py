@@ -104,11 +104,11 @@ class Settings:
         table: Table | None = None,
         made: tuple[list[Mask], Any] | None = None,
         members: Members | None = None,
-        agreement: Mapping[str, str] | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> Masks:
         """New masks for `inputs`, by these options; the others are those of `select_masks`."""
         options = self.options(sparsity, sync)
-        _, masks, event = select_masks(inputs, options, (), table, made, members, agreement)
+        _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
     def options(self, sparsity: float, sync: bool = True) -> Options:
@@ -236,7 +236,9 @@ class Settings:
         """Raises, on all ranks, what they would disagree about at an event. Collective."""
         agree(ranks.group, self.agreement())
         if not ranks.members.names:
-            raise ArgumentError("targets: no rank has anything to prune. Change targets, ignore or the optimizer")
+            raise ArgumentError(
+                "targets: no rank has anything to prune. Change targets, ignore or the optimizer"
+            )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
 
