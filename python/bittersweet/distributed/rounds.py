@@ -1,8 +1,8 @@
 """Drives the rounds of one decision: a vector of int32 is added up over ranks, until there is none.
 
 Whether another round comes, and every error of the decision itself, depends on sums alone, so that all ranks
-take the same way. What fails on one rank alone travels as a fault in the next vector; only then, and where ranks
-disagree, are texts exchanged.
+take the same way. What fails on one rank alone travels as a fault in the next vector; only then, and where
+ranks disagree, are texts exchanged.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import hashlib
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import _core
 from ..errors import Error, RankFailed, RanksDisagree
 from .collective import Failure, Group, first_failure, listed, on_ranks
 
-__all__ = ["Agreement", "as_text", "decide", "digest", "fault", "reported"]
+__all__ = ["Agreement", "agree", "as_text", "decide", "digest", "fault", "reported"]
 
 Agreement = Mapping[str, str]
 """What every rank must say alike: values by what they are called, in words that a message can show."""
@@ -73,8 +73,14 @@ def decide(group: Group, start: Callable[[], tuple[Agreement, Any]]) -> Any:
         if raised is not None:
             _exchange(group, agreement, raised)
             raise raised
-        report = prune.report()
-    return report
+        return prune.report()
+
+
+def agree(group: Group, agreement: Agreement) -> None:
+    """Raises RanksDisagree on all ranks unless they say the same. Collective."""
+    said = group.gather(dict(agreement))
+    if any(texts != said[0] for texts in said):
+        raise RanksDisagree(_disagreement(group, said))
 
 
 def fault(group: Group, error: BaseException) -> None:
@@ -107,7 +113,7 @@ def _explained(group: Group, agreement: Agreement) -> Error:
     return failure or RanksDisagree(_disagreement(group, [texts for _, texts in said]))
 
 
-def _disagreement(group: Group, said: list[Agreement]) -> str:
+def _disagreement(group: Group, said: Sequence[Agreement]) -> str:
     """The first thing that ranks say differently."""
     for what in dict.fromkeys(key for texts in said for key in texts):
         holders: dict[str | None, list[int]] = {}

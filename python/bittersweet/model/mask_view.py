@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..distributed.shards import dtensor
 from ..errors import UnknownNameError
 from ..options.values import shown
 from ..tensors.masks import Mask, Masks, kept_counts
@@ -22,7 +21,7 @@ __all__ = ["MaskView", "whole_of"]
 def whole_of(part: torch.Tensor, entry: PlanEntry) -> torch.Tensor:
     """A tensor of this rank's part as a DTensor laid out like the target; itself where that is none."""
     shard = entry.shard
-    return part if shard is None or shard.layout is None else dtensor(part, shard)
+    return part if shard is None or shard.layout is None else shard.dtensor(part)
 
 
 class MaskView(Mapping[str, "torch.Tensor"]):
@@ -38,7 +37,11 @@ class MaskView(Mapping[str, "torch.Tensor"]):
     """
 
     def __init__(
-        self, plan: Plan, masks: Mapping[str, Mask], place: torch.device | None, event: MaskEvent | None = None
+        self,
+        plan: Plan,
+        masks: Mapping[str, Mask],
+        place: torch.device | None,
+        event: MaskEvent | None = None,
     ) -> None:
         self._entries = plan.targets
         self._place = place

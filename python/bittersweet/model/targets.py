@@ -108,7 +108,9 @@ def find_targets(
     for key, places in parameters.items():
         left = _why_left(places, wanted, unwanted, trained, frozen)
         entry = _entry(places, given.get(key), left)
-        entries.append(_part(entry, places[0].parameter, parts.get(key), over_ranks) if left is None else entry)
+        entries.append(
+            _part(entry, places[0].parameter, parts.get(key), over_ranks) if left is None else entry
+        )
     plan = Plan(tuple(entries), dict(settings or {}))
     if not plan.targets and not over_ranks:
         raise ArgumentError(_nothing(entries))

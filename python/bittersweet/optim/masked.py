@@ -21,7 +21,7 @@ from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from .rounding import Rounding, rounding
-from .rows import Entry, Gathered, Rows, here, Selection, overlapping, why_outside
+from .rows import Entry, Gathered, Rows, Selection, here, overlapping, why_outside
 
 __all__ = ["Held", "MaskedStep"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import notices
-from ..errors import ArgumentError, Error
 from ..distributed.shards import local
+from ..errors import ArgumentError, Error
 from ..model.gathering import Gathering, reshard
 from ..model.plan import find
 from ..optimizers.compilation import outside_of_compilation
@@ -357,7 +357,9 @@ class Loop:
             event = self.history[-1] if self.history else None
             if event is None or not glob:
                 return 0.0 if event is None else event.achieved_sparsity
-            return next((one.groups[glob]["achieved"] for one in self.history[::-1] if glob in one.groups), 0.0)
+            return next(
+                (one.groups[glob]["achieved"] for one in self.history[::-1] if glob in one.groups), 0.0
+            )
         kept = dict(zip(self.keeper.masks, kept_counts(self.keeper.ordered), strict=True))
         members = group_targets(self.settings.schedule, self.plan)[glob]
         elements = sum(entry.numel for entry in members)

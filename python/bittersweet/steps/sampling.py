@@ -155,8 +155,10 @@ class _Turn:
 
     def _data_again(self) -> array[int] | None:
         """The packed table with the addresses of now; None if more than these has changed."""
-        if self._repeat is None or not self._trail.holds() or not self._repeat.update(
-            list(map(local, self._weights))
+        if (
+            self._repeat is None
+            or not self._trail.holds()
+            or not self._repeat.update(list(map(local, self._weights)))
         ):
             return None
         data = self._repeat.table.data

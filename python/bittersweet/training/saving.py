@@ -9,7 +9,6 @@ from ..errors import Error
 from ..model.gathering import reshard
 from ..model.plan import PlanEntry
 from ..tensors import devices
-from ..tensors.masks import Mask
 from . import checkpoint, remembering
 
 if TYPE_CHECKING:

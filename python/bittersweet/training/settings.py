@@ -236,7 +236,9 @@ class Settings:
         """Raises, on all ranks, what they would disagree about at an event. Collective."""
         agree(ranks.group, self.agreement())
         if not ranks.members.names:
-            raise ArgumentError("targets: no rank has anything to prune. Change targets, ignore or the optimizer")
+            raise ArgumentError(
+                "targets: no rank has anything to prune. Change targets, ignore or the optimizer"
+            )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
 

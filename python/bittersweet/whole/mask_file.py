@@ -93,7 +93,8 @@ def _packed(masks: Any) -> dict[str, Mask]:
         if masks.split:
             raise LayoutError(
                 f"masks: of '{masks.split[0]}' this rank holds a part only, and a file has whole masks. Save "
-                "Pruner.full_state_dict(), or gather them: {name: masks[name].full_tensor() for name in masks}"
+                "Pruner.full_state_dict(), or gather them: {name: masks[name].full_tensor() for name "
+                "in masks}"
             )
         return masks.all_packed()
     if isinstance(masks, Mapping):
