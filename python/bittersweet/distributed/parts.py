@@ -18,10 +18,10 @@ from .shards import Shard, is_dtensor, local, shard_of
 __all__ = [
     "inputs_by",
     "local_item",
+    "mask_of_part",
     "norm_of_part",
     "part_of",
     "plain_items",
-    "plain_mask",
     "rows_are_whole",
     "table_item",
 ]
@@ -53,8 +53,12 @@ def local_item(item: ScoreInputs, name: str) -> ScoreInputs:
     changed: dict[str, Any] = {"name": name, "weight": local(weight), "shard": shard}
     for argument in _ELEMENTWISE:
         value = getattr(item, argument)
-        if value is not None and not isinstance(value, Mask):
-            changed[argument] = _beside(value, shard, name, argument)
+        if value is not None:
+            changed[argument] = (
+                mask_of_part(value, shard, shape, name)
+                if argument == "mask"
+                else _beside(value, shard, name, argument)
+            )
     made = replace(item, **changed)
     if item.input_norm is not None:
         made.input_norm = norm_of_part(item.input_norm, made, shape, name)
@@ -71,16 +75,24 @@ def plain_items(items: Sequence[ScoreInputs]) -> list[ScoreInputs]:
     ]
 
 
-def plain_mask(mask: Any, item: ScoreInputs, name: str) -> Any:
-    """This rank's part of a mask that is a DTensor; any other mask as it is."""
-    if not is_dtensor(mask):
+def mask_of_part(mask: Any, shard: Shard | None, shape: tuple[int, ...], name: str) -> Any:
+    """What this rank holds of a mask, for a part of this shape: of a DTensor laid out like the weight, of a
+    bool array or a `Mask` of the whole weight. A mask of the part, and what does not fit, as it is.
+
+    Raises:
+        LayoutError: A DTensor that is laid out otherwise.
+    """
+    if is_dtensor(mask):
+        if shard is None:
+            raise LayoutError(
+                f"mask of '{name}' is a DTensor and its weight is none; give both as DTensors, or the part "
+                "of the mask that belongs to this weight"
+            )
+        return _beside(mask, shard, name, "mask")
+    if shard is None or shape == shard.shape or tuple(getattr(mask, "shape", ())) != shard.shape:
         return mask
-    if item.shard is None:
-        raise LayoutError(
-            f"mask of '{name}' is a DTensor and its weight is none; give both as DTensors, or the part of "
-            "the mask that belongs to this weight"
-        )
-    return _beside(mask, item.shard, name, "mask")
+    whole = mask.bool() if isinstance(mask, Mask) else mask
+    return whole[tuple(slice(low, low + size) for low, size in zip(shard.offset, shape, strict=True))]
 
 
 def part_of(item: ScoreInputs, shape: tuple[int, ...], alike: Mapping[str, Any]) -> Part:
@@ -192,8 +204,8 @@ def _beside(value: Any, shard: Shard, name: str, argument: str) -> Any:
     if (own.shape, own.offset) != (shard.shape, shard.offset) or own.layout != (shard.layout or own.layout):
         raise LayoutError(
             f"{argument} of '{name}' is a DTensor of shape {own.shape}{_placed(own)}, whose part here begins "
-            f"at {own.offset}, and its weight one of shape {shard.shape}{_placed(shard)}, whose part begins at "
-            f"{shard.offset}; both must be laid out alike. Redistribute it: {argument}.redistribute(mesh, "
+            f"at {own.offset}, and its weight one of shape {shard.shape}{_placed(shard)}, whose part begins "
+            f"at {shard.offset}; both must be laid out alike. Redistribute it: {argument}.redistribute(mesh, "
             "placements)"
         )
     return local(value)

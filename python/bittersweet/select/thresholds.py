@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..distributed.rounds import Agreement, decide
@@ -53,9 +53,9 @@ class Threshold:
     converged: bool = True
     nonfinite: int = 0
     dead: int = 0
-    ranks: int | None = None
-    rounds: int | None = None
-    bytes_sent: int | None = None
+    ranks: int | None = field(default=None, repr=False)
+    rounds: int | None = field(default=None, repr=False)
+    bytes_sent: int | None = field(default=None, repr=False)
 
 
 def threshold(
