@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ class Part:
         shape: Of the part.
         alike: What every rank that holds a part of this tensor must say of it too, by what it is called.
         rows_whole: Whether each output row that this rank has a part of lies on it wholly.
+        inputs_by: The greatest M of which the part begins and ends at a multiple along the inputs (but for
+            the end of the whole); 0 where it has all inputs.
         skipped: Why this rank leaves the tensor out, or None.
     """
 
@@ -34,6 +37,7 @@ class Part:
     shape: tuple[int, ...]
     alike: Mapping[str, Any] = field(default_factory=dict)
     rows_whole: bool = True
+    inputs_by: int = 0
     skipped: str | None = None
 
     @property
@@ -44,7 +48,7 @@ class Part:
     def plain(self) -> tuple[Any, ...]:
         """This part without what belongs to torch."""
         shard = (self.shard.shape, self.shard.offset, self.shard.position)
-        return (self.name, shard, self.shape, dict(self.alike), self.rows_whole, self.skipped)
+        return self.name, shard, self.shape, dict(self.alike), self.rows_whole, self.inputs_by, self.skipped
 
     @staticmethod
     def of(name: str, shard: Any, *rest: Any) -> Part:
@@ -83,6 +87,7 @@ class Members:
         self.numels = [math.prod(shape) for shape in self.shapes]
         self.index = {name: place for place, name in enumerate(self.names)}
         self.rows_whole = all(part.rows_whole for holders in kept.values() for _, part in holders)
+        self._holders = everything
         self.map = self._map(list(kept.values()))
 
     @classmethod
@@ -134,19 +139,35 @@ class Members:
         ]
         return Members(self.group, found[self.group.rank], found, self._order)
 
-    def counts(self, name: str) -> bool:
-        """Whether this rank is the one that counts for its part of a tensor, of those that hold it."""
+    def holders(self, name: str) -> list[int]:
+        """The ranks that hold the same elements of a tensor as this one, this one too; none if it holds none.
+        The first of them counts for all.
+        """
         own = self.parts.get(name)
-        holders = [(rank, part) for rank, parts in enumerate(self._found) for part in parts]
-        first = next(
-            (rank for rank, part in holders if own is not None and _same_box(part, own)), self.group.size
-        )
-        return own is not None and own.numel > 0 and first == self.group.rank
+        if own is None or not own.numel:
+            return []
+        box = own.shard.offset, own.shape
+        holders = self._holders[name]
+        return [rank for rank, part in holders if part.numel and (part.shard.offset, part.shape) == box]
 
-    def copies(self, name: str) -> int:
-        """How many ranks hold the part of a tensor that this rank holds; 0 if it holds none."""
-        copies: int = self.map.copies(self.index[name], self.group.rank)
-        return copies
+    def counts(self, name: str) -> bool:
+        """Whether it is this rank that counts for its part of a tensor, of which others may have copies."""
+        return self.holders(name)[:1] == [self.group.rank]
+
+    def require_whole(self, scope: str) -> None:
+        """Raises ShapeError where a row or a group of inputs that `scope` compares lies on several ranks."""
+        if scope in ("global", "tensor"):
+            return
+        group_of = 0 if scope == "row" else int(scope.partition(":")[2])
+        for rank, part in (held for name in self.names for held in self._holders[name]):
+            if part.inputs_by % group_of if group_of else not part.rows_whole:
+                what = f"a group of {group_of} inputs" if group_of else "a row"
+                raise ShapeError(
+                    f"scope: '{scope}', and the part of '{part.name}' on rank {self.group.names[rank]}, of "
+                    f"shape {part.shape} at {part.shard.offset} of {part.shard.shape}, cuts through {what}; "
+                    "parts of whole ones are accepted. Shard the weight along its outputs (Shard(0) of a "
+                    "Linear), or use scope 'global'"
+                )
 
     def _map(self, kept: Sequence[Sequence[tuple[int, Part]]]) -> Any:
         boxes = array("q")
@@ -186,7 +207,7 @@ def _require_alike(name: str, holders: Holders, group: Group) -> None:
                 "that hold one tensor say one shape. Give different tensors names of their own, and parts of "
                 "one the shape of the whole: ScoreInputs(..., shard=Shard(shape, offset))"
             )
-        for what in first.alike.keys() | part.alike.keys():
+        for what in sorted(first.alike.keys() | part.alike.keys()) if first.numel and part.numel else ():
             values = first.alike.get(what), part.alike.get(what)
             if values[0] != values[1]:
                 kind = DTypeError if what == "dtype" else RanksDisagree
@@ -219,7 +240,7 @@ def _in_order(united: dict[str, Holders], order: Sequence[str] | None) -> dict[s
             "or to none"
         )
     names = sorted(united, key=lambda name: given[name])
-    for name, after in zip(names, names[1:], strict=False):
+    for name, after in itertools.pairwise(names):
         if given[name] == given[after]:
             raise ArgumentError(
                 f"shard: '{name}' and '{after}' both have position {given[name]}; positions must differ"
@@ -262,10 +283,6 @@ def _is_skipped(name: str, holders: Holders, group: Group) -> bool:
             "on none"
         )
     return True
-
-
-def _same_box(part: Part, own: Part) -> bool:
-    return part.name == own.name and (part.shard.offset, part.shape) == (own.shard.offset, own.shape)
 
 
 def _named(error: DistributedError, names: Sequence[str]) -> NoReturn:

@@ -16,12 +16,12 @@ from .members import Part
 from .shards import Shard, is_dtensor, local, shard_of
 
 __all__ = [
+    "inputs_by",
     "local_item",
+    "mask_of_part",
     "norm_of_part",
     "part_of",
     "plain_items",
-    "plain_mask",
-    "require_whole",
     "rows_are_whole",
     "table_item",
 ]
@@ -53,8 +53,12 @@ def local_item(item: ScoreInputs, name: str) -> ScoreInputs:
     changed: dict[str, Any] = {"name": name, "weight": local(weight), "shard": shard}
     for argument in _ELEMENTWISE:
         value = getattr(item, argument)
-        if value is not None and not isinstance(value, Mask):
-            changed[argument] = _beside(value, shard, name, argument)
+        if value is not None:
+            changed[argument] = (
+                mask_of_part(value, shard, shape, name)
+                if argument == "mask"
+                else _beside(value, shard, name, argument)
+            )
     made = replace(item, **changed)
     if item.input_norm is not None:
         made.input_norm = norm_of_part(item.input_norm, made, shape, name)
@@ -71,38 +75,31 @@ def plain_items(items: Sequence[ScoreInputs]) -> list[ScoreInputs]:
     ]
 
 
-def plain_mask(mask: Any, item: ScoreInputs, name: str) -> Any:
-    """This rank's part of a mask that is a DTensor; any other mask as it is."""
-    if not is_dtensor(mask):
+def mask_of_part(mask: Any, shard: Shard | None, shape: tuple[int, ...], name: str) -> Any:
+    """What this rank holds of a mask, for a part of this shape: of a DTensor laid out like the weight, of a
+    bool array or a `Mask` of the whole weight. A mask of the part, and what does not fit, as it is.
+
+    Raises:
+        LayoutError: A DTensor that is laid out otherwise.
+    """
+    if is_dtensor(mask):
+        if shard is None:
+            raise LayoutError(
+                f"mask of '{name}' is a DTensor and its weight is none; give both as DTensors, or the part "
+                "of the mask that belongs to this weight"
+            )
+        return _beside(mask, shard, name, "mask")
+    if shard is None or shape == shard.shape or tuple(getattr(mask, "shape", ())) != shard.shape:
         return mask
-    if item.shard is None:
-        raise LayoutError(
-            f"mask of '{name}' is a DTensor and its weight is none; give both as DTensors, or the part of the "
-            "mask that belongs to this weight"
-        )
-    return _beside(mask, item.shard, name, "mask")
+    whole = mask.bool() if isinstance(mask, Mask) else mask
+    return whole[tuple(slice(low, low + size) for low, size in zip(shard.offset, shape, strict=True))]
 
 
 def part_of(item: ScoreInputs, shape: tuple[int, ...], alike: Mapping[str, Any]) -> Part:
     """The part that a named local item is, for the list of all ranks."""
     assert item.shard is not None and item.name is not None
-    return Part(item.name, item.shard, shape, alike, rows_are_whole(item, shape))
-
-
-def require_whole(item: ScoreInputs, shape: tuple[int, ...], scope: str) -> None:
-    """Raises ShapeError where a row or an N:M group of a local item continues on another rank and `scope` is
-    about them."""
-    if scope in ("global", "tensor"):
-        return
-    groups_of = None if scope == "row" else int(scope.partition(":")[2])
-    if not rows_are_whole(item, shape, groups_of):
-        assert item.shard is not None
-        what = "a row" if groups_of is None else f"a group of {groups_of} inputs"
-        raise ShapeError(
-            f"scope: '{scope}', and the part of '{item.name}' of shape {shape} at {item.shard.offset} of the "
-            f"whole{_placed(item.shard)} of shape {item.shard.shape} cuts through {what}; parts of whole ones "
-            "are accepted. Shard the weight along its output axis (Shard(0) of a Linear), or use scope 'global'"
-        )
+    whole, by = rows_are_whole(item, shape), inputs_by(item, shape)
+    return Part(item.name, item.shard, shape, alike, whole, by)
 
 
 def table_item(item: ScoreInputs, shape: tuple[int, ...]) -> ScoreInputs:
@@ -114,24 +111,31 @@ def _placed(shard: Shard) -> str:
     return "" if shard.layout is None else f" placed as {shard.layout.placements}"
 
 
-def rows_are_whole(item: ScoreInputs, shape: Sequence[int], groups_of: int | None = None) -> bool:
-    """Whether no output row of a local item continues on another rank; with `groups_of`, whether no group of
-    so many consecutive inputs does."""
+def rows_are_whole(item: ScoreInputs, shape: Sequence[int]) -> bool:
+    """Whether no output row of a local item continues on another rank."""
     shard = item.shard
     if shard is None or not math.prod(shape) or tuple(shape) == shard.shape:
         return True
     axes, axis = len(shard.shape), _input_axis(item)
     kernel = axes - 1 - max(axis, 1) if item.kernel_dims is None else item.kernel_dims
-    split = [each for each in range(axes) if shape[each] != shard.shape[each]]
-    if axis == 0 and item.groups is not None and axes > 1 and 0 in split:
-        if _span(shard, shape, item.groups) is None:
-            return False
-        split.remove(0)
-    if groups_of is None:
-        return not any(each == axis or each >= axes - kernel for each in split)
-    low, high = shard.offset[axis], shard.offset[axis] + shape[axis]
-    ends = high == shard.shape[axis] or high % groups_of == 0
-    return axis not in split or (low % groups_of == 0 and ends)
+    split = {each for each in range(axes) if shape[each] != shard.shape[each]}
+    if axis == 0 and axes > 1 and item.groups is not None and _span(shard, shape, item.groups) is not None:
+        split.discard(0)
+    return not split & {axis, *range(axes - kernel, axes)}
+
+
+def inputs_by(item: ScoreInputs, shape: Sequence[int]) -> int:
+    """See `Part.inputs_by`."""
+    shard = item.shard
+    if shard is None or not math.prod(shape):
+        return 0
+    axis = _input_axis(item)
+    whole, low = shard.shape[axis], shard.offset[axis]
+    high = low + shape[axis]
+    if axis == 0 and len(shard.shape) > 1 and item.groups is not None:
+        each = whole // item.groups  # inputs are counted anew in each group
+        low, high, whole = low % each, high % each, 0
+    return math.gcd(low, 0 if high == whole else high)
 
 
 def norm_of_part(norm: Any, item: ScoreInputs, shape: tuple[int, ...], name: str) -> Any:
@@ -163,7 +167,8 @@ def norm_of_part(norm: Any, item: ScoreInputs, shape: tuple[int, ...], name: str
     if span is None:
         raise ShapeError(
             f"weight of '{name}' has {whole.blocks} groups, and its part of shape {tuple(shape)} at "
-            f"{shard.offset} begins or ends within one; parts of whole groups are accepted for norms of inputs"
+            f"{shard.offset} begins or ends within one; for norms of inputs, parts of whole groups are "
+            "accepted. Leave it out, or use a scorer without norms"
         )
     return norm.reshape(whole.blocks, whole.inputs)[slice(*span), inputs].reshape(-1)
 
@@ -198,9 +203,9 @@ def _beside(value: Any, shard: Shard, name: str, argument: str) -> Any:
     assert own is not None
     if (own.shape, own.offset) != (shard.shape, shard.offset) or own.layout != (shard.layout or own.layout):
         raise LayoutError(
-            f"{argument} of '{name}' is a DTensor of shape {own.shape}{_placed(own)}, whose part here begins at "
-            f"{own.offset}, and its weight one of shape {shard.shape}{_placed(shard)}, whose part begins at "
-            f"{shard.offset}; both must be laid out alike. Redistribute it: {argument}.redistribute(mesh, "
+            f"{argument} of '{name}' is a DTensor of shape {own.shape}{_placed(own)}, whose part here begins "
+            f"at {own.offset}, and its weight one of shape {shard.shape}{_placed(shard)}, whose part begins "
+            f"at {shard.offset}; both must be laid out alike. Redistribute it: {argument}.redistribute(mesh, "
             "placements)"
         )
     return local(value)

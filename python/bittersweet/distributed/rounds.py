@@ -1,8 +1,8 @@
 """Drives the rounds of one decision: a vector of int32 is added up over ranks, until there is none.
 
 Whether another round comes, and every error of the decision itself, depends on sums alone, so that all ranks
-take the same way. What fails on one rank alone travels as a fault in the next vector; only then, and where ranks
-disagree, are texts exchanged.
+take the same way. What fails on one rank alone travels as a fault in the next vector; only then, and where
+ranks disagree, are texts exchanged.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def decide(group: Group, start: Callable[[], tuple[Agreement, Any]]) -> Any:
         if raised is not None:
             _exchange(group, agreement, raised)
             raise raised
-        report = prune.report()
-    return report
+        return prune.report()
 
 
 def agree(group: Group, agreement: Agreement) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.parts import mask_of_part
 from ..distributed.shards import is_dtensor, local
 from ..errors import ArgumentError, LayoutError, MissingStateError
 from ..optimizers.optimizers import MOMENTS, STEP_READS, WITHOUT_STATE, Optimizers
@@ -82,13 +83,13 @@ class Bound:
                 else "Make the optimizer after fully_shard and parallelize_module"
             )
             raise LayoutError(
-                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie "
-                f"alike on the ranks. {remedy}"
+                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie alike "
+                f"on the ranks. {remedy}"
             )
 
 
 def _is_laid_out(tensor: Any, layout: Any) -> bool:
-    return bool(tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh)
+    return tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh
 
 
 def bind(
@@ -165,19 +166,7 @@ def part_of(value: Any, entry: PlanEntry) -> Any:
     Raises:
         LayoutError: A DTensor that is laid out otherwise.
     """
-    shard = entry.shard
-    if is_dtensor(value):
-        if shard is None or shard.layout is None or not _is_laid_out(value, shard.layout):
-            raise LayoutError(
-                f"mask of '{entry.name}' is a DTensor that is not laid out as its weight is. Redistribute "
-                "it, or pass the whole mask (full_tensor())"
-            )
-        return local(value)
-    if shard is None or entry.local_shape == entry.shape or tuple(getattr(value, "shape", ())) != entry.shape:
-        return value
-    bounds = zip(shard.offset, entry.local_shape, strict=True)
-    whole = value.bool() if isinstance(value, Mask) else value
-    return whole[tuple(slice(start, start + size) for start, size in bounds)]
+    return mask_of_part(value, entry.shard, entry.local_shape, entry.name)
 
 
 def element_items(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import _core
-from ..distributed.parts import plain_items, plain_mask
+from ..distributed.parts import mask_of_part, plain_items
 from ..errors import ArgumentError, DeviceError, ShapeError
 from ..options.scopes import Scope
 from ..options.scorers import Scorer, check_seed, resolve_scorer
@@ -311,7 +311,7 @@ def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles
     if len(given) != len(table.names):
         raise ShapeError(f"masks: {len(given)} for {len(table.names)} tensors; give one for each")
     rows = zip(given, items, table.shapes, table.names, strict=True)
-    table.attach([as_mask(plain_mask(m, item, n), s, n) for m, item, s, n in rows])
+    table.attach([as_mask(mask_of_part(m, item.shard, s, n), s, n) for m, item, s, n in rows])
     return table
 
 

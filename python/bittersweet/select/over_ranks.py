@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..distributed import rounds
 from ..distributed.collective import Group
 from ..distributed.members import Members, Part
-from ..distributed.parts import local_item, part_of, require_whole, table_item
+from ..distributed.parts import local_item, part_of, table_item
 from ..errors import ArgumentError, DeviceError
 from ..options.scopes import ScopeCall, resolve_scope
 from ..options.scorers import ScorerCall, resolve_scorer
@@ -23,7 +22,7 @@ from ..tensors.table import ScoreInputs, Table
 if TYPE_CHECKING:
     from .selection import Options
 
-__all__ = ["Given", "agreement", "group_of", "meet", "require_whole_parts", "row_major", "supported"]
+__all__ = ["Given", "agreement", "group_of", "meet", "row_major", "supported"]
 
 Given = tuple[list[ScoreInputs], "Options", Sequence[str]]
 """What one rank is given: tensors, options, and the roles that will be written."""
@@ -58,12 +57,10 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
 
     def parts() -> list[Part]:
         items, options, writes = given()
-        call, scope = supported(options)
+        call, _ = supported(options)
         names = [f"tensor{i}" if item.name is None else str(item.name) for i, item in enumerate(items)]
         local = [local_item(item, name) for item, name in zip(items, names, strict=True)]
         shapes = [tuple(item.weight.shape) for item in local]
-        for item, shape in zip(local, shapes, strict=True):
-            require_whole(item, shape, scope.text)
         table = Table(
             [table_item(item, shape) for item, shape in zip(local, shapes, strict=True)], call, writes, True
         )
@@ -95,13 +92,6 @@ def supported(options: Options) -> tuple[ScorerCall, ScopeCall]:
     )
 
 
-def require_whole_parts(items: Sequence[ScoreInputs], members: Members, scope: str) -> None:
-    """Raises ShapeError where a part cuts through what `scope` compares."""
-    for item in items:
-        part = members.parts[str(item.name)]
-        require_whole(replace(item, shard=part.shard), part.shape, scope)
-
-
 def row_major(table: Table, items: Sequence[ScoreInputs], call: ScorerCall) -> Table:
     """This table, or one in row-major memory, as parts are.
 
@@ -110,7 +100,7 @@ def row_major(table: Table, items: Sequence[ScoreInputs], call: ScorerCall) -> T
     """
     if table.device != devices.HOST:
         raise DeviceError(
-            f"weight of '{table.names[0]}' is on {devices.name_of(table.device)}; decisions over ranks accept "
+            f"weight of '{table.names[0]}' is on {devices.name_of(table.device)}; decisions over ranks take "
             "tensors on the CPU. Offload the parameters (CPUOffloadPolicy)"
         )
     if all(order == ROW_MAJOR for order in table.orders):

@@ -192,11 +192,11 @@ def start_over_ranks(
     said: Mapping[str, Any],
     masks: bool,
 ) -> tuple[Table, list[Mask], rounds.Agreement, Any]:
-    """This rank's part in a decision, ready for its rounds: its table, the masks that they will write (or not,
-    for a threshold alone), what it says, and ``_core.ShardedPrune``.
+    """This rank's part in a decision, ready for its rounds: its table, the masks that they will write (or
+    not, for a threshold alone), what it says, and ``_core.ShardedPrune``.
     """
     call, scope = over_ranks.supported(options)
-    over_ranks.require_whole_parts(items, members, scope.text)
+    members.require_whole(scope.text)
     table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
     new, ((data, names, *rest), named) = mask_arguments(table, options)
     agreed = over_ranks.agreement(members, options, writes, said, masks)
@@ -213,16 +213,6 @@ def start_over_ranks(
         masks=masks,
     )
     return table, new, agreed, prune
-
-
-def find_threshold_over_ranks(table: Table, options: Options, members: Members) -> Callable[[], Any]:
-    """`find_threshold` of the parts that all ranks hold, which they find together."""
-
-    def start() -> tuple[rounds.Agreement, Any]:
-        return start_over_ranks([], options, (), table, members, {}, False)[2:]
-
-    found = rounds.decide(members.group, start)
-    return lambda: found
 
 
 def find_threshold(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from ..distributed.rounds import Agreement, decide
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..tensors import devices
 from ..tensors.lazy import lazily
 from ..tensors.table import ScoreInputs, Table, as_items
-from .over_ranks import group_of, meet
-from .selection import Options, find_threshold, find_threshold_over_ranks
+from .over_ranks import Given, group_of, meet
+from .selection import Options, find_threshold, start_over_ranks
 
-__all__ = ["Threshold", "threshold"]
+if TYPE_CHECKING:
+    from ..distributed.members import Members
+
+__all__ = ["Threshold", "threshold", "threshold_over_ranks"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ class Threshold:
     converged: bool = True
     nonfinite: int = 0
     dead: int = 0
-    ranks: int | None = None
-    rounds: int | None = None
-    bytes_sent: int | None = None
+    ranks: int | None = field(default=None, repr=False)
+    rounds: int | None = field(default=None, repr=False)
+    bytes_sent: int | None = field(default=None, repr=False)
 
 
 def threshold(
@@ -81,7 +85,7 @@ def threshold(
             `bittersweet.errors`.
     """
 
-    def given() -> tuple[list[ScoreInputs], Options, tuple[str, ...]]:
+    def given() -> Given:
         options = Options(
             sparsity, k, "global", None, "nearest", "error", scorer, selector, ties, nonfinite, seed, eps,
             regrow, None, sync,
@@ -90,35 +94,52 @@ def threshold(
 
     if (group := group_of(process_group, inputs)) is not None:
         table, options, _, members = meet(group, given)
-        read = find_threshold_over_ranks(table, options, members)
-    else:
-        items, options, _ = given()
-        call = resolve_scorer(options.scorer, options.eps, options.seed)
-        table = Table(items, call)
-        read = find_threshold(
-            table, call, resolve_selector(selector), options.sparsity, options.k, options.ties,
-            options.nonfinite, options.seed, options.regrow,
-        )  # fmt: skip
+        return threshold_over_ranks([], options, members, table)
+    items, options, _ = given()
+    call = resolve_scorer(options.scorer, options.eps, options.seed)
+    table = Table(items, call)
+    read = find_threshold(
+        table, call, resolve_selector(selector), options.sparsity, options.k, options.ties,
+        options.nonfinite, options.seed, options.regrow,
+    )  # fmt: skip
     copied = table.copied_bytes
+    if options.sync or table.device == devices.HOST:
+        return _threshold(read(), copied)
+    return lazily(Threshold, lambda: _threshold(read(), copied))
 
-    def answer() -> Threshold:
-        found = read()
-        return Threshold(
-            value=found["value"],
-            k=found["k"],
-            count_below=found["count_below"],
-            count_equal=found["count_equal"],
-            pruned=found["pruned"],
-            total=found["total"],
-            passes=found["passes"],
-            extra_bytes=found["extra_bytes"] + copied,
-            standard_error=found["standard_error"],
-            converged=found["converged"],
-            nonfinite=found["nonfinite"],
-            dead=found["dead"],
-            ranks=None if group is None else group.size,
-            rounds=found.get("rounds"),
-            bytes_sent=found.get("bytes_sent"),
-        )
 
-    return answer() if options.sync or table.device == devices.HOST else lazily(Threshold, answer)
+def threshold_over_ranks(
+    items: Sequence[ScoreInputs], options: Options, members: Members, table: Table | None = None
+) -> Threshold:
+    """The threshold of the parts that all ranks hold; `table` is one of `items` that has been checked.
+    Collective.
+    """
+    tables: list[Table] = []
+
+    def start() -> tuple[Agreement, Any]:
+        own, _, agreed, prune = start_over_ranks(items, options, (), table, members, {}, False)
+        tables.append(own)
+        return agreed, prune
+
+    found = decide(members.group, start)
+    return _threshold(found, tables[0].copied_bytes, members.group.size)
+
+
+def _threshold(found: Any, copied: int, ranks: int | None = None) -> Threshold:
+    return Threshold(
+        value=found["value"],
+        k=found["k"],
+        count_below=found["count_below"],
+        count_equal=found["count_equal"],
+        pruned=found["pruned"],
+        total=found["total"],
+        passes=found["passes"],
+        extra_bytes=found["extra_bytes"] + copied,
+        standard_error=found["standard_error"],
+        converged=found["converged"],
+        nonfinite=found["nonfinite"],
+        dead=found["dead"],
+        ranks=ranks,
+        rounds=found.get("rounds"),
+        bytes_sent=found.get("bytes_sent"),
+    )

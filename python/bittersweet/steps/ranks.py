@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from ..distributed.members import Members, Part
-from ..distributed.parts import rows_are_whole
+from ..distributed.parts import part_of
 from ..distributed.rounds import reported
 from ..distributed.shards import Shard
 from ..errors import Error
@@ -83,10 +83,14 @@ class Ranks:
         told = self.group.gather(sorted(left_out))
         return self.members.without(name for names in told for name in names)
 
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """The targets of all ranks, and their further names."""
+        return {name: self._aliases.get(name, ()) for name in self.members.names}
+
     def groups(self, schedule: Schedules) -> Mapping[str, Sequence[str]]:
         """The targets of all ranks by the globs that they follow. Raises ArgumentError for a glob that meets
         none."""
-        return schedule.group({name: self._aliases.get(name, ()) for name in self.members.names}).members
+        return schedule.group(self.aliases()).members
 
     def dead(self, masks: Mapping[str, Mask], entries: Sequence[PlanEntry], names: Collection[str]) -> int:
         """How many elements of these targets the masks of all ranks prune. Collective."""
@@ -139,4 +143,4 @@ def _part(entry: PlanEntry, elsewhere: bool) -> Part:
     if elsewhere:
         return Part(entry.name, shard, (0,) * len(shape), alike)
     item = ScoreInputs(None, name=entry.name, **entry.axes._asdict(), shard=shard)
-    return Part(entry.name, shard, shape, alike, rows_are_whole(item, shape))
+    return part_of(item, shape, alike)

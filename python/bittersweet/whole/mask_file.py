@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..distributed.shards import is_dtensor
 from ..errors import ArgumentError, CheckpointError, LayoutError
 from ..extras import require
 from ..model.mask_view import MaskView
@@ -42,6 +43,9 @@ def save_masks(path: str | os.PathLike[str], masks: Any) -> None:
         MissingPackageError: The package safetensors is not installed.
     """
     packed = _packed(masks)
+    for name, mask in packed.items():
+        if mask.shard is not None and mask.shard.shape != mask.shape:
+            raise _part(name)
     if not packed:
         raise ArgumentError("masks: there are none; nothing has been written")
     tensors = {name: mask.to_host().view(np.int64) for name, mask in packed.items()}
@@ -91,19 +95,29 @@ def _packed(masks: Any) -> dict[str, Mask]:
         return {mask.name: mask for mask in masks}
     if isinstance(masks, MaskView):
         if masks.split:
-            raise LayoutError(
-                f"masks: of '{masks.split[0]}' this rank holds a part only, and a file has whole masks. Save "
-                "Pruner.full_state_dict(), or gather them: {name: masks[name].full_tensor() for name "
-                "in masks}"
-            )
+            raise _part(masks.split[0])
         return masks.all_packed()
     if isinstance(masks, Mapping):
         return {
-            str(name): mask if isinstance(mask, Mask) else Mask.from_bool(mask, str(name))
+            str(name): mask if isinstance(mask, Mask) else _whole(mask, str(name))
             for name, mask in masks.items()
         }
     raise ArgumentError(
         f"masks: found {type(masks).__name__}; accepted: a mapping from names to masks, such as pruner.masks"
+    )
+
+
+def _whole(mask: Any, name: str) -> Mask:
+    if is_dtensor(mask):
+        raise _part(name)
+    return Mask.from_bool(mask, name)
+
+
+def _part(name: str) -> LayoutError:
+    return LayoutError(
+        f"masks: of '{name}' this rank holds a part only, and a file has whole masks. Save "
+        "Pruner.full_state_dict(), or gather them on all ranks: {name: masks[name].full_tensor() for name in "
+        "masks}"
     )
 
 
