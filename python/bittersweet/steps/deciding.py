@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..options.budgets import Schedules
 from ..select.events import MaskEvent
@@ -48,8 +48,8 @@ def decide(
     skipped = [name for name in ranks.members.names if name not in members.index]
     if not members.names:
         raise unscorable(step, skipped, settings, len(ranks.members.names))
-    agreement = {"step": str(step), **settings.agreement()}
-    made, event = _select(found, due, settings, ranks, members, agreement)
+    said = {"step": step, **settings.agreement()}
+    made, event = _select(found, due, settings, ranks, members, said)
     if skipped or event.dense:
         pruned = event.pruned + ranks.dead(keeper.masks, plan.targets, {*skipped, *event.dense})
         total = sum(ranks.members.numels)
@@ -63,13 +63,11 @@ def _select(
     settings: Settings,
     ranks: Ranks,
     members: Members,
-    agreement: Mapping[str, str],
+    said: Mapping[str, Any],
 ) -> tuple[dict[str, Mask], MaskEvent]:
     """New masks by name: of all inputs together, or of each group whose schedule is due."""
     if "" in due:
-        masks = settings.select(
-            list(found.inputs), due[""], table=found.table, members=members, agreement=agreement
-        )
+        masks = settings.select(list(found.inputs), due[""], table=found.table, members=members, said=said)
         assert masks.event is not None
         return {mask.name: mask for mask in masks}, masks.event
     assert isinstance(settings.schedule, Schedules)
@@ -80,7 +78,7 @@ def _select(
         chosen = {name for name in globs[glob] if name in members.index}
         items = [item for item in found.inputs if item.name in chosen]
         of_glob = members.without(name for name in members.names if name not in chosen)
-        masks = settings.select(items, sparsity, members=of_glob, agreement={**agreement, "glob": glob})
+        masks = settings.select(items, sparsity, members=of_glob, said={**said, "glob": glob})
         assert masks.event is not None
         made.update((mask.name, mask) for mask in masks)
         events[glob] = masks.event

@@ -139,8 +139,8 @@ def _part(entry: PlanEntry, elsewhere: bool) -> Part:
     """What this rank holds of a target; none of it, if another rank decides."""
     shape = entry.local_shape
     shard = entry.shard or Shard(entry.shape, _offset(entry))
-    if elsewhere:
-        return Part(entry.name, shard, (0,) * len(shape))
-    item = ScoreInputs(None, name=entry.name, **entry.axes._asdict(), shard=shard)
     alike = {"dtype": entry.dtype, "axes": tuple(entry.axes)}
+    if elsewhere:
+        return Part(entry.name, shard, (0,) * len(shape), alike)
+    item = ScoreInputs(None, name=entry.name, **entry.axes._asdict(), shard=shard)
     return part_of(item, shape, alike)

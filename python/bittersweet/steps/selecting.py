@@ -51,8 +51,9 @@ class InStep:
 
     It does so with one threshold for everything (scope global, selector exact), for scorers that read
     weights, gradients and the moments alone, where one optimizer holds all masks in its step; not where ranks
-    decide together (`possible`). Any other event, and one before which something was written since the step, is made after the step. (A write through
-    ``.data``, which raises no autograd version, is noticed if it changes a whole tensor.)
+    decide together (`possible`). Any other event, and one before which something was written since the step,
+    is made after the step. (A write through ``.data``, which raises no autograd version, is noticed if it
+    changes a whole tensor.)
     """
 
     def __init__(

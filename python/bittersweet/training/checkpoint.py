@@ -15,9 +15,9 @@
 
 Keys, shapes and dtypes are the same at every step, as torch.distributed.checkpoint needs them: a fresh
 pruner's state is a place for a saved one, whatever the number of ranks. A part of a weight that is given by
-`Shard` has its box in the name of its mask, ``name[0:4, 0:64]``, and goes to that box only. The history is bounded (see `MaskHistory`), so that the state
-does not grow with training. Nothing in it refers to optimizer state, so it may be saved and loaded before or
-after the model and the optimizer.
+`Shard` has its box in the name of its mask, ``name[0:4, 0:64]``, and goes to that box only. The history is
+bounded (see `MaskHistory`), so that the state does not grow with training. Nothing in it refers to optimizer
+state, so it may be saved and loaded before or after the model and the optimizer.
 
 Whole masks, as words or as bool tensors, fit any pruner: each rank takes its part. Version 1, of earlier
 releases, is read too: its masks lack what was not pruned yet, and its history is a list of events.

@@ -121,7 +121,8 @@ class Pruner:
     ) -> None:
         keywords.refuse(Pruner, unknown)
         self._loop = assemble(
-            model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms, process_group, order, shards,
+            model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
+            process_group=process_group, order=order, shards=shards,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
             max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,

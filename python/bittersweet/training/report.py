@@ -92,8 +92,8 @@ def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsit
 
 
 def sparsity_of(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]) -> Sparsity:
-    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept. Of DTensors
-    what this rank holds is counted."""
+    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept. Of
+    DTensors what this rank holds is counted."""
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
     if not tensors:
         return Sparsity({})

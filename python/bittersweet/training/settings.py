@@ -104,11 +104,11 @@ class Settings:
         table: Table | None = None,
         made: tuple[list[Mask], Any] | None = None,
         members: Members | None = None,
-        agreement: Mapping[str, str] | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> Masks:
         """New masks for `inputs`, by these options; the others are those of `select_masks`."""
         options = self.options(sparsity, sync)
-        _, masks, event = select_masks(inputs, options, (), table, made, members, agreement)
+        _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
     def options(self, sparsity: float, sync: bool = True) -> Options:
@@ -241,6 +241,8 @@ class Settings:
             )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
+        if self.schedule is not None:
+            ranks.members.require_whole(resolve_scope(self.scope, "nearest", "error").text)
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..distributed.parts import norm_of_part
 from ..errors import ArgumentError, MissingStateError, ShapeError
 from ..model.targets import PlanEntry
 from ..tensors.arrays import inspect
+from ..tensors.table import ScoreInputs
 
 __all__ = ["InputNorms"]
 
@@ -58,26 +60,11 @@ class InputNorms:
         """The norms of the features that this rank's part of the target reads.
 
         Raises:
-            ArgumentError: The part is split where features fall into groups.
+            ShapeError: The part cuts through a group of features.
             MissingStateError: See `of`.
         """
-        norm, shard = self.of(entry), entry.shard
-        if shard is None:
-            return norm
-        axis = entry.axes.in_dim
-        axis = min(1, len(entry.shape) - 1) if axis is None else axis
-        bounds = [
-            slice(start, start + size) for start, size in zip(shard.offset, entry.local_shape, strict=True)
-        ]
-        if entry.geometry.blocks == 1:
-            return norm[bounds[axis]]
-        if axis and entry.axes.groups is None:  # experts, each with features of its own
-            every = norm.reshape(entry.shape[: axis + 1])
-            return every[tuple(bounds[: axis + 1])].reshape(-1)
-        raise ArgumentError(
-            f"scorer: 'wanda' with '{entry.name}', whose input features fall into groups and of which ranks "
-            "hold parts. Leave it out with ignore, or use a scorer without norms"
-        )
+        item = ScoreInputs(None, name=entry.name, **entry.axes._asdict(), shard=entry.shard)
+        return norm_of_part(self.of(entry), item, entry.local_shape, entry.name)
 
     def missing(self, entry: PlanEntry, reads: frozenset[str]) -> MissingStateError | None:
         """The error to raise if the scorer reads norms and this target has none."""
