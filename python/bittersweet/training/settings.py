@@ -230,7 +230,8 @@ class Settings:
 
     def agreement(self) -> dict[str, str]:
         """What all ranks of a decision must have alike, as text by what it is called."""
-        return {key: repr(value) for key, value in self.to_config().items()}
+        config = self.to_config()
+        return {key: repr(value) for key, value in {"seed": config["seed"], **config}.items()}
 
     def agree(self, ranks: Ranks) -> None:
         """Raises, on all ranks, what they would disagree about at an event. Collective."""

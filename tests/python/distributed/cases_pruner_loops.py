@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import bittersweet as bs
@@ -185,7 +186,7 @@ def a_gathered_root(rank: int, size: int) -> None:
             assert not hasattr(model.c.weight, "placements")
             raises(bs.LayoutError, "is gathered now", pruner.step)  # an event is due
             assert pruner.steps == 1 and not pruner.history
-            raises(bs.LayoutError, "model.reshard()", lambda: pruner.load_masks({}))
+            raises(bs.LayoutError, "model.reshard()", functools.partial(pruner.load_masks, {}))
             model.reshard()
         backward(model, rank)
         optimizer.step()

@@ -23,3 +23,8 @@ def test_loops(ranks: Ranks, case: str) -> None:
     skipped = ranks.run("cases_pruner_loops", case)[0]
     if skipped:
         pytest.skip(f"torch.compile does not take this here: {skipped}")
+
+
+@pytest.mark.parametrize("case", cases("cases_pruner_errors"))
+def test_errors(ranks: Ranks, case: str) -> None:
+    ranks.run("cases_pruner_errors", case)
