@@ -78,7 +78,7 @@ class PlanEntry:
 
     @property
     def key(self) -> str:
-        """The name of what is saved of it: with its box, if nothing but this process knows which part it has."""
+        """The name of what is saved of it: with its box, if this process alone knows which part it has."""
         if self.shard is None or self.shard.layout is not None or self.local_shape == self.shape:
             return self.name
         bounds = zip(self.shard.offset, self.local_shape, strict=True)

@@ -105,11 +105,9 @@ def _here(state: Mapping[str, Any], entries: Sequence[PlanEntry]) -> Mapping[str
 
 def _part(tensor: torch.Tensor, entry: PlanEntry) -> torch.Tensor:
     if is_dtensor(tensor):
-        flat: torch.Tensor = part_of(tensor, entry).reshape(-1)
-        return flat
-    if tensor.numel() == entry.numel and tensor.dtype.is_floating_point:
-        flat = part_of(tensor.view(entry.shape), entry).reshape(-1)
-        return flat
+        tensor = part_of(tensor, entry).reshape(-1)
+    elif tensor.numel() == entry.numel and tensor.dtype.is_floating_point:
+        tensor = part_of(tensor.view(entry.shape), entry).reshape(-1)
     return tensor
 
 

@@ -295,6 +295,11 @@ class Settings:
         if not optimizers:
             raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
         optimizers.require_elementwise()
+        if (name := optimizers.spread()) is not None:
+            raise ArgumentError(
+                f"hold: 'grads' with {name}, where each rank steps some of the weights and sends them to the "
+                "others. Use hold='weights'"
+            )
         if not self.mask_optimizer_state:
             raise ArgumentError(
                 "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "

@@ -99,8 +99,8 @@ def saved_in_the_middle(rank: int, size: int, folder: str, kind: str) -> None:
 
 
 def resumed(rank: int, size: int, folder: str, kind: str) -> None:
-    """On any number of ranks: equal to the run that was not interrupted, bit for bit. (A fused step rounds the
-    elements at the end of a part otherwise, so that it depends on the parts.)"""
+    """On any number of ranks: equal to the run that was not interrupted, bit for bit. (A fused step rounds
+    the elements at the end of a part otherwise, so that it depends on the parts.)"""
     exactly = kind == "torch" or size == 2
     outcomes = torch.load(f"{folder}/outcomes.pt", weights_only=True)
     for name, next_step in (("early", 2), ("late", 6)):
@@ -164,7 +164,7 @@ def bool_tensors_of_whole_masks_are_read(rank: int, size: int) -> None:
     go_on(model, optimizer, pruner, 1, 3)
     state = pruner.state_dict()
     gathered = {**state, "masks": {name: full(mask) for name, mask in state["masks"].items()}}
-    other, another, again = made()
+    _, _, again = made()
     again.load_state_dict(gathered)
     alone = bs.Pruner(net(), scorer="magnitude", schedule=None)
     for name, mask in pruner.masks.items():

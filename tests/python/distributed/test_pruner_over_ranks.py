@@ -19,8 +19,8 @@ def test_strategies_in_squares(four_ranks: Ranks, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", cases("cases_pruner_loops"))
-def test_loops(ranks: Ranks, case: str) -> None:
-    skipped = ranks.run("cases_pruner_loops", case)[0]
+def test_loops(two_ranks: Ranks, case: str) -> None:
+    skipped = two_ranks.run("cases_pruner_loops", case)[0]
     if skipped:
         pytest.skip(f"torch.compile does not take this here: {skipped}")
 
