@@ -150,8 +150,8 @@ def attached(rank: int, size: int) -> None:
 def pruned_weights_that_compete_again(rank: int, size: int) -> None:
     for make in (adamw, masked_adamw):
         model = sharded(net())
-        optimizer = make(model)
-        pruner = bs.Pruner(model, optimizer, schedule=RAMP, regrow=True)
+        optimizer = make(model, lr=0.2)  # steps that bring pruned weights back
+        pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=RAMP, regrow=True)
         reopened = 0
         for now in range(1, STEPS + 1):
             backward(model, 1000 * rank + now)
@@ -159,7 +159,7 @@ def pruned_weights_that_compete_again(rank: int, size: int) -> None:
             due, sparsity = RAMP(now)
             if due:
                 items = inputs_of(model, optimizer, pruner)
-                expected = bs.make_masks(items, sparsity=sparsity, regrow=True)
+                expected = bs.make_masks(items, sparsity=sparsity, scorer="magnitude", regrow=True)
                 former = {name: full(mask) for name, mask in pruner.masks.items()}
             event = pruner.step()
             if due:
