@@ -65,19 +65,19 @@ class CheckpointError(Error, ValueError):
 
 
 class DistributedError(Error, RuntimeError):
-    """Ranks that hold one model together cannot go on; every rank raises, and nothing was pruned on any."""
+    """Ranks that decide together and cannot: what one of them said, has or lacks. All of them raise it."""
 
 
 class RanksDisagree(DistributedError):
-    """Ranks were given different arguments: another step, another sparsity, another model."""
+    """Ranks gave different arguments to a call that they make together."""
 
 
 class RankFailed(DistributedError):
-    """Another rank raised an error of its own, which its text repeats."""
+    """Another rank had an error of a class that is none of these."""
 
 
 class ReplicasDiffer(DistributedError):
-    """Copies of one parameter would get different masks, because they, or their optimizer state, differ."""
+    """Ranks hold different numbers of what should be copies of one tensor."""
 
 
 class UnknownNameError(Error, KeyError):

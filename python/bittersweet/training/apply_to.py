@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..errors import ArgumentError, ShapeError
 from ..model.names import counterparts
 from ..model.targets import unwrap
@@ -49,12 +50,12 @@ def apply_masks_to(
     known = aliases or {}
     tensors = tensors_of(module)
     names = counterparts("module", {name: known.get(name, ()) for name in masks}, list(tensors))
-    chosen = {name: tensors[own] for name, own in names.items()}
+    chosen = {name: local(tensors[own]).detach() for name, own in names.items()}
     for name, tensor in chosen.items():
         if tuple(tensor.shape) != masks[name].shape:
             raise ShapeError(
                 f"module: '{names[name]}' has shape {tuple(tensor.shape)} and its mask {masks[name].shape}; "
-                "they must be equal. Pass a copy of the pruned model"
+                "they must be equal. Pass a copy of the pruned model, spread over the ranks as it is"
             )
     items = [ScoreInputs(tensor, name=name) for name, tensor in chosen.items()]
     moved = {
