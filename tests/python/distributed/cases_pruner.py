@@ -203,7 +203,11 @@ def data_parallel(rank: int, size: int) -> None:
 
 
 def data_parallel_with_spread_state(rank: int, size: int) -> None:
-    for scorer, group in (("bitter7", dist.group.WORLD), ("magnitude", None), ("magnitude", dist.group.WORLD)):
+    for scorer, group in (
+        ("bitter7", dist.group.WORLD),
+        ("magnitude", None),
+        ("magnitude", dist.group.WORLD),
+    ):
         inner = net(seed=rank)
         model = DistributedDataParallel(inner)
         optimizer = ZeroRedundancyOptimizer(

@@ -100,9 +100,7 @@ def inputs_of(model: nn.Module, optimizer: Any, pruner: bs.Pruner) -> list[bs.Sc
         found = {key: full(state[key]) for key in ("exp_avg", "exp_avg_sq") if key in state}
         grad = None if parameter.grad is None else full(parameter.grad)
         mask = full(pruner.masks[entry.name])
-        items.append(
-            bs.ScoreInputs(full(parameter.detach()), grad=grad, mask=mask, name=entry.name, **found)
-        )
+        items.append(bs.ScoreInputs(full(parameter.detach()), grad=grad, mask=mask, name=entry.name, **found))
     return items
 
 
