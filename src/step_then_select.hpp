@@ -49,6 +49,10 @@ class StepThenSelect {
                  Workspace& workspace) {
     read(view).histogram(view, chunks, digit, bins, workspace);
   }
+  void count_runs(const ScoreView& view, std::size_t t, float value, const RunRange& range,
+                  std::span<std::int64_t> bins) {
+    read(view).count_runs(view, t, value, range, bins);
+  }
   Moments moments(const ScoreView& view, std::span<const Chunk> chunks) { return read(view).moments(view, chunks); }
   void count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
              std::span<CountsAt> counts) {
@@ -62,7 +66,11 @@ class StepThenSelect {
     return read(view).group_mask(view, t, rule, masks);
   }
 
-  // Those that read masks alone.
+  // Those that read candidates and masks alone.
+  void tally(std::span<const Chunk> chunks, std::span<const Candidates> candidates, std::span<const std::int64_t> units,
+             const KeyRange& range, std::span<std::int64_t> bins) {
+    engine_.tally(chunks, candidates, units, range, bins);
+  }
   void settle(std::span<const Chunk> chunks, std::span<const Candidates> candidates, float threshold,
               std::span<const std::int64_t> ties, MaskTable masks) {
     engine_.settle(chunks, candidates, threshold, ties, masks);

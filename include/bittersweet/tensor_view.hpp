@@ -76,6 +76,7 @@ struct ScoreInputs {
   float modifier = 1.0f;           // multiplies every score of this tensor
   float bias_correction1 = 1.0f;   // 1 - beta1^t of this tensor
   std::string_view name{};         // for error messages
+  std::int64_t origin = -1;        // position of element 0 for random numbers; -1: after the tensors before it
 };
 
 }  // namespace bittersweet

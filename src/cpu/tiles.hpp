@@ -124,7 +124,7 @@ class Tiles {
   float made(std::int64_t index) const {
     if (reads_ & reads::input_norm)
       return static_cast<const float*>(tensor_.input_norm.data)[tensor_.geometry.feature_of(index)];
-    return uniform_at(seed_, Purpose::random_score, static_cast<std::uint64_t>(view_.offset[t_] + index));
+    return uniform_at(seed_, Purpose::random_score, static_cast<std::uint64_t>(origin_of(view_, t_) + index));
   }
 
   void make(std::int64_t first, std::int64_t count) {
@@ -135,7 +135,7 @@ class Tiles {
       LogicalWalk walk(tensor_.order, first);
       for (std::int64_t i = 0; i < count; ++i) copy[i] = made(walk.next());
     } else if (position) {
-      kernels_.uniform(seed_, static_cast<std::uint64_t>(view_.offset[t_] + first), count, copy);
+      kernels_.uniform(seed_, static_cast<std::uint64_t>(origin_of(view_, t_) + first), count, copy);
     } else {
       const Geometry& g = features_;
       const auto* const norm = static_cast<const float*>(tensor_.input_norm.data);

@@ -315,6 +315,61 @@ TEST_P(EngineContract, Histogram) {
   });
 }
 
+// Ranges of one key, of few, of groups of keys, of all; with one unit bin a key, with several, and with wide ones.
+TEST_P(EngineContract, Tally) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    for_each_case([&](const Case& c) {
+      const Bracketed& all = *bracketed(c).front();  // everything but the infinities is a candidate
+      std::vector<std::int64_t> units(c.inputs.size());
+      for (std::size_t t = 0; t < units.size(); ++t) units[t] = t % 4 == 3 ? -1 : static_cast<std::int64_t>(3 * t);
+      const std::uint32_t key = c.quantiles.empty() ? key_of_zero : key_of(c.quantiles[10]);
+      for (const KeyRange& range :
+           {KeyRange{key, 1, 0, 50, 1}, KeyRange{key - 3, 7, 0, 5, 10}, KeyRange{key_of_zero - 100, 70000, 4, 1, 100},
+            KeyRange{1, ~0u - 1, 18, 1, 1000}, KeyRange{key, 0, 0, 1, 1}}) {
+        std::vector<std::int64_t> expected(static_cast<std::size_t>(range.bins()) + 3, -1), found(expected);
+        reference.tally(c.chunks, all.result.candidates, units, range, expected);
+        engine.tally(c.chunks, all.result.candidates, units, range, found);
+        ASSERT_EQ(found, expected) << range.keys << " keys from " << range.first;
+        std::int64_t sum = 0, direct = 0;
+        for (const std::int64_t n : found) sum += n;
+        for (std::size_t k = 0; k < c.chunks.size(); ++k)
+          for (std::uint32_t i = 0; i < all.result.candidates[k].count; ++i) {
+            const std::uint32_t at = key_of(all.result.candidates[k].scores[i]);
+            direct += units[c.chunks[k].tensor] >= 0 && at >= range.first && at - range.first < range.keys;
+          }
+        ASSERT_EQ(sum, direct);
+      }
+    });
+  });
+}
+
+TEST_P(EngineContract, CountRuns) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    for_each_case([&](const Case& c) {
+      for (std::size_t t = 0; t < c.inputs.size(); ++t) {
+        // As a box (of two outer axes, where its size allows) of a tensor that is larger on each.
+        const std::int64_t numel = c.inputs[t].numel, outer = numel % 6 == 0 ? 6 : 1;
+        RunMap map{.length = numel % 12 == 0 ? numel / 12 : std::max<std::int64_t>(numel / outer, 1),
+                   .parts = 3,
+                   .part = 1,
+                   .axes = 2,
+                   .shape = {5, 9},
+                   .offset = {2, 4},
+                   .size = {numel % 12 == 0 ? 2 : 1, outer}};
+        for (const RunRange& range : {RunRange{map, 0, 135, 1}, RunRange{map, 60, 40, 7}, RunRange{map, 67, 1, 1}})
+          for (const float value : {0.0f, c.quantiles.empty() ? 1.0f : c.quantiles[10], infinity}) {
+            std::vector<std::int64_t> expected(static_cast<std::size_t>(range.bins()) + 2, -1), found(expected);
+            reference.count_runs(c.view, t, value, range, expected);
+            engine.count_runs(c.view, t, value, range, found);
+            ASSERT_EQ(found, expected) << c.inputs[t].name << ", " << show(value);
+          }
+      }
+    });
+  });
+}
+
 TEST_P(EngineContract, MomentsAndCount) {
   run([](auto& engine) {
     ReferenceEngine reference;

@@ -36,6 +36,10 @@ class CpuEngine {
                                  const cpu::StepInPass& step);
   void histogram(const ScoreView& view, std::span<const Chunk> chunks, const Digit& digit, std::span<std::int64_t> bins,
                  Workspace& workspace);
+  void tally(std::span<const Chunk> chunks, std::span<const Candidates> candidates, std::span<const std::int64_t> units,
+             const KeyRange& range, std::span<std::int64_t> bins);
+  void count_runs(const ScoreView& view, std::size_t t, float value, const RunRange& range,
+                  std::span<std::int64_t> bins);
   Moments moments(const ScoreView& view, std::span<const Chunk> chunks);
   void count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
              std::span<CountsAt> counts);

@@ -45,7 +45,8 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
                           std::span<const ChunkQuota> quotas, std::span<const ScoreInputs> tensors,
                           std::span<const std::uint64_t* const> bits, std::size_t t, GroupRule rule,
                           std::span<std::int64_t> per_tensor, std::span<const std::int64_t> positions,
-                          std::span<const Candidates> candidates, std::span<const std::int64_t> ties) {
+                          std::span<const Candidates> candidates, std::span<const std::int64_t> ties,
+                          const KeyRange& keys, const RunRange& runs) {
   // outputs[t][i] = score of element i of tensor t, dead or alive.
   engine.write_scores(view, chunks, outputs);
 
@@ -62,6 +63,14 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
 
   // bins[b] = number of live keys (radix_key.hpp) that match the digit's prefix and fall into bin b.
   engine.histogram(view, chunks, digit, bins, workspace);
+
+  // bins[b] = number of candidates whose key the range holds and puts, with the unit of its tensor, into bin b.
+  // Candidates of tensors whose unit is negative do not count. bins.size() >= keys.bins(), the rest becomes 0.
+  engine.tally(chunks, candidates, ties, keys, bins);
+
+  // bins[b] = number of live scores of tensor t, equal to the value, in the runs of bin b; runs outside the range do
+  // not count. Runs go by the logical index. bins.size() >= runs.bins(), the rest becomes 0.
+  engine.count_runs(view, t, float{}, runs, bins);
 
   // Mean and spread material over the live scores, in the fixed order that Moments states.
   { engine.moments(view, chunks) } -> std::same_as<Moments>;

@@ -96,6 +96,28 @@ class ReferenceEngine {
     });
   }
 
+  void tally(std::span<const Chunk> chunks, std::span<const Candidates> candidates, std::span<const std::int64_t> units,
+             const KeyRange& range, std::span<std::int64_t> bins) {
+    std::fill(bins.begin(), bins.end(), 0);
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      const std::int64_t unit = units[chunks[c].tensor];
+      for (std::uint32_t i = 0; unit >= 0 && i < candidates[c].count; ++i)
+        if (const std::uint32_t key = key_of(candidates[c].scores[i]); range.holds(key))
+          ++bins[static_cast<std::size_t>(range.bin(key, unit))];
+    }
+  }
+
+  void count_runs(const ScoreView& view, std::size_t t, float value, const RunRange& range,
+                  std::span<std::int64_t> bins) {
+    std::fill(bins.begin(), bins.end(), 0);
+    const ScoreInputs& tensor = view.tensors[t];
+    for (std::int64_t i = 0; i < tensor.numel; ++i) {
+      if (!is_live(tensor, i) || score_at(view, t, i) != value) continue;
+      const std::int64_t run = range.map.run_of(tensor.order.logical_of(i)) - range.first;
+      if (run >= 0 && run < range.runs) ++bins[static_cast<std::size_t>(run / range.width)];
+    }
+  }
+
   Moments moments(const ScoreView& view, std::span<const Chunk> chunks) {
     Moments total;
     for (const Chunk& chunk : chunks)

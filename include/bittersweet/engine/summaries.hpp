@@ -165,4 +165,52 @@ struct GroupRule {
   std::int64_t extra = 0;
 };
 
+// Collected candidates by key and unit: the keys first .. first + keys in groups of 2^shift neighbours, and in each
+// group `parts` bins of `width` units. Units number the stretches that several ranks hold of tensors (shard_map.hpp).
+struct KeyRange {
+  std::uint32_t first = 0;
+  std::uint32_t keys = 0;
+  int shift = 0;
+  std::int64_t parts = 1;
+  std::int64_t width = 1;
+
+  constexpr bool holds(std::uint32_t key) const noexcept { return key - first < keys; }
+  constexpr std::int64_t bin(std::uint32_t key, std::int64_t unit) const noexcept {
+    return static_cast<std::int64_t>((key - first) >> shift) * parts + unit / width;
+  }
+  constexpr std::int64_t groups() const noexcept {
+    return keys == 0 ? 0 : static_cast<std::int64_t>((keys - 1) >> shift) + 1;
+  }
+  constexpr std::int64_t bins() const noexcept { return groups() * parts; }
+};
+
+// A tensor that is a box of a whole one, as runs: elements that are neighbours in the whole, too. Runs are numbered in
+// order of the whole's flat index: by the position along the axes outside the innermost that is split, then by the
+// part of that one.
+struct RunMap {
+  static constexpr std::size_t most_axes = 8;
+  std::int64_t length = 1;  // elements of a run
+  std::int64_t parts = 1;   // into which the axis is split, anywhere in the tensor
+  std::int64_t part = 0;    // that this box is
+  std::size_t axes = 0;     // outside that axis: size of the whole, begin and size of the box
+  std::array<std::int64_t, most_axes> shape{}, offset{}, size{};
+
+  constexpr std::int64_t run_of(std::int64_t logical) const noexcept {
+    std::int64_t outer = logical / length, run = 0, stride = 1;
+    for (std::size_t a = axes; a-- > 0; outer /= size[a], stride *= shape[a])
+      run += (outer % size[a] + offset[a]) * stride;
+    return run * parts + part;
+  }
+};
+
+// The runs first .. first + runs in bins of `width`.
+struct RunRange {
+  RunMap map{};
+  std::int64_t first = 0;
+  std::int64_t runs = 0;
+  std::int64_t width = 1;
+
+  constexpr std::int64_t bins() const noexcept { return (runs + width - 1) / width; }
+};
+
 }  // namespace bittersweet

@@ -89,6 +89,11 @@ inline std::size_t tensor_at(const ScoreView& view, std::int64_t position) {
          1;
 }
 
+// The position that the random number of the tensor's first element has.
+inline std::int64_t origin_of(const ScoreView& view, std::size_t t) noexcept {
+  return view.tensors[t].origin >= 0 ? view.tensors[t].origin : view.offset[t];
+}
+
 // Indices are of memory from here on.
 inline bool is_live(const ScoreInputs& tensor, std::int64_t index) noexcept {
   return tensor.mask == nullptr || bits::get(tensor.mask, index);
@@ -109,7 +114,7 @@ float score_element(const S& scorer, const ScoreView& view, std::size_t t, std::
     x.norm = static_cast<const float*>(tensor.input_norm.data)[tensor.geometry.feature_of(tensor.order.logical_of(i))];
   if constexpr (r & reads::position)
     x.uniform = uniform_at(scorer.seed, Purpose::random_score,
-                           static_cast<std::uint64_t>(view.offset[t] + tensor.order.logical_of(i)));
+                           static_cast<std::uint64_t>(origin_of(view, t) + tensor.order.logical_of(i)));
   x.bias_correction1 = tensor.bias_correction1;
   return scorer(x) * tensor.modifier;
 }
