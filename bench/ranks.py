@@ -25,12 +25,13 @@ ALL_GATHER = "scores gathered on all ranks, kthvalue"
 SAMPLE = "each rank's own sample of 2 %"
 SPARSITY = 0.5
 FRACTION = 0.02
-BETWEEN = 200  # steps between events that are timed
+EVERY = 4  # steps from event to event of a pruner
 
 
 def in_fresh_processes(size: int, weights: int, repeats: int) -> dict[str, Any]:
     """By case: milliseconds, peak bytes of a rank beyond its part, and how far the count of pruned weights is
-    from what was asked for; `rounds` and `bytes_sent` of ours; microseconds of steps between events.
+    from what was asked for; `rounds` and `bytes_sent` of ours; and of one rank, under "pruner", milliseconds
+    of ``pruner.step()``.
 
     Raises RuntimeError with what the processes printed when one fails.
     """
@@ -144,7 +145,7 @@ def _pruned(result: Any) -> int:
     """By this rank, of what `Rank`'s cases gave."""
     if isinstance(result, torch.Tensor):
         return int((~result).sum())
-    return sum(mask.numel - mask.kept for mask in result)
+    return sum(mask.numel - mask.kept() for mask in result)
 
 
 def measure(rank: Rank, repeats: int) -> dict[str, Any]:
@@ -184,43 +185,49 @@ def measure(rank: Rank, repeats: int) -> dict[str, Any]:
     return {name: {"ms": statistics.median(times[name]), **found[name]} for name in cases}
 
 
-def between_events(repeats: int) -> dict[str, float]:
-    """Microseconds of ``pruner.step()`` between events: without a group, with one of this rank alone, and
-    over a model of FSDP2."""
+def pruner_steps(weights: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of ``pruner.step()`` with an event and without: without a group, with one of this rank
+    alone, and over parameters of FSDP2. Gradients are given, and Adam's states are there."""
     import bittersweet as bs
+    import models
+    from sections.hold import Net
     from torch.distributed.fsdp import fully_shard
 
-    def made(sharded: bool, group: Any) -> Callable[[], None]:
-        model = torch.nn.Sequential(*(torch.nn.Linear(64, 64, bias=False) for _ in range(26)))
+    schedule = bs.PolynomialDecay(0.5, 0.9, begin_step=1, end_step=20 * EVERY, frequency=EVERY, power=1)
+
+    def made(sharded: bool, group: Any) -> Callable[[], float]:
+        random = torch.Generator().manual_seed(0)
+        shapes = models.gpt_shapes(weights)
+        net = Net([torch.empty(shape).normal_(0.0, 0.02, generator=random) for shape in shapes])
         if sharded:
-            fully_shard(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-        pruner = bs.Pruner(model, optimizer, schedule=bs.OneShot(SPARSITY, 1), process_group=group)
-        batch = torch.randn(4, 64)
-
-        def train() -> None:
-            optimizer.zero_grad()
-            model(batch).sum().backward()
-            optimizer.step()
-
-        train()
-        pruner.step()
+            fully_shard(net)
+            for parameter in net.parameters():
+                parameter.grad = torch.ones_like(parameter)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
+        names = [name for name, _ in net.named_parameters()]
+        pruner = bs.Pruner(net, optimizer, schedule=schedule, targets=names, process_group=group)
 
         def step() -> float:
-            train()
+            optimizer.step()
             begin = time.perf_counter_ns()
             pruner.step()
-            return (time.perf_counter_ns() - begin) / 1e3
+            return (time.perf_counter_ns() - begin) / 1e6
 
         return step
 
     world = torch.distributed.group.WORLD
     cases = {"no group": made(False, None), "a group": made(False, world), "FSDP2": made(True, None)}
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(BETWEEN):
+    found: dict[str, dict[str, list[float]]] = {name: {"event": [], "hold": []} for name in cases}
+    for number in range(1, EVERY * (repeats + 1) + 1):
         for name, step in cases.items():
-            times[name].append(step())
-    return {name: statistics.median(taken) for name, taken in times.items()}
+            kind = "event" if number % EVERY == 1 else "hold"
+            taken = step()
+            if number > EVERY:
+                found[name][kind].append(taken)
+    return {
+        name: {kind: statistics.median(taken) for kind, taken in kinds.items()}
+        for name, kinds in found.items()
+    }
 
 
 def run(rank: int, size: int, weights: int, repeats: int, folder: str) -> None:
@@ -235,7 +242,7 @@ def run(rank: int, size: int, weights: int, repeats: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
     values = measure(Rank(weights), repeats)
     if size == 1:
-        values["between"] = between_events(repeats)
+        values["pruner"] = pruner_steps(weights, repeats)
     if rank == 0:
         print(json.dumps(values), flush=True)
     torch.distributed.barrier()

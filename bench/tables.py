@@ -14,6 +14,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "ranks": ("ranks", "d"),
     "rank_ms": ("ms", ".4g"),
     "time_of_ours": ("time / ours", ".2f"),
+    "time_without": ("with / without a group", ".2f"),
     "rounds": ("rounds", "d"),
     "kib": ("KiB a rank", ".0f"),
     "ours_ms": ("ours, ms", ".4g"),

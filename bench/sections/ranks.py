@@ -10,12 +10,12 @@ from tables import Table
 
 SIZES = (1, 2, 4)
 PARTS = (100, 10, 1)  # of the headline's weights
-MOST = 1.15  # an event of one rank with a group, over one without
+MOST = 1.15  # a step with a group, over one without
 
 
 def run(bench: Bench) -> list[Table]:
     rows: list[dict[str, Any]] = []
-    between: dict[str, float] = {}
+    steps: list[dict[str, Any]] = []
     for part in PARTS:
         weights = bench.weights // part
         if weights < 100_000:
@@ -23,7 +23,7 @@ def run(bench: Bench) -> list[Table]:
         for size in SIZES:
             bench.say(f"{weights:,} weights over {size} rank{'s' if size > 1 else ''}")
             found = ranks.in_fresh_processes(size, weights, bench.repeats)
-            between = found.pop("between", between)
+            steps += _of_pruners(bench, weights, found.pop("pruner", {}))
             ours = found[ranks.OURS]["ms"]
             for case, values in found.items():
                 row = {
@@ -37,24 +37,32 @@ def run(bench: Bench) -> list[Table]:
                     "rounds": values.get("rounds"),
                     "kib": values["bytes_sent"] / 1024 if values.get("bytes_sent") else None,
                 }
-                if case == ranks.OURS and size == 1:
-                    alone = ours / found["without a group"]["ms"]
-                    row |= {"bound": MOST, "kept": kept(bench, alone, MOST)}
                 rows.append(row)
     notes = [
-        "bitter7, half of the weights, f32; every rank holds its rows of all 148 tensors, and has one thread. "
+        "bitter7, half of the weights, f32; every rank holds its rows of all 148 tensors, with one thread. "
         "The ranks are processes of this machine that meet by gloo.",
         "Time: from a barrier to a barrier; masks are made, nothing is zeroed. Peak: what a rank's memory "
         "grows by beyond its part, by weight of a rank. Rounds and KiB: sums over the ranks, as one rank "
         "sends them.",
-        "The bound: of one rank with a group over one without.",
+        "Ours names its tensors, and gathers who holds what, at every call; a Pruner does that once.",
     ]
-    steps = [{"case": f"pruner.step(), {name}", "ours_us": taken} for name, taken in between.items()]
+    more = [
+        "pruner.step() after a step of torch.optim.AdamW, w, m and v zeroed; an event every "
+        f"{ranks.EVERY} steps. One rank, one thread.",
+    ]
     return [
         Table("One event over ranks", rows, notes),
-        Table(
-            "Steps between events (26 layers of 64 x 64, one rank)",
-            steps,
-            ['hold="weights" under torch.optim.AdamW; no collective is made.'],
-        ),
+        Table("Steps of a Pruner with a group of one rank", steps, more),
     ]
+
+
+def _of_pruners(bench: Bench, weights: int, found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    rows = []
+    for name, taken in found.items():
+        for kind, what in (("event", "an event"), ("hold", "between events")):
+            ratio = taken[kind] / found["no group"][kind]
+            row = {"case": f"{what}, {name}", "weights": weights, "rank_ms": taken[kind]}
+            if name != "no group":
+                row |= {"time_without": ratio, "bound": MOST, "kept": kept(bench, ratio, MOST)}
+            rows.append(row)
+    return rows
