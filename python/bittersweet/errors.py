@@ -65,19 +65,19 @@ class CheckpointError(Error, ValueError):
 
 
 class DistributedError(Error, RuntimeError):
-    """Ranks that decide together and cannot: what one of them said, has or lacks. All of them raise it."""
+    """Ranks that hold one model together cannot go on; every rank raises, and nothing was pruned on any."""
 
 
 class RanksDisagree(DistributedError):
-    """Ranks gave different arguments to a call that they make together."""
+    """Ranks were given different arguments: another step, another sparsity, another model."""
 
 
 class RankFailed(DistributedError):
-    """Another rank had an error of a class that is none of these."""
+    """Another rank raised an error of its own, which its text repeats."""
 
 
 class ReplicasDiffer(DistributedError):
-    """Ranks hold different numbers of what should be copies of one tensor."""
+    """Copies of one parameter would get different masks, because they, or their optimizer state, differ."""
 
 
 class UnknownNameError(Error, KeyError):

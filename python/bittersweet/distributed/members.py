@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from .. import _core
-from ..errors import ArgumentError, DistributedError, DTypeError, RanksDisagree, ShapeError
+from ..errors import ArgumentError, DTypeError, RanksDisagree, ShapeError
 from .collective import Group, on_ranks
 from .shards import MOST_AXES, Shard
 
@@ -104,9 +105,9 @@ class Members:
 
         Raises:
             ShapeError, DTypeError, RanksDisagree: Ranks say different things of one tensor.
+            ShapeError: The parts do not make up a whole tensor, or overlap.
             ArgumentError: `order` does not name each tensor once, or positions that do not tell all tensors
                 apart.
-            DistributedError: The parts do not make up the whole tensors.
         """
         own: list[Part] = []
 
@@ -178,8 +179,9 @@ class Members:
                     boxes.extend([tensor, rank, *part.shard.offset, *unused, *part.shape, *unused])
         try:
             return _core.ShardMap([list(shape) for shape in self.shapes], boxes, self.group.size)
-        except DistributedError as error:
-            raise _named(error, self.names) from None
+        except ShapeError as error:  # it speaks of positions
+            said = re.sub(r"\btensor (\d+)", lambda found: f"'{self.names[int(found[1])]}'", str(error))
+            raise ShapeError(said.replace("boxes: ", "shard: ", 1)) from None
 
 
 Holders = list[tuple[int, Part]]
@@ -283,7 +285,3 @@ def _is_skipped(name: str, holders: Holders, group: Group) -> bool:
             "on none"
         )
     return True
-
-
-def _named(error: DistributedError, names: Sequence[str]) -> NoReturn:
-    raise error

@@ -60,7 +60,7 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
         call, _ = supported(options)
         names = [f"tensor{i}" if item.name is None else str(item.name) for i, item in enumerate(items)]
         local = [local_item(item, name) for item, name in zip(items, names, strict=True)]
-        shapes = [tuple(item.weight.shape) for item in local]
+        shapes = [tuple(getattr(item.weight, "shape", ())) for item in local]
         table = Table(
             [table_item(item, shape) for item, shape in zip(local, shapes, strict=True)], call, writes, True
         )

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from ranks_events import require_equal_events
 from ranks_support import (
     BUILDS,
     full,
     gathered,
     inputs,
     net,
-    require_equal_events,
     require_equal_masks,
     train,
     weights,

@@ -117,19 +117,6 @@ def gathered(items: list[bs.ScoreInputs]) -> list[bs.ScoreInputs]:
     return found
 
 
-SAID = (
-    "requested_sparsity", "achieved_sparsity", "threshold", "k", "total", "pruned", "count_below",
-    "count_equal", "churn", "per_tensor", "per_tensor_threshold", "nonfinite", "selector", "scorer", "scope",
-)  # fmt: skip
-
-
-def require_equal_events(found: Any, expected: Any) -> None:
-    """That two events say the same of the model, whoever made them."""
-    for field in SAID:
-        one, other = getattr(found, field), getattr(expected, field)
-        assert one == other, (field, one, other)
-
-
 def require_equal_masks(found: bs.Masks, expected: bs.Masks, items: list[bs.ScoreInputs]) -> None:
     """That this rank's masks are its parts of those of the gathered model, bit for bit."""
     for mask, whole, item in zip(found, expected, items, strict=True):

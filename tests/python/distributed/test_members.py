@@ -111,9 +111,19 @@ SAID = [
         bs.RanksDisagree,
         r"ranks disagree about 'a': it is left out on rank 0 \(no gradient\) and not on rank 1",
     ),
-    ([[part("a", rows=(0, 2))], [part("a", rows=(1, 4))]], None, bs.DistributedError, "a"),
-    ([[part("a", rows=(0, 2))], [part("a", rows=(3, 4))]], None, bs.DistributedError, "a"),
-    ([[part("a", rows=(0, 0))], [part("a", rows=(4, 4))]], None, bs.DistributedError, "a"),
+    (
+        [[part("a", rows=(0, 2))], [part("a", rows=(1, 4))]],
+        None,
+        bs.ShapeError,
+        "ranks 0 and 1 hold overlapping parts of 'a'",
+    ),
+    (
+        [[part("a", rows=(0, 2))], [part("a", rows=(3, 4))]],
+        None,
+        bs.ShapeError,
+        "shard: no rank holds its .* 6 on, of 'a'",
+    ),
+    ([[part("a", rows=(0, 0))], [part("a", rows=(4, 4))]], None, bs.ShapeError, "no rank holds .*'a'"),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from bittersweet.distributed.collective import Group
 
-LIMIT = 60.0
+LIMIT = 20.0
 """Seconds that a rank waits for the others."""
 
 
