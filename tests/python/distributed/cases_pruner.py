@@ -184,6 +184,28 @@ def fsdp2_says_nothing_to_other_ranks_between_events(rank: int, size: int) -> No
                 pruner.finalize()
 
 
+def without_a_group_nobody_is_asked(rank: int, size: int) -> None:
+    """Not even at events, although the processes could talk: as before there were groups."""
+    for scorer in ("bitter7", "bitter10s", "movement"):
+        inner = net()
+        model = DistributedDataParallel(inner)
+        optimizer = adamw(model)
+        with no_collectives():
+            schedule = bs.Linear(0.2, 0.8, begin_step=4, end_step=8, frequency=2)
+            pruner = bs.Pruner(model, optimizer, scorer=scorer, schedule=schedule)
+        for now in range(1, STEPS + 1):
+            backward(model, 1000 * rank + now)
+            with no_collectives():
+                optimizer.step()
+                pruner.step()
+            optimizer.zero_grad()
+        with no_collectives():
+            pruner.full_state_dict()
+            pruner.finalize()
+        assert [event.ranks for event in pruner.history] == [None] * 3
+        require_replicas(inner)
+
+
 def data_parallel(rank: int, size: int) -> None:
     runs = []
     for group in (None, dist.group.WORLD):
