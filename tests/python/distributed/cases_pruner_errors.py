@@ -106,6 +106,24 @@ def state_that_one_rank_lacks(rank: int, size: int) -> None:
         then_all_is_well(model, optimizer, pruner)
 
 
+def state_of_which_one_rank_lacks_more(rank: int, size: int) -> None:
+    """With missing="skip" it would leave out what the others do not."""
+    for culprit in range(size):
+        for everything in (True, False):
+            model, optimizer, pruner = prepared(missing="skip")
+            chosen = list(model.parameters()) if everything else [model.b.weight]
+            kept = [optimizer.state[parameter]["exp_avg_sq"] for parameter in chosen]
+            if rank == culprit:
+                for parameter in chosen:
+                    del optimizer.state[parameter]["exp_avg_sq"]
+            kind, text = (bs.MissingStateError, "not one of the 4") if everything else (bs.RanksDisagree, "")
+            with all_raise(kind, text, culprit if everything else None):
+                pruner.step()
+            for parameter, moment in zip(chosen, kept, strict=True):
+                optimizer.state[parameter]["exp_avg_sq"] = moment
+            then_all_is_well(model, optimizer, pruner)
+
+
 def memory_that_one_rank_cannot_write(rank: int, size: int) -> None:
     """It would be noticed after the others have written, if writing were not rehearsed."""
     for culprit in range(size):
