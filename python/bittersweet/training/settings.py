@@ -241,8 +241,6 @@ class Settings:
             )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
-        if self.schedule is not None:
-            ranks.members.require_whole(resolve_scope(self.scope, "nearest", "error").text)
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
