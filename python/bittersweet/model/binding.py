@@ -83,13 +83,13 @@ class Bound:
                 else "Make the optimizer after fully_shard and parallelize_module"
             )
             raise LayoutError(
-                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie alike "
-                f"on the ranks. {remedy}"
+                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie "
+                f"alike on the ranks. {remedy}"
             )
 
 
 def _is_laid_out(tensor: Any, layout: Any) -> bool:
-    return tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh
+    return bool(tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh)
 
 
 def bind(

@@ -76,6 +76,14 @@ class PlanEntry:
     def local_numel(self) -> int:
         return math.prod(self.local_shape)
 
+    @property
+    def key(self) -> str:
+        """The name of what is saved of it: with its box, if this process alone knows which part it has."""
+        if self.shard is None or self.shard.layout is not None or self.local_shape == self.shape:
+            return self.name
+        bounds = zip(self.shard.offset, self.local_shape, strict=True)
+        return f"{self.name}[{', '.join(f'{start}:{start + size}' for start, size in bounds)}]"
+
     def here(self) -> PlanEntry:
         """What this rank holds as if it were a parameter of its own."""
         return self if self.shard is None else replace(self, shape=self.local_shape)

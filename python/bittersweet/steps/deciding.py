@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ from ..options.budgets import Schedules
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
 from ..tensors.masks import Mask
+from ..tensors.orders import ROW_MAJOR
 from .competing import unscorable
 
 if TYPE_CHECKING:
     from ..distributed.members import Members
     from ..model.targets import Plan
     from ..training.settings import Settings
-    from .competing import Competitors
+    from .competing import Competition, Competitors
     from .keeping import Keeper
     from .ranks import Ranks
 
@@ -27,6 +28,7 @@ def decide(
     step: int,
     due: Mapping[str, float],
     ready: Callable[[], Competitors],
+    competition: Competition,
     plan: Plan,
     settings: Settings,
     keeper: Keeper,
@@ -38,18 +40,22 @@ def decide(
     before any rank decided.
     """
 
-    def prepared() -> Competitors:
-        found = ready()
-        keeper.rehearse()
-        return found
+    ours: list[Competitors] = []
 
-    found = ranks.prepared(prepared)
-    members = ranks.competing(found.skipped)
+    def left_out() -> Sequence[str]:
+        ours.append(ready())
+        keeper.rehearse()
+        return ours[0].skipped
+
+    members = ranks.competing(left_out)
     skipped = [name for name in ranks.members.names if name not in members.index]
     if not members.names:
         raise unscorable(step, skipped, settings, len(ranks.members.names))
     said = {"step": step, **settings.agreement()}
+    found = ours[0]
     made, event = _select(found, due, settings, ranks, members, said)
+    if found.table is not None and all(order == ROW_MAJOR for order in found.table.orders):
+        competition.remember(found)
     if skipped or event.dense:
         pruned = event.pruned + ranks.dead(keeper.masks, plan.targets, {*skipped, *event.dense})
         total = sum(ranks.members.numels)

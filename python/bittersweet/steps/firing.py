@@ -47,7 +47,7 @@ def fire(
     `ready`, which gives the competitors."""
     started = time.perf_counter()
     if ranks is not None:
-        made, event = decide(step, due, ready, plan, settings, keeper, ranks)
+        made, event = decide(step, due, ready, competition, plan, settings, keeper, ranks)
         skipped: Sequence[str] = event.skipped
     else:
         found = ready()

@@ -68,6 +68,7 @@ class _Weights:
     trail: Trail
     names: tuple[str, ...]
     parameters: list[torch.Tensor]
+    sharded: bool
     walk: Addresses
     places: array[int]
 
@@ -76,14 +77,22 @@ class _Weights:
         parameters, walk = [one.parameter for one in bound], reader()
         if not walk.remember(list(map(local, parameters))):
             return None
-        return cls(
-            trail, tuple(one.entry.name for one in bound), parameters, walk, array("Q", range(len(bound)))
-        )
+        names, sharded = tuple(one.entry.name for one in bound), any(one.entry.shard for one in bound)
+        return cls(trail, names, parameters, sharded, walk, array("Q", range(len(bound))))
+
+    def now(self) -> list[torch.Tensor]:
+        """What this rank holds of the weights."""
+        return list(map(local, self.parameters)) if self.sharded else list(self.parameters)
+
+    def grads(self) -> list[torch.Tensor | None]:
+        """What it holds of their gradients."""
+        grads = [one.grad for one in self.parameters]
+        return list(map(local, grads)) if self.sharded else grads
 
     def hold(self, names: tuple[str, ...]) -> bool:
         if self.names != names or not self.trail.holds():
             return False
-        return self.walk.read(list(map(local, self.parameters)), array("Q", self.places), self.places)
+        return self.walk.read(list(self.now()), array("Q", self.places), self.places)
 
 
 class Keeper:
@@ -151,8 +160,7 @@ class Keeper:
         `owing`: where all masks are held in the step, the optimizer's state is left to that; it is in order
         whenever the optimizer is asked for it.
         """
-        owing = owing and bool(self.in_step) and not self.after_step and not self._regrow
-        holder = self._weight_holder if owing else self._holder
+        holder = self._holder_of(owing)
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
         writing = dict(ordered)
         if self._regrow and former:
@@ -171,11 +179,21 @@ class Keeper:
                 self._found[holder] = self._search(holder, bound, items)
         self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
         self._share_out(self._found.get(holder))
-        for one in self.in_step if owing else ():
+        for one in self.in_step if holder is self._weight_holder else ():
             one.owe_zeros()
+
+    def _holder_of(self, owing: bool) -> Holder:
+        owing = owing and bool(self.in_step) and not self.after_step and not self._regrow
+        return self._weight_holder if owing else self._holder
 
     def rehearse(self) -> None:
         """Raises what would keep the masks of an event from being written, before anybody writes."""
+        holder = self._holder_of(owing=True)
+        found = self._found.get(holder)
+        if found is not None and len(found.names) == len(self._entries) and found.trail.holds():
+            if holder.knows(found.now()[0]):
+                return
+            self._found.pop(holder)
         bound = self._bound(dict.fromkeys(entry.name for entry in self._entries), self.optimizers)
         Table([one.inputs(self._roles) for one in bound], writes=self._roles)
 
@@ -242,7 +260,7 @@ class Keeper:
         if not self.masks:
             return
         weights = self._weights_again()
-        if weights and self._gradient_holder.again([local(one.grad) for one in weights], self.ordered):
+        if weights and self._gradient_holder.again(weights.grads(), self.ordered):
             return
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
@@ -253,7 +271,7 @@ class Keeper:
         if not self.masks:
             return {}
         weights = self._weights_again()
-        counts = self._weight_holder.count_again(list(map(local, weights)), self.ordered) if weights else None
+        counts = self._weight_holder.count_again([*weights.now()], self.ordered) if weights else None
         if counts is None:
             bound = self.bind()
             counts = self._weight_holder.count([one.inputs(()) for one in bound], self.ordered)
@@ -307,10 +325,10 @@ class Keeper:
         tensors, written = found.now()
         return holder.again(tensors, masks, written)
 
-    def _weights_again(self) -> list[torch.Tensor]:
-        """The weights of the time before; none if the search would find others, or these have changed."""
+    def _weights_again(self) -> _Weights | None:
+        """The weights of the time before; None if the search would find others, or these have changed."""
         weights = self._weights
-        return weights.parameters if weights is not None and weights.hold(self._names) else []
+        return weights if weights is not None and weights.hold(self._names) else None
 
     def _search(self, holder: Holder, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
         names, sharded = tuple(one.entry.name for one in bound), any(one.entry.shard for one in bound)

@@ -154,6 +154,12 @@ class Loop:
         if not optimizers:
             raise ArgumentError("optimizer: None; accepted: an optimizer, or several in a list")
         self.settings.check_optimizers(optimizers)
+        if self.ranks is not None and (self.ranks.elsewhere or optimizers.spread()):
+            raise ArgumentError(
+                "optimizer: which rank keeps the state of which weight is settled when the Pruner is made. "
+                "Make a new one, and hand it this one's masks with load_masks(old.masks)"
+            )
+        self.gathering.require_sharded()
         self.keeper.follow(optimizers)
         if self.tracker is not None:
             self.tracker.follow(optimizers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..options.budgets import Schedules
 
 __all__ = ["Ranks"]
-
-T = TypeVar("T")
 
 
 class Ranks:
@@ -69,18 +67,17 @@ class Ranks:
             "Save its state_dict()"
         )
 
-    def prepared(self, work: Callable[[], T]) -> T:
-        """What `work` gives before an event, to which all ranks are on their way. An error on one rank is
-        raised on all."""
-        with reported(self.group):
-            return work()
+    def competing(self, left_out: Callable[[], Iterable[str]]) -> Members:
+        """The members without what this rank, or another, leaves out, which `left_out` says. All ranks are on
+        their way to an event: what it raises on one is raised on all.
 
-    def competing(self, left_out: Iterable[str]) -> Members:
-        """The members without what this rank, or another, leaves out. Where not all ranks have the same
-        targets, they tell each other; elsewhere the first round proves that they leave out the same."""
+        Where not all ranks have the same targets, they tell each other; elsewhere the first round proves that
+        they leave out the same.
+        """
         if self._alike:
-            return self.members.without(left_out)
-        told = self.group.gather(sorted(left_out))
+            with reported(self.group):
+                return self.members.without(left_out())
+        told = self.group.gathered(lambda: sorted(left_out()))
         return self.members.without(name for names in told for name in names)
 
     def aliases(self) -> dict[str, tuple[str, ...]]:

@@ -130,6 +130,7 @@ class _Turn:
         self._repeat: Repeat | None = None
         self._trail = Trail()
         self._weights: list[Any] = []
+        self._sharded = False
         self._offsets: list[tuple[int, int]] = []
 
     def count(self, model: torch.nn.Module, verb: Callable[[array[int], int, int], Any]) -> Any:
@@ -158,7 +159,7 @@ class _Turn:
         if (
             self._repeat is None
             or not self._trail.holds()
-            or not self._repeat.update(list(map(local, self._weights)))
+            or not self._repeat.update(self._now())
         ):
             return None
         data = self._repeat.table.data
@@ -170,10 +171,13 @@ class _Turn:
         self._trail = Trail()
         follow(self._trail, model, [one.entry for one in self.stretches])
         places = range(COLUMN["weight"], len(table.data), WIDTH)
-        self._weights = weights
+        self._weights, self._sharded = weights, any(one.entry.shard for one in self.stretches)
         self._offsets = [
             (place, one.start * weight.element_size())
             for place, one, weight in zip(places, self.stretches, weights, strict=True)
             if one.start
         ]
-        self._repeat = Repeat.of(table, list(map(local, weights)), ("weight",))
+        self._repeat = Repeat.of(table, self._now(), ("weight",))
+
+    def _now(self) -> list[Any]:
+        return list(map(local, self._weights)) if self._sharded else self._weights

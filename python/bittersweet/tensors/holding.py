@@ -107,6 +107,10 @@ class Holder:
         raise_versions([one for one in tensors if one is not None] if written is None else written)
         return True
 
+    def knows(self, tensors: list[torch.Tensor | None]) -> bool:
+        """Whether `again` would write to these tensors."""
+        return self._repeat is not None and self._repeat.update(tensors)
+
     def _again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> Repeat | None:
         repeat = self._repeat
         if repeat is None or not repeat.update(tensors):

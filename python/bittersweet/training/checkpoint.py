@@ -87,7 +87,7 @@ def pack(
         "step": step,
         "fired": fired,
         "shapes": {entry.name: list(entry.shape) for entry in targets},
-        "masks": {_key(entry): _saved(masks.get(entry.name), entry) for entry in targets},
+        "masks": {entry.key: _saved(masks.get(entry.name), entry) for entry in targets},
         "history": columns.to_text(history),
         **({} if tracker is None else {"tracker": tracker}),
     }
@@ -124,7 +124,7 @@ def validate(
     masks = {}
     for saved, name in names.items():
         entry = own[name]
-        value = parts.get(saved, {}).get(_key(entry)[len(name) :], values.get(saved))
+        value = parts.get(saved, {}).get(entry.key[len(name) :], values.get(saved))
         if value is not None:
             mask = _mask(name, value, entry, saved not in values)
             if not np.array_equal(mask.words, Mask.full(mask.shape, name, "torch").words):
@@ -132,9 +132,9 @@ def validate(
         elif state["version"] > 1:
             boxes = f", only parts of it {', '.join(parts[saved])}" if saved in parts else ""
             raise CheckpointError(
-                f"the saved state has no mask for '{_key(entry)}'{boxes}. Load it on the ranks it was saved "
+                f"the saved state has no mask for '{entry.key}'{boxes}. Load it on the ranks it was saved "
                 "on, or save Pruner.full_state_dict()"
-                if boxes or _key(entry) != name
+                if boxes or entry.key != name
                 else f"the saved state has no mask for '{saved}'; the file is damaged"
             )
     step, fired = (_count(key, state[key]) for key in ("step", "fired"))
@@ -187,15 +187,6 @@ def _history(saved: Any) -> MaskHistory:
     if not isinstance(saved, (list, tuple)):
         raise TypeError(f"found {type(saved).__name__}")
     return MaskHistory(MaskEvent.from_dict(event) for event in saved)
-
-
-def _key(entry: PlanEntry) -> str:
-    """The name of a target's mask: with its box, if only this process knows which part it has."""
-    shard = entry.shard
-    if shard is None or shard.layout is not None or entry.local_shape == entry.shape:
-        return entry.name
-    bounds = zip(shard.offset, entry.local_shape, strict=True)
-    return f"{entry.name}[{', '.join(f'{start}:{start + size}' for start, size in bounds)}]"
 
 
 def _masks_of(

@@ -21,7 +21,7 @@ def saved(loop: Loop) -> dict[str, Any]:
     """See `Pruner.state_dict`."""
     loop.history.settle()
     config, targets = loop.settings.to_config(), loop.plan.targets
-    tracked = None if loop.tracker is None else loop.tracker.state_dict()
+    tracked = remembering.saved(loop.tracker, targets)
     return checkpoint.pack(config, targets, loop.step, loop.fired, loop.keeper.masks, loop.history, tracked)
 
 
@@ -60,7 +60,7 @@ def restore(loop: Loop, state: Mapping[str, Any], strict: bool) -> None:
     weight = loop.weight
     device = devices.HOST if weight is None else devices.runtime.index_of(weight)
     masks = {name: mask.to(device) for name, mask in restored.masks.items()}
-    adopt = remembering.checked(loop.tracker, state.get("tracker"), strict)
+    adopt = remembering.checked(loop.tracker, state.get("tracker"), strict, loop.plan.targets)
     reshard(loop.model)
     loop.keeper.apply(masks)
     adopt()

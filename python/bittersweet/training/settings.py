@@ -230,7 +230,8 @@ class Settings:
 
     def agreement(self) -> dict[str, str]:
         """What all ranks of a decision must have alike, as text by what it is called."""
-        return {key: repr(value) for key, value in self.to_config().items()}
+        config = self.to_config()
+        return {key: repr(value) for key, value in {"seed": config["seed"], **config}.items()}
 
     def agree(self, ranks: Ranks) -> None:
         """Raises, on all ranks, what they would disagree about at an event. Collective."""
@@ -292,6 +293,11 @@ class Settings:
         if not optimizers:
             raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
         optimizers.require_elementwise()
+        if (name := optimizers.spread()) is not None:
+            raise ArgumentError(
+                f"hold: 'grads' with {name}, where each rank steps some of the weights and sends them to the "
+                "others. Use hold='weights'"
+            )
         if not self.mask_optimizer_state:
             raise ArgumentError(
                 "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "

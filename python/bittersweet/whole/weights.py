@@ -150,7 +150,7 @@ def gather(
 
     found = group.together(here)
     ranks = Ranks.meet(group, found.plan.targets, None)
-    members = ranks.competing(found.skipped)
+    members = ranks.competing(lambda: found.skipped)
     if not members.names:
         raise MissingStateError(
             f"missing: all {len(ranks.members.names)} targets lack what the scorer reads, so that nothing "

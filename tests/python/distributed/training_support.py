@@ -61,11 +61,11 @@ def hybrid(model: Net) -> Net:
 
 
 def adamw(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
+    return torch.optim.AdamW(model.parameters(), **{"lr": 1e-2, "weight_decay": 0.1, **options})
 
 
 def masked_adamw(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    return bs.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
+    return bs.optim.AdamW(model.parameters(), **{"lr": 1e-2, "weight_decay": 0.1, **options})
 
 
 def batch(number: int, features: int = 13) -> torch.Tensor:
