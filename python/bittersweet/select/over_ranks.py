@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import _core
 from ..distributed import rounds
 from ..distributed.collective import Group
 from ..distributed.members import Members, Part
@@ -21,10 +22,14 @@ from ..tensors.table import ScoreInputs, Table
 if TYPE_CHECKING:
     from .selection import Options
 
-__all__ = ["Given", "agreement", "group_of", "meet", "row_major", "supported"]
+__all__ = ["Given", "agreement", "check", "group_of", "meet", "row_major", "supported"]
 
 Given = tuple[list[ScoreInputs], "Options", Sequence[str]]
 """What one rank is given: tensors, options, and the roles that will be written."""
+
+_TO_THE_MODULE = (
+    "sparsity", "k", "distribution", "max_tensor_sparsity", "ties", "nonfinite", "seed", "regrow",
+)  # fmt: skip
 
 
 def group_of(process_group: Any, inputs: Any) -> Group | None:
@@ -70,6 +75,20 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
     return *made[0], members
 
 
+def check(members: Members, options: Options) -> None:
+    """Raises what a decision with these options would raise before its first round: on all ranks alike.
+
+    Raises:
+        ShapeError: A row or a group of inputs that the scope compares lies on several ranks; or numbers of
+            scorer random are asked for parts that are no stretch.
+        ArgumentError: See `supported`.
+    """
+    call, scope = supported(options)
+    named = {name: getattr(options, name) for name in _TO_THE_MODULE}
+    named |= {"scope": scope.text, "rounding": scope.rounding, "remainder": scope.remainder}
+    _core.check_over_ranks(members.map, members.names, call.spec, resolve_selector(options.selector), **named)
+
+
 def supported(options: Options) -> tuple[ScorerCall, ScopeCall]:
     """The scorer and the scope of a decision over ranks.
 
@@ -107,8 +126,8 @@ def row_major(table: Table, items: Sequence[ScoreInputs], call: ScorerCall) -> T
 def agreement(
     members: Members, options: Options, writes: Sequence[str], said: Mapping[str, Any]
 ) -> rounds.Agreement:
-    """What all ranks must say alike for a decision that is theirs together, `said` first, in words for a message.
-    The compiled module adds what only its text has: the version, the tensors and their parts, and numbers.
+    """What all ranks must say alike for a decision that is theirs together, `said` first, in words for a
+    message. The compiled module adds the version, the tensors and their parts, and numbers.
     """
     call, scope = supported(options)
     shares = {name: getattr(options, name) for name in ("sparsity", "max_tensor_sparsity")}

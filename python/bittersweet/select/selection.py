@@ -197,7 +197,7 @@ def start_over_ranks(
     """
     call, _ = over_ranks.supported(options)
     table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
-    new, ((data, names, *rest), named) = mask_arguments(table, options)
+    new, ((data, names, spec, selector), named) = mask_arguments(table, options)
     agreed = over_ranks.agreement(members, options, writes, said)
     prune = _core.ShardedPrune(
         members.map,
@@ -206,7 +206,8 @@ def start_over_ranks(
         names,
         [members.index[name] for name in names],
         members.names,
-        *rest,
+        spec,
+        selector,
         rounds.as_text(agreed),
         **named,
         masks=masks,

@@ -44,7 +44,7 @@ def test_of_simulated_ranks(fault: Fault, where: int) -> None:
 
 
 def _failing(when: int, error: BaseException) -> Any:
-    """The compiled decision of a rank on which a round fails: its vector says so, and the error comes after."""
+    """The compiled decision of a rank on which a round fails: its vector says so, the error comes after."""
     made = _core.ShardedPrune
 
     class Failing:
