@@ -1,5 +1,6 @@
 // Prunings by several processes: the map of who holds what, and the rounds. Python adds the vectors over ranks.
 #include "bittersweet/sharded.hpp"
+#include "bittersweet/sharded/setup.hpp"
 
 #include "selecting.hpp"
 #include "table.hpp"
@@ -143,6 +144,13 @@ void bind_sharded(py::module_& module) {
       .def("next", &BoundRun::next, py::arg("fault") = false)
       .def("report", &BoundRun::report)
       .def_property_readonly("agreement", &BoundRun::agreement);
+  module.def(
+      "check_over_ranks",
+      [](const ShardMap& map, const std::vector<std::string>& names, const py::tuple& scorer, const py::tuple& selector,
+         const py::kwargs& given) {
+        flow::check_sharded({.map = &map, .names = names}, to_scorer(scorer), MaskArguments(selector, given).options);
+      },
+      py::arg("map"), py::arg("names"), py::arg("scorer"), py::arg("selector"));
   module.def("fault_vector", [] {
     const auto vector = std::make_shared<std::vector<std::int32_t>>(ShardedPrune::fault_vector());
     return RoundVector::view(vector, *vector);
