@@ -39,9 +39,9 @@ def fsdp2(rank: int, size: int) -> None:
     events = train(model, optimizer, pruner, number=rank)
     assert [event.ranks for event in events] == [size] * 3
     assert all(event.rounds and event.bytes_sent for event in events)
-    assert pruner.history[-1].achieved_sparsity == 1013 / 1265 or pruner.history[-1].pruned
     require_replicas(model)
     shapes = [tuple(here(model.get_parameter(f"{name}.weight")).shape) for name in ("b", "c", "one")]
+    assert ("of it on this rank" in str(pruner.plan())) and "b.weight" in str(pruner.plan())
     rows = {2: [(13, 2, 1), (13, 1, 0)], 4: [(7, 1, 1), (7, 1, 0), (7, 1, 0), (5, 0, 0)]}[size][rank]
     assert [shape[0] for shape in shapes] == list(rows)
 
