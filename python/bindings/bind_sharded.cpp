@@ -1,6 +1,5 @@
 // Prunings by several processes: the map of who holds what, and the rounds. Python adds the vectors over ranks.
 #include "bittersweet/sharded.hpp"
-#include "bittersweet/sharded/setup.hpp"
 
 #include "selecting.hpp"
 #include "table.hpp"
@@ -148,7 +147,7 @@ void bind_sharded(py::module_& module) {
       "check_over_ranks",
       [](const ShardMap& map, const std::vector<std::string>& names, const py::tuple& scorer, const py::tuple& selector,
          const py::kwargs& given) {
-        flow::check_sharded({.map = &map, .names = names}, to_scorer(scorer), MaskArguments(selector, given).options);
+        ShardedPrune::check(map, names, to_scorer(scorer), MaskArguments(selector, given).options);
       },
       py::arg("map"), py::arg("names"), py::arg("scorer"), py::arg("selector"));
   module.def("fault_vector", [] {
