@@ -95,6 +95,27 @@ def fsdp2_in_bfloat16_with_many_ties(rank: int, size: int) -> None:
     assert any((event.count_equal or 0) > 1 for event in events)
 
 
+def fsdp2_in_another_order(rank: int, size: int) -> None:
+    """Among equal scores what comes first in `order` goes first."""
+    order = ["one.weight", "c.weight", "b.weight", "a.weight"]
+    found = []
+    for given in (None, order):
+        model = sharded(net())
+        with torch.no_grad():
+            for name in order:
+                here(model.get_parameter(name)).fill_(0.5)
+        pruner = bs.Pruner(model, adamw(model), scorer="magnitude", schedule=bs.OneShot(0.25, 1), order=given)
+        items = [bs.ScoreInputs(full(model.get_parameter(n).detach()), name=n) for n in given or order[::-1]]
+        expected = bs.make_masks(items, sparsity=0.25, scorer="magnitude")
+        event = pruner.step()
+        assert event is not None
+        for mask in expected:
+            assert torch.equal(full(pruner.masks[mask.name]), mask.bool()), mask.name
+        found.append(event.per_tensor)
+    assert found[0]["one.weight"] == 0.0
+    assert found[1]["one.weight"] == 1.0
+
+
 def fsdp2_with_mixed_precision(rank: int, size: int) -> None:
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     model = sharded(net(), mp_policy=policy)
