@@ -56,6 +56,11 @@ std::int64_t ShardedPrune::rounds() const { return implementation_->flow->rounds
 std::int64_t ShardedPrune::bytes() const { return implementation_->flow->bytes(); }
 const std::string& ShardedPrune::agreement() const { return implementation_->flow->agreement(); }
 
+void ShardedPrune::check(const ShardMap& map, std::span<const std::string> names, const Scorer& scorer,
+                         const PruneOptions& options) {
+  flow::check_sharded({.map = &map, .names = names}, scorer, options);
+}
+
 std::vector<std::int32_t> ShardedPrune::fault_vector() {
   std::vector<std::int32_t> vector(1 + Flow::first_length());
   vector[0] = 1;

@@ -1,6 +1,6 @@
-"""Trains a small network over ranks and prunes it as one.
+"""Trains a small network over ranks and prunes it as one: ``torchrun --nproc-per-node 2 train.py``.
 
-``torchrun --nproc-per-node 2 examples/fsdp2/train.py``. Every rank holds a part of every weight (fully_shard). All of them prune by one exact threshold.
+Every rank holds a part of every weight (fully_shard). All of them prune by one exact threshold.
 """
 
 from __future__ import annotations

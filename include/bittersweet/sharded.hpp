@@ -51,6 +51,11 @@ class ShardedPrune {
   std::int64_t bytes() const;            // that this rank put into vectors
   const std::string& agreement() const;  // all that must be alike, in lines "name: value"
 
+  // Throws what the constructor would throw for these alone: where rows, groups of inputs or positions are asked for
+  // that the map has split, and what only one process can do. So that it is known before there are tensors.
+  static void check(const ShardMap& map, std::span<const std::string> names, const Scorer& scorer,
+                    const PruneOptions& options);
+
   // A first vector of a rank that could not make a ShardedPrune: the others will throw RankFailed after its sum.
   static std::vector<std::int32_t> fault_vector();
 

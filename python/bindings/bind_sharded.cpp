@@ -143,6 +143,13 @@ void bind_sharded(py::module_& module) {
       .def("next", &BoundRun::next, py::arg("fault") = false)
       .def("report", &BoundRun::report)
       .def_property_readonly("agreement", &BoundRun::agreement);
+  module.def(
+      "check_over_ranks",
+      [](const ShardMap& map, const std::vector<std::string>& names, const py::tuple& scorer, const py::tuple& selector,
+         const py::kwargs& given) {
+        ShardedPrune::check(map, names, to_scorer(scorer), MaskArguments(selector, given).options);
+      },
+      py::arg("map"), py::arg("names"), py::arg("scorer"), py::arg("selector"));
   module.def("fault_vector", [] {
     const auto vector = std::make_shared<std::vector<std::int32_t>>(ShardedPrune::fault_vector());
     return RoundVector::view(vector, *vector);

@@ -30,30 +30,43 @@ struct Narrowing {
   std::size_t bin(std::uint32_t key) const noexcept {
     return key < low ? 0 : key > high ? bins - 1 : std::size_t{key >> shift} - (low >> shift) + 1;
   }
-  // First key of bin b, and of the one after it, within the range.
-  std::uint32_t first(std::size_t b) const noexcept {
+  // Where bin b begins. Of the first and the last, that is where all keys and where the range ends.
+  std::uint32_t begin(std::size_t b) const noexcept {
+    if (b == 0) return key_of_minus_infinity;
     const std::uint64_t edge = (std::uint64_t{low >> shift} + b - 1) << shift;
     return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(edge, low, high));
   }
+  std::uint32_t end(std::size_t b) const noexcept { return b + 1 < bins ? begin(b + 1) : key_of_infinity; }
   bool on_edge(std::uint32_t key) const noexcept { return (key & ((std::uint32_t{1} << shift) - 1)) == 0; }
 };
 
+// The first look at scores of which nothing is known. Where none is negative, 63 powers of two, 2^-48 to 2^15, get
+// 1,024 bins each: nearly every threshold lies there, and one elsewhere takes a second look.
+inline Narrowing widest(bool non_negative, std::size_t bins) {
+  constexpr std::uint32_t low = 0x80000000u | (127u - 48u) << 23, high = (0x80000000u | (127u + 15u) << 23) - 1;
+  return non_negative && bins >= 65536
+             ? Narrowing(low, high, bins)
+             : Narrowing(non_negative ? key_of_zero : key_of_minus_infinity, key_of_infinity, bins);
+}
+
 // What a rank tells of its sample beside the bins.
 struct SampleSpread {
-  static constexpr std::size_t length = 4 * limbs;
+  static constexpr std::size_t length = 5 * limbs;
   std::int64_t squares = 0;  // of the differences between neighbouring lines, times 256
   std::int64_t pairs = 0;
   std::int64_t lines = 0;
+  std::int64_t zeros = 0;
   std::int64_t between = 0;  // scores that lie on no edge of a bin
 
   void put(std::span<std::int32_t> to) const {
     LimbWriter out(to);
-    for (const std::int64_t number : {squares, pairs, lines, between}) out.put(number);
+    for (const std::int64_t number : {squares, pairs, lines, zeros, between}) out.put(number);
   }
   static SampleSpread take(std::span<const std::int32_t> from) {
     LimbReader in(from);
     SampleSpread spread;
-    for (std::int64_t* number : {&spread.squares, &spread.pairs, &spread.lines, &spread.between}) *number = in.count();
+    for (std::int64_t* number : {&spread.squares, &spread.pairs, &spread.lines, &spread.zeros, &spread.between})
+      *number = in.count();
     return spread;
   }
 };
@@ -92,29 +105,28 @@ inline Narrowed narrow(const Narrowing& range, std::span<const std::int32_t> sum
       break;
     }
   }
-  const bool lower = low >= 1 && from > 0, upper = high <= drawn && to < last;
+  const bool lower = low >= 1, upper = high <= drawn;
   // Scores on a grid (bf16 magnitudes), or bins of one key: the ends are numbers of the sample, perhaps of many.
   const bool grid = range.shift == 0 || 16.0 * static_cast<double>(spread.between) < drawn;
-  if (lower) found.low = std::max(least, range.first(from));
-  if (upper) found.high = grid ? range.first(to) : range.first(to + 1);
+  const bool at_low = grid && lower && from > 0 && from < last, at_high = grid && upper && to > 0 && to < last;
+  if (lower) found.low = std::max(least, range.begin(from));
+  if (upper) found.high = at_high ? range.begin(to) : range.end(to);
   found.low = key_of(score_of(found.low));
   found.high = std::max(found.low, key_of(score_of(found.high)));
   const auto often = [&](std::size_t b) { return sums[b] >= std::max(16.0, drawn / 2048); };
-  found.heavy = grid && ((lower && often(from)) || (upper && often(to)));
+  found.heavy = (at_low && often(from)) || (at_high && often(to));
 
   double inside = 0;
-  for (std::size_t b = from; b <= to; ++b) {
-    const bool is_end = grid && ((lower && b == from) || (upper && b == to));
-    const bool zeros = non_negative && b == range.bin(key_of_zero);
-    if (!is_end && !zeros) inside += sums[b];
-  }
-  found.finer = range.shift > 0 && lower + upper > 0 && inside > drawn / 64 && inside > 4 * reach;
-  if (found.finer) {
-    const std::uint32_t begin = lower ? range.first(from) : range.low;
-    const std::uint32_t end = upper ? range.first(to + 1) : range.high;
-    found.next = Narrowing(begin, std::max(begin, end), next_bins);
-    found.finer = found.next.shift < range.shift;
-  }
+  for (std::size_t b = from; b <= to; ++b) inside += sums[b];
+  const std::size_t zeros = range.bin(key_of_zero);
+  if (non_negative && from <= zeros && zeros <= to) inside -= static_cast<double>(spread.zeros);
+  if (at_low) inside -= sums[from];
+  if (at_high && to > from) inside -= sums[to];
+  if (!(lower || upper) || inside <= drawn / 64 || inside <= 4 * reach) return found;
+  const std::uint32_t first = lower ? std::max(range.begin(from), least) : least;
+  found.next = Narrowing(first, upper ? std::max(range.end(to), first) : key_of_infinity, next_bins);
+  found.finer =  // there is an end to it: ranges only shrink, but for one look outside the first
+      range.shift > 0 && (found.next.shift < range.shift || found.next.low < range.low || found.next.high > range.high);
   return found;
 }
 

@@ -58,7 +58,7 @@ class SharedSelection {
     if (plan.rank <= 0) return;
     if (!plan.guess && plan.elements > Chunk::size / 2) {
       step_ = Step::sample;
-      narrowing_ = Narrowing(plan.non_negative ? key_of_zero : key_of_minus_infinity, key_of_infinity, plan.bins);
+      narrowing_ = widest(plan.non_negative, plan.bins);
     } else if (plan.guess && plan.guess->low <= plan.guess->high) {
       open(key_of(plan.guess->low), key_of(plan.guess->high), plan.guess->heavy_ends);
     } else {

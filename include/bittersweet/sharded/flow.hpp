@@ -186,14 +186,11 @@ class Sharded {
       if (counts(i)) held += static_cast<double>(parts_[i]->numel);
     const double dead = held - static_cast<double>(live);
     const double share = live > 0 ? std::clamp((k * held - dead) / static_cast<double>(live), 0.0, 1.0) : 0.0;
-    batch_[0].part->look(engine_, first_narrowing(), map_.total(), share, workspace_).put(to);
-    batch_[0].part->put_sample(first_narrowing(), to.subspan(SampleSpread::length));
+    batch_[0].part->look(engine_, first_narrowing(), map_.total(), share, to, workspace_);
   }
 
   // By the scorer alone: modifiers may differ between ranks.
-  Narrowing first_narrowing() const {
-    return {info_of(scorer_).non_negative ? key_of_zero : key_of_minus_infinity, key_of_infinity, first_bins};
-  }
+  Narrowing first_narrowing() const { return widest(info_of(scorer_).non_negative, first_bins); }
   bool samples() const {
     return options_.scope.kind == Scope::global && report_.k > 0 && !std::get<Exact>(options_.selector).guess &&
            map_.total() > Chunk::size / 2;
@@ -210,12 +207,12 @@ class Sharded {
                           "); nothing was pruned. Compare what each was given");
     report_.dead = report_.total - live;
     const std::span<const std::int32_t> sample = sums.subspan(first_length() - first_bins - SampleSpread::length);
-    if (options_.scope.kind == Scope::global) first_sample_.assign(sample.begin(), sample.end());
     if (by_tensor()) {
+      first_sample_.assign(sample.begin(), sample.end());
       stage_ = Stage::live;
       return;
     }
-    begin_first(std::max<std::int64_t>(0, report_.k - report_.dead));
+    begin_first(std::max<std::int64_t>(0, report_.k - report_.dead), sample);
   }
 
   // ---- selections side by side ----
@@ -227,13 +224,12 @@ class Sharded {
     make_part(batch_[0], std::get<Exact>(options_.selector).capacity);
   }
 
-  void begin_first(std::int64_t rank) {
+  void begin_first(std::int64_t rank, std::span<const std::int32_t> sample) {
     stage_ = Stage::select;
     SharedPlan plan = plan_of(batch_[0], rank, report_.total - report_.dead, in_.bins, options_.ties);
     plan.guess = std::get<Exact>(options_.selector).guess;
-    batch_[0].shared = samples() ? std::make_unique<SharedSelection>(plan, first_narrowing(), first_sample_)
+    batch_[0].shared = samples() ? std::make_unique<SharedSelection>(plan, first_narrowing(), sample)
                                  : std::make_unique<SharedSelection>(plan);
-    first_sample_ = {};
     skip_if_selected();
   }
 
@@ -246,7 +242,8 @@ class Sharded {
     if (options_.scope.kind == Scope::global) {
       capped_.resize(map_.tensors());
       budget_ = report_.k;
-      return begin_first(std::clamp<std::int64_t>(budget_ - report_.dead, 0, report_.total - report_.dead));
+      return begin_first(std::clamp<std::int64_t>(budget_ - report_.dead, 0, report_.total - report_.dead),
+                         first_sample_);
     }
     share_out();
     report_.k = 0;

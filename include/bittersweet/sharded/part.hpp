@@ -38,14 +38,12 @@ class SelectionPart {
            Workspace& workspace) {
     switch (shared.step()) {
       case SharedSelection::Step::sample: {
-        if (shared.first_look()) {
-          look(engine, shared.narrowing(), shared.plan().elements, share, workspace).put(to);
-          to = to.subspan(SampleSpread::length);
-        }
-        return put_sample(shared.narrowing(), to);
+        if (shared.first_look()) return look(engine, shared.narrowing(), shared.plan().elements, share, to, workspace);
+        for (const std::uint32_t key : sampled_) ++to[shared.narrowing().bin(key)];
+        return;
       }
       case SharedSelection::Step::bracket: return put_bracket(engine, shared, to, keep, workspace);
-      case SharedSelection::Step::candidates: return put_candidates(engine, shared, to);
+      case SharedSelection::Step::candidates: return put_candidates(engine, shared, to, workspace);
       case SharedSelection::Step::units: return put_units(engine, shared, to, workspace);
       case SharedSelection::Step::runs: return put_runs(engine, shared, to);
       case SharedSelection::Step::digit: return put_digit(engine, shared, to, workspace);
@@ -64,9 +62,11 @@ class SelectionPart {
     }
   }
 
-  // A sample of the tensors that this rank counts for, at the rate that all ranks have. `share`: how much of it is
-  // likely below the threshold.
-  SampleSpread look(E& engine, const Narrowing& narrowing, std::int64_t elements, double share, Workspace& workspace) {
+  // The first look: a sample of the tensors that this rank counts for, at the rate that all ranks have. `share`: how
+  // much of it is likely below the threshold.
+  void look(E& engine, const Narrowing& narrowing, std::int64_t elements, double share, std::span<std::int32_t> to,
+            Workspace& workspace) {
+    const std::span<std::int32_t> bins = to.subspan(SampleSpread::length);
     std::vector<ScoreInputs> counted;
     for (std::size_t t = 0; t < parts_.size(); ++t)
       if (parts_[t].counts && tensors_[t].numel > 0) {
@@ -74,36 +74,34 @@ class SelectionPart {
         counted.back().origin = origin_of(view_, t);
       }
     const ScoreView view = make_view(counted, view_.scorer);
-    if (view.size() == 0) return {};
+    if (view.size() == 0) return;
     const double rate = static_cast<double>(view.size()) / static_cast<double>(elements);
     const auto lines = static_cast<std::int64_t>(static_cast<double>(lines_for(elements)) * rate + 0.5);
     const LineSample plan{std::max<std::int64_t>(lines, 1), context_.seed};
     const auto size = static_cast<std::size_t>(plan.lines * LineSample::width);
     float* const scores = workspace.get<float>(Workspace::sample, size);
     engine.sample(view, plan, scores);
-    extra_bytes_ += static_cast<std::int64_t>(size * sizeof(float));
-    sampled_.clear();
-    std::vector<std::int32_t> bins(narrowing.bins);
+    extra_bytes_ += static_cast<std::int64_t>(size * (sizeof(float) + sizeof(std::uint32_t)));
+    sampled_.resize(size);
+    std::size_t drawn = 0;
     SampleSpread spread{.lines = plan.lines};
     for (std::size_t i = 0; i < size; ++i) {
       const std::uint32_t key = key_of(scores[i]);
       if (key == key_of_nan) continue;
-      sampled_.push_back(key);
+      sampled_[drawn++] = key;
       ++bins[narrowing.bin(key)];
+      spread.zeros += key == key_of_zero;
       spread.between += !narrowing.on_edge(key);
     }
+    sampled_.resize(drawn);
     std::size_t middle = 0;
-    for (double below = bins[0]; middle + 1 < bins.size() && below < share * static_cast<double>(sampled_.size());)
+    for (double below = bins[0]; middle + 1 < bins.size() && below < share * static_cast<double>(drawn);)
       below += bins[++middle];
-    const float value = score_of(std::max(narrowing.first(middle + 1), key_of_minus_infinity));
+    const float value = score_of(narrowing.end(middle));
     const detail::LineSpread measured = detail::line_spread({scores, size}, value, share);
     spread.squares = static_cast<std::int64_t>(measured.squares * 256);
     spread.pairs = measured.pairs;
-    return spread;
-  }
-
-  void put_sample(const Narrowing& narrowing, std::span<std::int32_t> to) const {
-    for (const std::uint32_t key : sampled_) ++to[narrowing.bin(key)];
+    spread.put(to);
   }
 
   // NaN scores that the bracket pass met in each tensor, of those that this rank counts.
@@ -174,11 +172,11 @@ class SelectionPart {
     for (const std::int64_t count : {counts.below, counts.equal_low, counts.inside, counts.equal_high, counts.above,
                                      counts.nan, std::int64_t{run_.counts.overflow}})
       out.put(count);
-    if (!run_.counts.overflow) put_candidates(engine, shared, to.subspan(SharedSelection::bracket_length));
+    if (!run_.counts.overflow) put_candidates(engine, shared, to.subspan(SharedSelection::bracket_length), workspace);
   }
 
-  void put_candidates(E& engine, const SharedSelection& shared, std::span<std::int32_t> to) {
-    std::vector<std::int64_t> bins(to.size());
+  void put_candidates(E& engine, const SharedSelection& shared, std::span<std::int32_t> to, Workspace& workspace) {
+    const std::span bins(workspace.nested().get<std::int64_t>(Workspace::first_arena, to.size()), to.size());
     engine.tally(chunks_, run_.counts.candidates, units(shared.plan()), shared.keys(), bins);
     put_counts(bins, false, to);
   }

@@ -84,7 +84,7 @@ inline void check_sharded(const ShardedInputs& in, const Scorer& scorer, const P
           "scope: '" + (rows ? std::string("row") : n_of_m) + "' needs " +
           (rows ? "whole output rows" : "whole groups of " + std::to_string(options.scope.of) + " inputs") +
           " on a rank, and those of '" + in.names[static_cast<std::size_t>(part.tensor)] +
-          "' are split between ranks; split it along its output rows" +
+          "' are split between ranks; split it along its output rows (Shard(0) of a Linear)" +
           (rows ? "" : " or at multiples of " + std::to_string(options.scope.of) + " inputs") +
           ", leave it out, or use scope 'global' or 'tensor'");
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import _core
 from ..errors import ArgumentError, DTypeError, RanksDisagree, ShapeError
+from ..tensors.geometry import geometry_of
 from .collective import Group, on_ranks
 from .shards import MOST_AXES, Shard
 
@@ -27,9 +28,7 @@ class Part:
         shard: Where the part lies.
         shape: Of the part.
         alike: What every rank that holds a part of this tensor must say of it too, by what it is called.
-        rows_whole: Whether each output row that this rank has a part of lies on it wholly.
-        inputs_by: The greatest M of which the part begins and ends at a multiple along the inputs (but for
-            the end of the whole); 0 where it has all inputs.
+        rows: The output rows of the whole tensor, as `Geometry` has them; None: not known here.
         skipped: Why this rank leaves the tensor out, or None.
     """
 
@@ -37,8 +36,7 @@ class Part:
     shard: Shard
     shape: tuple[int, ...]
     alike: Mapping[str, Any] = field(default_factory=dict)
-    rows_whole: bool = True
-    inputs_by: int = 0
+    rows: tuple[int, ...] | None = None
     skipped: str | None = None
 
     @property
@@ -49,7 +47,7 @@ class Part:
     def plain(self) -> tuple[Any, ...]:
         """This part without what belongs to torch."""
         shard = (self.shard.shape, self.shard.offset, self.shard.position)
-        return self.name, shard, self.shape, dict(self.alike), self.rows_whole, self.inputs_by, self.skipped
+        return self.name, shard, self.shape, dict(self.alike), self.rows, self.skipped
 
     @staticmethod
     def of(name: str, shard: Any, *rest: Any) -> Part:
@@ -68,7 +66,6 @@ class Members:
         index: Position in the list by name.
         parts: Those that this rank holds, by name, left out ones too.
         skipped: Names of the tensors that are left out.
-        rows_whole: Whether every output row of every tensor lies wholly on one rank.
         map: Of the compiled module.
     """
 
@@ -87,7 +84,6 @@ class Members:
         self.shapes = [holders[0][1].shard.shape for holders in kept.values()]
         self.numels = [math.prod(shape) for shape in self.shapes]
         self.index = {name: place for place, name in enumerate(self.names)}
-        self.rows_whole = all(part.rows_whole for holders in kept.values() for _, part in holders)
         self._holders = everything
         self.map = self._map(list(kept.values()))
 
@@ -155,30 +151,17 @@ class Members:
         """Whether it is this rank that counts for its part of a tensor, of which others may have copies."""
         return self.holders(name)[:1] == [self.group.rank]
 
-    def require_whole(self, scope: str) -> None:
-        """Raises ShapeError where a row or a group of inputs that `scope` compares lies on several ranks."""
-        if scope in ("global", "tensor"):
-            return
-        group_of = 0 if scope == "row" else int(scope.partition(":")[2])
-        for rank, part in (held for name in self.names for held in self._holders[name]):
-            if part.inputs_by % group_of if group_of else not part.rows_whole:
-                what = f"a group of {group_of} inputs" if group_of else "a row"
-                raise ShapeError(
-                    f"scope: '{scope}', and the part of '{part.name}' on rank {self.group.names[rank]}, of "
-                    f"shape {part.shape} at {part.shard.offset} of {part.shard.shape}, cuts through {what}; "
-                    "parts of whole ones are accepted. Shard the weight along its outputs (Shard(0) of a "
-                    "Linear), or use scope 'global'"
-                )
-
     def _map(self, kept: Sequence[Sequence[tuple[int, Part]]]) -> Any:
-        boxes = array("q")
+        boxes, rows = array("q"), array("q")
         for tensor, holders in enumerate(kept):
+            known = (part.rows for _, part in holders if part.rows is not None)
+            rows.extend(next(known, geometry_of(self.shapes[tensor])))
             for rank, part in holders:
                 if part.numel:
                     unused = [0] * (MOST_AXES - len(part.shape))
                     boxes.extend([tensor, rank, *part.shard.offset, *unused, *part.shape, *unused])
         try:
-            return _core.ShardMap([list(shape) for shape in self.shapes], boxes, self.group.size)
+            return _core.ShardMap([list(shape) for shape in self.shapes], boxes, self.group.size, rows)
         except ShapeError as error:  # it speaks of positions
             said = re.sub(r"\btensor (\d+)", lambda found: f"'{self.names[int(found[1])]}'", str(error))
             raise ShapeError(said.replace("boxes: ", "shard: ", 1)) from None

@@ -16,13 +16,11 @@ from .members import Part
 from .shards import Shard, is_dtensor, local, shard_of
 
 __all__ = [
-    "inputs_by",
     "local_item",
     "mask_of_part",
     "norm_of_part",
     "part_of",
     "plain_items",
-    "rows_are_whole",
     "table_item",
 ]
 
@@ -98,8 +96,8 @@ def mask_of_part(mask: Any, shard: Shard | None, shape: tuple[int, ...], name: s
 def part_of(item: ScoreInputs, shape: tuple[int, ...], alike: Mapping[str, Any]) -> Part:
     """The part that a named local item is, for the list of all ranks."""
     assert item.shard is not None and item.name is not None
-    whole, by = rows_are_whole(item, shape), inputs_by(item, shape)
-    return Part(item.name, item.shard, shape, alike, whole, by)
+    rows = geometry_of(item.shard.shape, item.in_dim, item.kernel_dims, item.groups, item.name)
+    return Part(item.name, item.shard, shape, alike, tuple(rows))
 
 
 def table_item(item: ScoreInputs, shape: tuple[int, ...]) -> ScoreInputs:
@@ -109,33 +107,6 @@ def table_item(item: ScoreInputs, shape: tuple[int, ...]) -> ScoreInputs:
 
 def _placed(shard: Shard) -> str:
     return "" if shard.layout is None else f" placed as {shard.layout.placements}"
-
-
-def rows_are_whole(item: ScoreInputs, shape: Sequence[int]) -> bool:
-    """Whether no output row of a local item continues on another rank."""
-    shard = item.shard
-    if shard is None or not math.prod(shape) or tuple(shape) == shard.shape:
-        return True
-    axes, axis = len(shard.shape), _input_axis(item)
-    kernel = axes - 1 - max(axis, 1) if item.kernel_dims is None else item.kernel_dims
-    split = {each for each in range(axes) if shape[each] != shard.shape[each]}
-    if axis == 0 and axes > 1 and item.groups is not None and _span(shard, shape, item.groups) is not None:
-        split.discard(0)
-    return not split & {axis, *range(axes - kernel, axes)}
-
-
-def inputs_by(item: ScoreInputs, shape: Sequence[int]) -> int:
-    """See `Part.inputs_by`."""
-    shard = item.shard
-    if shard is None or not math.prod(shape):
-        return 0
-    axis = _input_axis(item)
-    whole, low = shard.shape[axis], shard.offset[axis]
-    high = low + shape[axis]
-    if axis == 0 and len(shard.shape) > 1 and item.groups is not None:
-        each = whole // item.groups  # inputs are counted anew in each group
-        low, high, whole = low % each, high % each, 0
-    return math.gcd(low, 0 if high == whole else high)
 
 
 def norm_of_part(norm: Any, item: ScoreInputs, shape: tuple[int, ...], name: str) -> Any:

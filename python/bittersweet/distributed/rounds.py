@@ -16,18 +16,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import _core
-from ..errors import Error, RankFailed, RanksDisagree
+from ..errors import Error, NonFiniteScoreError, RankFailed, RanksDisagree, ReplicasDiffer
 from .collective import Failure, Group, first_failure, listed, on_ranks
 
-__all__ = ["Agreement", "agree", "as_text", "decide", "digest", "fault", "reported"]
+__all__ = ["Agreement", "agree", "as_text", "completed", "decide", "digest", "fault", "reported"]
 
 Agreement = Mapping[str, str]
 """What every rank must say alike: values by what they are called, in words that a message can show."""
 
 
 def as_text(agreement: Agreement) -> str:
-    """The text whose equality over ranks the first round proves."""
-    return json.dumps(list(agreement.items()))
+    """The text whose equality over ranks the first round proves: lines ``name: value``."""
+    return "".join(f"{what}: {json.dumps(value)}\n" for what, value in agreement.items())
+
+
+def completed(agreement: Agreement, text: str) -> Agreement:
+    """What a rank says, and what the compiled module says for it beside that, by the lines of its text."""
+    lines = (line.partition(": ") for line in text.splitlines())
+    return {**agreement, **{what: value for what, _, value in lines if what not in agreement}}
 
 
 def digest(values: Any) -> str:
@@ -59,20 +65,20 @@ def decide(group: Group, start: Callable[[], tuple[Agreement, Any]]) -> Any:
             raised, vector = error, _core.fault_vector()
         while vector is not None:
             group.sum_(vector)
-            if raised is not None:
-                break
-            raised = KeyboardInterrupt() if interrupted() else None
+            if raised is None:
+                raised = KeyboardInterrupt() if interrupted() else None
+            else:
+                _exchange(group, agreement, raised)
+                raise raised
             try:
                 vector = prune.next(raised is not None)
             except (RanksDisagree, RankFailed):
                 raise _explained(group, agreement) from None
-            except Error:
+            except (NonFiniteScoreError, ReplicasDiffer):
                 raise  # found in sums: the others raise the same
-            except BaseException as error:
-                raised, vector = error, prune.next(True)
-        if raised is not None:
-            _exchange(group, agreement, raised)
-            raise raised
+            except BaseException as error:  # of this rank alone, which its last vector said
+                _exchange(group, agreement, error)
+                raise
         return prune.report()
 
 

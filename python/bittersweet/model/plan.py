@@ -208,6 +208,8 @@ class Plan:
 def _row(entry: PlanEntry, width: int) -> str:
     shape = "x".join(map(str, entry.shape)) or "scalar"
     notes = [f"tied with {', '.join(entry.aliases)}"] if entry.aliases else []
+    if entry.local_shape != entry.shape:
+        notes.append(f"{'x'.join(map(str, entry.local_shape))} of it on this rank")
     if entry.reason:
         notes.append(entry.reason)
     columns = f"{entry.name:<{width}}  {shape:>16}  {entry.numel:>13,}  {entry.dtype:<8}"

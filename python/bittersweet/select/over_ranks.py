@@ -22,13 +22,14 @@ from ..tensors.table import ScoreInputs, Table
 if TYPE_CHECKING:
     from .selection import Options
 
-__all__ = ["Given", "agreement", "group_of", "meet", "row_major", "supported"]
+__all__ = ["Given", "agreement", "check", "group_of", "meet", "row_major", "supported"]
 
 Given = tuple[list[ScoreInputs], "Options", Sequence[str]]
 """What one rank is given: tensors, options, and the roles that will be written."""
 
-_FORMAT = 1
-"""Of the vectors that are added up: ranks with different ones do not understand each other."""
+_TO_THE_MODULE = (
+    "sparsity", "k", "distribution", "max_tensor_sparsity", "ties", "nonfinite", "seed", "regrow",
+)  # fmt: skip
 
 
 def group_of(process_group: Any, inputs: Any) -> Group | None:
@@ -74,6 +75,20 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
     return *made[0], members
 
 
+def check(members: Members, options: Options) -> None:
+    """Raises what a decision with these options would raise before its first round: on all ranks alike.
+
+    Raises:
+        ShapeError: A row or a group of inputs that the scope compares lies on several ranks; or numbers of
+            scorer random are asked for parts that are no stretch.
+        ArgumentError: See `supported`.
+    """
+    call, scope = supported(options)
+    named = {name: getattr(options, name) for name in _TO_THE_MODULE}
+    named |= {"scope": scope.text, "rounding": scope.rounding, "remainder": scope.remainder}
+    _core.check_over_ranks(members.map, members.names, call.spec, resolve_selector(options.selector), **named)
+
+
 def supported(options: Options) -> tuple[ScorerCall, ScopeCall]:
     """The scorer and the scope of a decision over ranks.
 
@@ -109,29 +124,23 @@ def row_major(table: Table, items: Sequence[ScoreInputs], call: ScorerCall) -> T
 
 
 def agreement(
-    members: Members, options: Options, writes: Sequence[str], said: Mapping[str, Any], masks: bool
+    members: Members, options: Options, writes: Sequence[str], said: Mapping[str, Any]
 ) -> rounds.Agreement:
-    """What all ranks must say alike for a decision that is theirs together, `said` first."""
+    """What all ranks must say alike for a decision that is theirs together, `said` first, in words for a
+    message. The compiled module adds the version, the tensors and their parts, and numbers.
+    """
     call, scope = supported(options)
-    sparsity = options.sparsity
-    tensors = list(zip(members.names, members.shapes, strict=True))
+    shares = {name: getattr(options, name) for name in ("sparsity", "max_tensor_sparsity")}
+    exact = {name: "none" if x is None else f"{x:g} ({x.hex()})" for name, x in shares.items()}
     return {
         **{what: str(value) for what, value in said.items()},
-        "the version of Bittersweet": f"{_core.__version__}, rounds {_FORMAT}",
-        "what is made": "masks" if masks else "a threshold",
-        "what is written": ", ".join(sorted(writes)) or "nothing",
-        "sparsity": "None" if sparsity is None else f"{sparsity:g} ({sparsity.hex()})",
-        "k": str(options.k),
-        "scope": f"{scope.text}, rounding {scope.rounding}, remainder {scope.remainder}",
-        "distribution": str(options.distribution),
-        "scorer": str((call.name, *call.spec[1:])),
+        **exact,
+        "scorer": f"{call.name}, eps {call.eps}, q {call.spec[2]}, seed {call.spec[3]}",
+        "scope": scope.text,
         "ties": str(options.ties),
-        "nonfinite": options.nonfinite,
-        "seed": str(options.seed),
-        "regrow": str(options.regrow),
-        "max_tensor_sparsity": str(options.max_tensor_sparsity),
+        "distribution": str(options.distribution),
+        "what is written": ", ".join(sorted(writes)) or "nothing",
         "skipped tensors": ", ".join(members.skipped) or "none",
-        "the tensors": f"{len(tensors)}, {rounds.digest(tensors)}",
     }
 
 

@@ -195,11 +195,10 @@ def start_over_ranks(
     """This rank's part in a decision, ready for its rounds: its table, the masks that they will write (or
     not, for a threshold alone), what it says, and ``_core.ShardedPrune``.
     """
-    call, scope = over_ranks.supported(options)
-    members.require_whole(scope.text)
+    call, _ = over_ranks.supported(options)
     table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
-    new, ((data, names, *rest), named) = mask_arguments(table, options)
-    agreed = over_ranks.agreement(members, options, writes, said, masks)
+    new, ((data, names, spec, selector), named) = mask_arguments(table, options)
+    agreed = over_ranks.agreement(members, options, writes, said)
     prune = _core.ShardedPrune(
         members.map,
         members.group.rank,
@@ -207,12 +206,13 @@ def start_over_ranks(
         names,
         [members.index[name] for name in names],
         members.names,
-        *rest,
+        spec,
+        selector,
         rounds.as_text(agreed),
         **named,
         masks=masks,
     )
-    return table, new, agreed, prune
+    return table, new, rounds.completed(agreed, prune.agreement), prune
 
 
 def find_threshold(
@@ -276,7 +276,6 @@ class EventSource:
         whole: Table | Members = table if members is None else members
         self.names, self.numels, self.copied_bytes = whole.names, whole.numels, table.copied_bytes
         self.ranks = None if members is None else members.group.size
-        self.rows_whole = members is None or members.rows_whole
         self.half = table.has_dtype("exp_avg_sq", FLOAT16)
         self.call, self.selector, self.scope, self.sparsity = call, selector, scope, sparsity
 
@@ -299,7 +298,7 @@ class EventSource:
                 for name, count, size in zip(self.names, pruned, self.numels, strict=True)
             },
             per_tensor_threshold=dict(zip(self.names, found["tensor_threshold"], strict=True)),
-            empty_rows=found["empty_rows"] if self.rows_whole else None,
+            empty_rows=found["empty_rows"],
             v_below_eps=found["v_below_eps"],
             v_zero=found["v_zero"],
             nonfinite=found["nonfinite"],

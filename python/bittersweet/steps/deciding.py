@@ -45,6 +45,8 @@ def decide(
     def left_out() -> Sequence[str]:
         ours.append(ready())
         keeper.rehearse()
+        if {*ours[0].skipped} >= {*ranks.members.names}:
+            raise unscorable(step, ours[0].skipped, settings, len(ranks.members.names))
         return ours[0].skipped
 
     members = ranks.competing(left_out)

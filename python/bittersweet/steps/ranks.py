@@ -13,7 +13,7 @@ from ..distributed.parts import part_of
 from ..distributed.rounds import reported
 from ..distributed.shards import Shard
 from ..errors import Error
-from ..tensors.devices import HOST
+from ..tensors.devices import HOST, Words
 from ..tensors.masks import Mask
 from ..tensors.packing import words_for
 from ..tensors.table import ScoreInputs
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..options.budgets import Schedules
 
 __all__ = ["Ranks"]
+
+_WORDS = 2**21
+"""Of masks that ranks add up at once: 16 MiB."""
 
 
 class Ranks:
@@ -41,8 +44,8 @@ class Ranks:
     ) -> None:
         self.group, self.members, self.elsewhere = members.group, members, elsewhere
         told = self.group.gather((sorted(members.parts), sorted(elsewhere), dict(aliases)))
-        self._alike = all(names == told[0][0] for names, _, _ in told)
         self._passed_on = any(others for _, others, _ in told)
+        self._alike = not self._passed_on and all(names == told[0][0] for names, _, _ in told)
         self._aliases = {name: others for _, _, each in told for name, others in each.items()}
 
     @classmethod
@@ -71,8 +74,8 @@ class Ranks:
         """The members without what this rank, or another, leaves out, which `left_out` says. All ranks are on
         their way to an event: what it raises on one is raised on all.
 
-        Where not all ranks have the same targets, they tell each other; elsewhere the first round proves that
-        they leave out the same.
+        Where not all ranks decide about the same targets, they tell each other; elsewhere the first round
+        proves that they leave out the same.
         """
         if self._alike:
             with reported(self.group):
@@ -104,28 +107,41 @@ class Ranks:
         any rank has targets that others decide about."""
         if not self._passed_on:
             return dict(made)
-        found, device = dict(made), next((mask.device for mask in made.values()), HOST)
-        for name in names:
-            mask = self.whole(name, made.get(name))
-            if name in self.elsewhere:
-                found[name] = mask.to(device)
-        return found
+        device = next((mask.device for mask in made.values()), HOST)
+        every = self._added_up([self._bits(name, made.get(name)) for name in names])
+        masks = [
+            Mask(words, self._shape(name), name, "torch") for name, words in zip(names, every, strict=True)
+        ]
+        return {**made, **{mask.name: mask.to(device) for mask in masks if mask.name in self.elsewhere}}
 
     def whole(self, name: str, mask: Mask | None) -> Mask:
-        """The mask of a whole target, from what each rank has of it (None: all kept): its bits are added up,
-        of which one rank gives each. Collective."""
-        members = self.members
-        shape, part = members.shapes[members.index[name]], members.parts.get(name)
+        """The mask of a whole target, from what each rank has of it (None: all kept). Collective."""
+        return Mask(self._added_up([self._bits(name, mask)])[0], self._shape(name), name, "torch")
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self.members.shapes[self.members.index[name]]
+
+    def _bits(self, name: str, mask: Mask | None) -> Words:
+        """The words of a whole target's mask, with the bits that this rank counts for."""
+        shape, part = self._shape(name), self.members.parts.get(name)
         words = np.zeros(words_for(math.prod(shape)), np.uint64)
-        if part is not None and members.counts(name):
+        if part is not None and self.members.counts(name):
+            if mask is None:
+                mask = Mask.full(part.shape, name, "torch")
+            if part.shape == shape:
+                return mask.to_host()
             bits = np.zeros(shape, np.bool_)
             box = zip(part.shard.offset, part.shape, strict=True)
-            here: Any = True if mask is None else mask.to(HOST).bool()
-            bits[tuple(slice(start, start + size) for start, size in box)] = here
+            bits[tuple(slice(start, start + size) for start, size in box)] = mask.to(HOST).bool()
             words[:] = Mask.from_bool(bits, name).words
-        if len(words):
-            self.group.sum_(words.view(np.int32))
-        return Mask(words, shape, name, "torch")
+        return words
+
+    def _added_up(self, words: Sequence[Words]) -> list[Words]:
+        """Over ranks, of which one has each bit."""
+        together = np.concatenate(words)
+        for start in range(0, len(together), _WORDS):
+            self.group.sum_(together[start : start + _WORDS].view(np.int32))
+        return np.split(together, np.cumsum([len(each) for each in words])[:-1])
 
 
 def _offset(entry: PlanEntry) -> tuple[int, ...]:

@@ -156,11 +156,7 @@ class _Turn:
 
     def _data_again(self) -> array[int] | None:
         """The packed table with the addresses of now; None if more than these has changed."""
-        if (
-            self._repeat is None
-            or not self._trail.holds()
-            or not self._repeat.update(self._now())
-        ):
+        if self._repeat is None or not self._trail.holds() or not self._repeat.update(self._now()):
             return None
         data = self._repeat.table.data
         for place, offset in self._offsets:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..distributed.shards import local
 from ..errors import ArgumentError, ShapeError
+from ..model.gathering import reshard
 from ..model.names import counterparts
 from ..model.targets import unwrap
 from ..notices import warn
@@ -67,7 +68,8 @@ def apply_masks_to(
 
 
 def tensors_of(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a module by every one of their names, wrappers taken off at the outside."""
+    """Parameters and buffers of a module by every one of their names, wrappers taken off at the outside, and
+    parameters that fully_shard has gathered put back."""
     from torch import nn
 
     if not isinstance(module, nn.Module):
@@ -76,6 +78,7 @@ def tensors_of(module: Any) -> dict[str, torch.Tensor]:
             "names of the pruned ones"
         )
     root = unwrap(module)
+    reshard(root)
     found: dict[str, torch.Tensor] = dict(root.named_buffers(remove_duplicate=False))
     found.update(root.named_parameters(remove_duplicate=False))
     return found

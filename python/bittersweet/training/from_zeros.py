@@ -93,7 +93,10 @@ def take_zeros(loop: Loop, min_sparsity: float) -> None:
     weights = {entry.name: local(lookup(loop.model, entry)) for entry in loop.plan.targets}
     try:
         found = zeros_as_masks(weights, min_sparsity, None if loop.ranks is None else loop.ranks.group)
-        loop.keeper.apply(found.masks)
+        if loop.ranks is None:
+            loop.keeper.apply(found.masks)
+        else:
+            loop.ranks.group.together(lambda: loop.keeper.apply(found.masks))
     except Exception:
         loop.retire()
         raise

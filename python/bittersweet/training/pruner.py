@@ -260,8 +260,8 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`.
 
-        Over ranks: of what this rank holds, masks of DTensors as DTensors, for torch.distributed.checkpoint.
-        Not collective.
+        Over ranks: of what this rank holds; masks of DTensors as DTensors, where these are, for
+        torch.distributed.checkpoint. Not collective.
         """
         return saved(self._loop)
 

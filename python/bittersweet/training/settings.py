@@ -19,6 +19,7 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
+from ..select.over_ranks import check
 from ..select.selection import (
     Options,
     checked_distribution,
@@ -243,7 +244,7 @@ class Settings:
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
         if self.schedule is not None:
-            ranks.members.require_whole(resolve_scope(self.scope, "nearest", "error").text)
+            check(ranks.members, self.options(0.0))
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:

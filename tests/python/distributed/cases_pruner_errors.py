@@ -106,6 +106,24 @@ def state_that_one_rank_lacks(rank: int, size: int) -> None:
         then_all_is_well(model, optimizer, pruner)
 
 
+def state_of_which_one_rank_lacks_more(rank: int, size: int) -> None:
+    """With missing="skip" it would leave out what the others do not."""
+    for culprit in range(size):
+        for everything in (True, False):
+            model, optimizer, pruner = prepared(missing="skip")
+            chosen = list(model.parameters()) if everything else [model.b.weight]
+            kept = [optimizer.state[parameter]["exp_avg_sq"] for parameter in chosen]
+            if rank == culprit:
+                for parameter in chosen:
+                    del optimizer.state[parameter]["exp_avg_sq"]
+            kind, text = (bs.MissingStateError, "not one of the 4") if everything else (bs.RanksDisagree, "")
+            with all_raise(kind, text, culprit if everything else None):
+                pruner.step()
+            for parameter, moment in zip(chosen, kept, strict=True):
+                optimizer.state[parameter]["exp_avg_sq"] = moment
+            then_all_is_well(model, optimizer, pruner)
+
+
 def memory_that_one_rank_cannot_write(rank: int, size: int) -> None:
     """It would be noticed after the others have written, if writing were not rehearsed."""
     for culprit in range(size):
@@ -240,7 +258,7 @@ def parts_that_do_not_make_a_whole(rank: int, size: int) -> None:
         ("weight", {"shape": (4 * size, 6), "offset": (4 * max(rank - 1, 0), 0)}),
     ]
     for text, where in cases:
-        with all_raise(bs.DistributedError, text):
+        with all_raise(bs.ShapeError, f"'{text}'"):
             bs.Pruner(
                 model, scorer="magnitude", schedule=EVERY, process_group=dist.group.WORLD,
                 shards={"weight": bs.Shard(**where)},
@@ -289,6 +307,15 @@ def what_is_spread_in_another_way(rank: int, size: int) -> None:
     optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.AdamW, lr=1e-2)
     with all_raise(bs.ArgumentError, "process_group=torch.distributed.group.WORLD"):
         bs.Pruner(model, optimizer, schedule=EVERY)
+    world = dist.group.WORLD
+    with all_raise(bs.ArgumentError, "hold: 'grads' with ZeroRedundancyOptimizer"):
+        bs.Pruner(model, optimizer, schedule=EVERY, process_group=world, hold="grads")
+    late_schedule = bs.OneShot(0.5, 9)
+    with all_raise(bs.ArgumentError, "'bitter10s' with ZeroRedundancyOptimizer"):
+        bs.Pruner(model, optimizer, schedule=late_schedule, process_group=world, scorer="bitter10s")
+    spread = bs.Pruner(model, optimizer, schedule=EVERY, process_group=world)
+    with all_raise(bs.ArgumentError, "load_masks(old.masks)"):
+        spread.replace_optimizer(adamw(model))
     late = net()
     pruner = bs.Pruner(late, scorer="magnitude", schedule=EVERY)
     sharded(late)
@@ -307,3 +334,61 @@ def copies_and_pickles(rank: int, size: int) -> None:
     again: Any
     again, other, copied = copy.deepcopy((model, optimizer, pruner))
     then_all_is_well(again, other, copied)
+
+
+def stages_of_which_one_lacks_something(rank: int, size: int) -> None:
+    """Each rank has a layer of its own, of which the others know the name alone."""
+
+    def stage(**options: Any) -> tuple[Any, Any, bs.Pruner]:
+        torch.manual_seed(rank)
+        model = nn.ModuleDict({f"layer{rank}": nn.Linear(6, 4 + rank)})
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        pruner = bs.Pruner(model, optimizer, schedule=EVERY, process_group=dist.group.WORLD, **options)
+        for now in (1, 2):
+            if now == 2:
+                pruner.step()
+            model[f"layer{rank}"](batch(10 * rank + now, 6)).square().mean().backward()
+            optimizer.step()
+        return model, optimizer, pruner
+
+    sizes = {f"layer{each}.weight": 6 * (4 + each) for each in range(size)}
+    for culprit in range(size):
+        name = f"layer{culprit}.weight"
+        model, optimizer, pruner = stage()
+        weight = model[f"layer{rank}"].weight
+        kept = optimizer.state[weight]["exp_avg_sq"]
+        if rank == culprit:
+            del optimizer.state[weight]["exp_avg_sq"]
+        with all_raise(bs.MissingStateError, f"'{name}' has no exp_avg_sq", culprit):
+            pruner.step()
+        optimizer.state[weight]["exp_avg_sq"] = kept
+        event = pruner.step()
+        assert event is not None
+        assert (event.skipped, event.total) == ((), sum(sizes.values()))
+        assert set(event.per_tensor) == set(sizes)
+
+        model, optimizer, pruner = stage(missing="skip")
+        weight = model[f"layer{rank}"].weight
+        if rank == culprit:
+            del optimizer.state[weight]["exp_avg_sq"]
+        event = pruner.step()
+        assert event is not None
+        rest = sum(sizes.values()) - sizes[name]
+        assert (event.skipped, event.total, event.pruned) == ((name,), rest, round(rest / 2))
+        assert event.achieved_sparsity_all == event.pruned / sum(sizes.values())
+        assert bool(pruner.masks.packed) == (rank != culprit)
+
+        model, optimizer, pruner = stage()
+        first = pruner.step()
+        weight = model[f"layer{rank}"].weight
+        weight.requires_grad_(rank != culprit)  # what was pruned of it stays pruned
+        second = pruner.step()
+        assert first is not None and second is not None
+        assert second.skipped == (name,)
+        pruned = round(first.per_tensor[name] * sizes[name]) + second.pruned
+        assert second.achieved_sparsity_all == pruned / sum(sizes.values())
+        all_left = stage(missing="skip")
+        for state in all_left[1].state.values():
+            del state["exp_avg_sq"]
+        with all_raise(bs.MissingStateError, f"not one of the {size} targets"):
+            all_left[2].step()

@@ -14,12 +14,15 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from training_support import (
     RAMP,
     adamw,
+    backward,
     full,
     here,
     hybrid,
+    inputs_of,
     masked_adamw,
     net,
     require_replicas,
+    require_same,
     tensor_parallel,
     train,
 )
@@ -105,3 +108,33 @@ def a_group_of_some_ranks(rank: int, size: int) -> None:
     events = train(model, optimizer, pruner, number=rank)
     assert [event.ranks for event in events] == [2] * 3
     dist.barrier()
+
+
+def norms_of_inputs_that_ranks_share(rank: int, size: int) -> None:
+    """b is split along its inputs, so that each rank reads the norms of its own."""
+    model = tensor_parallel(net())
+    optimizer = adamw(model)
+    inputs = {"a.weight": 13, "b.weight": 34, "c.weight": 26, "one.weight": 3}
+    norms = {name: torch.linspace(0.1, 3.0, length) for name, length in inputs.items()}
+    pruner = bs.Pruner(model, optimizer, scorer="wanda", schedule=RAMP, input_norms=norms)
+    for now in range(1, 5):
+        backward(model, 1000 * (rank // 2) + now)
+        optimizer.step()
+        due, sparsity = RAMP(now)
+        if due:
+            items = inputs_of(model, optimizer, pruner)
+            for item in items:
+                item.input_norm = norms[str(item.name)]
+            expected = bs.make_masks(items, sparsity=sparsity, scorer="wanda")
+        event = pruner.step()
+        if due:
+            assert event is not None
+            require_same(event, pruner, expected)
+        optimizer.zero_grad()
+    wrong = {**norms, "b.weight": norms["b.weight"][1:]}
+    try:
+        bs.Pruner(model, optimizer, scorer="wanda", schedule=RAMP, input_norms=wrong)
+    except bs.ShapeError as error:
+        assert "'b.weight' has shape (33,)" in str(error), error
+    else:
+        raise AssertionError("norms of a wrong length")

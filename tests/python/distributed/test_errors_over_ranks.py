@@ -44,18 +44,20 @@ def test_of_simulated_ranks(fault: Fault, where: int) -> None:
 
 
 def _failing(when: int, error: BaseException) -> Any:
-    """The compiled decision of a rank on which a round fails."""
+    """The compiled decision of a rank on which a round fails: its vector says so, the error comes after."""
     made = _core.ShardedPrune
 
     class Failing:
         def __init__(self, *given: Any, **named: Any) -> None:
             self.prune, self.calls = made(*given, **named), 0
+            self.agreement = self.prune.agreement
 
         def next(self, fault: bool = False) -> Any:
-            if not fault and self.calls == when:
-                raise error
             self.calls += 1
-            return self.prune.next(fault)
+            try:
+                return self.prune.next(fault or self.calls == when + 1)
+            except bs.RankFailed:
+                raise error from None
 
         def report(self) -> Any:
             return self.prune.report()

@@ -187,31 +187,6 @@ def test_members_without_some_need_no_words() -> None:
     assert [one.counts("b") for one in found] == [True, False]
 
 
-@pytest.mark.parametrize(
-    "scope, whole, by, fits",
-    [
-        ("global", False, 3, True),
-        ("tensor", False, 3, True),
-        ("row", True, 3, True),
-        ("row", False, 4, False),
-        ("2:4", False, 4, True),
-        ("2:4", False, 12, True),
-        ("2:4", False, 0, True),
-        ("2:4", False, 6, False),
-        ("2:4", True, 3, False),
-    ],
-)
-def test_scopes_need_whole_rows_or_groups(scope: str, whole: bool, by: int, fits: bool) -> None:
-    ranks = [[part("a"), part("b", rows=(0, 2))], [part("b", rows=(2, 4), rows_whole=whole, inputs_by=by)]]
-    for members in meet(ranks):
-        assert members.rows_whole == whole
-        if fits:
-            members.require_whole(scope)
-        else:
-            with pytest.raises(bs.ShapeError, match=f"scope: '{scope}', and the part of 'b' on"):
-                members.require_whole(scope)
-
-
 def test_empty_tensors_and_empty_ranks() -> None:
     found = alike(meet([[part("a", (0, 3))], [], [part("a", (0, 3)), part("b", (1,))]]))
     assert found.names == ["a", "b"] and found.numels == [0, 1]

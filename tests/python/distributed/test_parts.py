@@ -94,40 +94,6 @@ def test_each_element_of_a_part_gets_its_own_norm(layer: str) -> None:
     assert taken > 4 and (refused > 0) == (layer == "grouped")
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_rows_that_continue_elsewhere_are_noticed(layer: str) -> None:
-    """Rows are told apart by the elements that have no feature in common and lie on one row of the whole."""
-    shape, axes = LAYERS[layer]
-    geometry = geometry_of(shape, **axes)
-    row = np.full(math.prod(shape), -1)
-    rows, size = geometry.rows // geometry.blocks, math.prod(shape) // geometry.blocks
-    for block, each, at, inner in itertools.product(
-        range(geometry.blocks), range(rows), range(geometry.inputs), range(geometry.inner)
-    ):
-        place = block * size + each * geometry.row_stride + at * geometry.input_stride + inner
-        row[place] = block * rows + each
-    row = row.reshape(shape)
-    feature = features(shape, axes) % geometry.inputs
-    seen = set()
-    for box in boxes(shape):
-        part = row[box]
-        if not part.size:
-            continue
-        held, counts = np.unique(part, return_counts=True)
-        whole = all(count == (row == each).sum() for each, count in zip(held, counts, strict=True))
-        item = part_of(layer, box)
-        assert parts.rows_are_whole(item, part.shape) == whole, (layer, box)
-        seen.add(whole)
-        inputs = np.unique(feature[box])
-        by = parts.inputs_by(item, part.shape)
-        for group in (2, 3, 4):
-            fits = by % group == 0
-            ends = inputs.max() + 1 == geometry.inputs or (inputs.max() + 1) % group == 0
-            if "grouped transposed" not in layer:
-                assert fits == (inputs.min() % group == 0 and ends), (layer, box, group, by)
-    assert seen == ({True, False} if geometry.inputs * geometry.inner > 1 else {True}) or layer == "depthwise"
-
-
 def test_norms_are_those_of_the_whole() -> None:
     item = part_of("linear", (slice(0, 6), slice(2, 5)))
     item.input_norm = item.input_norm[2:5]

@@ -90,41 +90,97 @@ def _option(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     }
 
 
-FAULTS = [
+WHOLE = bs.Shard((ROWS, COLUMNS), (0, 0))
+
+
+def _here(items: list[bs.ScoreInputs]) -> bs.Shard:
+    assert items[0].shard is not None
+    return items[0].shard
+
+
+OWN = [  # what one rank has by itself
     Fault("no state", bs.MissingStateError, "exp_avg_sq of 'split' is missing", _set(exp_avg_sq=None)),
     Fault("no weight", bs.ArgumentError, "weight of 'split': found None", _set(weight=None)),
-    Fault("float64", bs.DTypeError, "has dtype float64", lambda items: _set(weight=items[0].weight.astype(float))(items)),
-    Fault("expanded", bs.LayoutError, "overlaps itself", lambda items: _set(
-        exp_avg_sq=np.broadcast_to(np.float32(1), items[0].weight.shape))(items)),
-    Fault("sizes", bs.ShapeError, "they must be equal", lambda items: _set(exp_avg_sq=items[0].weight[:1, :1])(items)),
-    Fault("leaves the whole", bs.ShapeError, "does not lie within", _set(shard=bs.Shard((ROWS, COLUMNS), (ROWS, 0)))),
+    Fault(
+        "float64",
+        bs.DTypeError,
+        "has dtype float64",
+        lambda items: _set(weight=items[0].weight.astype(float))(items),
+    ),
+    Fault(
+        "expanded",
+        bs.LayoutError,
+        "overlaps itself",
+        lambda items: _set(exp_avg_sq=np.broadcast_to(np.float32(1), items[0].weight.shape))(items),
+    ),
+    Fault(
+        "sizes",
+        bs.ShapeError,
+        "they must be equal",
+        lambda items: _set(exp_avg_sq=items[0].weight[:1, :1])(items),
+    ),
+    Fault(
+        "leaves the whole",
+        bs.ShapeError,
+        "does not lie within",
+        _set(shard=replace(WHOLE, offset=(ROWS, 0))),
+    ),
     Fault("not a list", bs.ArgumentError, "inputs: found int", lambda items: [*items, 3]),
     Fault("one name twice", bs.ArgumentError, "given to two tensors", lambda items: [*items, items[1]]),
     Fault("no fraction", bs.ArgumentError, "sparsity: 2", options=_option(sparsity=2)),
-    Fault("nothing asked for", bs.ArgumentError, "sparsity", options=_option(sparsity=None)),
     Fault("no scorer", bs.ArgumentError, "no scorer is called", options=_option(scorer="bitter77")),
-    Fault("another selector", bs.ArgumentError, "selector: 'sampling' over ranks", options=_option(selector="sampling")),
-    Fault("another shape", bs.ShapeError, "'split' has shape", lambda items: _set(
-        shard=replace(items[0].shard, shape=(ROWS + 1, COLUMNS)))(items), told=False),
-    Fault("no part", bs.ShapeError, "no rank holds .*'split'", lambda items: items[1:], told=False),
-    Fault("another part", bs.ShapeError, "'split'", lambda items: _set(
-        shard=replace(items[0].shard, offset=((items[0].shard.offset[0] + 1) % 9, 0)))(items), told=False),
-    Fault("half precision", bs.DTypeError, "dtype of 'copied' is float", lambda items: [
-        items[0], replace(items[1], weight=items[1].weight.astype(np.float16))], told=False),
-    Fault("another sparsity", bs.RanksDisagree, "about sparsity: 0.", options=_option(sparsity=0.6), told=False),
-    Fault("a count", bs.RanksDisagree, "about sparsity: ", options=_option(sparsity=None, k=50), told=False),
-    Fault("another scorer", bs.RanksDisagree, "about scorer: ", options=_option(scorer="magnitude"), told=False),
-    Fault("another eps", bs.RanksDisagree, "about scorer: .*1e-06", options=_option(eps=1e-6), told=False),
-    Fault("another seed", bs.RanksDisagree, "about s", options=_option(seed=1), told=False),
-    Fault("other ties", bs.RanksDisagree, "about ties: ", options=_option(ties="below"), told=False),
-    Fault("NaN kept", bs.RanksDisagree, "about nonfinite: ", options=_option(nonfinite="keep"), told=False),
-    Fault("regrow", bs.RanksDisagree, "about regrow: ", options=_option(regrow=True), told=False),
-    Fault("another scope", bs.RanksDisagree, "about scope: ", options=_option(scope="tensor"), told=False),
-    Fault("a cap", bs.RanksDisagree, "about max_tensor_sparsity: ", options=_option(max_tensor_sparsity=0.9), told=False),
-    Fault("NaN", bs.NonFiniteScoreError, "NaN", _fill("weight", float("nan")), told=False),
-    Fault("NaN in the state", bs.NonFiniteScoreError, "NaN", _fill("exp_avg_sq", float("nan")), told=False),
-    Fault("another copy", bs.ReplicasDiffer, "'copied'", _copied, told=False),
-]  # fmt: skip
+    Fault("a selector", bs.ArgumentError, "'sampling' over ranks", options=_option(selector="sampling")),
+]
+PARTS = [  # what does not fit together
+    Fault(
+        "another shape",
+        bs.ShapeError,
+        "'split' has shape",
+        lambda items: _set(shard=replace(_here(items), shape=(ROWS + 1, COLUMNS)))(items),
+    ),
+    Fault("no part", bs.ShapeError, "no rank holds .*'split'", lambda items: items[1:]),
+    Fault(
+        "another part",
+        bs.ShapeError,
+        "'split'",
+        lambda items: _set(shard=replace(_here(items), offset=(abs(_here(items).offset[0] - 1), 0)))(items),
+    ),
+    Fault(
+        "half precision",
+        bs.DTypeError,
+        "dtype of 'copied' is float",
+        lambda items: [items[0], replace(items[1], weight=items[1].weight.astype(np.float16))],
+    ),
+    Fault("NaN", bs.NonFiniteScoreError, "NaN", _fill("weight", float("nan"))),
+    Fault("NaN in the state", bs.NonFiniteScoreError, "NaN", _fill("exp_avg_sq", float("nan"))),
+    Fault("another copy", bs.ReplicasDiffer, "'copied'", _copied),
+]
+OPTION: list[tuple[str, dict[str, Any]]] = [  # what ranks say differently, and what names it
+    ("sparsity: 0.", {"sparsity": 0.6}),
+    ("sparsity: ", {"sparsity": None, "k": 50}),
+    ("scorer: ", {"scorer": "magnitude"}),
+    ("scorer: .*1e-06", {"eps": 1e-6}),
+    ("s", {"seed": 1}),
+    ("ties: ", {"ties": "below"}),
+    ("nonfinite: ", {"nonfinite": "keep"}),
+    ("regrow: ", {"regrow": True}),
+    ("scope: ", {"scope": "tensor"}),
+    ("max_tensor_sparsity: ", {"max_tensor_sparsity": 0.9}),
+]
+FAULTS = [
+    *OWN,
+    *(replace(fault, told=False) for fault in PARTS),
+    *(
+        Fault(
+            f"another {' and '.join(given)}",
+            bs.RanksDisagree,
+            f"about {said}",
+            options=_option(**given),
+            told=False,
+        )
+        for said, given in OPTION
+    ),
+]
 
 
 def require_raised(fault: Fault, found: list[BaseException], where: int) -> None:
