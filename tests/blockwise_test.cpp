@@ -137,7 +137,7 @@ TEST(Blockwise, ASampleSavesAPassAndDecidesNothing) {
   for (const char* name : {"half_normal", "mostly_zeros", "three_values", "sorted", "student_t", "row_scale"}) {
     SCOPED_TRACE(name);
     const Model model = model_of({values_named(name, n, 1), values_named(name, 4099, 2)});
-    expect_equal(model, Magnitude{}, 0.5, DType::f32, 1 << 20, 3, 2);
+    expect_equal(model, Magnitude{}, 0.5, DType::f32, 1 << 20, 3, 1);
   }
   // A sample that lies: scores that were drawn are not those that are counted.
   const Model told = model_of({Values(n, 1.0f)}), counted = model_of({values_named("half_normal", n, 1)});
