@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ _BITS = {
     "F6_E3M2": 6,
 }
 """By element type. Types that are not listed are new: their tensors can be copied, not measured."""
+
+_TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _tensor(path: Path, name: str, value: Any, data: int, size: int, file: int) 
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         _refuse(path, f"{where} has not the three entries dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str):
+    if not isinstance(dtype, str) or not _TYPE_NAME.fullmatch(dtype):
         _refuse(path, f"{where}: its dtype is {_short(dtype)}; a name is needed")
     if not _counts(shape):
         _refuse(path, f"{where}: its shape is {_short(shape)}; a list of counts is needed")

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError
 from .choosing import Choice
 from .headers import FileHeader
 from .output import Partial, copy_range, write_runs
@@ -76,7 +77,8 @@ def verify(
         with _reading(checkpoint.root / name) as source:
             size = os.fstat(source).st_size
             header = FileHeader(checkpoint.root / name, size, 0, ())
-            with closing(Copy(header, partial.path / name, 0)) as copy:
+            copy = Copy(header, partial.path / name, 0)
+            with closing(copy):
                 copy.check_size()
                 copy.check_range(source, 0, size, moved)
 
@@ -94,7 +96,10 @@ def _between(header: FileHeader, choices: list[Choice]) -> Iterator[tuple[int, i
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read ({error.strerror})") from None
     try:
         yield descriptor
     finally:

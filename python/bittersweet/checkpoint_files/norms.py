@@ -40,6 +40,8 @@ class StoredNorms:
         header = read_header(self.path)
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
         self._positions = _positions(self.path, header.metadata)
+        if self._positions is not None and not self._tensors.keys() <= self._positions.keys():
+            raise CheckpointError(f"'{path}' cannot be read as a calibration (its positions)")
         self._last: tuple[str, Any] = ("", None)
 
     def check(self, choices: Sequence[Choice]) -> None:

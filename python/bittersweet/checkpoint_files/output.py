@@ -81,22 +81,21 @@ class Partial:
 
     def commit(self) -> None:
         """Takes the place of OUT. Of a folder that is there, the old one is moved aside first."""
-        old = None
-        if self.folder:
-            for where, _, _ in os.walk(self.path, topdown=False):
-                _sync(Path(where))
-            if self.out.exists():
-                old = self.path.with_name(f"{self.path.name}-replaced")
-                os.rename(self.out, old)
+        old = self.path.with_name(f"{self.path.name}-replaced")
         try:
+            if self.folder:
+                for where, _, _ in os.walk(self.path, topdown=False):
+                    _sync(Path(where))
+                if self.out.exists():
+                    os.rename(self.out, old)
             os.rename(self.path, self.out)
         except BaseException:
-            if old is not None:
+            if old.exists() and not self.out.exists():
                 os.rename(old, self.out)
             raise
-        _sync(self.out.absolute().parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the copy is whole, and in its place
+            _sync(self.out.absolute().parent)
+        shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
         if self.folder:
@@ -141,5 +140,8 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not do this for folders
+            raise
     finally:
         os.close(descriptor)

@@ -85,17 +85,21 @@ def _fill(
     free: queue.SimpleQueue[Any],
     ready: queue.SimpleQueue[Any],
 ) -> None:
+    path = paths[0] if paths else None
     try:
         with closing(_Files(paths)) as files:
             for block, following in _with_next(wanted):
+                path = paths[block.tensor.file]
                 descriptor = files.descriptor(block.tensor.file)
                 if following is not None and following.tensor.file == block.tensor.file:
                     os.posix_fadvise(descriptor, following.begin, _span(following), os.POSIX_FADV_WILLNEED)
                 if (piece := free.get()) is None:
                     return
-                read_runs(descriptor, block, piece, paths[block.tensor.file])
+                read_runs(descriptor, block, piece, path)
                 ready.put((block, piece))
         ready.put(None)
+    except OSError as error:
+        ready.put(CheckpointError(f"'{path}' cannot be read ({error.strerror})"))
     except BaseException as error:  # it is raised where the block is waited for
         ready.put(error)
 

@@ -68,11 +68,15 @@ class Checkpoint:
     def check_unchanged(self) -> None:
         """Raises CheckpointError if a file was written to since it was looked at."""
         for file in self.files:
-            with file.path.open("rb") as opened:
-                if mark_of(opened.fileno()) != file.mark:
-                    raise CheckpointError(
-                        f"'{file.path}' changed while it was read. Prune it when nobody writes to it"
-                    )
+            try:
+                with file.path.open("rb") as opened:
+                    same = mark_of(opened.fileno()) == file.mark
+            except OSError:
+                same = False
+            if not same:
+                raise CheckpointError(
+                    f"'{file.path}' changed while it was read. Prune it when nobody writes to it"
+                )
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:

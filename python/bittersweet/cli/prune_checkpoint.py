@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
         )
     except KeyboardInterrupt:
-        print("bittersweet: interrupted; nothing was written", file=sys.stderr)
+        print("bittersweet: interrupted; no part of a copy is left", file=sys.stderr)
         return _INTERRUPTED
     print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     return 0

@@ -24,7 +24,8 @@ Stored = tuple[str, tuple[int, ...], bytes]
 def stored(values: Any, dtype: str = "F32") -> Stored:
     """A tensor as its file holds it."""
     tensor = torch.as_tensor(np.asarray(values, np.float32)).to(DTYPES[dtype])
-    return dtype, tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return dtype, tuple(tensor.shape), data
 
 
 def other(dtype: str, *shape: int) -> Stored:
