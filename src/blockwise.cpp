@@ -44,14 +44,6 @@ ScoreView view_of(const ScoreInputs& block, const Scorer& scorer) {
   return make_view(one, scorer);
 }
 
-// Digits of the keys of non-negative scores that hold all of a stored magnitude: one pass then finds the key.
-std::optional<Digit> exact_digit(const Scorer& scorer, DType storage) {
-  if (!std::holds_alternative<Magnitude>(scorer)) return std::nullopt;
-  if (storage == DType::bf16) return Digit{1, 1, 15};
-  if (storage == DType::f16) return Digit{1, 1, 18};  // an exponent of 8 bits and 10 of the mantissa
-  return std::nullopt;
-}
-
 }  // namespace
 
 void NonFiniteWatch::look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer) {
@@ -79,9 +71,7 @@ void NonFiniteWatch::raise() const {
 struct BlockwisePrune::State {
   Scorer scorer;
   std::int64_t total = 0, k = 0;
-  DType storage = DType::none;
   std::uint64_t seed = 0;
-  std::optional<Digit> digit;
   Pass pass = Pass::count;
   Selection selection;
   int counting_passes = 0;
@@ -106,8 +96,7 @@ struct BlockwisePrune::State {
   void begin_counting();
   void begin_writing();
   void count_range(const ScoreView& view, std::span<const Chunk> chunks);
-  void conclude_digit();
-  void conclude_range();
+  void conclude();
   void answer(float value, std::int64_t below, std::int64_t equal, Place place);
 };
 
@@ -115,7 +104,7 @@ void BlockwisePrune::State::begin_counting() {
   pass = Pass::count;
   counts = {};
   seen = 0;
-  bins.assign(digit ? std::size_t{1} << digit->digit_bits : range_bins, 0);
+  bins.assign(range_bins, 0);
 }
 
 void BlockwisePrune::State::begin_writing() {
@@ -148,13 +137,7 @@ void BlockwisePrune::State::count_range(const ScoreView& view, std::span<const C
   }
 }
 
-void BlockwisePrune::State::conclude_digit() {
-  RadixState state{*digit, k};
-  state = next_digit(state, bins);
-  answer(score_of(state.digit.prefix << (32 - state.digit.prefix_bits)), state.below, state.equal, Place::inside);
-}
-
-void BlockwisePrune::State::conclude_range() {
+void BlockwisePrune::State::conclude() {
   const std::uint32_t low = key_of(bracket.low), high = key_of(bracket.high);
   const Place place = locate(bracket, counts, k, non_negative);
   const std::int64_t under = counts.below + counts.equal_low;
@@ -179,8 +162,7 @@ void BlockwisePrune::State::conclude_range() {
   begin_counting();
 }
 
-BlockwisePrune::BlockwisePrune(std::int64_t total, const Budget& budget, const Scorer& scorer, DType storage,
-                               std::uint64_t seed)
+BlockwisePrune::BlockwisePrune(std::int64_t total, const Budget& budget, const Scorer& scorer, std::uint64_t seed)
     : state_(std::make_unique<State>()) {
   if (total < 0) throw ShapeError("total: " + std::to_string(total) + " elements");
   const ScorerInfo info = info_of(scorer);
@@ -194,13 +176,11 @@ BlockwisePrune::BlockwisePrune(std::int64_t total, const Budget& budget, const S
   state.scorer = scorer;
   state.total = total;
   state.k = resolve(budget, total);
-  state.storage = storage;
   state.seed = seed;
-  state.digit = exact_digit(scorer, storage);
   if (state.k == 0) {
     state.selection.equal = 0;
     state.begin_writing();
-  } else if (!state.digit && total >= sampled_from) {
+  } else if (total >= sampled_from) {
     state.pass = Pass::sample;
   } else {
     state.begin_counting();
@@ -256,19 +236,8 @@ void BlockwisePrune::count(const ScoreInputs& block, std::int64_t first) {
   require(state.pass, Pass::count, "count");
   const Call call;
   const ScoreView view = view_of(block, state.scorer);
-  if (state.digit && block.weight.dtype != state.storage)
-    throw DTypeError("block of '" + std::string(block.name) + "': " + name_of(block.weight.dtype) + " where all are " +
-                     name_of(state.storage) + "; pass storage none for a mixture");
-  const std::vector<Chunk> chunks = make_chunks(view.tensors);
   const std::int64_t nan_before = state.counts.nan;
-  if (state.digit) {
-    std::vector<std::int64_t> bins(state.bins.size());
-    engine().histogram(view, chunks, *state.digit, bins, state.workspace);
-    state.counts.nan += std::exchange(bins.back(), 0);  // no number has the key of NaN
-    std::transform(bins.begin(), bins.end(), state.bins.begin(), state.bins.begin(), std::plus<>());
-  } else {
-    state.count_range(view, chunks);
-  }
+  state.count_range(view, make_chunks(view.tensors));
   state.watch.found(block, first, state.scorer, state.counts.nan - nan_before);
   state.seen += block.numel;
 }
@@ -292,7 +261,7 @@ void BlockwisePrune::next() {
     throw ShapeError("blocks: " + std::to_string(state.seen) + " elements were counted in a pass over " +
                      std::to_string(state.total));
   ++state.counting_passes;
-  state.digit ? state.conclude_digit() : state.conclude_range();
+  state.conclude();
 }
 
 std::int64_t BlockwisePrune::write(const ScoreInputs& block) {

@@ -66,8 +66,8 @@ Bits nonzero(const Model& model) {
 }
 
 // Runs it on a copy and compares with make_masks on the original.
-void expect_equal(const Model& model, const Scorer& scorer, double sparsity, DType storage, std::int64_t most,
-                  std::uint64_t seed, int passes) {
+void expect_equal(const Model& model, const Scorer& scorer, double sparsity, std::int64_t most, std::uint64_t seed,
+                  int passes) {
   const auto inputs = model.inputs();
   FreshMasks masks(inputs);
   Workspace workspace;
@@ -77,7 +77,7 @@ void expect_equal(const Model& model, const Scorer& scorer, double sparsity, DTy
   apply_masks(expected.inputs(), masks.read_only());
 
   Generator random(seed);
-  BlockwisePrune run(model.numel(), {.sparsity = sparsity}, scorer, storage);
+  BlockwisePrune run(model.numel(), {.sparsity = sparsity}, scorer);
   EXPECT_EQ(run.k(), report.k);
   select(run, found, random, most);
   EXPECT_LE(run.counting_passes(), passes);
@@ -107,9 +107,8 @@ TEST(Blockwise, EqualsMakeMasksOnEveryKindOfValues) {
           dtype);
       for (const double sparsity : {0.0, 0.001, 0.3, 0.5, 0.97, 1.0}) {
         SCOPED_TRACE(std::string(named.name) + " " + name_of(dtype) + " " + std::to_string(sparsity));
-        const bool narrow = dtype != DType::f32;
-        expect_equal(model, Magnitude{}, sparsity, dtype, 50000, ++seed, narrow ? 1 : 2);
-        expect_equal(model, Identity{}, sparsity, DType::none, 50000, ++seed, 2);
+        expect_equal(model, Magnitude{}, sparsity, 50000, ++seed, 2);
+        expect_equal(model, Identity{}, sparsity, 50000, ++seed, 2);
       }
     }
 }
@@ -118,7 +117,7 @@ TEST(Blockwise, EqualsMakeMasksOnMixedTypesAndTinyBlocks) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     const Model model = training_model({1, 0, 64, 300, 4097, 2}, {DType::f32, DType::bf16, DType::f16}, seed);
     for (const std::int64_t most : {1, 7, 64, 5000})
-      expect_equal(model, Magnitude{}, 0.1 * static_cast<double>(seed % 11), DType::none, most, seed, 2);
+      expect_equal(model, Magnitude{}, 0.1 * static_cast<double>(seed % 11), most, seed, 2);
   }
 }
 
@@ -128,17 +127,18 @@ TEST(Blockwise, EqualsMakeMasksWithNorms) {
     model.tensors[0].geometry = matrix(300, 77);
     model.tensors[1].geometry = matrix(5, 64);
     for (const double sparsity : {0.2, 0.5, 0.9})
-      for (const std::int64_t most : {77, 1000, 100000}) expect_equal(model, Wanda{}, sparsity, dtype, most, 9, 2);
+      for (const std::int64_t most : {77, 1000, 100000}) expect_equal(model, Wanda{}, sparsity, most, 9, 2);
   }
 }
 
 TEST(Blockwise, ASampleSavesAPassAndDecidesNothing) {
   constexpr std::int64_t n = std::int64_t{1} << 22;
-  for (const char* name : {"half_normal", "mostly_zeros", "three_values", "sorted", "student_t", "row_scale"}) {
-    SCOPED_TRACE(name);
-    const Model model = model_of({values_named(name, n, 1), values_named(name, 4099, 2)});
-    expect_equal(model, Magnitude{}, 0.5, DType::f32, 1 << 20, 3, 1);
-  }
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+    for (const char* name : {"half_normal", "mostly_zeros", "three_values", "sorted", "student_t", "row_scale"}) {
+      SCOPED_TRACE(std::string(name) + " " + name_of(dtype));
+      const Model model = model_of({values_named(name, n, 1), values_named(name, 4099, 2)}, dtype);
+      expect_equal(model, Magnitude{}, 0.5, 1 << 20, 3, name == std::string_view("row_scale") ? 2 : 1);
+    }
   // A sample that lies: scores that were drawn are not those that are counted.
   const Model told = model_of({Values(n, 1.0f)}), counted = model_of({values_named("half_normal", n, 1)});
   for (const double sparsity : {0.1, 0.9}) {
@@ -160,17 +160,15 @@ TEST(Blockwise, NamesTheFirstNaNAndCountsAll) {
     Values first(3000, 1.0f), second(9000, 2.0f);
     second[4321] = second[8000] = second[8999] = not_a_number;
     const Model model = model_of({first, second}, dtype);
-    for (const DType storage : {dtype, DType::none}) {
-      Generator random(4);
-      BlockwisePrune run(model.numel(), {.sparsity = 0.5}, Magnitude{}, storage);
-      try {
-        select(run, model, random, 1000);
-        FAIL() << "the NaN were not noticed";
-      } catch (const NonFiniteScoreError& error) {
-        EXPECT_EQ(error.parameter(), "tensor1");
-        EXPECT_EQ(error.first_index(), 4321);
-        EXPECT_EQ(error.count(), 3);
-      }
+    Generator cuts(4);
+    BlockwisePrune run(model.numel(), {.sparsity = 0.5}, Magnitude{});
+    try {
+      select(run, model, cuts, 1000);
+      FAIL() << "the NaN were not noticed";
+    } catch (const NonFiniteScoreError& error) {
+      EXPECT_EQ(error.parameter(), "tensor1");
+      EXPECT_EQ(error.first_index(), 4321);
+      EXPECT_EQ(error.count(), 3);
     }
     NonFiniteWatch watch;
     Generator random(5);
@@ -185,13 +183,11 @@ TEST(Blockwise, NamesTheFirstNaNAndCountsAll) {
 TEST(Blockwise, RefusesBlocksThatAreNotTheModel) {
   const Model model = model_of({values_named("half_normal", 1000, 1)}, DType::bf16);
   const ScoreInputs whole = model.inputs()[0];
-  BlockwisePrune run(1000, {.sparsity = 0.5}, Magnitude{}, DType::bf16);
+  BlockwisePrune run(1000, {.sparsity = 0.5}, Magnitude{});
   EXPECT_THROW(run.write(whole), ArgumentError);
   EXPECT_THROW(run.sample(whole), ArgumentError);
   EXPECT_THROW(run.finish(), ArgumentError);
   EXPECT_THROW(run.next(), ShapeError);
-  const Model wide = model_of({values_named("half_normal", 1000, 1)});
-  EXPECT_THROW(run.count(wide.inputs()[0], 0), DTypeError);
   ScoreInputs masked = whole;
   const std::uint64_t word = 0;
   masked.mask = &word;
@@ -202,8 +198,10 @@ TEST(Blockwise, RefusesBlocksThatAreNotTheModel) {
   ScoreInputs misshapen = whole;
   misshapen.geometry = matrix(3, 300);
   EXPECT_THROW(run.count(misshapen, 0), ShapeError);
-  run.count(whole, 0);
-  run.next();
+  while (run.pass() == Pass::count) {
+    run.count(whole, 0);
+    run.next();
+  }
   Model other = model_of({Values(1000, 3.0f)}, DType::bf16);
   run.write(other.inputs()[0]);
   EXPECT_THROW(run.finish(), Error);

@@ -1,15 +1,15 @@
 // Exact pruning of tensors that are never in memory together: the caller feeds blocks of them, pass after pass, and
 // keeps nothing but a few counters here. Thresholds, counts and zeros are those of make_masks over the whole tensors.
 //
-//   BlockwisePrune run(total, {.sparsity = 0.5}, Magnitude{}, DType::bf16);
-//   while (run.pass() != Pass::write) {       // at most one pass for 16-bit magnitudes, mostly one for all else
+//   BlockwisePrune run(total, {.sparsity = 0.5}, Magnitude{});
+//   while (run.pass() != Pass::write) {  // a sample and one counting pass, hardly ever more
 //     if (run.pass() == Pass::sample)
 //       for (std::int64_t position : run.sample_positions()) run.sample(...);
 //     else
-//       for (...) run.count(block, first);    // every element once, in any order of blocks
+//       for (...) run.count(block, first);  // every element once, in order of (tensor, flat index)
 //     run.next();
 //   }
-//   for (...) run.write(block);               // every element once, in order of (tensor, flat index)
+//   for (...) run.write(block);  // the same again
 //   run.finish();
 #pragma once
 
@@ -47,10 +47,8 @@ enum class Pass { sample, count, write };
 // of a call. Not thread-safe.
 class BlockwisePrune {
  public:
-  // `storage`: the type of all weights, none for a mixture; 16-bit magnitudes then take one counting pass. Throws
-  // ArgumentError for a budget out of range, or a scorer that reads positions.
-  BlockwisePrune(std::int64_t total, const Budget& budget, const Scorer& scorer, DType storage = DType::none,
-                 std::uint64_t seed = 0);
+  // Throws ArgumentError for a budget out of range, or a scorer that reads positions.
+  BlockwisePrune(std::int64_t total, const Budget& budget, const Scorer& scorer, std::uint64_t seed = 0);
   ~BlockwisePrune();
   BlockwisePrune(BlockwisePrune&&) noexcept;
   BlockwisePrune& operator=(BlockwisePrune&&) noexcept;

@@ -10,8 +10,8 @@ namespace py = pybind11;
 namespace bittersweet::python {
 namespace {
 
-DType to_dtype(int code, bool or_none) {
-  if (code < (or_none ? 0 : 1) || code > 3) throw DTypeError("dtype: unknown code " + std::to_string(code));
+DType to_dtype(int code) {
+  if (code < 1 || code > 3) throw DTypeError("dtype: unknown code " + std::to_string(code));
   return static_cast<DType>(code);
 }
 
@@ -27,7 +27,7 @@ struct Block {
     const auto bytes = static_cast<std::uint64_t>(info.size) * static_cast<std::uint64_t>(info.itemsize);
     if (columns != 0 && static_cast<std::uint64_t>(rows) > bytes / columns)
       throw ShapeError("block: memory of " + std::to_string(bytes) + " bytes for more elements");
-    block.weight = {info.ptr, to_dtype(dtype, false)};
+    block.weight = {info.ptr, to_dtype(dtype)};
     block.numel = rows * inputs * inner;
     if (info.ndim != 1 || info.itemsize != 1 || (info.size > 0 && info.strides[0] != 1) ||
         bytes != static_cast<std::uint64_t>(block.numel) * size_of(block.weight.dtype))
@@ -83,10 +83,10 @@ const char* name_of_pass(Pass pass) {
 
 void bind_blockwise(py::module_& module) {
   py::class_<BlockwisePrune>(module, "BlockwisePrune")
-      .def(py::init([](std::int64_t total, double sparsity, const py::tuple& scorer, int storage) {
-             return BlockwisePrune(total, {.sparsity = sparsity}, to_scorer(scorer), to_dtype(storage, true));
+      .def(py::init([](std::int64_t total, double sparsity, const py::tuple& scorer) {
+             return BlockwisePrune(total, {.sparsity = sparsity}, to_scorer(scorer));
            }),
-           py::arg("total"), py::arg("sparsity"), py::arg("scorer"), py::arg("storage"))
+           py::arg("total"), py::arg("sparsity"), py::arg("scorer"))
       .def_property_readonly("stage", [](const BlockwisePrune& run) { return name_of_pass(run.pass()); })
       .def("sample_positions", &BlockwisePrune::sample_positions)
       .def("sample",

@@ -11,7 +11,7 @@ from .headers import StoredTensor
 
 __all__ = ["BLOCK_BYTES", "Block", "Cut", "Matrix", "blocks", "matrices", "sample_block"]
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 """Of one block; two are in memory, so that one is read while the other is worked on."""
 
 CODES = {"F32": 1, "F16": 2, "BF16": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import queue
@@ -14,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .blocks import BLOCK_BYTES, Block
 
-__all__ = ["Memory", "aligned", "read_ahead", "read_runs"]
+__all__ = ["Memory", "aligned", "read_ahead", "read_runs", "read_scattered"]
 
 
 class Memory:
@@ -102,6 +103,28 @@ def _fill(
         ready.put(CheckpointError(f"'{path}' cannot be read ({error.strerror})"))
     except BaseException as error:  # it is raised where the block is waited for
         ready.put(error)
+
+
+def read_scattered(paths: Sequence[Path], wanted: Sequence[Block]) -> Iterator[tuple[Block, memoryview]]:
+    """Small blocks at ascending places of each file. The system is told of all before the first is read, so
+    that a disk takes them in its own order.
+    """
+    memory = memoryview(bytearray(max((block.nbytes for block in wanted), default=0)))
+    for file, group in itertools.groupby(wanted, key=lambda block: block.tensor.file):
+        try:
+            descriptor = os.open(paths[file], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                blocks = list(group)
+                for block in blocks:
+                    os.posix_fadvise(descriptor, block.begin, block.nbytes, os.POSIX_FADV_WILLNEED)
+                for block in blocks:
+                    read_runs(descriptor, block, memory, paths[file])
+                    yield block, memory[: block.nbytes]
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise CheckpointError(f"'{paths[file]}' cannot be read ({error.strerror})") from None
 
 
 def _with_next(wanted: Iterable[Block]) -> Iterator[tuple[Block, Block | None]]:

@@ -12,10 +12,10 @@ from typing import Any
 from .. import _core
 from ..errors import CheckpointError, Error, ShapeError
 from ..options.scopes import ScopeCall
-from .blocks import CODES, Block, Cut, blocks, is_stacked, sample_block
+from .blocks import Block, Cut, blocks, is_stacked, sample_block
 from .choosing import Choice
 from .norms import StoredNorms
-from .reading import Memory, read_ahead
+from .reading import Memory, read_ahead, read_scattered
 
 __all__ = ["ByBlock", "ByTensor", "Globally", "Job", "Strategy", "strategy_for"]
 
@@ -199,15 +199,13 @@ class _Run:
 
     def __init__(self, job: Job, choices: Sequence[Choice]) -> None:
         self._job, self._choices = job, choices
-        codes = {CODES[choice.tensor.dtype] for choice in choices}
         total = sum(choice.tensor.numel for choice in choices)
-        storage = codes.pop() if len(codes) == 1 else 0
-        self.core = _core.BlockwisePrune(total, job.sparsity, job.spec, storage)
+        self.core = _core.BlockwisePrune(total, job.sparsity, job.spec)
 
     def select(self) -> None:
         while self.core.stage != "write":
             if self.core.stage == "sample":
-                for block, memory in read_ahead(self._job.paths, self._samples(), self._job.memory):
+                for block, memory in read_scattered(self._job.paths, list(self._samples())):
                     self.core.sample(memory, *self._job.of(block))
             else:
                 for block, memory in self._job.read(self._job.blocks_of(self._choices)):

@@ -41,7 +41,7 @@ def test_a_copy(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "600 of 1,200 elements are 0 (magnitude, scope global) at threshold",
         "as large as the source, since zeros are stored as other numbers are",
         "verified: every byte",
-        "read 2 times and written once",
+        "read 3 times and written once",
     ):
         assert line in printed.out
     assert bs.sparsity(out).per_tensor["model.layers.0.mlp.up_proj.weight"].zeros == 600
