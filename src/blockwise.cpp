@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t range_bins = std::size_t{1} << 20;      // for the keys inside a bracket
 constexpr std::size_t chunks_together = 32;                   // their candidates fit the workspace
-constexpr std::int64_t sampled_from = std::int64_t{1} << 22;  // fewer elements are read once more instead
+constexpr std::int64_t sampled_from = std::int64_t{1} << 20;  // fewer elements are read once more instead
 constexpr std::int64_t most_lines = 2048;                     // random reads of a disk are dear
 constexpr std::int64_t most_in_block = std::int64_t{1} << 31;
 

@@ -132,7 +132,7 @@ TEST(Blockwise, EqualsMakeMasksWithNorms) {
 }
 
 TEST(Blockwise, ASampleSavesAPassAndDecidesNothing) {
-  constexpr std::int64_t n = std::int64_t{1} << 22;
+  constexpr std::int64_t n = std::int64_t{1} << 20;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
     for (const char* name : {"half_normal", "mostly_zeros", "three_values", "sorted", "student_t", "row_scale"}) {
       SCOPED_TRACE(std::string(name) + " " + name_of(dtype));

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .choosing import Choice
-from .headers import FileHeader
+from .headers import FileHeader, StoredTensor
 from .output import Partial, copy_range, write_runs
 from .scopes import Strategy
 from .source import Checkpoint
@@ -28,11 +28,12 @@ def write(
 ) -> dict[str, int]:
     """Writes the copy; returns how many elements of each chosen tensor were pruned."""
     pruned = {choice.tensor.name: 0 for choice in choices}
+    chosen_of = _by_file(choices)
     with closing(strategy.job.read(strategy.blocks())) as stream:
         by_tensor = itertools.groupby(stream, key=lambda found: found[0].tensor)
-        for header in checkpoint.files:
+        for at, header in enumerate(checkpoint.files):
             with _reading(header.path) as source, partial.file(Path(header.path.name)) as target:
-                for begin, end in _between(header, choices):
+                for begin, end in _between(header, chosen_of.get(at, frozenset())):
                     copy_range(source, target, begin, end)
                     moved(end - begin)
                     if end == header.size:
@@ -54,17 +55,17 @@ def verify(
     checkpoint: Checkpoint, choices: list[Choice], strategy: Strategy, partial: Partial, moved: Moved
 ) -> None:
     """Reads source and copy, and compares. Raises CheckpointError where they are not as they should be."""
-    pruned = 0
+    pruned, chosen_of = 0, _by_file(choices)
     with closing(strategy.job.read(strategy.blocks())) as stream:
         by_tensor = itertools.groupby(stream, key=lambda found: found[0].tensor)
-        for header in checkpoint.files:
+        for at, header in enumerate(checkpoint.files):
             path = partial.path / header.path.name if partial.folder else partial.path
             with (
                 _reading(header.path) as source,
                 closing(Copy(header, path, strategy.job.memory.room)) as copy,
             ):
                 copy.check_size()
-                for begin, end in _between(header, choices):
+                for begin, end in _between(header, chosen_of.get(at, frozenset())):
                     copy.check_range(source, begin, end, moved)
                     if end == header.size:
                         continue
@@ -83,9 +84,13 @@ def verify(
                 copy.check_range(source, 0, size, moved)
 
 
-def _between(header: FileHeader, choices: list[Choice]) -> Iterator[tuple[int, int]]:
+def _by_file(choices: list[Choice]) -> dict[int, frozenset[StoredTensor]]:
+    by_file = itertools.groupby((choice.tensor for choice in choices), key=lambda tensor: tensor.file)
+    return {file: frozenset(tensors) for file, tensors in by_file}
+
+
+def _between(header: FileHeader, chosen: frozenset[StoredTensor]) -> Iterator[tuple[int, int]]:
     """What is copied before each chosen tensor of the file, and after the last one, to the file's end."""
-    chosen = {choice.tensor for choice in choices}
     place = 0
     for tensor in header.tensors:
         if tensor in chosen:

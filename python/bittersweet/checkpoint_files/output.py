@@ -26,7 +26,7 @@ def check_output(out: Path, source: Path, folder: bool, overwrite: bool, kept: s
     whole = source.resolve()
     if here == whole or (out.exists() and out.samefile(source)):
         raise ArgumentError(f"out: '{out}' is the source itself, which is never written to")
-    if whole in here.parents if folder else False:
+    if folder and whole in here.parents:
         raise ArgumentError(f"out: '{out}' lies within the source '{source}'. Pass a path outside of it")
     if here in whole.parents:
         raise ArgumentError(f"out: '{out}' is a folder around the source '{source}'. Pass a path of its own")
@@ -34,11 +34,11 @@ def check_output(out: Path, source: Path, folder: bool, overwrite: bool, kept: s
         raise ArgumentError(f"out: the folder '{out.parent}' does not exist")
     if not out.exists():
         return
+    if out.is_dir() != folder or not (out.is_dir() or out.is_file()):
+        wanted, found = ("folder", "file") if folder else ("file", "folder")
+        raise ArgumentError(f"out: '{out}' is a {found}; accepted for this source: the path of a {wanted}")
     if not overwrite:
         raise ArgumentError(f"out: '{out}' exists. Pass another path, or overwrite=True (--overwrite)")
-    if out.is_dir() != folder or not (out.is_dir() or out.is_file()):
-        kinds = ("file", "folder") if folder else ("folder", "file")
-        raise ArgumentError(f"out: '{out}' is a {kinds[0]}, and a {kinds[1]} is to take its place")
     if folder:
         there = (Path(where) / name for where, _, names in os.walk(out) for name in names)
         foreign = next((file for file in there if file.relative_to(out) not in kept), None)
@@ -114,11 +114,13 @@ def leftovers(out: Path) -> list[Path]:
 def copy_range(source: int, target: int, begin: int, end: int) -> None:
     """The bytes from `begin` to `end` at the same place of another file, within the kernel where it can."""
     while begin < end:
+        count = 0
         try:
             count = os.copy_file_range(source, target, min(end - begin, _COPIED_AT_ONCE), begin, begin)
         except OSError as error:
             if error.errno not in _IN_KERNEL_IMPOSSIBLE:
                 raise
+        if count == 0:  # some file systems say so in this way
             count = os.pwrite(target, os.pread(source, min(end - begin, 8 << 20), begin), begin)
         if count == 0:
             raise OSError(errno.EIO, "the source ended while it was copied")

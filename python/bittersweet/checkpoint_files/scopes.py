@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,10 @@ class Job:
         return block.code, block.shape, norms, block.tensor.name
 
     def read(self, wanted: Iterable[Block]) -> Generator[tuple[Block, memoryview], None, None]:
-        for block, memory in read_ahead(self.paths, wanted, self.memory):
-            yield block, memory
-            self.passed(block.nbytes)
+        with closing(read_ahead(self.paths, wanted, self.memory)) as stream:
+            for block, memory in stream:
+                yield block, memory
+                self.passed(block.nbytes)
 
     def blocks_of(self, choices: Iterable[Choice], cut: Cut | None = None) -> Iterator[Block]:
         group = int(self.scope.text.partition(":")[2] or 1)
@@ -208,8 +210,9 @@ class _Run:
                 for block, memory in read_scattered(self._job.paths, list(self._samples())):
                     self.core.sample(memory, *self._job.of(block))
             else:
-                for block, memory in self._job.read(self._job.blocks_of(self._choices)):
-                    self.core.count(memory, *self._job.of(block), block.first)
+                with closing(self._job.read(self._job.blocks_of(self._choices))) as stream:
+                    for block, memory in stream:
+                        self.core.count(memory, *self._job.of(block), block.first)
             self.core.next()
 
     def finish(self) -> None:
@@ -231,11 +234,12 @@ class _Run:
 def _look(job: Job, choices: Iterable[Choice]) -> None:
     """Reads tensors once; the first one with a NaN raises."""
     name, watch = "", _core.NonFiniteWatch()
-    for block, memory in job.read(job.blocks_of(choices)):
-        if block.tensor.name != name:
-            watch.raise_if_found()
-            name, watch = block.tensor.name, _core.NonFiniteWatch()
-        watch.look(memory, *job.of(block), block.first, job.spec)
+    with closing(job.read(job.blocks_of(choices))) as stream:
+        for block, memory in stream:
+            if block.tensor.name != name:
+                watch.raise_if_found()
+                name, watch = block.tensor.name, _core.NonFiniteWatch()
+            watch.look(memory, *job.of(block), block.first, job.spec)
     watch.raise_if_found()
 
 

@@ -232,7 +232,7 @@ def test_a_model_in_torch_gives_the_same_zeros(tmp_path: Path) -> None:
 
 
 def test_large_f32_takes_the_sample(tmp_path: Path) -> None:
-    """Above four million elements a sample proposes the bracket; the answer is exact all the same."""
+    """Above a million elements a sample proposes the bracket; the answer is exact all the same."""
     data = values("normal", 2100 * 2000).reshape(2100, 2000)
     tensors = {"a.proj.weight": stored(data[:1500]), "b.proj.weight": stored(data[1500:])}
     source = write_file(tmp_path / "a.safetensors", tensors, 7)

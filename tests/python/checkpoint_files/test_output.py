@@ -93,11 +93,12 @@ def test_what_is_in_the_way(file: Path, folder: Path, tmp_path: Path) -> None:
                 with pytest.raises(bs.ArgumentError, match=f"out: .*{message}"):
                     prune(source, out, overwrite=overwrite)
     for source, out, message in (
-        (file, tmp_path / "empty", "is a folder, and a file is to take its place"),
-        (folder, tmp_path / "there", "is a file, and a folder is to take its place"),
+        (file, tmp_path / "empty", "is a folder; accepted for this source: the path of a file"),
+        (folder, tmp_path / "there", "is a file; accepted for this source: the path of a folder"),
     ):
-        with pytest.raises(bs.ArgumentError, match=message):
-            prune(source, out, overwrite=True)
+        for overwrite in (False, True):
+            with pytest.raises(bs.ArgumentError, match=message):
+                prune(source, out, overwrite=overwrite)
     for path in ("link", "dangling", "hard", "there", "empty"):
         (tmp_path / path).rmdir() if path == "empty" else (tmp_path / path).unlink()
     assert bytes_in(tmp_path) == before
