@@ -3,9 +3,6 @@
 #include "bittersweet/blockwise.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
-#include <utility>
 
 #include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/flow.hpp"

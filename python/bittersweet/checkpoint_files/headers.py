@@ -142,6 +142,8 @@ def parse_json(path: Path, text: bytes, what: str = _FILE) -> dict[str, Any]:
 
 
 def _too_long(head: bytes, length: int, size: int) -> str:
+    if head == b"version ":
+        return "it begins as a pointer of Git LFS does, and the file itself was not fetched (git lfs pull)"
     if length > size - 8:
         return f"its first 8 bytes ({head!r}) announce a header of {length:,} bytes in a file of {size:,}"
     return f"its header of {length:,} bytes is longer than the {LONGEST:,} that readers of safetensors accept"

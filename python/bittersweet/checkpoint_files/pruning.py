@@ -170,12 +170,13 @@ def _check_scorer(name: str, norms: Any) -> None:
         raise ArgumentError(
             f"scorer: '{name}' in a checkpoint, which holds weights alone; accepted: {', '.join(_SCORERS)}"
         )
-    if (name == "wanda") != (norms is not None):
-        wrong = "missing, and scorer 'wanda' reads them" if norms is None else f"given with scorer '{name}'"
+    if name == "wanda" and norms is None:
         raise ArgumentError(
-            f"norms: {wrong}. Pass the file that Calibrator.save wrote"
-            if norms is None
-            else f"norms: {wrong}, which reads none; leave them out, or take scorer 'wanda'"
+            "norms: missing, and scorer 'wanda' reads them. Pass the file that Calibrator.save wrote"
+        )
+    if name != "wanda" and norms is not None:
+        raise ArgumentError(
+            f"norms: given with scorer '{name}', which reads none; leave them out, or take scorer 'wanda'"
         )
 
 

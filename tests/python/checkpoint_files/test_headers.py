@@ -123,7 +123,7 @@ def test_a_broken_header(name: str, tmp_path: Path) -> None:
         ((2**64 - 1).to_bytes(8, "little") + b"{}", "announce a header of 18,446,744,073,709,551,615"),
         ((0).to_bytes(8, "little") + b"{}", "begins with b''"),
         ((2).to_bytes(8, "big") + b"{}", "announce a header"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "announce a header"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*git lfs pull"),
         (b"<!DOCTYPE html><html>404</html>", "announce a header"),
     ],
 )
