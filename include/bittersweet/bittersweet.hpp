@@ -8,11 +8,13 @@
 //   scope.hpp who competes with whom, and how much each tensor gives
 //   flow.hpp  the four together, for any engine
 //   prune.hpp the same as functions of the linked library, on its fast CPU engine
+//   blockwise.hpp  the same of tensors that are never in memory together
 //   track.hpp what scorers with a memory do on every training step
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
 //   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
 #pragma once
 
+#include "bittersweet/blockwise.hpp"
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/reference.hpp"
 #include "bittersweet/engine/reference_optim.hpp"

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_prune(module);
   bittersweet::python::bind_sharded(module);
   bittersweet::python::bind_mask(module);
+  bittersweet::python::bind_blockwise(module);
   bittersweet::python::bind_optim(module);
   bittersweet::python::bind_track(module);
   bittersweet::python::bind_addresses(module);

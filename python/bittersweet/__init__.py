@@ -1,8 +1,8 @@
 """Bittersweet prunes neural networks while they train: score, threshold, mask, in one read of the weights.
 
 Start with `Pruner` in a training loop, `prune_` for one shot, `make_masks` for masks alone, `sparsity` to
-count zeros. Importing this package loads neither torch nor the compiled module; each name is loaded when it
-is first used.
+count zeros, `prune_checkpoint` for files. Importing this package loads neither torch nor the compiled module;
+each name is loaded when it is first used.
 
 ``from bittersweet import *`` leaves out the names that torch has too: Gradient, Identity, Linear
 (`LinearRamp`), Shard, Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from . import optim as optim
     from ._core import __version__
     from .distributed.shards import Shard as Shard
+    from .checkpoint_files.pruning import prune_checkpoint
+    from .checkpoint_files.report import CheckpointReport, StoredTensorReport
     from .info import build_info, get_cmake_dir, get_include
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
     from .info import set_num_threads as set_num_threads
@@ -117,6 +119,8 @@ _MODULES = {
     "options.scorers": _SCORERS,
     "options.selectors": "Exact Histogram KthValue Sampling Streaming selectors",
     "tensors.table": "ScoreInputs",
+    "checkpoint_files.pruning": "prune_checkpoint",
+    "checkpoint_files.report": "CheckpointReport StoredTensorReport",
     "wanda.calibration": "Calibrator",
     "select.capture": "CapturableStep",
     "select.events": "MaskEvent MaskHistory",
@@ -190,6 +194,7 @@ __all__ = [
     "Calibrator",
     "CapturableStep",
     "CheckpointError",
+    "CheckpointReport",
     "CoherenceTracker",
     "ConstantSparsity",
     "Cosine",
@@ -236,6 +241,7 @@ __all__ = [
     "ShapeError",
     "SketchTracker",
     "SnapshotTracker",
+    "StoredTensorReport",
     "Streaming",
     "Taylor",
     "TensorZeros",
@@ -256,6 +262,7 @@ __all__ = [
     "merge_adapters_",
     "prune_",
     "prune_blocks_",
+    "prune_checkpoint",
     "register_optimizer",
     "save_masks",
     "score",

@@ -1,4 +1,4 @@
-"""``python -m bittersweet``: `info`, `demo`, `compare` and `sparsity`, each described by ``--help``."""
+"""``python -m bittersweet``: its sub-commands, each described by ``--help``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _COMMANDS = {
     "info": ("cli.info", "version, build, instruction sets, GPUs, scorers and selectors"),
     "demo": ("demo.cli", "train a small language model and prune it on the way"),
     "compare": ("compare.cli", "measure every scorer on the demo's model"),
+    "prune-checkpoint": ("cli.prune_checkpoint", "prune safetensors that may be larger than memory"),
     "sparsity": ("cli.sparsity", "count the exact zeros in a file of weights"),
 }
 

@@ -264,3 +264,56 @@ def check_over_ranks(
     map: ShardMap, names: list[str], scorer: ScorerSpec, selector: SelectorSpec, **given: Any
 ) -> None: ...
 def fault_vector() -> memoryview: ...
+BlockShape = tuple[int, int, int, bool]  # rows, inputs, inner, transposed
+
+class CountedBlocks(TypedDict):
+    k: int
+    passes: int
+    threshold: float | None
+    count_below: int
+    count_equal: int
+
+class BlockwisePrune:
+    """See blockwise.hpp."""
+
+    def __init__(self, total: int, sparsity: float, scorer: ScorerSpec) -> None: ...
+    @property
+    def stage(self) -> str: ...
+    def sample_positions(self) -> list[int]: ...
+    def sample(self, memory: Any, dtype: int, shape: BlockShape, norms: Any, name: str) -> None: ...
+    def count(
+        self, memory: Any, dtype: int, shape: BlockShape, norms: Any, name: str, first: int
+    ) -> None: ...
+    def next(self) -> None: ...
+    def write(self, memory: Any, dtype: int, shape: BlockShape, norms: Any, name: str) -> int: ...
+    def finish(self) -> None: ...
+    def report(self) -> CountedBlocks: ...
+
+class NonFiniteWatch:
+    """See blockwise.hpp."""
+
+    def __init__(self) -> None: ...
+    def look(
+        self,
+        memory: Any,
+        dtype: int,
+        shape: BlockShape,
+        norms: Any,
+        name: str,
+        first: int,
+        scorer: ScorerSpec,
+    ) -> None: ...
+    def raise_if_found(self) -> None: ...
+
+def prune_block(
+    memory: Any,
+    dtype: int,
+    shape: BlockShape,
+    norms: Any,
+    name: str,
+    scorer: ScorerSpec,
+    sparsity: float,
+    scope: str,
+    rounding: str,
+    remainder: str,
+) -> int: ...

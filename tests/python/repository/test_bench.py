@@ -120,6 +120,22 @@ def test_memory_is_that_of_the_call(finished: tuple[dict[str, Any], str, str]) -
         assert row["account"] > 0
 
 
+@pytest.mark.slow
+def test_the_checkpoint_benchmark_runs(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    out = tmp_path / "results.json"
+    options = ("--gigabytes", 0.01, "--peer-gigabytes", 0.002, "--rounds", 1, "--folder", tmp_path)
+    command = [sys.executable, BENCH / "checkpoint.py", *options, "--out", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert results["checkpoint"]["pruned"] == 2_500_000 // 4096 * 4096
+    assert all(seconds > 0 for seconds in results["checkpoint"]["seconds"].values())
+    assert 0 < results["checkpoint"]["peak_mib"] < 150
+    assert len(results["peers"]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
 @pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="page faults are counted in small pages")
 def test_bare_passes_touch_every_page_and_change_nothing(load: Any, library: Path) -> None:
     floor: ModuleType = load("floor")
