@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_prune(module);
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_optim(module);
+  bittersweet::python::bind_sparse(module);
   bittersweet::python::bind_track(module);
   bittersweet::python::bind_addresses(module);
   bittersweet::python::bind_trails(module);
