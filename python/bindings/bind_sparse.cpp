@@ -18,19 +18,29 @@ TensorView array_at(std::uintptr_t word, int dtype, std::int64_t count, const ch
   return {address<char>(word, count, what), to_dtype(dtype)};
 }
 
-// (masks, values, offsets, dtype, rows, columns)
-using PackedAddresses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, std::int64_t, std::int64_t>;
+// Addresses and lengths of masks, values and offsets; dtype, rows, columns.
+using PackedArrays = std::tuple<std::uintptr_t, std::int64_t, std::uintptr_t, std::int64_t, std::uintptr_t,
+                                std::int64_t, int, std::int64_t, std::int64_t>;
 
-PackedMatrix packed_at(const PackedAddresses& at) {
-  const auto& [masks, values, offsets, dtype, height, width] = at;
-  if (height < 0 || width < 0) throw ShapeError("matrix: a negative number of rows or columns");
-  PackedMatrix packed{.rows = height,
-                      .columns = width,
-                      .masks = address<const std::uint32_t>(masks, strips::words(height, width), "masks"),
-                      .values = {},
-                      .offsets = address<const std::uint64_t>(offsets, 1, "offsets")};
-  packed.values = array_at(values, dtype, packed.live(), "values");
-  return packed;
+void check_length(const char* what, std::int64_t found, std::int64_t expected) {
+  if (found == expected) return;
+  throw LayoutError("packed weight: " + std::to_string(found) + " " + what + "; its shape and offsets speak of " +
+                    std::to_string(expected));
+}
+
+PackedMatrix packed_at(const PackedArrays& arrays) {
+  const auto& [masks, mask_count, values, value_count, offsets, offset_count, dtype, height, width] = arrays;
+  if (height < 0 || width < 0) throw ShapeError("packed weight: a negative number of rows or columns");
+  check_length("masks", mask_count, strips::words(height, width));
+  check_length("offsets", offset_count, strips::count(height) + 1);
+  const auto* const places = address<const std::uint64_t>(offsets, 1, "offsets");
+  const std::int64_t live = height > 0 ? static_cast<std::int64_t>(places[offset_count - 1]) : 0;
+  check_length("values", value_count - strips::slack, live);
+  return {.rows = height,
+          .columns = width,
+          .masks = address<const std::uint32_t>(masks, mask_count, "masks"),
+          .values = array_at(values, dtype, live, "values"),
+          .offsets = places};
 }
 
 }  // namespace
@@ -55,7 +65,7 @@ void bind_sparse(py::module_& module) {
       py::arg("masks_ptr"), py::arg("offsets_ptr"));
   module.def(
       "pack_strips",
-      [](std::uintptr_t dense, const PackedAddresses& packed) {
+      [](std::uintptr_t dense, const PackedArrays& packed) {
         const PackedMatrix to = packed_at(packed);
         const DenseMatrix matrix{
             {address<char>(dense, to.rows * to.columns, "matrix"), to.values.dtype}, to.rows, to.columns};
@@ -65,7 +75,7 @@ void bind_sparse(py::module_& module) {
       py::arg("dense_ptr"), py::arg("packed"));
   module.def(
       "unpack_strips",
-      [](const PackedAddresses& packed, std::int64_t first_row, std::int64_t rows, std::uintptr_t out) {
+      [](const PackedArrays& packed, std::int64_t first_row, std::int64_t rows, std::uintptr_t out) {
         const PackedMatrix from = packed_at(packed);
         auto* const to = address<char>(out, rows * from.columns, "out");
         const py::gil_scoped_release release;
@@ -74,7 +84,7 @@ void bind_sparse(py::module_& module) {
       py::arg("packed"), py::arg("first_row"), py::arg("rows"), py::arg("out_ptr"));
   module.def(
       "multiply_strips",
-      [](const PackedAddresses& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias, std::uintptr_t y,
+      [](const PackedArrays& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias, std::uintptr_t y,
          int dtype) {
         const PackedMatrix matrix = packed_at(packed);
         const StripProduct product{.x = array_at(x, dtype, batch * matrix.columns, "x"),
@@ -88,12 +98,12 @@ void bind_sparse(py::module_& module) {
       py::arg("packed"), py::arg("x_ptr"), py::arg("batch"), py::arg("bias_ptr"), py::arg("y_ptr"), py::arg("dtype"));
   module.def(
       "check_strips",
-      [](const PackedAddresses& packed, std::int64_t values) {
+      [](const PackedArrays& packed) {
         const PackedMatrix matrix = packed_at(packed);
         const py::gil_scoped_release release;
-        sparse::check(matrix, values);
+        sparse::check(matrix, matrix.live());
       },
-      py::arg("packed"), py::arg("values"));
+      py::arg("packed"));
 }
 
 }  // namespace bittersweet::python

@@ -31,6 +31,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import optim as optim
+    from . import sparse as sparse
     from ._core import __version__
     from .info import build_info, get_cmake_dir, get_include
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
@@ -137,7 +138,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
-_ROOMS = frozenset(("optim",))
+_ROOMS = frozenset(("optim", "sparse"))
 """Names that are modules: public as ``bittersweet.optim.AdamW`` and so on."""
 
 

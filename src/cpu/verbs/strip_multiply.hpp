@@ -9,30 +9,47 @@ namespace {
 
 constexpr std::int64_t bytes_ahead = 2048;  // nearer is late, farther gains nothing
 
+// One row of a tile: its 32 elements, times those of each column.
+template <class T, int B>
+BITTERSWEET_INLINE void add_row(std::uint32_t mask, const T*& from, const Lanes (&first)[B], const Lanes (&second)[B],
+                                Lanes* sums) {
+  Lanes even, odd;
+  decode(mask, from, even, odd);
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) sums[b] = add_product(odd, second[b], add_product(even, first[b], sums[b]));
+}
+
 template <class T, int B>
 void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
-  Lanes sums[strips::height][B];
-  for (auto& row : sums)
-    for (Lanes& sum : row) sum = no_lanes();
+  Lanes sums[strips::height * B];
+  for (Lanes& sum : sums) sum = no_lanes();
   const auto* from = static_cast<const T*>(strip.values);
   const std::uint32_t* masks = strip.masks;
   for (std::int64_t tile = 0; tile < strip.tiles; ++tile, masks += strips::height, x += B * strips::width) {
     Lanes first[B], second[B];
+#pragma GCC unroll 8
     for (int b = 0; b < B; ++b) {
       first[b] = load_lanes(x + b * strips::width);
       second[b] = load_lanes(x + b * strips::width + strips::lanes);
     }
     __builtin_prefetch(reinterpret_cast<const char*>(masks) + bytes_ahead);
+    const auto ask = [&] { __builtin_prefetch(reinterpret_cast<const char*>(from) + bytes_ahead); };
+    if constexpr (B == 1) {  // the sums stay in registers, where there are enough
 #pragma GCC unroll 16
-    for (int i = 0; i < strips::height; ++i) {
-      if (sizeof(T) == 4 || i % 2 == 0) __builtin_prefetch(reinterpret_cast<const char*>(from) + bytes_ahead);
-      Lanes even, odd;
-      decode(masks[i], from, even, odd);
-      for (int b = 0; b < B; ++b) sums[i][b] = add_product(odd, second[b], add_product(even, first[b], sums[i][b]));
+      for (int i = 0; i < strips::height; ++i) {
+        if (sizeof(T) == 4 || i % 2 == 0) ask();
+        add_row<T, B>(masks[i], from, first, second, sums + i);
+      }
+    } else {  // here x does
+#pragma GCC unroll 1
+      for (int i = 0; i < strips::height; ++i) {
+        ask();
+        add_row<T, B>(masks[i], from, first, second, sums + i * B);
+      }
     }
   }
   for (int b = 0; b < B; ++b)
-    for (int i = 0; i < strips::height; ++i) out[b * strips::height + i] = fold(sums[i][b]);
+    for (int i = 0; i < strips::height; ++i) out[b * strips::height + i] = fold(sums[i * B + b]);
 }
 
 template <class T>
