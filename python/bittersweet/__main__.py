@@ -1,4 +1,4 @@
-"""``python -m bittersweet``: `info`, `demo`, `compare` and `sparsity`, each described by ``--help``."""
+"""``python -m bittersweet``: `info`, `demo`, `compare`, `sparsity`, `pack`; each has ``--help``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": ("demo.cli", "train a small language model and prune it on the way"),
     "compare": ("compare.cli", "measure every scorer on the demo's model"),
     "sparsity": ("cli.sparsity", "count the exact zeros in a file of weights"),
+    "pack": ("cli.pack", "write a file of weights without its zeros"),
 }
 
 

@@ -10,8 +10,18 @@ from ..extras import require
 
 require("torch", "bittersweet.sparse")
 
+from .files import save_compressed  # noqa: E402
 from .linear import SparseLinear  # noqa: E402
+from .loading import load_compressed  # noqa: E402
 from .packing import pack_, unpack_  # noqa: E402
 from .report import PackedLayer, PackReport  # noqa: E402
 
-__all__ = ["PackReport", "PackedLayer", "SparseLinear", "pack_", "unpack_"]
+__all__ = [
+    "PackReport",
+    "PackedLayer",
+    "SparseLinear",
+    "load_compressed",
+    "pack_",
+    "save_compressed",
+    "unpack_",
+]

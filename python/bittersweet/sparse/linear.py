@@ -72,11 +72,11 @@ class SparseLinear(nn.Module):
     def to_linear(self) -> nn.Module:
         """The dense layer, of the class that it was made from, bit for bit; the bias is shared."""
         dense = self.to_dense()
-        transposed = self._kind is not nn.Linear
-        sizes = (self.out_features, self.in_features) if transposed else (self.in_features, self.out_features)
+        sizes = (self.in_features, self.out_features)
+        sizes = sizes[::-1] if self.transposed else sizes
         with torch.device("meta"):
             layer: Any = self._kind(*sizes)
-        weight = dense.t().contiguous() if transposed else dense
+        weight = dense.t().contiguous() if self.transposed else dense
         layer.weight = nn.Parameter(weight, requires_grad=self._trained)
         layer.register_parameter("bias", self.bias)
         layer.train(self.training)
@@ -91,6 +91,11 @@ class SparseLinear(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             x = x.to(self.values.dtype)
         return ops.packed_linear(x, *self._packed(), self.bias, self.out_features, self.in_features)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the dense layer's weight is (inputs, outputs), as a Conv1D's."""
+        return self._kind is not nn.Linear
 
     @property
     def live(self) -> int:

@@ -66,7 +66,7 @@ def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> Pac
     """
     model, least = unwrap(model), as_fraction("min_sparsity", min_sparsity)
     keep = _masks_by_weight(model, masks)
-    shared = _shared_memory(model)
+    shared = shared_memory(model)
     plan = [
         _plan(name, layer, parent, keep.get(f"{name}.weight" if name else "weight"), least, shared)
         for name, layer, parent in _linear_layers(model)
@@ -77,7 +77,7 @@ def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> Pac
                 raise ArgumentError("model: is one layer itself; use SparseLinear.from_linear(layer)")
             matrix, _ = matrix_of(planned.layer, None)
             values = strips.pack(matrix, planned.measured)
-            _put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer))
+            put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer))
     return PackReport([planned.row for planned in plan])
 
 
@@ -92,11 +92,11 @@ def unpack_(model: nn.Module) -> list[str]:
     if "" in found:
         raise ArgumentError("model: is a packed layer itself; use its to_linear()")
     for layer in found.values():
-        _put(model, layer, layer.to_linear())
+        put(model, layer, layer.to_linear())
     return list(found)
 
 
-def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old:
@@ -113,7 +113,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module
 def _plan(
     name: str, layer: Any, parent: nn.Module | None, mask: Mask | None, least: float, shared: set[int]
 ) -> _Planned:
-    reason = _why_not(layer, parent, shared)
+    reason = why_not(layer, parent, shared)
     if isinstance(layer, nn.Linear):
         shape = (int(layer.out_features), int(layer.in_features))
     else:
@@ -139,7 +139,7 @@ def _plan(
     return _Planned(row, layer, measured)
 
 
-def _why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
+def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
     """Why a layer cannot be packed; empty if it can."""
     if parametrize.is_parametrized(layer):
         return "it is parametrized; parametrize.remove_parametrizations first"
@@ -165,7 +165,7 @@ def _why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
     return ""
 
 
-def _shared_memory(model: nn.Module) -> set[int]:
+def shared_memory(model: nn.Module) -> set[int]:
     """Addresses of the tensors of a model's state whose memory another of its names means too."""
     spans = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
