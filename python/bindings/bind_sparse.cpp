@@ -85,17 +85,19 @@ void bind_sparse(py::module_& module) {
   module.def(
       "multiply_strips",
       [](const PackedArrays& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias, std::uintptr_t y,
-         int dtype) {
+         int dtype, bool reproducible) {
         const PackedMatrix matrix = packed_at(packed);
         const StripProduct product{.x = array_at(x, dtype, batch * matrix.columns, "x"),
                                    .y = array_at(y, dtype, batch * matrix.rows, "y"),
                                    .batch = batch,
-                                   .bias = {address<char>(bias, 0, "bias"), to_dtype(dtype)}};
+                                   .bias = {address<char>(bias, 0, "bias"), to_dtype(dtype)},
+                                   .reproducible = reproducible};
         const py::gil_scoped_release release;
         BorrowedWorkspace workspace;
         sparse::multiply(matrix, product, *workspace);
       },
-      py::arg("packed"), py::arg("x_ptr"), py::arg("batch"), py::arg("bias_ptr"), py::arg("y_ptr"), py::arg("dtype"));
+      py::arg("packed"), py::arg("x_ptr"), py::arg("batch"), py::arg("bias_ptr"), py::arg("y_ptr"), py::arg("dtype"),
+      py::arg("reproducible") = true);
   module.def(
       "check_strips",
       [](const PackedArrays& packed) {

@@ -1,7 +1,5 @@
 // Packed matrices: strips shared out to threads.
 #include <atomic>
-#include <cmath>
-#include <limits>
 
 #include "bittersweet/engine/cpu_sparse.hpp"
 #include "cpu/parallel.hpp"
@@ -32,18 +30,10 @@ void for_each_strip(int threads, std::int64_t count, F&& f) {
   });
 }
 
-// The sums of a strip's rows for `batch` columns of y from the first on, with the bias, as y stores them.
-void store_sums(const PackedMatrix& packed, const StripProduct& product, std::int64_t strip, std::int64_t first,
-                int batch, const float* sums) {
-  const std::int64_t begin = strip * strips::height, rows = std::min(strips::height, packed.rows - begin);
-  for (int b = 0; b < batch; ++b)
-    for (std::int64_t i = 0; i < rows; ++i) {
-      float sum = sums[b * strips::height + i];
-      if (product.bias.data != nullptr) sum += load_as_float(product.bias.data, product.bias.dtype, begin + i);
-      if (std::isnan(sum)) sum = std::numeric_limits<float>::quiet_NaN();
-      store_from_float(product.y.data, product.y.dtype, (first + b) * packed.rows + begin + i, sum);
-    }
-}
+constexpr std::int64_t block_columns = 16, block_words = 256;  // of a matrix unit: of the batch; a tile of x
+constexpr std::int64_t few_blocks = 2;
+constexpr std::int64_t most_strips_decoded = 8;  // at a time: they and two blocks of x fit the second cache
+constexpr std::int64_t least_batch_of_tiles = 2;
 
 }  // namespace
 
@@ -88,6 +78,9 @@ void CpuSparse::unpack_strips(const PackedMatrix& packed, std::int64_t first, st
 }
 
 void CpuSparse::multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
+  const bool bf16 = packed.values.dtype == DType::bf16 && product.x.dtype == DType::bf16;
+  if (kernels_.tiles != nullptr && bf16 && !product.reproducible && product.batch >= least_batch_of_tiles)
+    return multiply_by_tiles(packed, product, workspace);
   const std::int64_t tile_floats = packed.tiles() * strips::width;
   float* const x = workspace.get<float>(0, static_cast<std::size_t>(product.batch * tile_floats));
   const auto columns_from = [&](std::int64_t b) {  // of the batch, that one pass over a strip takes
@@ -103,8 +96,52 @@ void CpuSparse::multiply_strips(const PackedMatrix& packed, const StripProduct& 
     for (std::int64_t b = 0; b < product.batch; b += most_columns) {
       const int n = columns_from(b);
       kernels_.multiply(strip, packed.values.dtype, x + b * tile_floats, n, sums);
-      store_sums(packed, product, at, b, n, sums);
+      kernels_.store(product, packed.rows, at, b, n, sums);
     }
+  });
+}
+
+void CpuSparse::multiply_by_tiles(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
+  const TileKernels& kernels = *kernels_.tiles;
+  const std::int64_t tiles = packed.tiles(), block_size = tiles * block_words;
+  const std::int64_t present = (product.batch + block_columns - 1) / block_columns;
+  const std::int64_t blocks = present <= few_blocks ? present : (present + 1) / 2 * 2;  // pairs
+  auto* const x = workspace.get<std::uint32_t>(0, static_cast<std::size_t>(blocks * block_size));
+  const int workers = threads(packed.rows * packed.columns);
+  const Team team;
+  parallel_for(threads(product.batch * packed.columns), blocks, [&](int, std::int64_t u) {
+    const std::int64_t first = u * block_columns, rows = std::min(block_columns, product.batch - first);
+    kernels.arrange(static_cast<const std::uint16_t*>(product.x.data) + first * packed.columns, rows, packed.columns,
+                    x + u * block_size);
+  });
+  const auto store = [&](std::int64_t strip, std::int64_t u, const float* sums) {
+    const std::int64_t first = u * block_columns, count = std::min(block_columns, product.batch - first);
+    if (count > 0) kernels_.store(product, packed.rows, strip, first, count, sums);
+  };
+  if (blocks <= few_blocks)
+    return for_each_strip(workers, packed.strips(), [&](std::int64_t strip) {
+      float sums[few_blocks * block_words];
+      kernels.multiply_few(strip_at(packed, strip), x, static_cast<int>(blocks), sums);
+      for (std::int64_t u = 0; u < blocks; ++u) store(strip, u, sums + u * block_words);
+    });
+  const std::int64_t share = packed.strips() / workers / 4 / 2 * 2;  // so that threads end together
+  const std::int64_t at_once = std::clamp<std::int64_t>(share, 2, most_strips_decoded);
+  const std::int64_t pieces = (packed.strips() + at_once - 1) / at_once;
+  const std::int64_t room = at_once * tiles * strips::height * strips::width;
+  auto* const decoded = workspace.get<std::uint16_t>(1, static_cast<std::size_t>(workers * room));
+  parallel_for(workers, pieces, [&](int thread, std::int64_t piece) {
+    const std::int64_t begin = piece * at_once, end = std::min(packed.strips(), begin + at_once);
+    std::uint16_t* const own = decoded + thread * room;
+    const auto at = [&](std::int64_t strip) { return own + (strip - begin) * tiles * strips::height * strips::width; };
+    for (std::int64_t strip = begin; strip < end; ++strip) kernels.decode(strip_at(packed, strip), at(strip));
+    for (std::int64_t u = 0; u < blocks; u += 2)
+      for (std::int64_t strip = begin; strip < end; strip += 2) {
+        const std::int64_t second = std::min(strip + 1, end - 1);
+        float sums[4 * block_words];
+        kernels.multiply_decoded(at(strip), at(second), tiles, x + u * block_size, sums);
+        for (std::int64_t s = 0; s <= second - strip; ++s)
+          for (std::int64_t v = 0; v < 2; ++v) store(strip + s, u + v, sums + (2 * s + v) * block_words);
+      }
   });
 }
 

@@ -1,4 +1,11 @@
+#include <cstdlib>
 #include <cstring>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "bittersweet/error.hpp"
 #include "cpu/kernels.hpp"
@@ -14,6 +21,21 @@ struct Choice {
   bool runs_here;
 };
 
+#if defined(__x86_64__)
+// Whether there is AMX for bf16, and the system lets this process have it: it must be asked for.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16) == 0 || (d & tile) == 0) return false;
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 // Best last. v2 and NEON have nothing for these kernels that the portable loop lacks.
 std::vector<Choice> choices() {
   std::vector<Choice> all{{"portable", &strip_kernels_portable, "portable", true}};
@@ -26,7 +48,9 @@ std::vector<Choice> choices() {
                   __builtin_cpu_supports("avx512vl");
   all.push_back({"v3", &strip_kernels_v3, "v3", v3});
   all.push_back({"v4", &strip_kernels_v4, "v4", v4});
-  all.push_back({"v4_vbmi2", &strip_kernels_v4_vbmi2, nullptr, v4 && __builtin_cpu_supports("avx512vbmi2")});
+  const bool vbmi2 = v4 && __builtin_cpu_supports("avx512vbmi2");
+  all.push_back({"v4_vbmi2", &strip_kernels_v4_vbmi2, nullptr, vbmi2});
+  all.push_back({"amx", &strip_kernels_amx, nullptr, vbmi2 && has_amx()});
 #endif
   return all;
 }

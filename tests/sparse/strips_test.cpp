@@ -40,7 +40,7 @@ class StripContract : public testing::TestWithParam<Isa> {
 
 std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2"})
+  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "amx"})
     for (const int threads : {1, 3}) all.push_back({name, threads});
   return all;
 }
@@ -252,6 +252,34 @@ TEST_P(StripContract, ExtremeScalesGiveTheReferencesBits) {
     EXPECT_EQ(multiply_by(ReferenceSparse{}, packed, x, 2, DType::f32),
               multiply_by(engine(), packed, x, 2, DType::f32));
   }
+}
+
+// By a matrix unit where there is one: another order, and denormals are 0.
+TEST_P(StripContract, UnorderedSumsAreNearDoubleToo) {
+  for (const auto& [rows, columns] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {16, 32}, {33, 65}, {150, 517}, {64, 640}})
+    for (const std::int64_t batch : {1, 2, 15, 16, 17, 32, 33, 47, 64, 65}) {
+      const Matrix matrix = random_matrix(DType::bf16, rows, columns, 0.5, 11);
+      const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+      const Vectors x = random_vectors(DType::bf16, batch * columns, 12), bias = random_vectors(DType::bf16, rows, 13);
+      std::vector<float> y(static_cast<std::size_t>(batch * rows), not_a_number);
+      Workspace workspace;
+      engine().multiply_strips(
+          packed.view(),
+          {.x = x.view(), .y = view(y.data()), .batch = batch, .bias = bias.view(), .reproducible = false}, workspace);
+      for (std::int64_t b = 0; b < batch; ++b)
+        for (std::int64_t row = 0; row < rows; ++row) {
+          double sum = bias[row], magnitude = std::fabs(bias[row]);
+          for (std::int64_t c = 0; c < columns; ++c) {
+            const double product = static_cast<double>(matrix.at(row, c)) * x[b * columns + c];
+            sum += product;
+            magnitude += std::fabs(product);
+          }
+          const double bound = static_cast<double>(columns + 6) * 0x1p-24 * magnitude;
+          ASSERT_LE(std::fabs(y[static_cast<std::size_t>(b * rows + row)] - sum), bound)
+              << rows << " x " << columns << ", column " << b << " of " << batch << ", row " << row;
+        }
+    }
 }
 
 TEST(Strips, SumsAreWithinTheStatedBoundOfDouble) {

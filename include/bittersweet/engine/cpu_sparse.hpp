@@ -25,6 +25,7 @@ class CpuSparse {
   void multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
 
  private:
+  void multiply_by_tiles(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
   int threads(std::int64_t elements) const;
 
   const cpu::StripKernels& kernels_;

@@ -8,8 +8,9 @@
 //   then sum[j] += sum[j + 8] for j below 8, and so on with 4, 2 and 1; then the bias, if there is one; the result is
 //   rounded to the type of y, and a NaN becomes the quiet one without a payload.
 //
-// So all engines give the same bits, whatever the number of threads and the batch. In that order the error of a row is
-// at most (columns / 16 + 6) * 2^-24 * sum(|w x|) + columns * 2^-149, before the rounding to the type of y.
+// So, but for products that are not to be reproducible, all engines give the same bits, whatever the number of threads
+// and the batch. In that order the error of a row is at most (columns / 16 + 6) * 2^-24 * sum(|w x|) + columns *
+// 2^-149, before the rounding to the type of y.
 #pragma once
 
 #include <concepts>

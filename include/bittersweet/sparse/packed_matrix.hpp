@@ -34,6 +34,9 @@ struct StripProduct {
   TensorView y{};  // [batch][rows]
   std::int64_t batch = 1;
   TensorView bias{};  // [rows], or none
+  // False: an engine may take a matrix unit for batches of bf16. It adds in another order, and denormals are 0 to it;
+  // the bits then depend on the machine and on the batch.
+  bool reproducible = true;
 };
 
 }  // namespace bittersweet

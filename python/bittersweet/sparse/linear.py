@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ArgumentError, DeviceError, DTypeError, Error
 from ..model.layers import is_conv1d
+from ..options.values import as_bool
 from ..tensors.masks import Mask
 from . import ops, strips
 
@@ -22,8 +23,9 @@ class SparseLinear(nn.Module):
     """A linear layer for inference whose weight is stored without its zeros.
 
     ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU. Sums are float32 and
-    of one fixed order: a row of the input gives the same bits whatever the threads, the instruction set, and
-    the batch up to `ops.batch_limit`; beyond it, tiles of the weight are unpacked for torch's own product.
+    of one fixed order: a single row gives the same bits whatever the threads and the instruction set. Several
+    rows do so with `reproducible`, up to `batch_limit`; without it, bfloat16 goes through AMX where the
+    processor has it. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product.
     Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
     weight itself is no parameter and has none.
 
@@ -34,6 +36,7 @@ class SparseLinear(nn.Module):
         in_features, out_features: As of the dense layer.
         layout: ``"strips"``.
         live: How many weights are stored.
+        reproducible: Whether the batch and the processor may not show in the bits. May be set at any time.
     """
 
     masks: torch.Tensor
@@ -42,8 +45,11 @@ class SparseLinear(nn.Module):
     bias: nn.Parameter | None
     layout = "strips"
 
-    def __init__(self, measured: strips.Measured, values: torch.Tensor, like: nn.Module) -> None:
+    def __init__(
+        self, measured: strips.Measured, values: torch.Tensor, like: nn.Module, reproducible: bool = False
+    ) -> None:
         super().__init__()
+        self.reproducible = reproducible
         self.out_features, self.in_features = measured.shape
         self.register_buffer("masks", measured.masks)
         self.register_buffer("values", values)
@@ -54,12 +60,15 @@ class SparseLinear(nn.Module):
         self.train(like.training)
 
     @classmethod
-    def from_linear(cls, layer: nn.Module, mask: Mask | None = None) -> SparseLinear:
+    def from_linear(
+        cls, layer: nn.Module, mask: Mask | None = None, reproducible: bool = False
+    ) -> SparseLinear:
         """A packed copy of a torch.nn.Linear or a Conv1D of transformers; the bias is shared.
 
         Args:
             layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU.
             mask: Which weights to store, of the weight's shape. None: those whose bits are not all 0.
+            reproducible: See above.
 
         Raises:
             ArgumentError: Another kind of layer, or the mask drops weights that are not +0.
@@ -67,7 +76,8 @@ class SparseLinear(nn.Module):
         """
         matrix, keep = matrix_of(layer, mask)
         measured = strips.measure(matrix, keep)
-        return cls(measured, strips.pack(matrix, measured), layer)
+        reproducible = as_bool("reproducible", reproducible)
+        return cls(measured, strips.pack(matrix, measured), layer, reproducible)
 
     def to_linear(self) -> nn.Module:
         """The dense layer, of the class that it was made from, bit for bit; the bias is shared."""
@@ -90,7 +100,13 @@ class SparseLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled("cpu"):
             x = x.to(self.values.dtype)
-        return ops.packed_linear(x, *self._packed(), self.bias, self.out_features, self.in_features)
+        shape = self.out_features, self.in_features
+        return ops.packed_linear(x, *self._packed(), self.bias, *shape, self.reproducible)
+
+    @property
+    def batch_limit(self) -> int | None:
+        """The most rows that meet the packed weight; None: any number."""
+        return ops.batch_limit(self.values.dtype, self.reproducible)
 
     @property
     def transposed(self) -> bool:

@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..model.layers import is_conv1d
 from ..model.wrappers import unwrap
 from ..tensors.masks import Mask
-from . import ops, strips
+from . import strips
 from .files import dense_state, read_compressed
 from .linear import SparseLinear
 from .packing import put, shared_memory, why_not
@@ -139,7 +139,7 @@ def _load(
         packed.layout,
         packed.dense_nbytes,
         packed.nbytes,
-        ops.batch_limit(dtype),
+        packed.batch_limit,
     )
 
 

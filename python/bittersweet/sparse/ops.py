@@ -20,16 +20,18 @@ _TILE_BYTES = 4 << 20
 _scratch = threading.local()
 
 _ARRAYS = "Tensor masks, Tensor values, Tensor offsets"
-_LINEAR = f"(Tensor x, {_ARRAYS}, Tensor? bias, SymInt rows, SymInt columns) -> Tensor"
+_LINEAR = f"(Tensor x, {_ARRAYS}, Tensor? bias, SymInt rows, SymInt columns, bool reproducible) -> Tensor"
 _library: Any = cast(Any, torch.library).Library("bittersweet", "DEF")
 _library.define(f"packed_linear{_LINEAR}")
 _library.define(f"packed_linear_no_grad{_LINEAR}")
 _library.define(f"unpack_strips({_ARRAYS}, SymInt rows, SymInt columns) -> Tensor")
 
 
-def batch_limit(dtype: torch.dtype) -> int:
-    """The largest batch that is multiplied in packed form."""
-    return 64 if dtype == torch.float32 else 8
+def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
+    """The largest batch that is multiplied in packed form, where that is faster; None: every one."""
+    if dtype == torch.bfloat16:
+        return None if _core.strips_isa() == "amx" and not reproducible else 8
+    return 32 if dtype == torch.float32 else 16
 
 
 def packed_linear(
@@ -40,12 +42,13 @@ def packed_linear(
     bias: torch.Tensor | None,
     rows: int,
     columns: int,
+    reproducible: bool,
 ) -> torch.Tensor:
     """``x @ weight.T + bias`` for the packed weight of `rows` by `columns`; differentiable in x and bias."""
     graded = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
     # Without gradients, the operator that has none: the other one takes 15 us longer to find that out.
     run = torch.ops.bittersweet.packed_linear if graded else torch.ops.bittersweet.packed_linear_no_grad
-    made: torch.Tensor = run.default(x, masks, values, offsets, bias, rows, columns)
+    made: torch.Tensor = run.default(x, masks, values, offsets, bias, rows, columns, reproducible)
     return made
 
 
@@ -65,6 +68,7 @@ def _packed_linear(
     bias: torch.Tensor | None,
     rows: int,
     columns: int,
+    reproducible: bool,
 ) -> torch.Tensor:
     dtype, shape = values.dtype, x.shape
     if x.dtype != dtype or (bias is not None and bias.dtype != dtype):
@@ -81,11 +85,12 @@ def _packed_linear(
     y = x.new_empty((*shape[:-1], rows))
     at = strips.arrays(masks, values, offsets, rows, columns)
     threads.follow_torch()
-    if batch > batch_limit(dtype) and columns:
+    limit = batch_limit(dtype, reproducible)
+    if limit is not None and batch > limit and columns:
         _by_dense_tiles(x.view(batch, columns), at, bias, y.view(batch, rows))
     else:
         address = 0 if bias is None else bias.data_ptr()
-        _core.multiply_strips(at, x.data_ptr(), batch, address, y.data_ptr(), at[6])
+        _core.multiply_strips(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
     return y
 
 
@@ -126,7 +131,14 @@ def _elsewhere(x: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 def _fake_linear(
-    x: torch.Tensor, masks: Any, values: Any, offsets: Any, bias: Any, rows: Any, columns: Any
+    x: torch.Tensor,
+    masks: Any,
+    values: Any,
+    offsets: Any,
+    bias: Any,
+    rows: Any,
+    columns: Any,
+    reproducible: bool,
 ) -> Any:
     return x.new_empty((*x.shape[:-1], rows))
 
@@ -136,7 +148,7 @@ def _fake_unpack(masks: Any, values: torch.Tensor, offsets: Any, rows: Any, colu
 
 
 def _save_weight(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    _, masks, values, offsets, bias, rows, columns = inputs
+    _, masks, values, offsets, bias, rows, columns, _ = inputs
     ctx.save_for_backward(masks, values, offsets)
     ctx.shape, ctx.has_bias = (rows, columns), bias is not None
 
@@ -147,7 +159,7 @@ def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, .
         for_x = gradient @ unpack_strips(*ctx.saved_tensors, *ctx.shape)
     if ctx.has_bias and ctx.needs_input_grad[4]:
         for_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
-    return for_x, None, None, None, for_bias, None, None
+    return for_x, None, None, None, for_bias, None, None, None
 
 
 for _name in ("packed_linear", "packed_linear_no_grad"):

@@ -15,7 +15,7 @@ from ..model.layers import is_conv1d
 from ..model.mask_view import MaskView
 from ..model.names import counterparts
 from ..model.wrappers import is_a, unwrap
-from ..options.values import as_fraction
+from ..options.values import as_bool, as_fraction
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import as_mask
 from . import ops, strips
@@ -43,7 +43,9 @@ class _Planned:
     measured: strips.Measured | None = None
 
 
-def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> PackReport:
+def pack_(
+    model: nn.Module, masks: Any = None, min_sparsity: float = 0.1, *, reproducible: bool = False
+) -> PackReport:
     """Replaces the pruned linear layers of a model by `SparseLinear`, in place, for inference on the CPU.
 
     Layers are torch.nn.Linear and transformers' Conv1D. Left dense, with the reason in the report: layers
@@ -56,6 +58,8 @@ def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> Pac
             `load_masks` returns; a kept weight that is 0 is stored. Layers that are not named store what has
             any bit set, -0 too. None: all do.
         min_sparsity: Layers with a smaller share of zeros are left dense.
+        reproducible: Whether the batch and the processor may not show in the bits of an output; see
+            `SparseLinear`. With False, batches of bfloat16 go through AMX where the processor has it.
 
     Returns:
         What was packed and what was left, with bytes; prints as a table.
@@ -65,10 +69,13 @@ def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> Pac
         ShapeError: A mask does not have its weight's shape; nothing has been changed.
     """
     model, least = unwrap(model), as_fraction("min_sparsity", min_sparsity)
+    reproducible = as_bool("reproducible", reproducible)
     keep = _masks_by_weight(model, masks)
     shared = shared_memory(model)
     plan = [
-        _plan(name, layer, parent, keep.get(f"{name}.weight" if name else "weight"), least, shared)
+        _plan(
+            name, layer, parent, keep.get(f"{name}.weight" if name else "weight"), least, shared, reproducible
+        )
         for name, layer, parent in _linear_layers(model)
     ]
     for planned in plan:
@@ -77,7 +84,7 @@ def pack_(model: nn.Module, masks: Any = None, min_sparsity: float = 0.1) -> Pac
                 raise ArgumentError("model: is one layer itself; use SparseLinear.from_linear(layer)")
             matrix, _ = matrix_of(planned.layer, None)
             values = strips.pack(matrix, planned.measured)
-            put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer))
+            put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer, reproducible))
     return PackReport([planned.row for planned in plan])
 
 
@@ -111,7 +118,13 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module
 
 
 def _plan(
-    name: str, layer: Any, parent: nn.Module | None, mask: Mask | None, least: float, shared: set[int]
+    name: str,
+    layer: Any,
+    parent: nn.Module | None,
+    mask: Mask | None,
+    least: float,
+    shared: set[int],
+    reproducible: bool,
 ) -> _Planned:
     reason = why_not(layer, parent, shared)
     if isinstance(layer, nn.Linear):
@@ -134,7 +147,7 @@ def _plan(
     if sparsity < least or not matrix.numel():
         return _Planned(replace(row, reason=f"its sparsity {sparsity:.4f} is below {least:g}"), layer)
     bytes_now = strips.packed_bytes(*shape, measured.live, matrix.element_size())
-    limit = ops.batch_limit(matrix.dtype)
+    limit = ops.batch_limit(matrix.dtype, reproducible)
     row = replace(row, layout=SparseLinear.layout, bytes=bytes_now, batch_limit=limit)
     return _Planned(row, layer, measured)
 

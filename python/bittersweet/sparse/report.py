@@ -24,7 +24,7 @@ class PackedLayer:
         dense_bytes: Bytes of the dense weight.
         bytes: Bytes of the weight now.
         batch_limit: The most rows of an input that meet the packed weight; beyond, tiles of it are unpacked
-            for torch's dense product. 0 where it was left as it is.
+            for torch's dense product. None: any number. 0 where it was left as it is.
         reason: Why it was left; empty where it was packed.
     """
 
@@ -35,7 +35,7 @@ class PackedLayer:
     layout: str | None
     dense_bytes: int
     bytes: int
-    batch_limit: int
+    batch_limit: int | None
     reason: str = ""
 
 
@@ -75,9 +75,9 @@ class PackReport:
         rows += [_row(layer) for layer in self.layers]
         rows.append(("all", "", "", "", "", f"{self.bytes:,}", _share(self.bytes, self.dense_bytes)))
         lines = [text_table(rows)]
-        limits = sorted({layer.batch_limit for layer in self.layers if layer.layout is not None})
+        limits = {layer.batch_limit for layer in self.layers if layer.layout is not None} - {0, None}
         if limits:
-            most = " or ".join(map(str, limits))
+            most = " or ".join(map(str, sorted(limit for limit in limits if limit)))
             lines.append(
                 f"Inputs of up to {most} rows meet the packed weights; for larger ones tiles are unpacked "
                 "into a scratch for torch's dense product."

@@ -75,6 +75,37 @@ inline void multiply_strip_any(const cpu::Strip& strip, DType type, const float*
   }
 }
 
+template <DType Y>
+void store_strip(const StripProduct& product, std::int64_t rows, std::int64_t strip, std::int64_t first,
+                 std::int64_t batch, const float* sums) {
+  const std::int64_t begin = strip * strips::height, here = std::min(strips::height, rows - begin);
+  float bias[strips::height]{};
+  const bool has_bias = product.bias.data != nullptr;
+  if (has_bias)
+    for (std::int64_t i = 0; i < here; ++i) bias[i] = load_as_float(product.bias.data, product.bias.dtype, begin + i);
+  for (std::int64_t b = 0; b < batch; ++b, sums += strips::height) {
+    const std::int64_t at = (first + b) * rows + begin;
+    const auto store = [&](std::int64_t i) {
+      float sum = has_bias ? sums[i] + bias[i] : sums[i];
+      sum = sum == sum ? sum : std::numeric_limits<float>::quiet_NaN();
+      store_from_float(product.y.data, Y, at + i, sum);
+    };
+    if (here == strips::height)
+      for (std::int64_t i = 0; i < strips::height; ++i) store(i);
+    else
+      for (std::int64_t i = 0; i < here; ++i) store(i);
+  }
+}
+
+inline void store_any(const StripProduct& product, std::int64_t rows, std::int64_t strip, std::int64_t first,
+                      std::int64_t batch, const float* sums) {
+  switch (product.y.dtype) {
+    case DType::f32: return store_strip<DType::f32>(product, rows, strip, first, batch, sums);
+    case DType::bf16: return store_strip<DType::bf16>(product, rows, strip, first, batch, sums);
+    default: return store_strip<DType::f16>(product, rows, strip, first, batch, sums);
+  }
+}
+
 template <DType X, bool Paired>
 void arrange_row(const void* x, std::int64_t first, std::int64_t columns, std::int64_t stride, float* out) {
   const auto place = [](int c) { return Paired ? c / 2 + (c % 2) * strips::lanes : c; };

@@ -7,8 +7,8 @@
 namespace bittersweet {
 namespace {
 
-constexpr cpu::StripKernels make_strip_kernels(const char* name) {
-  return {name, &count_any, &pack_any, &unpack_any, &arrange_any, &multiply_strip_any};
+constexpr cpu::StripKernels make_strip_kernels(const char* name, const cpu::TileKernels* tiles = nullptr) {
+  return {name, &count_any, &pack_any, &unpack_any, &arrange_any, &multiply_strip_any, &store_any, tiles};
 }
 
 }  // namespace

@@ -43,6 +43,7 @@ def test_products_are_those_of_float64(batch: tuple[int, ...], dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_batches_go_over_several_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "_TILE_BYTES", 20 * 130 * dtype.itemsize)  # 16 rows a tile
+    monkeypatch.setattr(ops, "batch_limit", lambda *_: 3)
     packed, dense = packed_and_dense(dtype=dtype)
     x = torch.randn(80, 130).to(dtype)
     with torch.inference_mode():
@@ -51,6 +52,8 @@ def test_large_batches_go_over_several_tiles(dtype: torch.dtype, monkeypatch: py
 
 def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
     packed, _ = packed_and_dense(600, 700, torch.bfloat16)
+    packed.reproducible = True
+    assert packed.batch_limit == 8
     x = torch.randn(8, 600).bfloat16()
     number = torch.get_num_threads()
     with torch.inference_mode():
@@ -59,6 +62,16 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
             torch.set_num_threads(threads)
             assert all(same_bits(packed(x[i : i + 1]), whole[i : i + 1]) for i in range(8))
     torch.set_num_threads(number)
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_reproducible_is_handed_on(reproducible: bool) -> None:
+    model = model_of(sparse_linear(64, 64, torch.bfloat16))
+    report = sparse.pack_(model, reproducible=reproducible)
+    assert model[0].reproducible is reproducible
+    assert report.layers[0].batch_limit == model[0].batch_limit
+    with pytest.raises(bs.ArgumentError, match="reproducible"):
+        sparse.pack_(model_of(sparse_linear(8, 8)), reproducible=1)  # type: ignore[arg-type]
 
 
 def test_inputs_of_any_layout() -> None:
@@ -155,7 +168,7 @@ def test_operators_keep_torchs_rules() -> None:
     x = torch.randn(3, 40, requires_grad=True)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        torch.ops.bittersweet.packed_linear.default, (x, *arrays, packed.bias, 24, 40), test_utils=tests
+        torch.ops.bittersweet.packed_linear.default, (x, *arrays, packed.bias, 24, 40, True), test_utils=tests
     )
     torch.library.opcheck(torch.ops.bittersweet.unpack_strips.default, (*arrays, 24, 40), test_utils=tests)
 
