@@ -28,7 +28,19 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, orders, peers, selectors, sizes, trackers, training, wanda
+from sections import (
+    cliffs,
+    headline,
+    hold,
+    orders,
+    peers,
+    selectors,
+    sizes,
+    sparse,
+    trackers,
+    training,
+    wanda,
+)
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -39,6 +51,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "sizes": sizes.run,
     "peers": peers.run,
     "selectors": selectors.run,
+    "sparse": sparse.run,
     "trackers": trackers.run,
     "training": training.run,
     "wanda": wanda.run,

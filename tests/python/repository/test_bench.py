@@ -27,6 +27,7 @@ SECTIONS = [
     "sizes",
     "peers",
     "selectors",
+    "sparse",
     "trackers",
     "training",
     "wanda",
