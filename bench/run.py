@@ -28,7 +28,20 @@ import tables
 import torch
 from floor import Floor
 from measure import Bench, Neighbours
-from sections import cliffs, headline, hold, orders, peers, ranks, selectors, sizes, trackers, training, wanda
+from sections import (
+    cliffs,
+    headline,
+    hold,
+    orders,
+    peers,
+    ranks,
+    selectors,
+    sizes,
+    sparse,
+    trackers,
+    training,
+    wanda,
+)
 from tables import Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -40,6 +53,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "peers": peers.run,
     "ranks": ranks.run,
     "selectors": selectors.run,
+    "sparse": sparse.run,
     "trackers": trackers.run,
     "training": training.run,
     "wanda": wanda.run,

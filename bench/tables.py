@@ -29,6 +29,10 @@ COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "floor_ms": ("floor, ms", ".4g"),
     "floor_gbs": ("floor, GB/s", ".1f"),
     "ratio": ("ours / floor", ".2f"),
+    "mv_ms": ("torch.mv, ms", ".4g"),
+    "over_linear": ("times torch's speed", ".2f"),
+    "over_best": ("times the better's", ".2f"),
+    "share_of_floor": ("of the floor's speed", ".2f"),
     "exact_ratio": ("time / exact", ".2f"),
     "peer_ratio": ("ours / peer", ".4f"),
     "faster": ("times faster", ".1f"),
@@ -42,6 +46,8 @@ COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "account": ("library's account", ".4f"),
     "extra_bytes": ("extra bytes per weight", ".4f"),
     "bound": ("bound", ".3g"),
+    "best_bound": ("over the better", ".3g"),
+    "floor_bound": ("of the floor", ".3g"),
     "kept": ("kept", ""),
 }
 

@@ -11,6 +11,7 @@
 //   blockwise.hpp  the same of tensors that are never in memory together
 //   track.hpp what scorers with a memory do on every training step
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
+//   sparse.hpp  matrices without their zeros, and products with them; sparse/ has their layout
 //   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
 #pragma once
 
@@ -18,10 +19,12 @@
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/reference.hpp"
 #include "bittersweet/engine/reference_optim.hpp"
+#include "bittersweet/engine/reference_sparse.hpp"
 #include "bittersweet/engine/reference_track.hpp"
 #include "bittersweet/error.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/optim.hpp"
 #include "bittersweet/prune.hpp"
+#include "bittersweet/sparse.hpp"
 #include "bittersweet/track.hpp"
 #include "bittersweet/version.hpp"

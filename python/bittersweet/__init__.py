@@ -35,6 +35,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import optim as optim
+    from . import sparse as sparse
     from ._core import __version__
     from .distributed.shards import Shard as Shard
     from .checkpoint_files.pruning import prune_checkpoint
@@ -150,7 +151,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
-_ROOMS = frozenset(("optim",))
+_ROOMS = frozenset(("optim", "sparse"))
 """Names that are modules: public as ``bittersweet.optim.AdamW`` and so on."""
 
 

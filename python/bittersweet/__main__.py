@@ -15,6 +15,7 @@ _COMMANDS = {
     "compare": ("compare.cli", "measure every scorer on the demo's model"),
     "prune-checkpoint": ("cli.prune_checkpoint", "prune safetensors that may be larger than memory"),
     "sparsity": ("cli.sparsity", "count the exact zeros in a file of weights"),
+    "pack": ("cli.pack", "write a file of weights without its zeros"),
 }
 
 

@@ -9,6 +9,9 @@ OPTIM_COLUMNS: tuple[str, ...]
 OPTION_COLUMNS: tuple[str, ...]
 COHERENCE_WIDTH: int  # doubles of one tensor's scalars
 SKETCH_PLACES: int
+STRIP_HEIGHT: int
+STRIP_WIDTH: int
+STRIP_SLACK: int
 CUDA_BUILT: bool
 CUDA_REPORT_WORDS: int
 CUDA_FAILED: int
@@ -22,6 +25,8 @@ AdamMemory = tuple[
     int, int, int, int, int
 ]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes
 StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
+# Addresses and lengths of masks, values and offsets; dtype, rows, columns.
+PackedArrays = tuple[int, int, int, int, int, int, int, int, int]
 
 class ScorerRow(TypedDict):
     name: str
@@ -122,6 +127,22 @@ def trail_holds(trail: list[tuple[Any, Any, Any]]) -> bool: ...
 def reorder_mask(
     words_ptr: int, numel: int, order: tuple[int, int], to_memory: bool, out_ptr: int
 ) -> None: ...
+def strips_isa() -> str: ...
+def measure_strips(
+    dense_ptr: int, dtype: int, rows: int, columns: int, keep_ptr: int, masks_ptr: int, offsets_ptr: int
+) -> int: ...
+def pack_strips(dense_ptr: int, packed: PackedArrays) -> None: ...
+def unpack_strips(packed: PackedArrays, first_row: int, rows: int, out_ptr: int) -> None: ...
+def multiply_strips(
+    packed: PackedArrays,
+    x_ptr: int,
+    batch: int,
+    bias_ptr: int,
+    y_ptr: int,
+    dtype: int,
+    reproducible: bool = True,
+) -> None: ...
+def check_strips(packed: PackedArrays) -> None: ...
 def release_workspace() -> None: ...
 
 # A few words of every weight, moment and gradient of a table, mixed.

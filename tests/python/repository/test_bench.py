@@ -28,6 +28,7 @@ SECTIONS = [
     "peers",
     "ranks",
     "selectors",
+    "sparse",
     "trackers",
     "training",
     "wanda",

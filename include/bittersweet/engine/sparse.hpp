@@ -1,0 +1,44 @@
+// The verbs of packed matrices: what an engine does with zeros that are not stored.
+//
+// Contracts, beside those of engine.hpp: elements are f32, bf16 or f16 and are moved as bits, so that NaN payloads, -0
+// and denormals survive packing. Sums are f32 and of one order:
+//
+//   every row has 16 partial sums that begin at +0; column after column, padded ones included, adds
+//   sum[lane_of(type, column % 32)] = fma(w, x, sum[...]), with w = +0 where the bit is 0;
+//   then sum[j] += sum[j + 8] for j below 8, and so on with 4, 2 and 1; then the bias, if there is one; the result is
+//   rounded to the type of y, and a NaN becomes the quiet one without a payload.
+//
+// So, but for products that are not to be reproducible, all engines give the same bits, whatever the number of threads
+// and the batch. In that order the error of a row is at most (columns / 16 + 6) * 2^-24 * sum(|w x|) + columns *
+// 2^-149, before the rounding to the type of y.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+
+#include "bittersweet/engine/workspace.hpp"
+#include "bittersweet/sparse/packed_matrix.hpp"
+
+namespace bittersweet {
+
+template <class E>
+concept SparseEngine = requires(E& engine, const DenseMatrix& dense, const PackedMatrix& packed,
+                                const StripProduct& product, const std::uint64_t* keep, std::uint32_t* masks,
+                                std::span<std::uint64_t> counts, void* out, std::int64_t first, Workspace& workspace) {
+  // Writes the masks of all tiles, and counts[s] = the values of strip s. A bit is set where `keep` has it
+  // (mask/bit_layout.hpp, flat row-major index), without `keep` where an element's bits are not all 0.
+  // Returns how many elements have bits although `keep` has none for them.
+  { engine.count_strips(dense, keep, masks, counts) } -> std::same_as<std::int64_t>;
+
+  // Writes the values of a matrix whose masks and offsets are known.
+  engine.pack_strips(dense, packed, out);
+
+  // Strips first, first + 1, ... of the dense matrix, n = first of them; `out` begins with the first row of these.
+  engine.unpack_strips(packed, first, first, out);
+
+  // y of `product`; its arrays overlap nothing.
+  engine.multiply_strips(packed, product, workspace);
+};
+
+}  // namespace bittersweet

@@ -1,0 +1,58 @@
+// The public face of packed matrices: weights without their zeros, and products with them for few columns at a time,
+// which cost what reading the packed bytes costs.
+//
+// Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
+// same bits whatever the number of threads, the instruction set or the batch; any floating-point environment is
+// respected. The layout is sparse/strip_layout.hpp, the order of sums and their error bound engine/sparse.hpp.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "bittersweet/engine/sparse.hpp"
+#include "bittersweet/engine/workspace.hpp"
+
+namespace bittersweet::sparse {
+
+// First half of packing into the caller's memory: writes strips::words(rows, columns) masks and strips::count(rows) + 1
+// offsets, and returns the number of values. Which elements are stored: those that `keep` keeps (mask/bit_layout.hpp,
+// flat row-major index; a kept 0 is stored), without it those whose bits are not all 0, so -0 too. Never a comparison
+// of floats. Throws ShapeError, DTypeError, LayoutError, or ArgumentError where `keep` drops elements that are not +0.
+std::int64_t measure(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks, std::uint64_t* offsets);
+
+// Second half: writes what measure counted. `values` has room for it and for strips::slack elements more.
+void pack(const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets, void* values);
+
+// A packed matrix that owns its memory.
+struct Packed {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  DType dtype = DType::none;
+  std::vector<std::uint32_t> masks{};
+  std::vector<std::uint64_t> offsets{};
+  std::vector<std::byte> values{};
+
+  PackedMatrix view() const noexcept {
+    return {rows, columns, masks.data(), {const_cast<std::byte*>(values.data()), dtype}, offsets.data()};
+  }
+};
+Packed pack(const DenseMatrix& dense, const std::uint64_t* keep = nullptr);
+
+// Rows first_row .. first_row + rows of the dense matrix, bit for bit. first_row is a multiple of 16; rows too, or they
+// end with the matrix.
+void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
+
+// y = x * transposed matrix + bias. x, y and bias are f32, bf16 or f16, each on its own. Meant for batches up to some
+// dozens: beyond, an unpacked matrix and a dense product are faster.
+void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
+
+// Throws LayoutError or ShapeError, with what is wrong, unless the masks and offsets agree with each other, with the
+// shape, and with `values` elements behind the address (slack not counted). What comes from a file is to be checked
+// once; the other functions trust it.
+void check(const PackedMatrix& packed, std::int64_t values);
+
+// The instruction set in use.
+const char* isa();
+
+}  // namespace bittersweet::sparse

@@ -1,0 +1,42 @@
+// Borrowed matrices, dense and packed: what the verbs of engine/sparse.hpp read and write. Row-major, without gaps.
+#pragma once
+
+#include <cstdint>
+
+#include "bittersweet/sparse/strip_layout.hpp"
+#include "bittersweet/tensor_view.hpp"
+
+namespace bittersweet {
+
+struct DenseMatrix {
+  TensorView elements{};
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+};
+
+// Strips as in sparse/strip_layout.hpp.
+struct PackedMatrix {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  const std::uint32_t* masks = nullptr;
+  TensorView values{};
+  const std::uint64_t* offsets = nullptr;
+
+  std::int64_t strips() const noexcept { return bittersweet::strips::count(rows); }
+  std::int64_t tiles() const noexcept { return bittersweet::strips::tiles(columns); }
+  std::int64_t live() const noexcept { return rows > 0 ? static_cast<std::int64_t>(offsets[strips()]) : 0; }
+  std::int64_t bytes() const noexcept { return bittersweet::strips::bytes(rows, columns, live(), values.dtype); }
+};
+
+// A product y = x * transposed matrix + bias, as a linear layer makes it.
+struct StripProduct {
+  TensorView x{};  // [batch][columns]
+  TensorView y{};  // [batch][rows]
+  std::int64_t batch = 1;
+  TensorView bias{};  // [rows], or none
+  // False: an engine may take a matrix unit for batches of bf16. It adds in another order, and denormals are 0 to it;
+  // the bits then depend on the machine and on the batch.
+  bool reproducible = true;
+};
+
+}  // namespace bittersweet

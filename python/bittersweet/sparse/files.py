@@ -1,0 +1,221 @@
+"""Packed models as safetensors files: `save_compressed` and `load_compressed`.
+
+A matrix NAME is four tensors, ``NAME.shape``, ``NAME.compressed``, ``NAME.bitmask`` and ``NAME.row_offsets``
+(`rows`); everything else is stored as it is. Metadata: ``bittersweet.sparse``, the format and its version,
+and ``bittersweet.tied``, a JSON object from names that share another's memory to that name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ArgumentError, CheckpointError
+from ..extras import require
+from ..model.wrappers import unwrap
+from ..options.values import as_fraction
+from .linear import SparseLinear
+from .report import PackedLayer, PackReport
+from .rows import PARTS, RowMatrix, kept_by, kept_of, to_dense, to_rows
+from .strips import CODES
+
+__all__ = ["is_compressed", "read_compressed", "save_compressed"]
+
+FORMAT, TIED = "bittersweet.sparse", "bittersweet.tied"
+VERSION = "row-bitmask/1"
+LAYOUT = "row-bitmask"
+
+
+def save_compressed(
+    source: nn.Module | Mapping[str, torch.Tensor], path: str | os.PathLike[str], min_sparsity: float = 0.1
+) -> PackReport:
+    """Writes a model to one safetensors file, its sparse matrices without their zeros, bit for bit.
+
+    Args:
+        source: A model, whose packed layers are compressed and whose other tensors are stored as they are; or
+            a state dict, of which every matrix of at least `min_sparsity` is compressed (-0 is stored).
+        path: Where to; its folder exists. An existing file is replaced.
+        min_sparsity: See above.
+
+    Returns:
+        What was compressed, with bytes in the file.
+
+    Raises:
+        ArgumentError: Nothing to save, tensors that are not on the CPU, or `path` cannot be written.
+        MissingPackageError: The package safetensors is not installed.
+    """
+    library, writer = (require(f"safetensors{part}", "a compressed file") for part in ("", ".torch"))
+    tensors, tied, report = compressed_of(source, as_fraction("min_sparsity", min_sparsity))
+    metadata = {"format": "pt", FORMAT: VERSION, TIED: json.dumps(tied)}
+    try:
+        writer.save_file(tensors, os.fspath(path), metadata)
+    except (OSError, library.SafetensorError) as error:
+        raise ArgumentError(f"path: '{os.fspath(path)}' cannot be written ({error})") from None
+    return report
+
+
+def compressed_of(
+    source: nn.Module | Mapping[str, torch.Tensor], least: float
+) -> tuple[dict[str, torch.Tensor], dict[str, str], PackReport]:
+    """What the file is to hold: tensors, tied names, and the report."""
+    packed: dict[str, SparseLinear] = {}
+    state: Mapping[str, Any]
+    if isinstance(source, nn.Module):
+        source = unwrap(source)
+        packed = {n: layer for n, layer in source.named_modules() if isinstance(layer, SparseLinear)}
+        own = {f"{n}.{array}".lstrip(".") for n in packed for array in ("masks", "values", "offsets")}
+        state = {n: value for n, value in source.state_dict(keep_vars=True).items() if n not in own}
+    elif isinstance(source, Mapping):
+        state = source
+    else:
+        raise ArgumentError(f"source: found {type(source).__name__}; accepted: a model or a state dict")
+    tensors: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    layers: list[PackedLayer] = []
+    for name, layer in packed.items():
+        weight = f"{name}.weight".lstrip(".")
+        keep = kept_by(layer.masks, layer.out_features, layer.in_features)
+        dense = layer.to_dense()
+        if layer.transposed:
+            dense, keep = dense.t().contiguous(), keep.T
+        layers.append(_add(tensors, weight, dense, to_rows(dense, keep)))
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ArgumentError(f"source: '{name}' is a {type(value).__name__}; accepted: tensors")
+        value = value.detach()
+        if value.device.type != "cpu" or value.layout != torch.strided:
+            raise ArgumentError(f"source: '{name}' is on {value.device}, {value.layout}; move it to the CPU")
+        key = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and key in seen:
+            tied[name] = seen[key]
+            continue
+        seen[key] = name
+        value = value.contiguous()
+        matrix = not isinstance(source, nn.Module) and value.dim() == 2 and value.dtype in CODES
+        if matrix and value.numel():
+            keep = (value.view(torch.int16 if value.element_size() == 2 else torch.int32) != 0).numpy()
+            sparsity = 1.0 - float(keep.mean())
+            if sparsity >= least:
+                layers.append(_add(tensors, name, value, to_rows(value, keep)))
+                continue
+            layers.append(_left(name, value, sparsity, f"its sparsity {sparsity:.4f} is below {least:g}"))
+        tensors[name] = value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
+    if not tensors:
+        raise ArgumentError("source: it holds no tensor; nothing has been written")
+    return tensors, tied, PackReport(layers)
+
+
+def _add(tensors: dict[str, torch.Tensor], name: str, dense: torch.Tensor, rows: RowMatrix) -> PackedLayer:
+    for part, tensor in zip(PARTS, rows, strict=True):
+        tensors[f"{name}.{part}"] = tensor
+    sparsity = 1.0 - rows.compressed.numel() / max(1, dense.numel())
+    return PackedLayer(
+        name,
+        tuple(dense.shape),
+        str(dense.dtype)[6:],
+        sparsity,
+        LAYOUT,
+        dense.nbytes,
+        sum(tensor.nbytes for tensor in rows),
+        0,
+    )
+
+
+def _left(name: str, dense: torch.Tensor, sparsity: float, reason: str) -> PackedLayer:
+    size = dense.nbytes
+    return PackedLayer(name, tuple(dense.shape), str(dense.dtype)[6:], sparsity, None, size, size, 0, reason)
+
+
+def is_compressed(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a file that `save_compressed` wrote."""
+    library = require("safetensors", "a compressed file")
+    try:
+        with library.safe_open(os.fspath(path), "pt") as file:
+            return FORMAT in (file.metadata() or {})
+    except (library.SafetensorError, OSError):
+        return False
+
+
+def read_compressed(path: str | os.PathLike[str]) -> tuple[dict[str, RowMatrix], dict[str, torch.Tensor]]:
+    """The matrices and the other tensors of a file, checked; tied names are there with their own names.
+
+    Raises:
+        ArgumentError: There is no such file.
+        CheckpointError: It is damaged, of another kind, or of another version.
+        MissingPackageError: The package safetensors is not installed.
+    """
+    path = os.fspath(path)
+    library = require("safetensors", "a compressed file")
+    if not os.path.isfile(path):
+        raise ArgumentError(f"path: '{path}' is no file; accepted: a file that save_compressed wrote")
+    try:
+        with library.safe_open(path, "pt") as file:
+            tied = _checked_metadata(path, file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (library.SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path}' cannot be read as safetensors ({error})") from None
+    matrices = _matrices(path, tensors)
+    for name, other in tied.items():
+        if name in tensors or name in matrices or (other not in tensors and other not in matrices):
+            raise CheckpointError(
+                f"'{path}': '{name}' is tied to '{other}', which does not fit; it is damaged"
+            )
+        if other in matrices:
+            matrices[name] = matrices[other]
+        else:
+            tensors[name] = tensors[other]
+    return matrices, tensors
+
+
+def _checked_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    version = metadata.get(FORMAT)
+    if version is None:
+        raise CheckpointError(f"'{path}' is no compressed file. Pass what save_compressed wrote")
+    if version != VERSION:
+        raise CheckpointError(
+            f"'{path}' has the format {version}; this release reads {VERSION}. Load it with the release that "
+            "wrote it"
+        )
+    try:
+        tied = json.loads(metadata.get(TIED, "{}"))
+    except ValueError:
+        tied = None
+    if not isinstance(tied, dict) or not all(isinstance(other, str) for other in tied.values()):
+        raise CheckpointError(f"'{path}': its tied names cannot be read; it is damaged")
+    return tied
+
+
+def _matrices(path: str, tensors: dict[str, torch.Tensor]) -> dict[str, RowMatrix]:
+    """Takes the matrices out of `tensors`."""
+    names = [name.removesuffix(".compressed") for name in tensors if name.endswith(".compressed")]
+    found: dict[str, RowMatrix] = {}
+    for name in names:
+        absent = [part for part in PARTS if f"{name}.{part}" not in tensors]
+        if absent:
+            raise CheckpointError(f"'{path}': '{name}.{absent[0]}' is missing; it is damaged")
+        found[name] = RowMatrix(*(tensors.pop(f"{name}.{part}") for part in PARTS))
+        if name in tensors:
+            raise CheckpointError(f"'{path}': '{name}' is there twice, dense and compressed")
+    return found
+
+
+def dense_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """All tensors of a compressed file, dense."""
+    matrices, tensors = read_compressed(path)
+    made = {name: to_dense(rows, kept_of(rows, name)) for name, rows in matrices.items()}
+    return {**tensors, **made}
+
+
+def save_dense(tensors: Iterable[tuple[str, torch.Tensor]], path: str | os.PathLike[str]) -> None:
+    """A plain safetensors file, which every program reads."""
+    library, writer = (require(f"safetensors{part}", "a file of weights") for part in ("", ".torch"))
+    try:
+        writer.save_file({name: t.clone() for name, t in tensors}, os.fspath(path), {"format": "pt"})
+    except (OSError, library.SafetensorError) as error:
+        raise ArgumentError(f"path: '{os.fspath(path)}' cannot be written ({error})") from None

@@ -1,0 +1,180 @@
+"""`SparseLinear`: a linear layer whose weight is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ArgumentError, DeviceError, DTypeError, Error
+from ..model.layers import is_conv1d
+from ..options.values import as_bool
+from ..tensors.masks import Mask
+from . import ops, strips
+
+__all__ = ["SparseLinear"]
+
+_ARRAYS = ("masks", "values", "offsets")
+
+
+class SparseLinear(nn.Module):
+    """A linear layer for inference whose weight is stored without its zeros.
+
+    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU. Sums are float32 and
+    of one fixed order: a single row gives the same bits whatever the threads and the instruction set. Several
+    rows do so with `reproducible`, up to `batch_limit`; without it, bfloat16 goes through AMX where the
+    processor has it. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product.
+    Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
+    weight itself is no parameter and has none.
+
+    Its ``state_dict`` holds ``masks``, ``values``, ``offsets`` and ``bias``; loading checks that they fit
+    together. Make one by `pack_` or `from_linear`.
+
+    Attributes:
+        in_features, out_features: As of the dense layer.
+        layout: ``"strips"``.
+        live: How many weights are stored.
+        reproducible: Whether the batch and the processor may not show in the bits. May be set at any time.
+    """
+
+    masks: torch.Tensor
+    values: torch.Tensor
+    offsets: torch.Tensor
+    bias: nn.Parameter | None
+    layout = "strips"
+
+    def __init__(
+        self, measured: strips.Measured, values: torch.Tensor, like: nn.Module, reproducible: bool = False
+    ) -> None:
+        super().__init__()
+        self.reproducible = reproducible
+        self.out_features, self.in_features = measured.shape
+        self.register_buffer("masks", measured.masks)
+        self.register_buffer("values", values)
+        self.register_buffer("offsets", measured.offsets)
+        self.register_parameter("bias", like.bias)  # type: ignore[arg-type]
+        weight: Any = like.weight
+        self._kind, self._trained = type(like), bool(weight.requires_grad)
+        self.train(like.training)
+
+    @classmethod
+    def from_linear(
+        cls, layer: nn.Module, mask: Mask | None = None, reproducible: bool = False
+    ) -> SparseLinear:
+        """A packed copy of a torch.nn.Linear or a Conv1D of transformers; the bias is shared.
+
+        Args:
+            layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU.
+            mask: Which weights to store, of the weight's shape. None: those whose bits are not all 0.
+            reproducible: See above.
+
+        Raises:
+            ArgumentError: Another kind of layer, or the mask drops weights that are not +0.
+            DTypeError, DeviceError: A weight of another dtype or elsewhere.
+        """
+        matrix, keep = matrix_of(layer, mask)
+        measured = strips.measure(matrix, keep)
+        reproducible = as_bool("reproducible", reproducible)
+        return cls(measured, strips.pack(matrix, measured), layer, reproducible)
+
+    def to_linear(self) -> nn.Module:
+        """The dense layer, of the class that it was made from, bit for bit; the bias is shared."""
+        dense = self.to_dense()
+        sizes = (self.in_features, self.out_features)
+        sizes = sizes[::-1] if self.transposed else sizes
+        with torch.device("meta"):
+            layer: Any = self._kind(*sizes)
+        weight = dense.t().contiguous() if self.transposed else dense
+        layer.weight = nn.Parameter(weight, requires_grad=self._trained)
+        layer.register_parameter("bias", self.bias)
+        layer.train(self.training)
+        return layer  # type: ignore[no-any-return]
+
+    def to_dense(self) -> torch.Tensor:
+        """A new tensor of shape (out_features, in_features) with the weight's bits, zeros and all."""
+        with torch.inference_mode(False):
+            return ops.unpack_strips(*self._packed(), self.out_features, self.in_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(self.values.dtype)
+        shape = self.out_features, self.in_features
+        return ops.packed_linear(x, *self._packed(), self.bias, *shape, self.reproducible)
+
+    @property
+    def batch_limit(self) -> int | None:
+        """The most rows that meet the packed weight; None: any number."""
+        return ops.batch_limit(self.values.dtype, self.reproducible)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the dense layer's weight is (inputs, outputs), as a Conv1D's."""
+        return self._kind is not nn.Linear
+
+    @property
+    def live(self) -> int:
+        return self.values.numel() - strips.SLACK
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that are stored; 0.0 without weights."""
+        return self.live / max(1, self.out_features * self.in_features)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weight."""
+        return sum(tensor.nbytes for tensor in self._packed())
+
+    @property
+    def dense_nbytes(self) -> int:
+        """Bytes of the weight that it stands for."""
+        return self.out_features * self.in_features * self.values.element_size()
+
+    def extra_repr(self) -> str:
+        share = self.nbytes / max(1, self.dense_nbytes)
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, {str(self.values.dtype)[6:]}, layout='{self.layout}', "
+            f"density={self.density:.3f}, bytes={self.nbytes:,} ({share:.0%} of dense)"
+        )
+
+    def _packed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.masks, self.values, self.offsets
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLinear:
+        after = fn(self.values[:0])
+        if after.device.type not in ("cpu", "meta"):
+            raise DeviceError(f"a packed layer runs on the CPU, not on {after.device}; unpack_(model) first")
+        if after.dtype not in strips.CODES:
+            raise DTypeError(f"a packed layer holds float32, float16 or bfloat16, not {str(after.dtype)[6:]}")
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        error_messages = arguments[-1]
+        found: list[Any] = [state_dict.get(prefix + name) for name in _ARRAYS]
+        if all(isinstance(array, torch.Tensor) for array in found):
+            try:
+                strips.check(found[0], found[1], found[2], self.out_features, self.in_features)
+            except Error as error:
+                error_messages.append(f"'{prefix[:-1]}': {error}")
+                return
+            if found[1].shape != self.values.shape:
+                self.values = self.values.new_zeros(found[1].shape)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def matrix_of(layer: nn.Module, mask: Mask | None) -> tuple[torch.Tensor, Mask | None]:
+    """The weight as a contiguous (outputs, inputs) matrix, and its mask likewise."""
+    if type(layer) is not nn.Linear and not is_conv1d(layer):
+        raise ArgumentError(
+            f"layer: found {type(layer).__name__}; accepted: torch.nn.Linear, transformers' Conv1D"
+        )
+    weight = layer.weight.detach()  # type: ignore[operator]
+    if weight.device.type != "cpu":
+        raise DeviceError(f"weight: on {weight.device}; accepted: the CPU")
+    if is_conv1d(layer):
+        weight = weight.t()
+        mask = None if mask is None else Mask.from_bool(mask.bool().t().contiguous(), mask.name)
+    return weight.contiguous(), mask

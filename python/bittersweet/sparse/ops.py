@@ -1,0 +1,173 @@
+"""The operators of packed matrices, ``torch.ops.bittersweet.*``: eager, in torch.compile and torch.export.
+
+Up to `batch_limit` rows of x are multiplied in packed form. More rows meet dense tiles: some hundred rows of
+the weight at a time are unpacked into a scratch that stays in the cache, for torch's own product.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import torch
+
+from .. import _core
+from ..errors import DTypeError, LayoutError, ShapeError
+from ..tensors import threads
+from . import strips
+
+_TILE_BYTES = 4 << 20
+_scratch = threading.local()
+
+_ARRAYS = "Tensor masks, Tensor values, Tensor offsets"
+_LINEAR = f"(Tensor x, {_ARRAYS}, Tensor? bias, SymInt rows, SymInt columns, bool reproducible) -> Tensor"
+_library: Any = cast(Any, torch.library).Library("bittersweet", "DEF")
+_library.define(f"packed_linear{_LINEAR}")
+_library.define(f"packed_linear_no_grad{_LINEAR}")
+_library.define(f"unpack_strips({_ARRAYS}, SymInt rows, SymInt columns) -> Tensor")
+
+
+def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
+    """The largest batch that is multiplied in packed form, where that is faster; None: every one."""
+    if dtype == torch.bfloat16:
+        return None if _core.strips_isa() == "amx" and not reproducible else 8
+    return 32 if dtype == torch.float32 else 16
+
+
+def packed_linear(
+    x: torch.Tensor,
+    masks: torch.Tensor,
+    values: torch.Tensor,
+    offsets: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: int,
+    columns: int,
+    reproducible: bool,
+) -> torch.Tensor:
+    """``x @ weight.T + bias`` for the packed weight of `rows` by `columns`; differentiable in x and bias."""
+    graded = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+    # Without gradients, the operator that has none: the other one takes 15 us longer to find that out.
+    run = torch.ops.bittersweet.packed_linear if graded else torch.ops.bittersweet.packed_linear_no_grad
+    made: torch.Tensor = run.default(x, masks, values, offsets, bias, rows, columns, reproducible)
+    return made
+
+
+def unpack_strips(
+    masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
+) -> torch.Tensor:
+    """The dense matrix, bit for bit."""
+    made: torch.Tensor = torch.ops.bittersweet.unpack_strips(masks, values, offsets, rows, columns)
+    return made
+
+
+def _packed_linear(
+    x: torch.Tensor,
+    masks: torch.Tensor,
+    values: torch.Tensor,
+    offsets: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: int,
+    columns: int,
+    reproducible: bool,
+) -> torch.Tensor:
+    dtype, shape = values.dtype, x.shape
+    if x.dtype != dtype or (bias is not None and bias.dtype != dtype):
+        name, found = ("input", x.dtype) if bias is None or x.dtype != dtype else ("bias", bias.dtype)
+        raise DTypeError(f"{name} of a packed layer: {found}; its values are {dtype}. Convert one of them")
+    if not shape or shape[-1] != columns:
+        raise ShapeError(
+            f"input of a packed layer: shape {tuple(shape)}; accepted: any whose last axis is {columns}"
+        )
+    if bias is not None and (bias.numel() != rows or not bias.is_contiguous()):
+        raise ShapeError(f"bias of a packed layer: shape {tuple(bias.shape)}; accepted: ({rows},)")
+    x = x.contiguous()
+    batch = x.numel() // columns if columns else shape[:-1].numel()
+    y = x.new_empty((*shape[:-1], rows))
+    at = strips.arrays(masks, values, offsets, rows, columns)
+    threads.follow_torch()
+    limit = batch_limit(dtype, reproducible)
+    if limit is not None and batch > limit and columns:
+        _by_dense_tiles(x.view(batch, columns), at, bias, y.view(batch, rows))
+    else:
+        address = 0 if bias is None else bias.data_ptr()
+        _core.multiply_strips(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
+    return y
+
+
+def _by_dense_tiles(x: torch.Tensor, at: strips.Arrays, bias: torch.Tensor | None, y: torch.Tensor) -> None:
+    rows, columns = at[-2:]
+    step = _TILE_BYTES // (columns * x.element_size()) // strips.HEIGHT * strips.HEIGHT
+    step = min(max(step, strips.HEIGHT), rows + strips.HEIGHT - 1)
+    scratch = _scratch_of(x.dtype, step * columns)
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        tile = scratch[: (last - first) * columns].view(last - first, columns)
+        _core.unpack_strips(at, first, last - first, tile.data_ptr())
+        y[:, first:last] = torch.nn.functional.linear(x, tile, None if bias is None else bias[first:last])
+
+
+def _scratch_of(dtype: torch.dtype, size: int) -> torch.Tensor:
+    """This thread's scratch, which it keeps: fresh pages cost more than the unpacking."""
+    kept: dict[torch.dtype, torch.Tensor] = _scratch.__dict__.setdefault("by_dtype", {})
+    held = kept.get(dtype)
+    if held is None or held.numel() < size:
+        with torch.inference_mode(False):
+            held = kept[dtype] = torch.empty(size, dtype=dtype)
+    return held
+
+
+def _unpack_strips(
+    masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
+) -> torch.Tensor:
+    dense = values.new_empty((rows, columns))
+    threads.follow_torch()
+    at = strips.arrays(masks, values, offsets, rows, columns)
+    _core.unpack_strips(at, 0, rows, dense.data_ptr())
+    return dense
+
+
+def _elsewhere(x: torch.Tensor, *_: Any) -> torch.Tensor:
+    raise LayoutError("a packed layer runs on the CPU; call unpack_(model) before moving it to a GPU")
+
+
+def _fake_linear(
+    x: torch.Tensor,
+    masks: Any,
+    values: Any,
+    offsets: Any,
+    bias: Any,
+    rows: Any,
+    columns: Any,
+    reproducible: bool,
+) -> Any:
+    return x.new_empty((*x.shape[:-1], rows))
+
+
+def _fake_unpack(masks: Any, values: torch.Tensor, offsets: Any, rows: Any, columns: Any) -> Any:
+    return values.new_empty((rows, columns))
+
+
+def _save_weight(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, masks, values, offsets, bias, rows, columns, _ = inputs
+    ctx.save_for_backward(masks, values, offsets)
+    ctx.shape, ctx.has_bias = (rows, columns), bias is not None
+
+
+def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    for_x = for_bias = None
+    if ctx.needs_input_grad[0]:
+        for_x = gradient @ unpack_strips(*ctx.saved_tensors, *ctx.shape)
+    if ctx.has_bias and ctx.needs_input_grad[4]:
+        for_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
+    return for_x, None, None, None, for_bias, None, None, None
+
+
+for _name in ("packed_linear", "packed_linear_no_grad"):
+    _library.impl(_name, _packed_linear, "CPU")
+    _library.impl(_name, _elsewhere, "CUDA")
+    torch.library.register_fake(f"bittersweet::{_name}", _fake_linear, lib=_library)
+_library.impl("unpack_strips", _unpack_strips, "CPU")
+torch.library.register_fake("bittersweet::unpack_strips", _fake_unpack, lib=_library)
+torch.library.register_autograd(
+    "bittersweet::packed_linear", _gradients, setup_context=_save_weight, lib=_library
+)

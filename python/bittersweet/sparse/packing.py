@@ -1,0 +1,216 @@
+"""`pack_` and `unpack_`: linear layers of a model to packed ones and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ..errors import ArgumentError
+from ..model.layers import is_conv1d
+from ..model.mask_view import MaskView
+from ..model.names import counterparts
+from ..model.wrappers import is_a, unwrap
+from ..options.values import as_bool, as_fraction
+from ..tensors.masks import Mask, Masks
+from ..tensors.table import as_mask
+from . import ops, strips
+from .linear import SparseLinear, matrix_of
+from .report import PackedLayer, PackReport
+
+__all__ = ["pack_", "unpack_"]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+@dataclass
+class _Planned:
+    row: PackedLayer
+    layer: nn.Module
+    measured: strips.Measured | None = None
+
+
+def pack_(
+    model: nn.Module, masks: Any = None, min_sparsity: float = 0.1, *, reproducible: bool = False
+) -> PackReport:
+    """Replaces the pruned linear layers of a model by `SparseLinear`, in place, for inference on the CPU.
+
+    Layers are torch.nn.Linear and transformers' Conv1D. Left dense, with the reason in the report: layers
+    below `min_sparsity`; subclasses of Linear; weights that are tied, parametrized, elsewhere than on the
+    CPU, or not float32, float16 or bfloat16; layers with hooks, and those whose parent reads their weight.
+
+    Args:
+        model: The model, or a wrapper around it (torch.compile, DDP).
+        masks: Which weights to store, by the name of the weight, such as ``pruner.masks`` or what
+            `load_masks` returns; a kept weight that is 0 is stored. Layers that are not named store what has
+            any bit set, -0 too. None: all do.
+        min_sparsity: Layers with a smaller share of zeros are left dense.
+        reproducible: Whether the batch and the processor may not show in the bits of an output; see
+            `SparseLinear`. With False, batches of bfloat16 go through AMX where the processor has it.
+
+    Returns:
+        What was packed and what was left, with bytes; prints as a table.
+
+    Raises:
+        ArgumentError: A mask drops weights that are not +0, or names no parameter; nothing has been changed.
+        ShapeError: A mask does not have its weight's shape; nothing has been changed.
+    """
+    model, least = unwrap(model), as_fraction("min_sparsity", min_sparsity)
+    reproducible = as_bool("reproducible", reproducible)
+    keep = _masks_by_weight(model, masks)
+    shared = shared_memory(model)
+    plan = [
+        _plan(
+            name, layer, parent, keep.get(f"{name}.weight" if name else "weight"), least, shared, reproducible
+        )
+        for name, layer, parent in _linear_layers(model)
+    ]
+    for planned in plan:
+        if planned.measured is not None:
+            if planned.layer is model:
+                raise ArgumentError("model: is one layer itself; use SparseLinear.from_linear(layer)")
+            matrix, _ = matrix_of(planned.layer, None)
+            values = strips.pack(matrix, planned.measured)
+            put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer, reproducible))
+    return PackReport([planned.row for planned in plan])
+
+
+def unpack_(model: nn.Module) -> list[str]:
+    """Replaces every `SparseLinear` of a model by the dense layer that it was, bit for bit, in place.
+
+    Returns:
+        The names of the layers.
+    """
+    model = unwrap(model)
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, SparseLinear)}
+    if "" in found:
+        raise ArgumentError("model: is a packed layer itself; use its to_linear()")
+    for layer in found.values():
+        put(model, layer, layer.to_linear())
+    return list(found)
+
+
+def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) or is_conv1d(layer):
+            parent = name.rpartition(".")[0]
+            yield name, layer, model.get_submodule(parent) if name else None
+
+
+def _plan(
+    name: str,
+    layer: Any,
+    parent: nn.Module | None,
+    mask: Mask | None,
+    least: float,
+    shared: set[int],
+    reproducible: bool,
+) -> _Planned:
+    reason = why_not(layer, parent, shared)
+    if isinstance(layer, nn.Linear):
+        shape = (int(layer.out_features), int(layer.in_features))
+    else:
+        shape = tuple(layer.weight.shape)[::-1]
+    weight = None if parametrize.is_parametrized(layer) else layer._parameters.get("weight")
+    dtype = "" if weight is None else str(weight.dtype)[6:]
+    dense = 0 if weight is None else weight.numel() * weight.element_size()
+    row = PackedLayer(name, shape, dtype, 0.0, None, dense, dense, 0, reason)
+    if reason:
+        return _Planned(row, layer)
+    matrix, keep = matrix_of(layer, mask)
+    try:
+        measured = strips.measure(matrix, keep)
+    except ArgumentError as error:
+        raise ArgumentError(f"masks: '{name}.weight': {error}") from None
+    sparsity = 1.0 - measured.live / matrix.numel() if matrix.numel() else 0.0
+    row = replace(row, sparsity=sparsity)
+    if sparsity < least or not matrix.numel():
+        return _Planned(replace(row, reason=f"its sparsity {sparsity:.4f} is below {least:g}"), layer)
+    bytes_now = strips.packed_bytes(*shape, measured.live, matrix.element_size())
+    limit = ops.batch_limit(matrix.dtype, reproducible)
+    row = replace(row, layout=SparseLinear.layout, bytes=bytes_now, batch_limit=limit)
+    return _Planned(row, layer, measured)
+
+
+def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
+    """Why a layer cannot be packed; empty if it can."""
+    if parametrize.is_parametrized(layer):
+        return "it is parametrized; parametrize.remove_parametrizations first"
+    if type(layer) is not nn.Linear and not is_a(layer, "transformers.pytorch_utils", "Conv1D"):
+        return f"a {type(layer).__name__} may do more than a Linear does"
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is no parameter (torch.nn.utils.prune makes such; call prune.remove first)"
+    if any(getattr(layer, hooks, None) for hooks in _HOOKS):
+        return "it has hooks, which would be lost"
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        return "its parent, a TransformerEncoderLayer, reads the weight itself"
+    if type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:
+        return f"its weight is a {type(weight.data).__name__}"
+    if weight.device.type != "cpu":
+        return f"its weight is on {weight.device}, not on the CPU"
+    if weight.dtype not in strips.CODES:
+        return f"its weight is {str(weight.dtype)[6:]}"
+    if layer.bias is not None and layer.bias.dtype != weight.dtype:
+        return f"its bias is {str(layer.bias.dtype)[6:]} and its weight {str(weight.dtype)[6:]}"
+    if weight.data_ptr() in shared:
+        return "its weight is tied to another parameter"
+    return ""
+
+
+def shared_memory(model: nn.Module) -> set[int]:
+    """Addresses of the tensors of a model's state whose memory another of its names means too."""
+    spans = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+        for module in model.modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+        and type(tensor) in (nn.Parameter, torch.Tensor)
+        and tensor.device.type == "cpu"
+        and tensor.numel()
+    )
+    shared: set[int] = set()
+    last_start = last_end = 0
+    for start, end in spans:
+        if start < last_end:
+            shared |= {start, last_start}
+        if end > last_end:
+            last_start, last_end = start, end
+    return shared
+
+
+def _masks_by_weight(model: nn.Module, masks: Any) -> dict[str, Mask]:
+    if masks is None:
+        return {}
+    if isinstance(masks, Masks):
+        masks = {mask.name: mask for mask in masks}
+    if isinstance(masks, MaskView):
+        masks = masks.all_packed()
+    if not isinstance(masks, Mapping):
+        raise ArgumentError(
+            f"masks: found {type(masks).__name__}; accepted: a mapping from parameter names to masks, such "
+            "as pruner.masks or what load_masks returns"
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = counterparts("masks", dict.fromkeys(masks, ()), list(parameters))
+    return {own: as_mask(masks[name], tuple(parameters[own].shape), own) for name, own in names.items()}

@@ -1,0 +1,148 @@
+// Packed matrices: strips shared out to threads.
+#include <atomic>
+
+#include "bittersweet/engine/cpu_sparse.hpp"
+#include "cpu/parallel.hpp"
+#include "cpu/strip_kernels.hpp"
+
+namespace bittersweet {
+
+using namespace cpu;
+
+namespace {
+
+constexpr std::int64_t strips_per_piece = 4;  // enough pieces to level strips of unequal bytes
+
+Strip strip_at(const PackedMatrix& packed, std::int64_t strip) {
+  const std::int64_t words = strips::words_per_strip(packed.columns);
+  const auto* const values = static_cast<const char*>(packed.values.data);
+  const std::size_t size = size_of(packed.values.dtype);
+  return {packed.masks + strip * words, values + packed.offsets[strip] * size, packed.tiles()};
+}
+
+// f(strip) for strips first, first + 1, ...
+template <class F>
+void for_each_strip(int threads, std::int64_t count, F&& f) {
+  const std::int64_t pieces = (count + strips_per_piece - 1) / strips_per_piece;
+  parallel_for(threads, pieces, [&](int, std::int64_t piece) {
+    const std::int64_t end = std::min(count, (piece + 1) * strips_per_piece);
+    for (std::int64_t strip = piece * strips_per_piece; strip < end; ++strip) f(strip);
+  });
+}
+
+constexpr std::int64_t block_columns = 16, block_words = 256;  // of a matrix unit: of the batch; a tile of x
+constexpr std::int64_t few_blocks = 2;
+constexpr std::int64_t most_strips_decoded = 8;  // at a time: they and two blocks of x fit the second cache
+constexpr std::int64_t least_batch_of_tiles = 2;
+
+}  // namespace
+
+CpuSparse::CpuSparse() : kernels_(strip_kernels()) {}
+CpuSparse::CpuSparse(const std::string& isa, int threads) : kernels_(strip_kernels_of(isa)), forced_threads_(threads) {}
+
+const char* CpuSparse::isa() const noexcept { return kernels_.name; }
+
+int CpuSparse::threads(std::int64_t elements) const {
+  return forced_threads_ > 0 ? forced_threads_ : threads_for(elements);
+}
+
+std::int64_t CpuSparse::count_strips(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks,
+                                     std::span<std::uint64_t> counts) {
+  std::atomic<std::int64_t> lost{0};
+  for_each_strip(threads(dense.rows * dense.columns), strips::count(dense.rows), [&](std::int64_t strip) {
+    const CountedStrip found =
+        kernels_.count(dense, keep, strip, masks + strip * strips::words_per_strip(dense.columns));
+    counts[static_cast<std::size_t>(strip)] = found.live;
+    if (found.lost != 0) lost += found.lost;
+  });
+  return lost;
+}
+
+void CpuSparse::pack_strips(const DenseMatrix& dense, const PackedMatrix& packed, void* out) {
+  const std::size_t size = size_of(dense.elements.dtype);
+  for_each_strip(threads(dense.rows * dense.columns), packed.strips(), [&](std::int64_t strip) {
+    const std::uint64_t begin = packed.offsets[strip];
+    kernels_.pack(dense, strip, packed.masks + strip * strips::words_per_strip(packed.columns),
+                  static_cast<char*>(out) + begin * size, static_cast<std::int64_t>(packed.offsets[strip + 1] - begin));
+  });
+}
+
+void CpuSparse::unpack_strips(const PackedMatrix& packed, std::int64_t first, std::int64_t count, void* out) {
+  const auto row_bytes = static_cast<std::size_t>(packed.columns) * size_of(packed.values.dtype);
+  for_each_strip(threads(count * strips::height * packed.columns), count, [&](std::int64_t at) {
+    const std::int64_t strip = first + at;
+    kernels_.unpack(strip_at(packed, strip), packed.values.dtype,
+                    std::min(strips::height, packed.rows - strip * strips::height), packed.columns,
+                    static_cast<char*>(out) + static_cast<std::size_t>(at * strips::height) * row_bytes);
+  });
+}
+
+void CpuSparse::multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
+  const bool bf16 = packed.values.dtype == DType::bf16 && product.x.dtype == DType::bf16;
+  if (kernels_.tiles != nullptr && bf16 && !product.reproducible && product.batch >= least_batch_of_tiles)
+    return multiply_by_tiles(packed, product, workspace);
+  const std::int64_t tile_floats = packed.tiles() * strips::width;
+  float* const x = workspace.get<float>(0, static_cast<std::size_t>(product.batch * tile_floats));
+  const auto columns_from = [&](std::int64_t b) {  // of the batch, that one pass over a strip takes
+    return static_cast<int>(std::min<std::int64_t>(most_columns, product.batch - b));
+  };
+  for (std::int64_t b = 0; b < product.batch; b += most_columns)
+    for (int i = 0, n = columns_from(b); i < n; ++i)
+      kernels_.arrange(product.x, (b + i) * packed.columns, packed.columns, packed.values.dtype, n * strips::width,
+                       x + b * tile_floats + i * strips::width);
+  for_each_strip(threads(packed.rows * packed.columns), packed.strips(), [&](std::int64_t at) {
+    const Strip strip = strip_at(packed, at);
+    float sums[most_columns * strips::height];
+    for (std::int64_t b = 0; b < product.batch; b += most_columns) {
+      const int n = columns_from(b);
+      kernels_.multiply(strip, packed.values.dtype, x + b * tile_floats, n, sums);
+      kernels_.store(product, packed.rows, at, b, n, sums);
+    }
+  });
+}
+
+void CpuSparse::multiply_by_tiles(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
+  const TileKernels& kernels = *kernels_.tiles;
+  const std::int64_t tiles = packed.tiles(), block_size = tiles * block_words;
+  const std::int64_t present = (product.batch + block_columns - 1) / block_columns;
+  const std::int64_t blocks = present <= few_blocks ? present : (present + 1) / 2 * 2;  // pairs
+  auto* const x = workspace.get<std::uint32_t>(0, static_cast<std::size_t>(blocks * block_size));
+  const int workers = threads(packed.rows * packed.columns);
+  const Team team;
+  parallel_for(threads(product.batch * packed.columns), blocks, [&](int, std::int64_t u) {
+    const std::int64_t first = u * block_columns, rows = std::min(block_columns, product.batch - first);
+    kernels.arrange(static_cast<const std::uint16_t*>(product.x.data) + first * packed.columns, rows, packed.columns,
+                    x + u * block_size);
+  });
+  const auto store = [&](std::int64_t strip, std::int64_t u, const float* sums) {
+    const std::int64_t first = u * block_columns, count = std::min(block_columns, product.batch - first);
+    if (count > 0) kernels_.store(product, packed.rows, strip, first, count, sums);
+  };
+  if (blocks <= few_blocks)
+    return for_each_strip(workers, packed.strips(), [&](std::int64_t strip) {
+      float sums[few_blocks * block_words];
+      kernels.multiply_few(strip_at(packed, strip), x, static_cast<int>(blocks), sums);
+      for (std::int64_t u = 0; u < blocks; ++u) store(strip, u, sums + u * block_words);
+    });
+  const std::int64_t share = packed.strips() / workers / 4 / 2 * 2;  // so that threads end together
+  const std::int64_t at_once = std::clamp<std::int64_t>(share, 2, most_strips_decoded);
+  const std::int64_t pieces = (packed.strips() + at_once - 1) / at_once;
+  const std::int64_t room = at_once * tiles * strips::height * strips::width;
+  auto* const decoded = workspace.get<std::uint16_t>(1, static_cast<std::size_t>(workers * room));
+  parallel_for(workers, pieces, [&](int thread, std::int64_t piece) {
+    const std::int64_t begin = piece * at_once, end = std::min(packed.strips(), begin + at_once);
+    std::uint16_t* const own = decoded + thread * room;
+    const auto at = [&](std::int64_t strip) { return own + (strip - begin) * tiles * strips::height * strips::width; };
+    for (std::int64_t strip = begin; strip < end; ++strip) kernels.decode(strip_at(packed, strip), at(strip));
+    for (std::int64_t u = 0; u < blocks; u += 2)
+      for (std::int64_t strip = begin; strip < end; strip += 2) {
+        const std::int64_t second = std::min(strip + 1, end - 1);
+        float sums[4 * block_words];
+        kernels.multiply_decoded(at(strip), at(second), tiles, x + u * block_size, sums);
+        for (std::int64_t s = 0; s <= second - strip; ++s)
+          for (std::int64_t v = 0; v < 2; ++v) store(strip + s, u + v, sums + (2 * s + v) * block_words);
+      }
+  });
+}
+
+}  // namespace bittersweet

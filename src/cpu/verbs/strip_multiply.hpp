@@ -1,0 +1,134 @@
+// The product of one strip with a few columns: its values are read once, in one stream, and decoded once for all.
+#pragma once
+
+#include "cpu/strip_kernels.hpp"
+#include "cpu/verbs/strip_lanes.hpp"
+
+namespace bittersweet {
+namespace {
+
+constexpr std::int64_t bytes_ahead = 2048;  // nearer is late, farther gains nothing
+
+// One row of a tile: its 32 elements, times those of each column.
+template <class T, int B>
+BITTERSWEET_INLINE void add_row(std::uint32_t mask, const T*& from, const Lanes (&first)[B], const Lanes (&second)[B],
+                                Lanes* sums) {
+  Lanes even, odd;
+  decode(mask, from, even, odd);
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) sums[b] = add_product(odd, second[b], add_product(even, first[b], sums[b]));
+}
+
+template <class T, int B>
+void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
+  Lanes sums[strips::height * B];
+  for (Lanes& sum : sums) sum = no_lanes();
+  const auto* from = static_cast<const T*>(strip.values);
+  const std::uint32_t* masks = strip.masks;
+  for (std::int64_t tile = 0; tile < strip.tiles; ++tile, masks += strips::height, x += B * strips::width) {
+    Lanes first[B], second[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) {
+      first[b] = load_lanes(x + b * strips::width);
+      second[b] = load_lanes(x + b * strips::width + strips::lanes);
+    }
+    __builtin_prefetch(reinterpret_cast<const char*>(masks) + bytes_ahead);
+    const auto ask = [&] { __builtin_prefetch(reinterpret_cast<const char*>(from) + bytes_ahead); };
+    if constexpr (B == 1) {  // the sums stay in registers, where there are enough
+#pragma GCC unroll 16
+      for (int i = 0; i < strips::height; ++i) {
+        if (sizeof(T) == 4 || i % 2 == 0) ask();
+        add_row<T, B>(masks[i], from, first, second, sums + i);
+      }
+    } else {  // here x does
+#pragma GCC unroll 1
+      for (int i = 0; i < strips::height; ++i) {
+        ask();
+        add_row<T, B>(masks[i], from, first, second, sums + i * B);
+      }
+    }
+  }
+  for (int b = 0; b < B; ++b)
+    for (int i = 0; i < strips::height; ++i) out[b * strips::height + i] = fold(sums[i * B + b]);
+}
+
+template <class T>
+void multiply_strip_by(const cpu::Strip& strip, const float* x, int batch, float* out) {
+  static_assert(cpu::most_columns == 8);
+  switch (batch) {
+    case 1: return multiply_strip<T, 1>(strip, x, out);
+    case 2: return multiply_strip<T, 2>(strip, x, out);
+    case 3: return multiply_strip<T, 3>(strip, x, out);
+    case 4: return multiply_strip<T, 4>(strip, x, out);
+    case 5: return multiply_strip<T, 5>(strip, x, out);
+    case 6: return multiply_strip<T, 6>(strip, x, out);
+    case 7: return multiply_strip<T, 7>(strip, x, out);
+    default: return multiply_strip<T, 8>(strip, x, out);
+  }
+}
+
+inline void multiply_strip_any(const cpu::Strip& strip, DType type, const float* x, int batch, float* out) {
+  switch (type) {
+    case DType::f32: return multiply_strip_by<float>(strip, x, batch, out);
+    case DType::bf16: return multiply_strip_by<Bf16>(strip, x, batch, out);
+    default: return multiply_strip_by<F16>(strip, x, batch, out);
+  }
+}
+
+template <DType Y>
+void store_strip(const StripProduct& product, std::int64_t rows, std::int64_t strip, std::int64_t first,
+                 std::int64_t batch, const float* sums) {
+  const std::int64_t begin = strip * strips::height, here = std::min(strips::height, rows - begin);
+  float bias[strips::height]{};
+  const bool has_bias = product.bias.data != nullptr;
+  if (has_bias)
+    for (std::int64_t i = 0; i < here; ++i) bias[i] = load_as_float(product.bias.data, product.bias.dtype, begin + i);
+  for (std::int64_t b = 0; b < batch; ++b, sums += strips::height) {
+    const std::int64_t at = (first + b) * rows + begin;
+    const auto store = [&](std::int64_t i) {
+      float sum = has_bias ? sums[i] + bias[i] : sums[i];
+      sum = sum == sum ? sum : std::numeric_limits<float>::quiet_NaN();
+      store_from_float(product.y.data, Y, at + i, sum);
+    };
+    if (here == strips::height)
+      for (std::int64_t i = 0; i < strips::height; ++i) store(i);
+    else
+      for (std::int64_t i = 0; i < here; ++i) store(i);
+  }
+}
+
+inline void store_any(const StripProduct& product, std::int64_t rows, std::int64_t strip, std::int64_t first,
+                      std::int64_t batch, const float* sums) {
+  switch (product.y.dtype) {
+    case DType::f32: return store_strip<DType::f32>(product, rows, strip, first, batch, sums);
+    case DType::bf16: return store_strip<DType::bf16>(product, rows, strip, first, batch, sums);
+    default: return store_strip<DType::f16>(product, rows, strip, first, batch, sums);
+  }
+}
+
+template <DType X, bool Paired>
+void arrange_row(const void* x, std::int64_t first, std::int64_t columns, std::int64_t stride, float* out) {
+  const auto place = [](int c) { return Paired ? c / 2 + (c % 2) * strips::lanes : c; };
+  for (; columns >= strips::width; columns -= strips::width, first += strips::width, out += stride)
+    for (int c = 0; c < strips::width; ++c) out[place(c)] = load_as_float(x, X, first + c);
+  if (columns == 0) return;
+  for (int c = 0; c < strips::width; ++c) out[place(c)] = c < columns ? load_as_float(x, X, first + c) : 0.0f;
+}
+
+inline void arrange_any(const TensorView& x, std::int64_t first, std::int64_t columns, DType type, std::int64_t stride,
+                        float* out) {
+  const auto arrange = [&]<DType X>() {
+    if (type == DType::bf16)
+      arrange_row<X, true>(x.data, first, columns, stride, out);
+    else
+      arrange_row<X, false>(x.data, first, columns, stride, out);
+  };
+  switch (x.dtype) {
+    case DType::f32: return arrange.template operator()<DType::f32>();
+    case DType::bf16: return arrange.template operator()<DType::bf16>();
+    default: return arrange.template operator()<DType::f16>();
+  }
+}
+
+}  // namespace
+}  // namespace bittersweet

@@ -1,0 +1,388 @@
+// Packed matrices: every engine packs, unpacks and multiplies with the bits of the reference engine, whose sums lie
+// within the stated bound of float64, whatever the shape, the instruction set, the threads and the batch.
+#include "bittersweet/sparse.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+
+#include "bittersweet/engine/cpu_sparse.hpp"
+#include "bittersweet/engine/reference_sparse.hpp"
+#include "bittersweet/error.hpp"
+#include "bittersweet/mask/bit_layout.hpp"
+#include "cpu/strip_kernels.hpp"
+#include "support/inputs.hpp"
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+namespace bittersweet::test {
+namespace {
+
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+
+struct Isa {
+  std::string name;
+  int threads;
+};
+
+class StripContract : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    const std::vector<std::string> usable = cpu::usable_strip_isas();
+    if (std::find(usable.begin(), usable.end(), GetParam().name) == usable.end())
+      GTEST_SKIP() << "instruction set '" << GetParam().name << "' does not run here";
+  }
+  CpuSparse engine() const { return CpuSparse(GetParam().name, GetParam().threads); }
+};
+
+std::vector<Isa> isas() {
+  std::vector<Isa> all;
+  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "amx"})
+    for (const int threads : {1, 3}) all.push_back({name, threads});
+  return all;
+}
+std::string isa_name(const testing::TestParamInfo<Isa>& info) {
+  return info.param.name + "_threads" + std::to_string(info.param.threads);
+}
+INSTANTIATE_TEST_SUITE_P(Isas, StripContract, testing::ValuesIn(isas()), isa_name);
+
+// ---- matrices ----
+
+struct Matrix {
+  std::string name;
+  DType type;
+  std::int64_t rows, columns;
+  std::vector<std::byte> bytes;  // exactly as many as there are elements, so that sanitizers see reads beyond
+
+  DenseMatrix view() const { return {{const_cast<std::byte*>(bytes.data()), type}, rows, columns}; }
+  float at(std::int64_t row, std::int64_t column) const {
+    return load_as_float(bytes.data(), type, row * columns + column);
+  }
+};
+
+// f(row, column): the element's bits, of which the low half counts for 16-bit types.
+template <class F>
+Matrix matrix_of(std::string name, DType type, std::int64_t rows, std::int64_t columns, F&& f) {
+  Matrix made{std::move(name), type, rows, columns, {}};
+  made.bytes.resize(static_cast<std::size_t>(rows * columns) * size_of(type));
+  for (std::int64_t i = 0; i < rows * columns; ++i) {
+    const std::uint32_t bits = f(i / columns, i % columns);
+    std::memcpy(made.bytes.data() + static_cast<std::size_t>(i) * size_of(type), &bits, size_of(type));
+  }
+  return made;
+}
+
+std::uint32_t bits_of(float x, DType type) {
+  if (type == DType::f32) return std::bit_cast<std::uint32_t>(x);
+  return type == DType::bf16 ? float_to_bf16(x) : float_to_f16(x);
+}
+
+Matrix random_matrix(DType type, std::int64_t rows, std::int64_t columns, double sparsity, std::uint64_t seed) {
+  Generator random(seed);
+  return matrix_of(std::string(name_of(type)) + " " + std::to_string(rows) + " x " + std::to_string(columns) + " at " +
+                       std::to_string(sparsity),
+                   type, rows, columns, [&](std::int64_t, std::int64_t) {
+                     const double x = random.normal();
+                     return random.uniform() < sparsity ? 0u : bits_of(static_cast<float>(x), type);
+                   });
+}
+
+// Any bits: NaN of every payload, infinities, denormals, -0, and runs of zeros.
+Matrix nasty_matrix(DType type, std::int64_t rows, std::int64_t columns) {
+  Generator random(99);
+  return matrix_of(std::string("nasty ") + name_of(type), type, rows, columns,
+                   [&](std::int64_t row, std::int64_t column) -> std::uint32_t {
+                     if (row % 7 == 3 || column % 45 < 20) return 0;
+                     const std::uint32_t sign = size_of(type) == 2 ? 0x8000u : 0x80000000u;
+                     return random.uniform() < 0.2 ? sign : static_cast<std::uint32_t>(random.bits());
+                   });
+}
+
+std::vector<Matrix> matrices() {
+  std::vector<Matrix> all;
+  for (const DType type : types) {
+    const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},   {1, 33},  {16, 32}, {15, 31},  {17, 65},
+                                                            {3, 500}, {64, 96}, {33, 70}, {200, 129}};
+    std::uint64_t seed = 1;
+    for (const auto& [rows, columns] : shapes)
+      for (const double sparsity : {0.0, 0.5, 0.95, 1.0})
+        all.push_back(random_matrix(type, rows, columns, sparsity, seed++));
+    all.push_back(random_matrix(type, 0, 5, 0.5, 1));
+    all.push_back(random_matrix(type, 5, 0, 0.5, 1));
+    all.push_back(random_matrix(type, 0, 0, 0.5, 1));
+    all.push_back(nasty_matrix(type, 50, 141));
+    Matrix uneven = random_matrix(type, 160, 64, 0.0, 7);  // whole strips empty, others full
+    std::fill(uneven.bytes.begin() + static_cast<std::ptrdiff_t>(uneven.bytes.size() / 2), uneven.bytes.end(),
+              std::byte{0});
+    all.push_back(uneven);
+  }
+  return all;
+}
+
+template <class E>
+sparse::Packed pack_by(E&& engine, const DenseMatrix& dense, const std::uint64_t* keep = nullptr) {
+  sparse::Packed made{.rows = dense.rows, .columns = dense.columns, .dtype = dense.elements.dtype};
+  made.masks.assign(static_cast<std::size_t>(strips::words(dense.rows, dense.columns)), 0xdeadbeef);
+  made.offsets.assign(static_cast<std::size_t>(strips::count(dense.rows) + 1), 0);
+  EXPECT_EQ(engine.count_strips(dense, keep, made.masks.data(), std::span(made.offsets).subspan(1)), 0);
+  std::partial_sum(made.offsets.begin(), made.offsets.end(), made.offsets.begin());
+  made.values.assign((made.offsets.back() + strips::slack) * size_of(made.dtype), std::byte{0xa5});
+  engine.pack_strips(dense, made.view(), made.values.data());
+  return made;
+}
+
+template <class E>
+std::vector<std::byte> unpack_by(E&& engine, const PackedMatrix& packed, std::int64_t first, std::int64_t count) {
+  const std::int64_t rows = std::min(count * strips::height, packed.rows - first * strips::height);
+  std::vector<std::byte> out(static_cast<std::size_t>(rows * packed.columns) * size_of(packed.values.dtype),
+                             std::byte{0x5a});
+  engine.unpack_strips(packed, first, count, out.data());
+  return out;
+}
+
+// ---- moving ----
+
+TEST_P(StripContract, PacksAsTheReferenceAndBack) {
+  for (const Matrix& matrix : matrices()) {
+    SCOPED_TRACE(matrix.name);
+    const sparse::Packed expected = pack_by(ReferenceSparse{}, matrix.view());
+    const sparse::Packed found = pack_by(engine(), matrix.view());
+    EXPECT_EQ(expected.masks, found.masks);
+    EXPECT_EQ(expected.offsets, found.offsets);
+    EXPECT_EQ(expected.values, found.values);  // nothing is written behind the last value
+    EXPECT_EQ(unpack_by(engine(), found.view(), 0, found.view().strips()), matrix.bytes);
+    EXPECT_EQ(unpack_by(ReferenceSparse{}, found.view(), 0, found.view().strips()), matrix.bytes);
+    if (found.view().strips() > 2) {
+      EXPECT_EQ(unpack_by(engine(), found.view(), 1, 2), unpack_by(ReferenceSparse{}, found.view(), 1, 2));
+    }
+    EXPECT_NO_THROW(sparse::check(found.view(), found.view().live()));
+  }
+}
+
+TEST_P(StripContract, KeepBitsDecideAndLostElementsAreCounted) {
+  for (const DType type : types)
+    for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{40, 100}, {5, 64}, {33, 7}}) {
+      const Matrix matrix = random_matrix(type, rows, columns, 0.6, 3);
+      std::vector<std::uint64_t> keep(static_cast<std::size_t>(bits::words(rows * columns)));
+      Generator random(5);
+      std::int64_t live = 0;
+      for (std::int64_t i = 0; i < rows * columns; ++i)  // some kept elements are 0
+        if (matrix.at(i / columns, i % columns) != 0.0f || random.uniform() < 0.3) bits::set(keep.data(), i), ++live;
+      const sparse::Packed expected = pack_by(ReferenceSparse{}, matrix.view(), keep.data());
+      const sparse::Packed found = pack_by(engine(), matrix.view(), keep.data());
+      EXPECT_EQ(expected.masks, found.masks);
+      EXPECT_EQ(expected.values, found.values);
+      EXPECT_EQ(found.view().live(), live);
+      EXPECT_EQ(unpack_by(engine(), found.view(), 0, found.view().strips()), matrix.bytes);
+      std::int64_t dropped = 0;
+      for (std::int64_t i = 0; i < rows * columns && dropped < 3; ++i)
+        if (matrix.at(i / columns, i % columns) != 0.0f) bits::clear(keep.data(), i), ++dropped;
+      std::vector<std::uint32_t> masks(expected.masks.size());
+      std::vector<std::uint64_t> counts(expected.offsets.size() - 1);
+      EXPECT_EQ(engine().count_strips(matrix.view(), keep.data(), masks.data(), counts), dropped);
+      EXPECT_EQ(ReferenceSparse{}.count_strips(matrix.view(), keep.data(), masks.data(), counts), dropped);
+    }
+}
+
+// ---- products ----
+
+struct Vectors {
+  DType type;
+  std::vector<std::byte> bytes;
+  TensorView view() const { return {const_cast<std::byte*>(bytes.data()), type}; }
+  float operator[](std::int64_t i) const { return load_as_float(bytes.data(), type, i); }
+};
+
+Vectors random_vectors(DType type, std::int64_t count, std::uint64_t seed, double scale = 1.0) {
+  const Matrix made = matrix_of("x", type, 1, count, [&, random = Generator(seed)](auto, auto) mutable {
+    return bits_of(static_cast<float>(random.normal() * scale), type);
+  });
+  return {type, made.bytes};
+}
+
+template <class E>
+std::vector<std::byte> multiply_by(E&& engine, const sparse::Packed& packed, const Vectors& x, std::int64_t batch,
+                                   DType out, const Vectors* bias = nullptr) {
+  std::vector<std::byte> y(static_cast<std::size_t>(batch * packed.rows) * size_of(out), std::byte{0x77});
+  Workspace workspace;
+  engine.multiply_strips(
+      packed.view(), {.x = x.view(), .y = {y.data(), out}, .batch = batch, .bias = bias ? bias->view() : TensorView{}},
+      workspace);
+  return y;
+}
+
+TEST_P(StripContract, MultipliesWithTheReferencesBits) {
+  for (const Matrix& matrix : matrices()) {
+    SCOPED_TRACE(matrix.name);
+    const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+    for (const std::int64_t batch : {1, 2, 3, 8, 9, 21}) {
+      const Vectors x = random_vectors(matrix.type, batch * matrix.columns, 17);
+      const Vectors bias = random_vectors(matrix.type, matrix.rows, 18);
+      EXPECT_EQ(multiply_by(ReferenceSparse{}, packed, x, batch, matrix.type),
+                multiply_by(engine(), packed, x, batch, matrix.type));
+      EXPECT_EQ(multiply_by(ReferenceSparse{}, packed, x, batch, DType::f32, &bias),
+                multiply_by(engine(), packed, x, batch, DType::f32, &bias));
+    }
+  }
+}
+
+TEST_P(StripContract, TypesOfXYAndBiasAreTheirOwn) {
+  for (const DType w : types)
+    for (const DType in : types)
+      for (const DType out : types) {
+        const sparse::Packed packed = pack_by(ReferenceSparse{}, random_matrix(w, 35, 75, 0.5, 2).view());
+        const Vectors x = random_vectors(in, 3 * 75, 4), bias = random_vectors(out, 35, 6);
+        EXPECT_EQ(multiply_by(ReferenceSparse{}, packed, x, 3, out, &bias),
+                  multiply_by(engine(), packed, x, 3, out, &bias));
+      }
+}
+
+// Underflow and overflow inside of products, where multiply-then-add would give other bits.
+TEST_P(StripContract, ExtremeScalesGiveTheReferencesBits) {
+  for (const double scale : {1e-38, 1e-25, 1e19, 3e37}) {
+    Generator random(8);
+    const Matrix matrix = matrix_of("extreme", DType::bf16, 20, 130, [&](auto, auto) {
+      return bits_of(static_cast<float>(random.normal() * scale), DType::bf16);
+    });
+    const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+    const Vectors x = random_vectors(DType::bf16, 2 * 130, 9, scale < 1 ? 1e-10 : 10.0);
+    EXPECT_EQ(multiply_by(ReferenceSparse{}, packed, x, 2, DType::f32),
+              multiply_by(engine(), packed, x, 2, DType::f32));
+  }
+}
+
+// By a matrix unit where there is one: another order, and denormals are 0.
+TEST_P(StripContract, UnorderedSumsAreNearDoubleToo) {
+  for (const auto& [rows, columns] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {16, 32}, {33, 65}, {150, 517}, {64, 640}})
+    for (const std::int64_t batch : {1, 2, 15, 16, 17, 32, 33, 47, 64, 65}) {
+      const Matrix matrix = random_matrix(DType::bf16, rows, columns, 0.5, 11);
+      const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+      const Vectors x = random_vectors(DType::bf16, batch * columns, 12), bias = random_vectors(DType::bf16, rows, 13);
+      std::vector<float> y(static_cast<std::size_t>(batch * rows), not_a_number);
+      Workspace workspace;
+      engine().multiply_strips(
+          packed.view(),
+          {.x = x.view(), .y = view(y.data()), .batch = batch, .bias = bias.view(), .reproducible = false}, workspace);
+      for (std::int64_t b = 0; b < batch; ++b)
+        for (std::int64_t row = 0; row < rows; ++row) {
+          double sum = bias[row], magnitude = std::fabs(bias[row]);
+          for (std::int64_t c = 0; c < columns; ++c) {
+            const double product = static_cast<double>(matrix.at(row, c)) * x[b * columns + c];
+            sum += product;
+            magnitude += std::fabs(product);
+          }
+          const double bound = static_cast<double>(columns + 6) * 0x1p-24 * magnitude;
+          ASSERT_LE(std::fabs(y[static_cast<std::size_t>(b * rows + row)] - sum), bound)
+              << rows << " x " << columns << ", column " << b << " of " << batch << ", row " << row;
+        }
+    }
+}
+
+TEST(Strips, SumsAreWithinTheStatedBoundOfDouble) {
+  for (const Matrix& matrix : matrices()) {
+    if (matrix.name.starts_with("nasty")) continue;
+    SCOPED_TRACE(matrix.name);
+    const sparse::Packed packed = sparse::pack(matrix.view());
+    const Vectors x = random_vectors(matrix.type, matrix.columns, 21),
+                  bias = random_vectors(DType::f32, matrix.rows, 22);
+    std::vector<float> y(static_cast<std::size_t>(matrix.rows));
+    Workspace workspace;
+    sparse::multiply(packed.view(), {.x = x.view(), .y = view(y.data()), .batch = 1, .bias = bias.view()}, workspace);
+    for (std::int64_t row = 0; row < matrix.rows; ++row) {
+      double sum = bias[row], magnitude = std::fabs(bias[row]);
+      for (std::int64_t c = 0; c < matrix.columns; ++c) {
+        const double product = static_cast<double>(matrix.at(row, c)) * x[c];
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      const double bound = static_cast<double>(matrix.columns) / 16 + 6;
+      EXPECT_LE(std::fabs(y[static_cast<std::size_t>(row)] - sum), bound * 0x1p-24 * magnitude) << row;
+    }
+  }
+}
+
+TEST(Strips, TheBatchDoesNotShowInAColumn) {
+  const sparse::Packed packed = sparse::pack(random_matrix(DType::bf16, 70, 333, 0.5, 2).view());
+  const Vectors x = random_vectors(DType::bf16, 64 * 333, 3);
+  const std::vector<std::byte> all = multiply_by(CpuSparse{}, packed, x, 64, DType::f32);
+  for (std::int64_t b = 0; b < 64; ++b) {
+    const Vectors one{DType::bf16, {x.bytes.begin() + b * 333 * 2, x.bytes.begin() + (b + 1) * 333 * 2}};
+    const std::vector<std::byte> y = multiply_by(CpuSparse{}, packed, one, 1, DType::f32);
+    EXPECT_TRUE(std::equal(y.begin(), y.end(), all.begin() + b * 70 * 4)) << b;
+  }
+}
+
+#if defined(__SSE__)
+TEST(Strips, DenormalsSurviveACallerThatFlushesThem) {
+  const Matrix matrix =
+      matrix_of("tiny", DType::f32, 300, 2000, [](auto, auto) { return bits_of(1e-30f, DType::f32); });
+  const sparse::Packed packed = sparse::pack(matrix.view());
+  const std::vector<float> x(2000, 1e-12f);
+  std::vector<float> y(300);
+  Workspace workspace;
+  const unsigned saved = _mm_getcsr();
+  _mm_setcsr(0x1f80 | 0x8040);
+  sparse::multiply(packed.view(), {.x = view(x.data()), .y = view(y.data())}, workspace);
+  const unsigned after = _mm_getcsr();
+  _mm_setcsr(saved);
+  EXPECT_EQ(after & 0x8040u, 0x8040u);
+  EXPECT_TRUE(std::ranges::all_of(y, [](float v) { return v > 0.0f && v < 1e-37f; }));
+}
+#endif
+
+// ---- the public face ----
+
+TEST(Strips, BytesAreAsStated) {
+  const sparse::Packed packed = sparse::pack(random_matrix(DType::bf16, 512, 1024, 0.5, 4).view());
+  const double elements = 512.0 * 1024.0, live = static_cast<double>(packed.view().live());
+  EXPECT_LE(static_cast<double>(packed.view().bytes()) / elements, live * 2 / elements + 0.125 + 0.002);
+  EXPECT_EQ(packed.view().bytes() + strips::slack * 2,
+            static_cast<std::int64_t>(packed.masks.size() * 4 + packed.offsets.size() * 8 + packed.values.size()));
+}
+
+TEST(Strips, RefusesWhatDoesNotFit) {
+  const Matrix matrix = random_matrix(DType::f32, 40, 50, 0.5, 4);
+  const sparse::Packed packed = sparse::pack(matrix.view());
+  const std::vector<std::uint64_t> nothing(static_cast<std::size_t>(bits::words(2000)));
+  EXPECT_THROW(sparse::pack(matrix.view(), nothing.data()), ArgumentError);
+  EXPECT_THROW(sparse::pack(DenseMatrix{{nullptr, DType::f32}, 2, 2}), LayoutError);
+  EXPECT_THROW(sparse::pack(DenseMatrix{{}, 2, 2}), DTypeError);
+  EXPECT_THROW(sparse::pack(DenseMatrix{matrix.view().elements, -1, 2}), ShapeError);
+  std::vector<float> out(2000), y(40), x(50);
+  EXPECT_THROW(sparse::unpack(packed.view(), 8, 16, out.data()), ShapeError);
+  EXPECT_THROW(sparse::unpack(packed.view(), 0, 20, out.data()), ShapeError);
+  EXPECT_THROW(sparse::unpack(packed.view(), 32, 16, out.data()), ShapeError);
+  EXPECT_NO_THROW(sparse::unpack(packed.view(), 32, 8, out.data()));
+  EXPECT_THROW(sparse::unpack(packed.view(), 0, 16, nullptr), LayoutError);
+  Workspace workspace;
+  EXPECT_THROW(sparse::multiply(packed.view(), {.x = view(x.data())}, workspace), DTypeError);
+  EXPECT_THROW(sparse::multiply(packed.view(), {.x = view(x.data()), .y = {nullptr, DType::f32}}, workspace),
+               LayoutError);
+  EXPECT_THROW(sparse::multiply(packed.view(), {.x = view(x.data()), .y = view(y.data()), .batch = -1}, workspace),
+               ShapeError);
+}
+
+TEST(Strips, CheckFindsEveryKindOfDamage) {
+  const sparse::Packed good = sparse::pack(random_matrix(DType::bf16, 40, 50, 0.5, 4).view());
+  const auto damaged = [&](auto change) {
+    sparse::Packed bad = good;
+    change(bad);
+    return bad;
+  };
+  const std::int64_t live = good.view().live();
+  EXPECT_NO_THROW(sparse::check(good.view(), live));
+  EXPECT_THROW(sparse::check(good.view(), live + 1), LayoutError);
+  EXPECT_THROW(sparse::check(good.view(), live - 1), LayoutError);
+  for (const auto& bad : {damaged([](auto& p) { p.masks[3] ^= 1u; }), damaged([](auto& p) { p.masks[16] |= 1u << 31; }),
+                          damaged([](auto& p) { p.masks[2 * 32 + 9] |= 1u; }), damaged([](auto& p) { ++p.offsets[0]; }),
+                          damaged([](auto& p) { ++p.offsets[1]; }), damaged([](auto& p) { p.offsets[2] = ~0ull; }),
+                          damaged([](auto& p) { --p.offsets[3]; })})
+    EXPECT_THROW(sparse::check(bad.view(), live), LayoutError);
+}
+
+}  // namespace
+}  // namespace bittersweet::test
