@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from . import optim as optim
     from . import sparse as sparse
     from ._core import __version__
-    from .distributed.shards import Shard as Shard
     from .checkpoint_files.pruning import prune_checkpoint
     from .checkpoint_files.report import CheckpointReport, StoredTensorReport
+    from .distributed.shards import Shard as Shard
     from .info import build_info, get_cmake_dir, get_include
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
     from .info import set_num_threads as set_num_threads

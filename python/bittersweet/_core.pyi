@@ -285,6 +285,7 @@ def check_over_ranks(
     map: ShardMap, names: list[str], scorer: ScorerSpec, selector: SelectorSpec, **given: Any
 ) -> None: ...
 def fault_vector() -> memoryview: ...
+
 BlockShape = tuple[int, int, int, bool]  # rows, inputs, inner, transposed
 
 class CountedBlocks(TypedDict):
