@@ -115,7 +115,7 @@ def _product(
     found.pop("ratio")
     found |= {
         "torch_ms": linear,
-        "mv_ms": mv,
+        **({} if mv is None else {"mv_ms": mv}),
         "over_linear": figures[0],
         "over_best": figures[1],
         "share_of_floor": share if len(x) == 1 else None,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -62,6 +65,16 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
             torch.set_num_threads(threads)
             assert all(same_bits(packed(x[i : i + 1]), whole[i : i + 1]) for i in range(8))
     torch.set_num_threads(number)
+
+
+@pytest.mark.parametrize(("forced", "used"), [("portable", "portable"), ("v3", "v3"), ("v4", "v4")])
+def test_a_forced_instruction_set_is_used(forced: str, used: str) -> None:
+    if forced != "portable" and bs.build_info()["isa"] not in (forced, "v4"):
+        pytest.skip(f"{forced} does not run here")
+    code = "from bittersweet import _core; print(_core.strips_isa())"
+    environment = {**os.environ, "BITTERSWEET_CPU_ISA": forced}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == used, done.stderr
 
 
 @pytest.mark.parametrize("reproducible", [True, False])
