@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "bittersweet/engine/reference.hpp"
 #include "bittersweet/sharded/flow.hpp"
 #include "support/compare.hpp"
 #include "support/inputs.hpp"

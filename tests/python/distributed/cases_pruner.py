@@ -7,6 +7,7 @@ from typing import Any
 import bittersweet as bs
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -28,6 +29,7 @@ from training_support import (
     require_replicas,
     require_same,
     sharded,
+    shared_folder,
     train,
 )
 
@@ -93,6 +95,27 @@ def fsdp2_in_bfloat16_with_many_ties(rank: int, size: int) -> None:
     pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=RAMP)
     events = train(model, optimizer, pruner, number=rank, scorer="magnitude")
     assert any((event.count_equal or 0) > 1 for event in events)
+
+
+def fsdp2_in_another_order(rank: int, size: int) -> None:
+    """Among equal scores what comes first in `order` goes first."""
+    order = ["one.weight", "c.weight", "b.weight", "a.weight"]
+    found = []
+    for given in (None, order):
+        model = sharded(net())
+        with torch.no_grad():
+            for name in order:
+                here(model.get_parameter(name)).fill_(0.5)
+        pruner = bs.Pruner(model, adamw(model), scorer="magnitude", schedule=bs.OneShot(0.25, 1), order=given)
+        items = [bs.ScoreInputs(full(model.get_parameter(n).detach()), name=n) for n in given or order[::-1]]
+        expected = bs.make_masks(items, sparsity=0.25, scorer="magnitude")
+        event = pruner.step()
+        assert event is not None
+        for mask in expected:
+            assert torch.equal(full(pruner.masks[mask.name]), mask.bool()), mask.name
+        found.append(event.per_tensor)
+    assert found[0]["one.weight"] == 0.0
+    assert found[1]["one.weight"] == 1.0
 
 
 def fsdp2_with_mixed_precision(rank: int, size: int) -> None:
@@ -333,7 +356,19 @@ def pipeline(rank: int, size: int) -> None:
     assert list(state["masks"] if rank == 0 else []) == (
         ["a.weight", "b.weight", "c.weight", "one.weight"] if rank == 0 else []
     )
-    pruner.load_state_dict(state if rank == 0 else pruner.state_dict())
+    states: list[Any] = [state]
+    dist.broadcast_object_list(states, src=0)
+    with shared_folder() as folder:
+        dcp.save({"pruner": pruner}, checkpoint_id=folder)
+        for load in (
+            lambda again: again.load_state_dict(states[0]),
+            lambda again: dcp.load({"pruner": again}, checkpoint_id=folder),
+        ):
+            again = bs.Pruner(model, optimizer, schedule=RAMP, process_group=dist.group.WORLD)
+            load(again)
+            assert again.steps == STEPS and len(again.history) == 3
+            for name, mask in pruner.masks.items():
+                assert torch.equal(full(again.masks[name]), full(mask))
 
 
 def experts_by_shard(rank: int, size: int) -> None:
@@ -392,4 +427,10 @@ def experts_by_shard(rank: int, size: int) -> None:
     states: list[Any] = [pruner.full_state_dict()]
     dist.broadcast_object_list(states, src=0)
     again.load_state_dict(states[0])
+    assert torch.equal(again.masks["up"], pruner.masks["up"])
+    with shared_folder() as folder:
+        dcp.save({"pruner": pruner}, checkpoint_id=folder)
+        pruner.load_masks({"up": torch.zeros(2 * size, 13, 6, dtype=torch.bool)})
+        assert not pruner.masks["up"].any()
+        dcp.load({"pruner": pruner}, checkpoint_id=folder)
     assert torch.equal(again.masks["up"], pruner.masks["up"])

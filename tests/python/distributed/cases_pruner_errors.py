@@ -307,6 +307,15 @@ def what_is_spread_in_another_way(rank: int, size: int) -> None:
     optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.AdamW, lr=1e-2)
     with all_raise(bs.ArgumentError, "process_group=torch.distributed.group.WORLD"):
         bs.Pruner(model, optimizer, schedule=EVERY)
+    world = dist.group.WORLD
+    with all_raise(bs.ArgumentError, "hold: 'grads' with ZeroRedundancyOptimizer"):
+        bs.Pruner(model, optimizer, schedule=EVERY, process_group=world, hold="grads")
+    late_schedule = bs.OneShot(0.5, 9)
+    with all_raise(bs.ArgumentError, "'bitter10s' with ZeroRedundancyOptimizer"):
+        bs.Pruner(model, optimizer, schedule=late_schedule, process_group=world, scorer="bitter10s")
+    spread = bs.Pruner(model, optimizer, schedule=EVERY, process_group=world)
+    with all_raise(bs.ArgumentError, "load_masks(old.masks)"):
+        spread.replace_optimizer(adamw(model))
     late = net()
     pruner = bs.Pruner(late, scorer="magnitude", schedule=EVERY)
     sharded(late)
