@@ -320,8 +320,8 @@ class Pruner:
         """A pruner that takes over the zeros of a sparse model and keeps them while it is trained on.
 
         An element is pruned if it is +0 or -0, in targets whose share of zeros is at least `min_sparsity`;
-        `plan` lists which. With a schedule among the `options` (those of the class) pruning goes on from
-        there.
+        `plan` lists which. Over ranks shares are those of whole tensors. With a schedule among the `options`
+        (those of the class) pruning goes on from there.
 
         Raises:
             ArgumentError: No target has that many zeros; and as the class.

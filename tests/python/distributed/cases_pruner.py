@@ -7,6 +7,7 @@ from typing import Any
 import bittersweet as bs
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -28,6 +29,7 @@ from training_support import (
     require_replicas,
     require_same,
     sharded,
+    shared_folder,
     train,
 )
 
@@ -354,7 +356,19 @@ def pipeline(rank: int, size: int) -> None:
     assert list(state["masks"] if rank == 0 else []) == (
         ["a.weight", "b.weight", "c.weight", "one.weight"] if rank == 0 else []
     )
-    pruner.load_state_dict(state if rank == 0 else pruner.state_dict())
+    states: list[Any] = [state]
+    dist.broadcast_object_list(states, src=0)
+    with shared_folder() as folder:
+        dcp.save({"pruner": pruner}, checkpoint_id=folder)
+        for load in (
+            lambda again: again.load_state_dict(states[0]),
+            lambda again: dcp.load({"pruner": again}, checkpoint_id=folder),
+        ):
+            again = bs.Pruner(model, optimizer, schedule=RAMP, process_group=dist.group.WORLD)
+            load(again)
+            assert again.steps == STEPS and len(again.history) == 3
+            for name, mask in pruner.masks.items():
+                assert torch.equal(full(again.masks[name]), full(mask))
 
 
 def experts_by_shard(rank: int, size: int) -> None:
@@ -413,4 +427,10 @@ def experts_by_shard(rank: int, size: int) -> None:
     states: list[Any] = [pruner.full_state_dict()]
     dist.broadcast_object_list(states, src=0)
     again.load_state_dict(states[0])
+    assert torch.equal(again.masks["up"], pruner.masks["up"])
+    with shared_folder() as folder:
+        dcp.save({"pruner": pruner}, checkpoint_id=folder)
+        pruner.load_masks({"up": torch.zeros(2 * size, 13, 6, dtype=torch.bool)})
+        assert not pruner.masks["up"].any()
+        dcp.load({"pruner": pruner}, checkpoint_id=folder)
     assert torch.equal(again.masks["up"], pruner.masks["up"])

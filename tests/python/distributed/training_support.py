@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -199,3 +200,13 @@ def no_collectives() -> Iterator[None]:
     finally:
         for name, function in kept.items():
             setattr(dist, name, function)
+
+
+@contextmanager
+def shared_folder() -> Iterator[str]:
+    """An empty folder that all ranks see. Collective."""
+    with tempfile.TemporaryDirectory() as own:
+        told: list[Any] = [own]
+        dist.broadcast_object_list(told, src=0)
+        yield told[0]
+        dist.barrier()
