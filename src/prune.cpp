@@ -3,30 +3,14 @@
 #include "bittersweet/prune.hpp"
 
 #include "bittersweet/cuda.hpp"
-#include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/version.hpp"
+#include "call.hpp"
 #include "checks.hpp"
 #include "cpu/isa.hpp"
-#include "cpu/parallel.hpp"
-#include "fp_environment.hpp"
-#include "nvtx_range.hpp"
 
 namespace bittersweet {
 namespace {
-
-// What one call sets up and takes down again.
-struct Call {
-  explicit Call(const char* name) : range(name) {}
-  NvtxRange range;
-  FpEnvironment environment;
-  cpu::Team team;
-};
-
-CpuEngine& cpu_engine() {
-  static CpuEngine engine;
-  return engine;
-}
 
 void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks) {
   if (masks != tensors.size())

@@ -65,4 +65,25 @@ class NonFiniteScoreError : public Error {  // NaN scores under NonFinite::error
   std::int64_t first_index_;
 };
 
+// Ranks that work on one model could not go on. Every rank throws in the same round.
+class DistributedError : public Error {
+ public:
+  using Error::Error;
+};
+
+class RanksDisagree : public DistributedError {  // they were given different arguments
+ public:
+  using DistributedError::DistributedError;
+};
+
+class RankFailed : public DistributedError {  // another rank threw something else
+ public:
+  using DistributedError::DistributedError;
+};
+
+class ReplicasDiffer : public DistributedError {  // copies of one tensor would get different masks
+ public:
+  using DistributedError::DistributedError;
+};
+
 }  // namespace bittersweet

@@ -114,24 +114,37 @@ inline void add(PruneReport& report, const Selection& selection) {
   if (selection.overflow) report.path += ", candidates overflowed";
 }
 
-// Shares of exp_avg_sq below eps and at zero, when the scorer reads it: exact up to 2^16 elements, else from as many.
-template <Engine E>
-void report_second_moment(E& engine, const ScoreView& view, PruneReport& report, Workspace& workspace) {
-  constexpr std::int64_t lines = 2048;
-  if (!(info_of(view.scorer).reads & reads::exp_avg_sq) || view.size() == 0) return;
-  const float eps = std::visit(
+inline float eps_of(const Scorer& scorer) {
+  return std::visit(
       [](const auto& s) {
         if constexpr (requires { s.eps; })
           return s.eps;
         else
           return 0.0f;
       },
-      view.scorer);
-  std::vector<ScoreInputs> states(view.tensors.begin(), view.tensors.end());
+      scorer);
+}
+
+// The scorer's exp_avg_sq as scores of their own.
+inline std::vector<ScoreInputs> second_moments_of(std::span<const ScoreInputs> tensors) {
+  std::vector<ScoreInputs> states(tensors.begin(), tensors.end());
   for (ScoreInputs& state : states) {
     state.scores = state.exp_avg_sq;
     state.modifier = 1.0f;
   }
+  return states;
+}
+
+// So many lines of exp_avg_sq tell its shares; where there are no more elements than that, all of them do.
+inline constexpr std::int64_t second_moment_lines = 2048;
+
+// Shares of exp_avg_sq below eps and at zero, when the scorer reads it: exact up to 2^16 elements, else from as many.
+template <Engine E>
+void report_second_moment(E& engine, const ScoreView& view, PruneReport& report, Workspace& workspace) {
+  constexpr std::int64_t lines = second_moment_lines;
+  if (!(info_of(view.scorer).reads & reads::exp_avg_sq) || view.size() == 0) return;
+  const float eps = eps_of(view.scorer);
+  const std::vector<ScoreInputs> states = second_moments_of(view.tensors);
   const ScoreView moments = make_view(states, Identity{});
   std::int64_t live = 0, under = 0, zero = 0;
   const auto tally = [&](const float* values, std::int64_t count) {
@@ -238,6 +251,29 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
   }
 }
 
+// A budget as a scope takes it: N:M has one of its own, and an upper limit.
+struct Asked {
+  std::optional<double> sparsity{};
+  std::int64_t k = 0;
+  double most = 1.0;  // share of a tensor
+};
+
+inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
+  Asked asked{.sparsity = budget.sparsity};
+  if (scope.kind != Scope::n_of_m) {
+    asked.k = resolve(budget, total);
+    return asked;
+  }
+  asked.most = 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
+  if (!budget.sparsity && !budget.k) asked.sparsity = asked.most;
+  asked.k = resolve({asked.sparsity, budget.k}, total);
+  if (static_cast<double>(asked.k) > asked.most * static_cast<double>(total) + 0.5)
+    throw ArgumentError("sparsity: more than 1 - N/M = " + std::to_string(asked.most) + " of scope '" +
+                        std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
+                        "'; give less, or omit it to prune M - N of each group");
+  return asked;
+}
+
 template <Engine E>
 PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                        const PruneOptions& options, MaskTable masks, Workspace& workspace) {
@@ -247,15 +283,8 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
   const ScoreView view = make_view(competing, scorer);
   PruneReport report{.total = view.size()};
   const Scope& scope = options.scope;
-  const double most =
-      scope.kind == Scope::n_of_m ? 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of) : 1.0;
-  Budget asked = budget;
-  if (scope.kind == Scope::n_of_m && !asked.sparsity && !asked.k) asked.sparsity = most;
-  report.k = resolve(asked, report.total);
-  if (scope.kind == Scope::n_of_m && static_cast<double>(report.k) > most * static_cast<double>(report.total) + 0.5)
-    throw ArgumentError("sparsity: more than 1 - N/M = " + std::to_string(most) + " of scope '" +
-                        std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
-                        "'; give less, or omit it to prune M - N of each group");
+  const Asked asked = ask(budget, scope, report.total);
+  report.k = asked.k;
   std::vector<std::int64_t> dead(tensors.size());
   live_elements(engine, competing, dead);
   for (std::size_t t = 0; t < tensors.size(); ++t) dead[t] = tensors[t].numel - dead[t];
@@ -267,7 +296,7 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
   } else {
     const std::vector<std::int64_t> share =
         allocate(competing, dead, options.distribution.value_or(Distribution::uniform), report.k, report.total,
-                 asked.sparsity, most);
+                 asked.sparsity, asked.most);
     const bool uniform = options.distribution.value_or(Distribution::uniform) == Distribution::uniform;
     const double s = report.total > 0
                          ? asked.sparsity.value_or(static_cast<double>(report.k) / static_cast<double>(report.total))

@@ -9,7 +9,7 @@
 
 namespace bittersweet {
 
-enum class Purpose : std::uint32_t { random_score = 1, bracket_sample = 2, sampling = 3, sketch = 4 };
+enum class Purpose : std::uint32_t { random_score = 1, bracket_sample = 2, sampling = 3, sketch = 4, digest = 5 };
 
 BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, std::uint64_t seed,
                                                         Purpose purpose) noexcept {

@@ -40,6 +40,14 @@ void bind_errors(py::module_&) {
       raise("LayoutError", error);
     } catch (const MissingStateError& error) {
       raise("MissingStateError", error);
+    } catch (const RanksDisagree& error) {
+      raise("RanksDisagree", error);
+    } catch (const RankFailed& error) {
+      raise("RankFailed", error);
+    } catch (const ReplicasDiffer& error) {
+      raise("ReplicasDiffer", error);
+    } catch (const DistributedError& error) {
+      raise("DistributedError", error);
     } catch (const Error& error) {
       raise("Error", error);
     }

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_info(module);
   bittersweet::python::bind_score(module);
   bittersweet::python::bind_prune(module);
+  bittersweet::python::bind_sharded(module);
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_optim(module);
   bittersweet::python::bind_track(module);

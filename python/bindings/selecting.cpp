@@ -96,7 +96,7 @@ py::dict masks_to_dict(const PruneReport& report) {
   for (const auto& value : report.tensor_threshold) thresholds.append(exactly(value));
   d["tensor_threshold"] = thresholds;
   d["churn"] = report.churn;
-  d["empty_rows"] = report.empty_rows;
+  d["empty_rows"] = counted(report.empty_rows);
   return d;
 }
 

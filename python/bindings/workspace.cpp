@@ -1,27 +1,36 @@
 #include "workspace.hpp"
 
+#include <mutex>
+
 namespace bittersweet::python {
 namespace {
 
 std::mutex mutex;
-Workspace shared;
+std::unique_ptr<Workspace> shared;  // null while somebody has it
 
 }  // namespace
 
-BorrowedWorkspace::BorrowedWorkspace() : lock_(mutex, std::try_to_lock), workspace_(&shared) {
-  if (lock_.owns_lock()) return;
-  own_ = std::make_unique<Workspace>();
-  workspace_ = own_.get();
+BorrowedWorkspace::BorrowedWorkspace() {
+  {
+    const std::scoped_lock lock(mutex);
+    workspace_ = std::move(shared);
+  }
+  if (!workspace_) workspace_ = std::make_unique<Workspace>();
+}
+
+BorrowedWorkspace::~BorrowedWorkspace() {
+  const std::scoped_lock lock(mutex);
+  if (!shared) shared = std::move(workspace_);
 }
 
 std::size_t shared_workspace_bytes() {
   const std::scoped_lock lock(mutex);
-  return shared.reserved();
+  return shared ? shared->reserved() : 0;
 }
 
 void release_shared_workspace() {
   const std::scoped_lock lock(mutex);
-  shared.release();
+  shared.reset();
 }
 
 }  // namespace bittersweet::python

@@ -1,8 +1,7 @@
-// One warm workspace for the process. A call that finds it in use by another thread takes a fresh one.
+// One warm workspace for the process. Whoever finds it in use takes a fresh one.
 #pragma once
 
 #include <memory>
-#include <mutex>
 
 #include "bittersweet/prune.hpp"
 
@@ -11,15 +10,16 @@ namespace bittersweet::python {
 class BorrowedWorkspace {
  public:
   BorrowedWorkspace();
+  ~BorrowedWorkspace();
+  BorrowedWorkspace(const BorrowedWorkspace&) = delete;
+  BorrowedWorkspace& operator=(const BorrowedWorkspace&) = delete;
   Workspace& operator*() noexcept { return *workspace_; }
 
  private:
-  std::unique_lock<std::mutex> lock_;
-  std::unique_ptr<Workspace> own_;
-  Workspace* workspace_;
+  std::unique_ptr<Workspace> workspace_;
 };
 
-std::size_t shared_workspace_bytes();
+std::size_t shared_workspace_bytes();  // 0 while it is in use
 void release_shared_workspace();
 
 }  // namespace bittersweet::python

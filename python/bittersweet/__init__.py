@@ -5,7 +5,7 @@ count zeros. Importing this package loads neither torch nor the compiled module;
 is first used.
 
 ``from bittersweet import *`` leaves out the names that torch has too: Gradient, Identity, Linear
-(`LinearRamp`), Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as
+(`LinearRamp`), Shard, Tensor, Threshold, get_num_threads, set_num_threads and threshold. They are public as
 ``bittersweet.Tensor`` and so on.
 """
 
@@ -19,12 +19,16 @@ from .errors import (
     ArgumentError,
     CheckpointError,
     DeviceError,
+    DistributedError,
     DTypeError,
     Error,
     LayoutError,
     MissingPackageError,
     MissingStateError,
     NonFiniteScoreError,
+    RankFailed,
+    RanksDisagree,
+    ReplicasDiffer,
     ShapeError,
     UnknownNameError,
 )
@@ -32,6 +36,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import optim as optim
     from ._core import __version__
+    from .distributed.shards import Shard as Shard
     from .info import build_info, get_cmake_dir, get_include
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
     from .info import set_num_threads as set_num_threads
@@ -83,8 +88,8 @@ if TYPE_CHECKING:
     from .probe.report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound
     from .select.capture import CapturableStep
     from .select.events import MaskEvent, MaskHistory
-    from .select.functional import Threshold as Threshold
     from .select.functional import kth_value, score
+    from .select.thresholds import Threshold as Threshold
     from .tensors.masks import Mask, Masks
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
@@ -98,7 +103,8 @@ if TYPE_CHECKING:
     from .whole.masking import apply_masks_, count_violations
     from .whole.pruning import make_masks, prune_
     from .whole.pruning import threshold as threshold
-    from .whole.zeros import TensorZeros, ZeroCount, sparsity
+    from .whole.zero_count import TensorZeros, ZeroCount
+    from .whole.zeros import sparsity
 
 _SCORERS = (
     "AdamVariance Bitter0 Bitter1 Bitter2 Bitter3 Bitter4 Bitter5 Bitter5Published Bitter6 Bitter7 Bitter8 "
@@ -107,13 +113,15 @@ _SCORERS = (
 )
 _MODULES = {
     "_core": "__version__",
+    "distributed.shards": "Shard",
     "options.scorers": _SCORERS,
     "options.selectors": "Exact Histogram KthValue Sampling Streaming selectors",
     "tensors.table": "ScoreInputs",
     "wanda.calibration": "Calibrator",
     "select.capture": "CapturableStep",
     "select.events": "MaskEvent MaskHistory",
-    "select.functional": "Threshold kth_value score",
+    "select.functional": "kth_value score",
+    "select.thresholds": "Threshold",
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",
@@ -132,7 +140,8 @@ _MODULES = {
     "whole.mask_file": "load_masks save_masks",
     "whole.masking": "apply_masks_ count_violations",
     "whole.pruning": "make_masks prune_ threshold",
-    "whole.zeros": "TensorZeros ZeroCount sparsity",
+    "whole.zero_count": "TensorZeros ZeroCount",
+    "whole.zeros": "sparsity",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -186,6 +195,7 @@ __all__ = [
     "Cosine",
     "DTypeError",
     "DeviceError",
+    "DistributedError",
     "Error",
     "Exact",
     "Global",
@@ -215,6 +225,9 @@ __all__ = [
     "ProbeRound",
     "Pruner",
     "Random",
+    "RankFailed",
+    "RanksDisagree",
+    "ReplicasDiffer",
     "Row",
     "Sampling",
     "Schedule",

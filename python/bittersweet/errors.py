@@ -2,7 +2,8 @@
 
 Every message names the argument, what was found, what is accepted and what to do. When one is raised, no
 weight, no optimizer state and no mask has been changed. Each class but `Error` itself is also a
-``ValueError``, ``TypeError``, ``KeyError`` or ``ModuleNotFoundError``, so that ordinary handlers catch it.
+``ValueError``, ``TypeError``, ``KeyError``, ``RuntimeError`` or ``ModuleNotFoundError``, so that ordinary
+handlers catch it.
 The compiled module raises the same classes.
 """
 
@@ -13,11 +14,15 @@ __all__ = [
     "CheckpointError",
     "DTypeError",
     "DeviceError",
+    "DistributedError",
     "Error",
     "LayoutError",
     "MissingPackageError",
     "MissingStateError",
     "NonFiniteScoreError",
+    "RankFailed",
+    "RanksDisagree",
+    "ReplicasDiffer",
     "ShapeError",
     "UnknownNameError",
 ]
@@ -57,6 +62,22 @@ class MissingStateError(Error, ValueError):
 
 class CheckpointError(Error, ValueError):
     """A saved state that does not fit the model or the configuration it is loaded into."""
+
+
+class DistributedError(Error, RuntimeError):
+    """Ranks that hold one model together cannot go on; every rank raises, and nothing was pruned on any."""
+
+
+class RanksDisagree(DistributedError):
+    """Ranks were given different arguments: another step, another sparsity, another model."""
+
+
+class RankFailed(DistributedError):
+    """Another rank raised an error of its own, which its text repeats."""
+
+
+class ReplicasDiffer(DistributedError):
+    """Copies of one parameter would get different masks, because they, or their optimizer state, differ."""
 
 
 class UnknownNameError(Error, KeyError):

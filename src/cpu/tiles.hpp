@@ -71,6 +71,11 @@ class Tiles {
       const std::size_t size = size_of(array.dtype);
       const bool direct = array.dtype == DType::f32 || stored_ == as_bf16;
       char* copy = reinterpret_cast<char*>(copy_[s]);
+      if (width == 1 && array.dtype == DType::f32) {  // single elements are loads, not copies
+        for (std::int64_t r = 0; r < runs; ++r) copy_[s][r] = static_cast<const float*>(array.data)[firsts[r]];
+        in_.*stream_[s].slot = copy_[s];
+        continue;
+      }
       for (std::int64_t r = 0; r < runs; ++r, copy += static_cast<std::size_t>(width) * size_of(element())) {
         const std::int64_t n = std::min(width, tensor_.numel - firsts[r]);
         if (n < width) std::memset(copy, 0, static_cast<std::size_t>(width) * size_of(element()));

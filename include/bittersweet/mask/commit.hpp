@@ -23,37 +23,39 @@ inline std::vector<std::int64_t> share_ties(const std::vector<std::int64_t>& pre
   return quota;
 }
 
-// Scores equal to the threshold that are to be pruned.
-inline std::int64_t ties_wanted(Ties ties, const Selection& selection) {
-  switch (ties) {
-    case Ties::exact: return selection.rank - selection.below;
-    case Ties::at_or_below: return selection.equal;
-    case Ties::below: break;
+// The same with a number wanted of each tensor.
+inline std::vector<std::int64_t> share_ties(std::span<const Chunk> chunks, const std::vector<std::int64_t>& present,
+                                            std::vector<std::int64_t> wanted) {
+  std::vector<std::int64_t> quota(present.size());
+  for (std::size_t c = 0; c < present.size(); ++c) {
+    quota[c] = std::min(present[c], wanted[chunks[c].tensor]);
+    wanted[chunks[c].tensor] -= quota[c];
   }
-  return 0;
+  return quota;
 }
 
-// The tensor that prunes some of the scores equal to the threshold and keeps others, and how many.
+// A tensor that prunes some of the scores equal to the threshold and keeps others, and how many.
 struct SplitTies {
   std::size_t tensor;
   std::int64_t wanted;
 };
 
 // Shares by chunk go by memory, and ties by the logical index: a tensor whose memory is in another order, and which
-// prunes some of its ties only, is taken out of the shares. At most one is.
-inline std::optional<SplitTies> take_split(const ScoreView& view, std::span<const Chunk> chunks,
-                                           const std::vector<std::int64_t>& present, std::vector<std::int64_t>& quota) {
+// prunes some of its ties only, is taken out of the shares. Several are only where a rank holds several parts of one.
+inline std::vector<SplitTies> take_split(const ScoreView& view, std::span<const Chunk> chunks,
+                                         const std::vector<std::int64_t>& present, std::vector<std::int64_t>& quota) {
+  std::vector<SplitTies> apart;
   for (std::size_t first = 0, last = 0; first < chunks.size(); first = last) {
     std::int64_t all = 0, some = 0;
     for (; last < chunks.size() && chunks[last].tensor == chunks[first].tensor; ++last) {
       all += present[last];
-      some += quota[last];
+      some += std::min(quota[last], present[last]);
     }
     if (view.tensors[chunks[first].tensor].order.row_major() || some == 0 || some == all) continue;
     std::fill(quota.begin() + static_cast<std::ptrdiff_t>(first), quota.begin() + static_cast<std::ptrdiff_t>(last), 0);
-    return SplitTies{chunks[first].tensor, some};
+    apart.push_back({chunks[first].tensor, some});
   }
-  return std::nullopt;
+  return apart;
 }
 
 // Prunes the wanted ties of a tensor whose mask keeps them all: the first by logical index. Returns the extra passes.
@@ -98,34 +100,35 @@ inline void fill_chunk(const ScoreInputs& tensor, const Chunk& chunk, std::uint6
     mask[word] = keep ? bits::live(tensor.mask, tensor.numel, word) : 0;
 }
 
-// Completes masks that a bracket pass wrote (keep = live and not score <= low). Chunks that the provisional bits
-// already describe are left alone; those that hold nothing but ties and decided scores are filled; the rest are
-// scored once more. Returns the extra passes over the inputs that this took.
-template <Engine E>
-double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run, Ties ties,
-                      MaskTable masks) {
-  const Selection& selection = run.selection;
-  const BracketResult& result = run.counts;
-  const std::int64_t wanted = ties_wanted(ties, selection);
-  std::vector<std::int64_t> present(chunks.size());
-  const bool split = wanted != 0 && wanted != selection.equal;
-  for (std::size_t c = 0; c < chunks.size(); ++c) {
-    const BracketCounts& counts = result.chunk[c];
-    switch (selection.place) {
+// How many scores equal to the threshold each chunk has, where the place of the selection tells; `inside` too?
+inline std::vector<std::int64_t> ties_present(const ExactRun& run, bool inside) {
+  std::vector<std::int64_t> present(run.counts.chunk.size());
+  for (std::size_t c = 0; c < present.size(); ++c) {
+    const BracketCounts& counts = run.counts.chunk[c];
+    const Candidates& found = run.counts.candidates[c];
+    switch (run.selection.place) {
       case Place::zeros_below: present[c] = counts.below; break;
       case Place::at_low: present[c] = counts.equal_low; break;
       case Place::at_high: present[c] = counts.equal_high; break;
       case Place::inside:
-        if (split)
-          present[c] = std::count(result.candidates[c].scores, result.candidates[c].scores + result.candidates[c].count,
-                                  selection.value);
+        if (inside) present[c] = std::count(found.scores, found.scores + found.count, run.selection.value);
         break;
       default: break;
     }
   }
-  std::vector<std::int64_t> quota = share_ties(present, wanted);
-  const std::optional<SplitTies> apart = split ? take_split(view, chunks, present, quota) : std::nullopt;
-  if (selection.place == Place::inside && !split) std::fill(quota.begin(), quota.end(), wanted == 0 ? 0 : all_ties);
+  return present;
+}
+
+// Completes masks that a bracket pass wrote (keep = live and not score <= low): of the ties present in each chunk, as
+// many go as its quota says. Chunks that the provisional bits already describe are left alone; those that hold nothing
+// but ties and decided scores are filled; the rest are scored once more. Returns the extra passes over the inputs that
+// this took.
+template <Engine E>
+double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run,
+                      const std::vector<std::int64_t>& present, std::vector<std::int64_t> quota, MaskTable masks) {
+  const Selection& selection = run.selection;
+  const BracketResult& result = run.counts;
+  const std::vector<SplitTies> apart = take_split(view, chunks, present, quota);
 
   std::vector<ChunkQuota> again;
   for (std::size_t c = 0; c < chunks.size(); ++c) {
@@ -163,8 +166,21 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
   std::int64_t rescored = 0;
   for (const ChunkQuota& q : again) rescored += chunks[q.chunk].count;
   if (!again.empty()) engine.write_mask(view, chunks, again, selection.value, masks);
-  const double passes = static_cast<double>(rescored) / static_cast<double>(std::max<std::int64_t>(view.size(), 1));
-  return apart ? passes + prune_split(engine, view, chunks, run, present, *apart, masks) : passes;
+  double passes = static_cast<double>(rescored) / static_cast<double>(std::max<std::int64_t>(view.size(), 1));
+  for (const SplitTies& split : apart) passes += prune_split(engine, view, chunks, run, present, split, masks);
+  return passes;
+}
+
+// The same for ties that go in order of (tensor, flat index).
+template <Engine E>
+double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run, Ties ties,
+                      MaskTable masks) {
+  const std::int64_t wanted = ties_wanted(ties, run.selection);
+  const bool split = wanted != 0 && wanted != run.selection.equal;
+  const std::vector<std::int64_t> present = ties_present(run, split);
+  std::vector<std::int64_t> quota = share_ties(present, wanted);
+  if (run.selection.place == Place::inside && !split) std::fill(quota.begin(), quota.end(), wanted == 0 ? 0 : all_ties);
+  return complete_masks(engine, view, chunks, run, present, std::move(quota), masks);
 }
 
 // Masks for a threshold found without them: one read when ties go one way, else a bracket on the threshold itself,

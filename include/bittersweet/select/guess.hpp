@@ -31,10 +31,14 @@ inline float nth(std::span<float>& values, double wanted) {
   return values.back();
 }
 
-// Standard deviation of the number of sampled scores up to `middle`, from the differences of neighbouring lines: scores
-// of one line share their row's scale, so they are not independent, but what separates tensors must not count. A
-// quarter of the pairs of a large sample tell it to two percent.
-inline double rank_deviation(std::span<const float> sample, float middle, double share) {
+// How far neighbouring lines of a sample part in the number of scores up to `middle`, of which there is `share`: the
+// sum of the squares over some of the pairs. A quarter of the pairs of a large sample tell it to two percent.
+struct LineSpread {
+  double squares = 0;
+  std::int64_t pairs = 0;
+};
+
+inline LineSpread line_spread(std::span<const float> sample, float middle, double share) {
   const std::size_t lines = sample.size() / LineSample::width, step = lines < 4096 ? 2 : 8;
   const auto excess = [&](std::size_t line) {
     int under = 0, drawn = 0;
@@ -44,13 +48,20 @@ inline double rank_deviation(std::span<const float> sample, float middle, double
     }
     return under - share * drawn;
   };
-  double sum = 0;
-  std::size_t pairs = 0;
-  for (std::size_t line = 0; line + 1 < lines; line += step, ++pairs) {
+  LineSpread spread;
+  for (std::size_t line = 0; line + 1 < lines; line += step, ++spread.pairs) {
     const double difference = excess(line) - excess(line + 1);
-    sum += difference * difference;
+    spread.squares += difference * difference;
   }
-  return std::sqrt(sum / 2 * static_cast<double>(lines) / static_cast<double>(std::max<std::size_t>(pairs, 1)));
+  return spread;
+}
+
+// Standard deviation of the number of sampled scores up to `middle`, from the differences of neighbouring lines: scores
+// of one line share their row's scale, so they are not independent, but what separates tensors must not count.
+inline double rank_deviation(std::span<const float> sample, float middle, double share) {
+  const auto lines = static_cast<double>(sample.size() / LineSample::width);
+  const LineSpread spread = line_spread(sample, middle, share);
+  return std::sqrt(spread.squares / 2 * lines / static_cast<double>(std::max<std::int64_t>(spread.pairs, 1)));
 }
 
 }  // namespace detail

@@ -76,6 +76,16 @@ struct Selection {
   bool overflow = false;  // exact: more candidates than room, so radix passes followed
 };
 
+// Scores equal to the threshold that are to be pruned.
+inline std::int64_t ties_wanted(Ties ties, const Selection& selection) {
+  switch (ties) {
+    case Ties::exact: return selection.rank - selection.below;
+    case Ties::at_or_below: return selection.equal;
+    case Ties::below: break;
+  }
+  return 0;
+}
+
 // What a selection may be told beside the rank.
 struct SelectContext {
   std::uint64_t seed = 0;

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, MissingStateError
+from ..distributed.parts import mask_of_part
+from ..distributed.shards import is_dtensor, local
+from ..errors import ArgumentError, LayoutError, MissingStateError
 from ..optimizers.optimizers import MOMENTS, STEP_READS, WITHOUT_STATE, Optimizers
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
@@ -26,6 +28,7 @@ __all__ = [
     "element_items",
     "masks_of",
     "missing_reads",
+    "part_of",
     "score_inputs",
     "supply",
 ]
@@ -44,16 +47,49 @@ class Bound:
     state: ParameterState
     in_optimizer: bool | None
 
+    def tensor(self, argument: str) -> torch.Tensor | None:
+        """The model's or the optimizer's own tensor for this argument of `ScoreInputs`, None where absent:
+        the weight, its grad or a moment. A DTensor where the weight is one."""
+        if argument == "weight":
+            return self.parameter
+        if argument == "grad":
+            return self.parameter.grad
+        found: torch.Tensor | None = getattr(self.state, argument)
+        return found
+
     def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
-        """Its tensors for these arguments of `ScoreInputs`, among weight, grad and the moments; None where
-        absent."""
-        item = ScoreInputs(self.parameter, name=self.entry.name, **self.entry.axes._asdict())
+        """What this rank holds of its tensors for these arguments of `ScoreInputs`, among weight, grad and
+        the moments; None where absent.
+
+        Raises:
+            LayoutError: A tensor is not spread over ranks as its weight is.
+        """
+        item = ScoreInputs(local(self.parameter), name=self.entry.name, **self.entry.local_axes._asdict())
         for argument in arguments:
-            if argument == "grad":
-                item.grad = self.parameter.grad
-            elif argument in MOMENTS:
-                setattr(item, argument, getattr(self.state, argument))
+            if (argument == "grad" or argument in MOMENTS) and (tensor := self.tensor(argument)) is not None:
+                self._require_alike(tensor, argument)
+                setattr(item, argument, local(tensor))
         return item
+
+    def _require_alike(self, tensor: torch.Tensor, argument: str) -> None:
+        shard, found = self.entry.shard, is_dtensor(tensor)
+        layout = None if shard is None else shard.layout
+        if found != (layout is not None) or (found and not _is_laid_out(tensor, layout)):
+            placed = f"placed as {list(tensor.placements)}" if found else "no DTensor"  # type: ignore[attr-defined]
+            wanted = "no DTensor" if layout is None else f"placed as {list(layout.placements)}"
+            remedy = (
+                "Redistribute it to the placements of its weight"
+                if argument == "grad"
+                else "Make the optimizer after fully_shard and parallelize_module"
+            )
+            raise LayoutError(
+                f"{argument} of '{self.entry.name}' is {placed}, and its weight {wanted}; they must lie "
+                f"alike on the ranks. {remedy}"
+            )
+
+
+def _is_laid_out(tensor: Any, layout: Any) -> bool:
+    return bool(tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh)
 
 
 def bind(
@@ -119,9 +155,18 @@ def masks_of(targets: Sequence[PlanEntry], given: Mapping[str, Any]) -> dict[str
             )
         if entry.name in masks:
             raise ArgumentError(f"masks: '{name}' and another name give a mask to the same tied parameter")
-        mask = as_mask(value, entry.shape, entry.name)
-        masks[entry.name] = mask.called(entry.name)
+        masks[entry.name] = as_mask(part_of(value, entry), entry.local_shape, entry.name).called(entry.name)
     return masks
+
+
+def part_of(value: Any, entry: PlanEntry) -> Any:
+    """What this rank holds of a mask of the whole weight: a bool array, a `Mask`, or a DTensor laid out like
+    the weight. A mask of this rank's part, and anything that does not fit, is returned as it is.
+
+    Raises:
+        LayoutError: A DTensor that is laid out otherwise.
+    """
+    return mask_of_part(value, entry.shard, entry.local_shape, entry.name)
 
 
 def element_items(
@@ -147,7 +192,7 @@ def _items(
     for one in bound:
         if (mask := masks.get(one.entry.name)) is not None:
             for key, tensor in kept(one.parameter).items():
-                items.append(ScoreInputs(tensor, name=f"{one.entry.name} ({key})"))
+                items.append(ScoreInputs(local(tensor), name=f"{one.entry.name} ({key})"))
                 chosen.append(mask)
     return items, chosen
 
@@ -171,7 +216,7 @@ def competitors(
         item = score_inputs(one, reads, masks.get(one.entry.name))
         error = error or supply(item, answers.get(one.entry.name))
         if error is None:
-            item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
+            item.input_norm = norms.here(one.entry) if "input_norm" in reads else None
             inputs.append(item)
         elif skip:
             skipped.append(one.entry.name)

@@ -1,19 +1,21 @@
-"""The plan: one entry per parameter, with a reason for each that is left alone. It holds names only."""
+"""The plan: one entry per parameter, with a reason for each that is left alone. It holds no tensors."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, Error, ShapeError
+from ..distributed.shards import is_dtensor, local
+from ..errors import ArgumentError, Error, LayoutError, ShapeError
 from ..tensors.geometry import Axes, Geometry, geometry_of
 
 if TYPE_CHECKING:
     import torch
 
+    from ..distributed.shards import Shard
     from ..tensors.trails import Trail
 
 _SHARE = 0.1  # of the weights, left out by nobody's wish, is worth a word
@@ -27,7 +29,7 @@ class PlanEntry:
         name: Its name without the prefixes that torch.compile, DDP and Fabric add.
         aliases: The other names of the same parameter (tied weights).
         path: Its path from the unwrapped model, as `Module.get_parameter` takes it.
-        shape: Its shape when the plan was made.
+        shape: Its shape when the plan was made; that of the whole, where ranks hold parts of it.
         dtype: Its element type when the plan was made, such as ``float32``.
         in_dim: The axis of the inputs: 0 for transposed convolutions and transformers' Conv1D, None for the
             default (axis 1, or the only axis). For experts and what `in_dim` names, that axis.
@@ -38,6 +40,8 @@ class PlanEntry:
         overlooked: It is left out by the default or the optimizer, and nobody asked for that; and it is a
             weight by its shape (floating-point, two or more axes, no embedding).
         weight: It is such a weight, pruned or not.
+        shard: Which part of it this rank holds; None: all of it.
+        part_shape: The shape of that part; None likewise.
     """
 
     name: str
@@ -52,6 +56,8 @@ class PlanEntry:
     rows_known: bool = True
     overlooked: bool = False
     weight: bool = True
+    shard: Shard | None = None
+    part_shape: tuple[int, ...] | None = None
 
     @property
     def pruned(self) -> bool:
@@ -62,11 +68,39 @@ class PlanEntry:
         return math.prod(self.shape)
 
     @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shape of what this rank holds, and of its mask."""
+        return self.shape if self.part_shape is None else self.part_shape
+
+    @property
+    def local_numel(self) -> int:
+        return math.prod(self.local_shape)
+
+    @property
+    def key(self) -> str:
+        """The name of what is saved of it: with its box, if this process alone knows which part it has."""
+        if self.shard is None or self.shard.layout is not None or self.local_shape == self.shape:
+            return self.name
+        bounds = zip(self.shard.offset, self.local_shape, strict=True)
+        return f"{self.name}[{', '.join(f'{start}:{start + size}' for start, size in bounds)}]"
+
+    def here(self) -> PlanEntry:
+        """What this rank holds as if it were a parameter of its own."""
+        return self if self.shard is None else replace(self, shape=self.local_shape)
+
+    @property
     def axes(self) -> Axes:
         """What its axes mean, as `ScoreInputs` takes it (``**entry.axes._asdict()``)."""
         if not self.rows_known:
             return Axes(0, max(len(self.shape) - 1, 0))
         return Axes(self.in_dim, self.kernel_dims, self.groups)
+
+    @property
+    def local_axes(self) -> Axes:
+        """`axes` of the part that this rank holds: a part of the rows knows nothing of the groups that they
+        fall into."""
+        axes = self.axes
+        return axes._replace(groups=None) if self.shard is not None and axes.in_dim != 0 else axes
 
     @property
     def geometry(self) -> Geometry:
@@ -174,6 +208,8 @@ class Plan:
 def _row(entry: PlanEntry, width: int) -> str:
     shape = "x".join(map(str, entry.shape)) or "scalar"
     notes = [f"tied with {', '.join(entry.aliases)}"] if entry.aliases else []
+    if entry.local_shape != entry.shape:
+        notes.append(f"{'x'.join(map(str, entry.local_shape))} of it on this rank")
     if entry.reason:
         notes.append(entry.reason)
     columns = f"{entry.name:<{width}}  {shape:>16}  {entry.numel:>13,}  {entry.dtype:<8}"
@@ -198,8 +234,15 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
 
     Raises:
         Error: The model no longer has such a parameter.
-        ShapeError: It has another shape than when the plan was made.
+        ShapeError, LayoutError: See `check_shape`.
     """
+    parameter = find(model, entry)
+    check_shape(entry, parameter)
+    return parameter
+
+
+def find(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
+    """`lookup`, whatever the parameter looks like. Raises Error if there is none."""
     module: Any = model
     *owners, attribute = entry.path.split(".")
     for owner in owners:
@@ -212,7 +255,6 @@ def lookup(model: torch.nn.Module, entry: PlanEntry) -> torch.Tensor:
             f"the model no longer has the parameter '{entry.name}' (removed, renamed, or parametrized after "
             "the Pruner was made). Make a new Pruner for the changed model"
         )
-    check_shape(entry, parameter)
     return parameter
 
 
@@ -231,9 +273,29 @@ def follow(trail: Trail, model: torch.nn.Module, entries: Iterable[PlanEntry]) -
 
 
 def check_shape(entry: PlanEntry, parameter: torch.Tensor) -> None:
-    """Raises ShapeError if `parameter` does not have the shape that `entry` saw."""
-    if parameter.shape != entry.shape:
-        raise ShapeError(
-            f"parameter '{entry.name}' has shape {tuple(parameter.shape)}; it had {entry.shape} when the "
-            "Pruner was made. Make a new Pruner for the changed model"
-        )
+    """Raises ShapeError if `parameter` does not have the shape that `entry` saw, and LayoutError if ranks
+    hold it in another way."""
+    made = "when the Pruner was made. Make a new Pruner for the changed model"
+    shard, found = entry.shard, tuple(parameter.shape)
+    if shard is None or shard.layout is None:
+        if is_dtensor(parameter):
+            raise LayoutError(
+                f"parameter '{entry.name}' is a DTensor, and was none {made}: call fully_shard and "
+                "parallelize_module before the Pruner is made"
+            )
+        if found != entry.local_shape:
+            raise ShapeError(f"parameter '{entry.name}' has shape {found}; it had {entry.local_shape} {made}")
+        return
+    if found != shard.shape:
+        raise ShapeError(f"parameter '{entry.name}' has shape {found}; it had {shard.shape} {made}")
+    if not is_dtensor(parameter) or tuple(local(parameter).shape) != entry.local_shape:
+        raise gathered(entry.name)
+
+
+def gathered(name: str) -> LayoutError:
+    """The error for a parameter that fully_shard has gathered for a forward pass."""
+    return LayoutError(
+        f"parameter '{name}' is gathered now, so that what is written to its shards would not reach the next "
+        "forward pass: this was called between forward and backward, or after an evaluation. Call "
+        "pruner.step() right after optimizer.step(), or model.reshard() first"
+    )

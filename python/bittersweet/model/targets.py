@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import Shard, local, shard_of
 from ..errors import ArgumentError, LayoutError
 from ..notices import warn_once
 from ..optimizers.optimizers import Optimizers
@@ -47,6 +48,8 @@ def find_targets(
     *,
     in_dim: Mapping[Any, int] | None = None,
     frozen: bool = False,
+    over_ranks: bool = False,
+    shards: Mapping[Any, Shard] | None = None,
 ) -> Plan:
     """Decides for every parameter of `model` whether it is pruned.
 
@@ -76,12 +79,15 @@ def find_targets(
             same patterns. All other axes then count output rows. A parameter of three or more axes that has
             none can be pruned by the scopes global and tensor only, see `require_rows`.
         frozen: Parameters that do not require grad take part too, for pruning without training.
+        over_ranks: DTensors are taken: each entry says which part of it this rank holds. And nothing to prune
+            here is no error: other ranks may have targets.
+        shards: The same by hand, by the same patterns, for plain parameters that are parts of whole ones.
 
     Raises:
         ArgumentError: `model` is no module, a pattern matches nothing, nothing at all is left to prune, or
             `in_dim` names an axis that is not there or contradicts a class.
-        LayoutError: Two different parameters share their memory, or their memory is spread over ranks (FSDP,
-            DTensor).
+        LayoutError: Two different parameters share their memory, or their memory is spread over ranks (FSDP1,
+            DeepSpeed ZeRO-3; DTensors unless `over_ranks`, and those whose part is no box of plain numbers).
         DTypeError, DeviceError: A chosen parameter is not a dense f32, f16 or bf16 tensor in reach of this
             build.
     """
@@ -94,19 +100,21 @@ def find_targets(
     wanted = None if targets is None else Patterns(targets, "targets", everything)
     unwanted = None if ignore is None else Patterns(ignore, "ignore", everything)
     given = _given_axes(in_dim, parameters)
+    parts = _given_shards(shards, parameters)
     optimizers = Optimizers.of(optimizer)
     trained = set(optimizers.groups()) if optimizers else None
 
     entries = []
     for key, places in parameters.items():
         left = _why_left(places, wanted, unwanted, trained, frozen)
-        entries.append(_entry(places, given.get(key), left))
+        entry = _entry(places, given.get(key), left)
+        entries.append(
+            _part(entry, places[0].parameter, parts.get(key), over_ranks) if left is None else entry
+        )
     plan = Plan(tuple(entries), dict(settings or {}))
-    if not plan.targets:
+    if not plan.targets and not over_ranks:
         raise ArgumentError(_nothing(entries))
     chosen = [places[0] for entry, places in zip(entries, parameters.values(), strict=True) if entry.pruned]
-    for place in chosen:
-        refuse_distributed(place.name, place.parameter)
     _check_memory((place.name, place.parameter) for place in chosen)
     if (overlooked := plan.overlooked()) is not None:
         warn_once(
@@ -160,6 +168,42 @@ def _entry(places: list[Place], given: int | None, left: _Left | None) -> PlanEn
         overlooked=weight and left is not None and not left.asked,
         weight=weight,
     )
+
+
+def _part(entry: PlanEntry, parameter: torch.Tensor, given: Shard | None, taken: bool) -> PlanEntry:
+    """The entry of a target, with the part of it that this rank holds; DTensors are `taken` or refused."""
+    if not taken:
+        refuse_distributed(entry.name, parameter)
+    shard = shard_of(parameter, entry.name)
+    if given is not None:
+        if shard is not None:
+            raise ArgumentError(
+                f"shards: '{entry.name}' is a DTensor, which says itself which part is here. Leave it out"
+            )
+        given.require_fits(tuple(parameter.shape), entry.name)
+        shard = given
+    if shard is None:
+        return entry
+    return replace(entry, shape=shard.shape, shard=shard, part_shape=tuple(local(parameter).shape))
+
+
+def _given_shards(shards: Any, parameters: Mapping[int, list[Place]]) -> dict[int, Shard]:
+    """The parts that the user gives, by the id of the parameter."""
+    if shards is None:
+        return {}
+    if not isinstance(shards, Mapping) or not all(isinstance(one, Shard) for one in shards.values()):
+        raise ArgumentError(
+            f"shards: found {shown(shards)}; accepted: a mapping from names or globs to bittersweet.Shard, "
+            "such as {'experts.up': Shard(shape=(8, 64, 32), offset=(4, 0, 0))}"
+        )
+    everything = [place for places in parameters.values() for place in places]
+    found: dict[int, Shard] = {}
+    for pattern, shard in shards.items():
+        patterns = Patterns(pattern, "shards", everything)
+        for key, places in parameters.items():
+            if any(patterns.matches(place) for place in places):
+                found[key] = shard
+    return found
 
 
 def _given_axes(in_dim: Any, parameters: Mapping[int, list[Place]]) -> dict[int, int]:
@@ -290,7 +334,7 @@ def _check_memory(chosen: Iterable[tuple[str, torch.Tensor]]) -> None:
 
     seen: dict[int, str] = {}
     for name, parameter in chosen:
-        view = arrays.inspect(parameter, "weight", name)
+        view = arrays.inspect(local(parameter), "weight", name)
         if view.numel and view.pointer in seen:
             raise LayoutError(
                 f"parameters '{seen[view.pointer]}' and '{name}' share their memory but are two Parameters. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import is_dtensor
 from ..errors import ArgumentError, LayoutError
 
 if TYPE_CHECKING:
@@ -58,21 +59,30 @@ def wrapped_child(module: torch.nn.Module) -> tuple[str, torch.nn.Module] | None
 
 
 def refuse_sharded(model: torch.nn.Module) -> None:
-    """Raises LayoutError if FSDP1 has put parameters of the model into flat shards."""
+    """Raises LayoutError if FSDP1 or DeepSpeed has taken parameters of the model apart, which leaves nothing
+    that says where their elements are."""
     for name, module in model.named_modules():
         if is_a(module, "torch.distributed.fsdp", "FullyShardedDataParallel"):
             raise LayoutError(
                 f"model: {f'its part {name!r}' if name else 'it'} is a FullyShardedDataParallel module, and "
-                "each rank holds a shard of its weights: thresholds would be taken per rank. Train with "
-                "DistributedDataParallel, or prune before the model is wrapped"
+                "each rank holds a flat piece of its weights: thresholds would be taken per rank. Use "
+                "torch.distributed.fsdp.fully_shard in its place (or DistributedDataParallel), or prune "
+                "before the model is wrapped"
+            )
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            raise LayoutError(
+                f"parameter '{name}' is partitioned by DeepSpeed ZeRO-3, and each rank holds a flat piece of "
+                "it: thresholds would be taken per rank. Use torch.distributed.fsdp.fully_shard or ZeRO "
+                "stage 1 or 2, or prune before the engine is made"
             )
 
 
 def refuse_distributed(name: str, parameter: torch.Tensor) -> None:
-    """Raises LayoutError if the parameter is a DTensor."""
-    if is_a(parameter, "torch.distributed.tensor", "DTensor"):
+    """Raises LayoutError if the parameter is a DTensor, for callers that take whole weights alone."""
+    if is_dtensor(parameter):
         raise LayoutError(
             f"parameter '{name}' is a DTensor, of which each rank holds a part (fully_shard or tensor "
-            "parallelism), and thresholds need whole weights. Train with DistributedDataParallel, prune "
-            "before the model is sharded, or leave it out with ignore"
+            "parallelism), and this takes whole weights. Do it before the model is sharded, or leave it out "
+            "with ignore; a Pruner takes DTensors as they are"
         )

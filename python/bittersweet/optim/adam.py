@@ -12,13 +12,14 @@ from torch.optim.adamw import adamw
 from ..errors import ArgumentError
 from ..options.values import shown
 from .masked import MaskedStep
-from .rows import Gathered, why_outside
+from .rows import Gathered, here, why_outside
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
 __all__ = ["Adam", "AdamW"]
 
+_PLAIN = torch.nn.Parameter
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
@@ -89,8 +90,9 @@ class _AdamStep(MaskedStep):
             if not (state := states[parameter]):
                 self._begin_state(parameter, state, amsgrad)
             largest = state["max_exp_avg_sq"] if amsgrad else None
+            found = (parameter, grad, state["exp_avg"], state["exp_avg_sq"], largest, state["step"])
             parameters.append(parameter)
-            tensors += (parameter, grad, state["exp_avg"], state["exp_avg_sq"], largest, state["step"])
+            tensors += found if type(parameter) is _PLAIN else here(found)
             groups.append(number)
 
     def _begin_state(self, parameter: torch.Tensor, state: dict[str, Any], amsgrad: bool) -> None:
@@ -140,8 +142,8 @@ class Adam(_AdamStep, torch.optim.Adam):
 
     On the CPU the pass takes parameters whose tensors lie in memory alike (row-major, channels_last,
     transposed): all float32, all bfloat16, or 16-bit with float32 states. It gives the bits of torch's fused
-    step (see `equals_torch`), whatever the number of threads. All others are stepped by torch's fused step,
-    and their masks held after it; `held` says which.
+    step (see `equals_torch`), whatever the number of threads. Of DTensors it takes what this rank holds. All
+    others are stepped by torch's fused step, and their masks held after it; `held` says which.
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: As torch's.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import notices
+from ..distributed.shards import is_dtensor, local
 from ..errors import ArgumentError
 from ..optimizers.compilation import outside_of_compilation
 from ..options.values import shown
@@ -20,7 +21,7 @@ from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from .rounding import Rounding, rounding
-from .rows import Entry, Gathered, Rows, Selection, overlapping, why_outside
+from .rows import Entry, Gathered, Rows, Selection, here, overlapping, why_outside
 
 __all__ = ["Held", "MaskedStep"]
 
@@ -66,7 +67,8 @@ class MaskedStep(torch.optim.Optimizer):
         optimizer, and are never part of ``state_dict()``.
 
         Args:
-            masks: By parameter: `Mask` objects or bool tensors of its shape, True = keep.
+            masks: By parameter: `Mask` objects or bool tensors of its shape (of a DTensor: of what this rank
+                holds, or DTensors), True = keep.
             state: Whether ``exp_avg``, ``exp_avg_sq`` and ``max_exp_avg_sq`` are held as well. It goes for
                 all masks of the optimizer.
 
@@ -87,7 +89,7 @@ class MaskedStep(torch.optim.Optimizer):
                     f"masks: key {i} is {shown(parameter)}, which is no parameter of this "
                     f"{type(self).__name__}; accepted: the parameters themselves, not their names"
                 )
-            taken[parameter] = as_mask(value, tuple(parameter.shape), f"parameter {i}")
+            taken[parameter] = as_mask(local(value), tuple(local(parameter).shape), f"parameter {i}")
         self._write_zeros(taken, state)
         self._mine = taken
         self.hold_for(self, taken, state=state)
@@ -105,7 +107,12 @@ class MaskedStep(torch.optim.Optimizer):
     def _set(self, together: Mapping[torch.Tensor, Mask]) -> None:
         self._joined, self._together = len(self._owners), together
         self._watched = [parameter for parameter in together if not parameter.is_inference()]
-        self._left: list[int] | None = list(map(_VERSION, self._watched))
+        self._sharded = list(filter(is_dtensor, self._watched))
+        self._left: list[int] | None = self._versions()
+
+    def _versions(self) -> list[int]:
+        """Those of the held parameters; a DTensor and what it keeps here have one each."""
+        return list(map(_VERSION, [*self._watched, *map(local, self._sharded)]))
 
     def _join(self, without: Container[object] = ()) -> Mapping[torch.Tensor, Mask]:
         if len(self._owners) == 1 and not without:
@@ -126,10 +133,10 @@ class MaskedStep(torch.optim.Optimizer):
         """Writes the zeros anew if a held parameter was written since they last were, ``.data`` aside, or if
         other states were loaded; where masks were let drift in the last step, only with `drifted`."""
         masks = self._pruned()
-        written = drifted if self._left is None else self._left != list(map(_VERSION, self._watched))
+        written = drifted if self._left is None else self._left != self._versions()
         if written:
             self._write_zeros(masks)
-            self._left = list(map(_VERSION, self._watched))
+            self._left = self._versions()
 
     def let_drift(self, owner: object, drifts: bool) -> None:
         """Whether the next step goes without this owner's masks: what they prune competes again after it."""
@@ -270,7 +277,7 @@ class MaskedStep(torch.optim.Optimizer):
         if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
         if not skipped:
-            self._left = list(map(_VERSION, self._watched)) if masks is self._together else None
+            self._left = self._versions() if masks is self._together else None
 
     def _hold_idle(self, masks: Mapping[torch.Tensor, Mask], now: Gathered) -> None:
         """Writes the zeros of parameters without a gradient, which no step writes, where something else has
@@ -278,7 +285,7 @@ class MaskedStep(torch.optim.Optimizer):
         stepped = set(map(id, now.parameters))
         idle = {one: mask for one, mask in masks.items() if id(one) not in stepped}
         written = {one: mask for one, mask in idle.items() if self._idle.get(one) != _version(one)}
-        self._violated += [one for one, mask in written.items() if one.detach()[~mask.bool()].any()]
+        self._violated += [one for one, mask in written.items() if local(one).detach()[~mask.bool()].any()]
         self._write_zeros(written)
         self._idle = {one: _version(one) for one in idle}
 
@@ -308,7 +315,7 @@ class MaskedStep(torch.optim.Optimizer):
         assert first is not None and second is not None
         grad = parameter if parameter.grad is None else parameter.grad
         step = kept.get("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
-        return Entry(parameter, grad, first, second, largest, step)
+        return Entry(*here((parameter, grad, first, second, largest, step)))
 
     def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
         """A pass of its own over these parameters, and over their states if they are held."""
@@ -316,9 +323,9 @@ class MaskedStep(torch.optim.Optimizer):
         items = []
         for i, parameter in enumerate(masks):
             kept = self.state.get(parameter) or {}
-            item = ScoreInputs(parameter, name=f"parameter {i}")
+            item = ScoreInputs(local(parameter), name=f"parameter {i}")
             for role in roles[1:]:
-                setattr(item, role, kept.get(role))
+                setattr(item, role, local(kept.get(role)))
             items.append(item)
         self._holder.apply(items, tuple(masks.values()))
 

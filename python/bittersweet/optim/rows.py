@@ -8,6 +8,7 @@ from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core
+from ..distributed.shards import is_dtensor, local
 from ..errors import Error, ShapeError
 from ..tensors import devices
 from ..tensors.addresses import reader
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..tensors.orders import Order
     from .rounding import Rounding
 
-__all__ = ["Entry", "Gathered", "Pass", "Rows", "Selection", "overlapping", "why_outside"]
+__all__ = ["Entry", "Gathered", "Pass", "Rows", "Selection", "here", "overlapping", "why_outside"]
 
 COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
 WIDTH = len(_core.OPTIM_COLUMNS)
@@ -46,12 +47,31 @@ class Entry(NamedTuple):
     step: torch.Tensor
 
 
+def here(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What this rank holds of DTensors, given as `Entry` has them. A gradient that lies on the ranks in
+    another way than its parameter is brought to it, as torch's step does; states that do are left as they
+    are, for torch."""
+    parameter, grad, *states, step = tensors
+    if not is_dtensor(parameter):
+        return tensors
+    mesh, placements = parameter.device_mesh, parameter.placements
+    if any(one is not None and not _lies_like(one, placements) for one in states):
+        return tensors
+    if is_dtensor(grad) and grad.placements != placements:
+        grad = grad.redistribute(mesh, placements)
+    return (*map(local, (parameter, grad, *states)), step)
+
+
+def _lies_like(tensor: Any, placements: Any) -> bool:
+    return is_dtensor(tensor) and tensor.placements == placements
+
+
 class Gathered:
     """All entries of one step, as plain lists: it is made on every step.
 
     Attributes:
         parameters: Those that have a gradient.
-        tensors: The six of `Entry` for each, one after another.
+        tensors: The six of `Entry` for each, one after another; of DTensors what this rank holds.
         groups: The number of each one's parameter group.
     """
 
@@ -170,17 +190,20 @@ class Rows:
         self._masks, self._left, self._skippable, self._held = masks, {}, [], []
         for row, (parameter, order) in enumerate(zip(self._now.parameters, self._orders, strict=True)):
             mask = masks.get(parameter) if masks else None
-            if mask is not None and mask.shape != tuple(parameter.shape):
+            if mask is not None and mask.shape != (shape := tuple(local(parameter).shape)):
                 self._masks = None
                 raise ShapeError(
-                    f"parameter of shape {tuple(parameter.shape)}: its mask has shape {mask.shape}, which it "
+                    f"parameter of shape {shape}: its mask has shape {mask.shape}, which it "
                     "had itself when it was held. Give it a new mask, or hold({})"
                 )
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
             mask = None if mask is None else mask.ordered(order)
             self._held.append(mask)
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
-            if mask is not None and len(mask.held) and (mask.held == 0).mean() > _WORTH:
+            # A write through a DTensor raises its own version, and not that of what it keeps here.
+            if mask is None or is_dtensor(parameter):
+                continue
+            if len(mask.held) and (mask.held == 0).mean() > _WORTH:
                 self._skippable.append(row)
 
     def _state(self, row: int) -> tuple[int, ...]:

@@ -244,10 +244,30 @@ class Optimizers:
                     f"by element; known: {', '.join(element_wise_names())}. Use hold='weights'"
                 )
 
+    def kept_elsewhere(self) -> set[int]:
+        """``id(parameter)`` of those whose state other ranks keep, by a ZeroRedundancyOptimizer."""
+        found: set[int] = set()
+        for chain in self._chains:
+            if any(map(wrappers.is_spread, chain)):
+                found |= {id(each) for group in chain[0].param_groups for each in group["params"]}
+                found -= {id(each) for group in chain[-1].param_groups for each in group["params"]}
+        return found
+
+    def spread(self) -> str | None:
+        """The class of an optimizer whose ranks keep the state of some parameters each, if there is one."""
+        every = (one for chain in self._chains for one in chain)
+        return next((type(one).__name__ for one in every if wrappers.is_spread(one)), None)
+
     def require_state(
-        self, reads: frozenset[str], scorer: str, parameters: Iterable[torch.Tensor] | None = None
+        self,
+        reads: frozenset[str],
+        scorer: str,
+        parameters: Iterable[torch.Tensor] | None = None,
+        *,
+        over_ranks: bool = False,
     ) -> None:
-        """Raises ArgumentError if what a scorer reads is known not to be kept, or not in the weight's basis.
+        """Raises ArgumentError if what a scorer reads is known not to be kept, or not in the weight's basis;
+        and unless the ranks decide together (`over_ranks`) if each keeps the state of some parameters only.
 
         Without `parameters`, if it is kept in no group of any optimizer; with them, if it is not for one of
         them. What an unknown optimizer keeps is seen at the first event.
@@ -256,7 +276,8 @@ class Optimizers:
         wanted += ["step"] if reads & STEP_READS else []
         if not wanted or not self:
             return
-        self._require_one_process(scorer, wanted)
+        if not over_ranks:
+            self._require_one_process(scorer, wanted)
         chosen = None if parameters is None else {id(one) for one in parameters}
         errors = []
         for i, adapter in enumerate(self._adapters):
@@ -350,14 +371,13 @@ class Optimizers:
 
     def _require_one_process(self, scorer: str, wanted: list[str]) -> None:
         for chain in self._chains:
-            for one in chain:
-                sharded = type(one).__name__ == "ZeroRedundancyOptimizer"
-                if sharded and getattr(one, "world_size", 1) > 1:
-                    raise ArgumentError(
-                        f"optimizer: ZeroRedundancyOptimizer keeps the state of each parameter in one of "
-                        f"{one.world_size} processes, and scorer '{scorer}' reads {', '.join(wanted)} of all "
-                        f"of them in each. Use {WITHOUT_STATE}, or {type(chain[-1]).__name__} alone"
-                    )
+            for one in filter(wrappers.is_spread, chain):
+                raise ArgumentError(
+                    f"optimizer: ZeroRedundancyOptimizer keeps the state of each parameter in one of "
+                    f"{one.world_size} processes, and scorer '{scorer}' reads {', '.join(wanted)} of all "
+                    "of them. Pass process_group=torch.distributed.group.WORLD to the Pruner, so that ranks "
+                    f"decide together, or use {WITHOUT_STATE}"
+                )
 
     def _require_disjoint(self) -> None:
         if len({id(one) for one in self.inner}) < len(self.inner):

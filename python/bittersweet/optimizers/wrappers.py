@@ -16,6 +16,7 @@ __all__ = [
     "copies_kept",
     "evaluates_again",
     "hooked",
+    "is_spread",
     "is_transparent",
     "may_keep_copies",
 ]
@@ -115,6 +116,11 @@ def hooked(chain: Sequence[Any]) -> torch.optim.Optimizer:
 def is_transparent(wrapper: Any) -> bool:
     """Whether it is known that a wrapper does nothing to weights that its inner optimizer does not do."""
     return any(_is(wrapper, name, prefixes) for name, prefixes in _TRANSPARENT.items())
+
+
+def is_spread(one: Any) -> bool:
+    """Whether each rank keeps the state of some of its parameters only."""
+    return _is(one, "ZeroRedundancyOptimizer") and getattr(one, "world_size", 1) > 1
 
 
 def evaluates_again(one: Any) -> bool:

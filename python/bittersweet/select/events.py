@@ -32,7 +32,8 @@ class MaskEvent:
         churn: Mask bits that changed.
         per_tensor: Sparsity by tensor name.
         per_tensor_threshold: Threshold by tensor name; None where a tensor has no single one.
-        empty_rows: Output rows in which nothing was kept although they had live elements before.
+        empty_rows: Output rows in which nothing was kept although they had live elements before; None where
+            ranks hold parts of rows.
         v_below_eps: Share of live ``exp_avg_sq`` below the scorer's eps; None where the scorer has no such
             pair.
         v_zero: Share of live ``exp_avg_sq`` that is exactly 0.
@@ -50,6 +51,10 @@ class MaskEvent:
         groups: Where budgets were given by glob, for each glob: ``requested``, ``achieved``, ``threshold``,
             ``pruned`` and ``total`` of its tensors.
         dense: Names of targets that no glob met; they were left alone.
+        ranks: How many ranks decided together; None for one process alone. `passes`, `milliseconds` and
+            `extra_bytes` are then this rank's, and all other numbers those of the whole model.
+        rounds: How many vectors they added up for it.
+        bytes_sent: Bytes of these vectors, on each rank.
     """
 
     step: int | None
@@ -64,7 +69,7 @@ class MaskEvent:
     churn: int
     per_tensor: Mapping[str, float]
     per_tensor_threshold: Mapping[str, float | None]
-    empty_rows: int
+    empty_rows: int | None
     v_below_eps: float | None
     v_zero: float | None
     nonfinite: int
@@ -80,6 +85,9 @@ class MaskEvent:
     converged: bool = True
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dense: tuple[str, ...] = field(default=())
+    ranks: int | None = None
+    rounds: int | None = None
+    bytes_sent: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
@@ -92,7 +100,8 @@ class MaskEvent:
         ``sparsity`` (achieved), ``requested_sparsity``, ``sparsity_all`` (over all targets, skipped ones
         included), ``threshold``, ``k``, ``total``, ``pruned``, ``count_below``, ``count_equal``, ``churn``,
         ``empty_rows``, ``v_below_eps``, ``v_zero``, ``nonfinite``, ``passes``, ``milliseconds``,
-        ``extra_bytes``, ``standard_error``. What does not apply (None) or is not finite (a threshold of -inf)
+        ``extra_bytes``, ``standard_error``, ``ranks``, ``rounds``, ``bytes_sent``.
+        What does not apply (None) or is not finite (a threshold of -inf)
         is left out.
         """
         values = {_LOGGED.get(name, name): getattr(self, name) for name in _NUMBERS}
@@ -128,10 +137,12 @@ class MaskEvent:
             f"{head}: sparsity {self.achieved_sparsity:.4f}{asked}, {self.pruned:,} of {self.total:,} pruned",
             f"  {self.scorer}, {self.selector}, scope {self.scope}, threshold {value}, "
             f"{_count(self.count_below)} below and {_count(self.count_equal)} equal",
-            f"  churn {self.churn:,}, empty rows {self.empty_rows:,}, {self.passes:.2f} passes, "
+            f"  churn {self.churn:,}, empty rows {_count(self.empty_rows)}, {self.passes:.2f} passes, "
             f"{self.milliseconds:.2f} ms, {self.extra_bytes:,} extra bytes",
         ]
         notes = []
+        if self.ranks is not None:
+            notes.append(f"{self.ranks} ranks, {self.rounds} rounds, {_count(self.bytes_sent)} bytes summed")
         if self.v_below_eps is not None:
             notes.append(f"exp_avg_sq below eps {self.v_below_eps:.1%}")
         if self.v_zero is not None:
@@ -253,7 +264,7 @@ _LOGGED = {"achieved_sparsity": "sparsity", "achieved_sparsity_all": "sparsity_a
 _NUMBERS = (
     *("achieved_sparsity", "requested_sparsity", "achieved_sparsity_all", "threshold", "k", "total"),
     *("pruned", "count_below", "count_equal", "churn", "empty_rows", "v_below_eps", "v_zero", "nonfinite"),
-    *("passes", "milliseconds", "extra_bytes", "standard_error"),
+    *("passes", "milliseconds", "extra_bytes", "standard_error", "ranks", "rounds", "bytes_sent"),
 )
 _FLOAT_FIELDS = frozenset(
     (
@@ -280,7 +291,7 @@ def _row(event: MaskEvent) -> tuple[str, ...]:
         "per group" if event.threshold is None else f"{event.threshold:.4g}",
         f"{event.pruned:,}",
         f"{event.churn:,}",
-        f"{event.empty_rows:,}",
+        _count(event.empty_rows),
         f"{event.passes:.2f}",
         f"{event.milliseconds:.2f}",
     )

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import _core
+from ..distributed.parts import mask_of_part, plain_items
 from ..errors import ArgumentError, DeviceError, ShapeError
 from ..options.scopes import Scope
 from ..options.scorers import Scorer, check_seed, resolve_scorer
@@ -36,52 +37,19 @@ from ..tensors.arrays import (
     require_writable,
     write_back,
 )
-from ..tensors.lazy import is_unread, lazily
-from ..tensors.masks import COLUMN, Masks
+from ..tensors.lazy import is_unread
+from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .events import MaskEvent
+from .over_ranks import Given, group_of, meet
 from .selection import (
     Options,
-    checked_nonfinite,
-    checked_ties,
     count_or_none,
     find_threshold,
-    fraction_or_none,
     select_masks,
 )
 
-
-@dataclass(frozen=True)
-class Threshold:
-    """The answer of `threshold`. Counts are of elements.
-
-    Attributes:
-        value: The threshold; -inf where k is 0 or nothing live remains to be pruned.
-        k: Elements asked for, dead ones included.
-        count_below: Live scores below `value`; None where an approximate selector did not count.
-        count_equal: Live scores equal to `value`; None likewise.
-        pruned: Elements that masks with this threshold prune, dead ones included; None likewise.
-        total: Elements in all tensors.
-        passes: Reads of all inputs.
-        extra_bytes: Scratch memory, re-laid copies and packed current masks.
-        standard_error: Of the achieved sparsity, from the sampling selector.
-        converged: Whether an iterative selector met its tolerance.
-        nonfinite: NaN scores.
-        dead: Elements that the current masks had already pruned.
-    """
-
-    value: float
-    k: int
-    count_below: int | None
-    count_equal: int | None
-    pruned: int | None
-    total: int
-    passes: float
-    extra_bytes: int
-    standard_error: float | None = None
-    converged: bool = True
-    nonfinite: int = 0
-    dead: int = 0
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 def score(
@@ -200,59 +168,6 @@ def kth_value(
     return result  # type: ignore[no-any-return]
 
 
-def threshold(
-    inputs: ScoreInputs | Sequence[ScoreInputs],
-    *,
-    sparsity: float | None = None,
-    k: int | None = None,
-    scorer: str | Scorer = "bitter7",
-    selector: str | Selector = "exact",
-    ties: str | None = None,
-    nonfinite: str = "error",
-    seed: int = 0,
-    eps: float | None = None,
-    regrow: bool = False,
-    sync: bool = True,
-) -> Threshold:
-    """The score below which weights go, over all tensors as one sequence. Nothing is written.
-
-    The arguments are those of `make_masks` under scope ``"global"``. The value is the k-th smallest score,
-    1-based, where dead elements (current mask False) count as already pruned: it is taken at rank max(0, k -
-    dead) of the live.
-
-    Raises:
-        NonFiniteScoreError: A live score is NaN and `nonfinite` is ``"error"``.
-        MissingStateError, ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: See
-            `bittersweet.errors`.
-    """
-    call = resolve_scorer(scorer, eps, seed)
-    table = Table(as_items(inputs)[1], call)
-    fraction, count = fraction_or_none("sparsity", sparsity), count_or_none(k)
-    chosen, ties, nonfinite = resolve_selector(selector), checked_ties(ties), checked_nonfinite(nonfinite)
-    regrow, sync = as_bool("regrow", regrow), as_bool("sync", sync)
-    read = find_threshold(table, call, chosen, fraction, count, ties, nonfinite, check_seed(seed), regrow)
-    copied = table.copied_bytes
-
-    def answer() -> Threshold:
-        found = read()
-        return Threshold(
-            value=found["value"],
-            k=found["k"],
-            count_below=found["count_below"],
-            count_equal=found["count_equal"],
-            pruned=found["pruned"],
-            total=found["total"],
-            passes=found["passes"],
-            extra_bytes=found["extra_bytes"] + copied,
-            standard_error=found["standard_error"],
-            converged=found["converged"],
-            nonfinite=found["nonfinite"],
-            dead=found["dead"],
-        )
-
-    return answer() if sync or table.device == devices.HOST else lazily(Threshold, answer)
-
-
 def make_masks(
     inputs: ScoreInputs | Sequence[ScoreInputs],
     *,
@@ -271,19 +186,23 @@ def make_masks(
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
     sync: bool = True,
+    process_group: Any = None,
 ) -> Masks:
     """New masks for one tensor or a list of tensors, which are one sequence in the order of the list.
 
     Nothing but the masks is written. Options and errors are those of ``bittersweet.make_masks``, which this
     is for tensors. Returns the masks, one bit per element; `Masks.event` says what happened.
     """
-    single, items = as_items(inputs)
-    options = Options(
-        sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity, sync,
-    )  # fmt: skip
-    _, masks, event = select_masks(items, options, ())
-    return Masks(masks, event, single=single)
+
+    def given() -> Given:
+        options = Options(
+            sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
+            seed, eps, regrow, max_tensor_sparsity, sync,
+        )  # fmt: skip
+        return as_items(inputs)[1], options, ()
+
+    _, masks, event = _decided(inputs, given, process_group)
+    return Masks(masks, event, single=isinstance(inputs, ScoreInputs))
 
 
 def prune_(
@@ -305,6 +224,7 @@ def prune_(
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
     sync: bool = True,
+    process_group: Any = None,
 ) -> MaskEvent:
     """Makes masks and writes +0 to every weight they prune, in place; parameters may be given directly.
 
@@ -319,17 +239,31 @@ def prune_(
         As `make_masks`; also LayoutError for read-only arrays and for arrays that share memory.
     """
     started = time.perf_counter()
-    options = Options(
-        sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite, seed, eps,
-        regrow, max_tensor_sparsity, sync,
-    )  # fmt: skip
-    mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
-    roles = ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq") if mask_optimizer_state else ("weight",)
-    table, _, event = select_masks(as_items(inputs)[1], options, roles)
+
+    def given() -> Given:
+        options = Options(
+            sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
+            seed, eps, regrow, max_tensor_sparsity, sync,
+        )  # fmt: skip
+        with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
+        return as_items(inputs)[1], options, ("weight", *_MOMENTS) if with_state else ("weight",)
+
+    table, _, event = _decided(inputs, given, process_group)
     if table.device == devices.HOST:
-        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(roles))
+        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(table.writes))
     table.write_back()
     return event if is_unread(event) else replace(event, milliseconds=1e3 * (time.perf_counter() - started))
+
+
+def _decided(
+    inputs: Any, given: Callable[[], Given], process_group: Any
+) -> tuple[Table, list[Mask], MaskEvent]:
+    """`select_masks`, by this process or by all ranks together."""
+    group = group_of(process_group, inputs)
+    if group is None:
+        return select_masks(*given())
+    table, options, writes, members = meet(group, given)
+    return select_masks([], options, writes, table, members=members)
 
 
 def apply_masks_(
@@ -337,9 +271,12 @@ def apply_masks_(
 ) -> None:
     """Writes +0 wherever a mask is False, in place, in one pass over the arrays of `roles`.
 
+    Of DTensors each rank writes its own part, and none talks to another.
+
     Args:
         inputs: A ScoreInputs or a list of them.
-        masks: `Masks`, a `Mask`, a bool array, or a list of these, in the order of `inputs`.
+        masks: `Masks`, a `Mask`, a bool array, or a list of these, in the order of `inputs`. For DTensors: of
+            this rank's parts, or bool DTensors laid out alike.
         roles: Of ``"weight"``, ``"exp_avg"``, ``"exp_avg_sq"``, ``"max_exp_avg_sq"``, ``"grad"``. A tensor
             that lacks one is skipped for it.
 
@@ -357,7 +294,8 @@ def count_violations(
 ) -> dict[str, int]:
     """How many elements are not 0 although their mask is False, by tensor name, summed over `roles`.
 
-    Arguments and errors are those of `apply_masks_`; nothing is written. NaN counts as not 0, -0 as 0.
+    Arguments and errors are those of `apply_masks_`; nothing is written. NaN counts as not 0, -0 as 0. Of
+    DTensors this is of the parts on this rank.
     """
     table = _masked_table(inputs, masks, roles)
     counts = table.engine.count_violations(table.data, COLUMN["new_mask"], _role_bits(roles))
@@ -367,11 +305,13 @@ def count_violations(
 def _masked_table(inputs: ScoreInputs | Sequence[ScoreInputs], masks: Any, roles: Sequence[str]) -> Table:
     """A table with `masks` attached."""
     _role_bits(roles)
-    table = Table(as_items(inputs)[1], writes=roles)
+    items = plain_items(as_items(inputs)[1])
+    table = Table(items, writes=roles)
     given = list(masks) if isinstance(masks, (Masks, list, tuple)) else [masks]
     if len(given) != len(table.names):
         raise ShapeError(f"masks: {len(given)} for {len(table.names)} tensors; give one for each")
-    table.attach([as_mask(m, s, n) for m, s, n in zip(given, table.shapes, table.names, strict=True)])
+    rows = zip(given, items, table.shapes, table.names, strict=True)
+    table.attach([as_mask(mask_of_part(m, item.shard, s, n), s, n) for m, item, s, n in rows])
     return table
 
 

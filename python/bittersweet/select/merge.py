@@ -43,7 +43,7 @@ def _merged(events: Mapping[str, MaskEvent], dense: Mapping[str, int]) -> MaskEv
         churn=sum(event.churn for event in found),
         per_tensor={name: share for event in found for name, share in event.per_tensor.items()},
         per_tensor_threshold={n: value for event in found for n, value in event.per_tensor_threshold.items()},
-        empty_rows=sum(event.empty_rows for event in found),
+        empty_rows=_sum([event.empty_rows for event in found]),
         v_below_eps=_live_mean(found, [event.v_below_eps for event in found]),
         v_zero=_live_mean(found, [event.v_zero for event in found]),
         nonfinite=sum(event.nonfinite for event in found),
@@ -59,6 +59,9 @@ def _merged(events: Mapping[str, MaskEvent], dense: Mapping[str, int]) -> MaskEv
         converged=all(event.converged for event in found),
         groups={glob: _budget(event) for glob, event in events.items()},
         dense=tuple(dense),
+        ranks=found[0].ranks,
+        rounds=_sum([event.rounds for event in found]),
+        bytes_sent=_sum([event.bytes_sent for event in found]),
     )
 
 

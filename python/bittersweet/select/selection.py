@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from ..distributed import rounds
 from ..notices import warn_once
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
@@ -18,7 +19,11 @@ from ..tensors.arrays import FLOAT16
 from ..tensors.lazy import lazily
 from ..tensors.masks import Mask
 from ..tensors.table import ROLES, ScoreInputs, Table
+from . import over_ranks
 from .events import MaskEvent
+
+if TYPE_CHECKING:
+    from ..distributed.members import Members
 
 _TIES = (None, "exact", "at_or_below", "below")
 _NONFINITES = ("error", "keep")
@@ -93,16 +98,24 @@ def select_masks(
     writes: Sequence[str],
     table: Table | None = None,
     made: tuple[list[Mask], Any] | None = None,
+    members: Members | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> tuple[Table, list[Mask], MaskEvent]:
     """New masks, attached to the table of checked inputs; its arrays of `writes` are ready to be written.
 
     `table` is one of `items` that has been checked for this scorer and these `writes`, where there is one;
     `made`, with a table, are masks that have been written for it already, and what `_core.make_masks` says.
 
+    With `members` the ranks decide together: `items` are this rank's parts, plain tensors, and the event is
+    that of all ranks, which must give `said` alike (values by what they are called in messages). Collective;
+    what is wrong on one rank is raised on all.
+
     On CUDA they are written already, by the step that makes the masks. Without `sync` the event is read there
     when a field of it is looked at, and after a step that found NaN the masks are the current ones.
     """
     started = time.perf_counter()
+    if members is not None:
+        return _select_over_ranks(items, options, writes, table, members, said or {}, started)
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     selector = resolve_selector(options.selector)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
@@ -129,13 +142,77 @@ def select_masks(
         def read() -> Any:
             return found
 
-    if sparsity is None:
-        sparsity = scope.fixed_sparsity if k is None else k / table.total if table.total else 0.0
-    source = EventSource(table, call, selector[0], scope.text, sparsity)
+    source = EventSource(table, call, selector[0], scope.text, _requested(options, table.total))
     if options.sync or table.device == devices.HOST:
         return table, masks, source.event(read(), started)
     spent = time.perf_counter()
     return table, masks, lazily(MaskEvent, lambda: source.event(read(), started, spent))
+
+
+def _requested(options: Options, total: int) -> float | None:
+    """The share that is asked for."""
+    if options.sparsity is not None:
+        return options.sparsity
+    scope = resolve_scope(options.scope, options.rounding, options.remainder)
+    return scope.fixed_sparsity if options.k is None else options.k / total if total else 0.0
+
+
+def _select_over_ranks(
+    items: Sequence[ScoreInputs],
+    options: Options,
+    writes: Sequence[str],
+    table: Table | None,
+    members: Members,
+    said: Mapping[str, Any],
+    started: float,
+) -> tuple[Table, list[Mask], MaskEvent]:
+    made: list[tuple[Table, list[Mask]]] = []
+
+    def start() -> tuple[rounds.Agreement, Any]:
+        own, masks, agreed, prune = start_over_ranks(items, options, writes, table, members, said, True)
+        made.append((own, masks))
+        return agreed, prune
+
+    found = rounds.decide(members.group, start)
+    own, masks = made[0]
+    for mask in masks:
+        mask.shard = members.parts[mask.name].shard
+    call, scope = over_ranks.supported(options)
+    requested = _requested(options, sum(members.numels))
+    source = EventSource(own, call, "exact", scope.text, requested, members)
+    return own, masks, source.event(found, started)
+
+
+def start_over_ranks(
+    items: Sequence[ScoreInputs],
+    options: Options,
+    writes: Sequence[str],
+    table: Table | None,
+    members: Members,
+    said: Mapping[str, Any],
+    masks: bool,
+) -> tuple[Table, list[Mask], rounds.Agreement, Any]:
+    """This rank's part in a decision, ready for its rounds: its table, the masks that they will write (or
+    not, for a threshold alone), what it says, and ``_core.ShardedPrune``.
+    """
+    call, _ = over_ranks.supported(options)
+    table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
+    new, ((data, names, spec, selector), named) = mask_arguments(table, options)
+    agreed = over_ranks.agreement(members, options, writes, said)
+    prune = _core.ShardedPrune(
+        members.map,
+        members.group.rank,
+        data,
+        names,
+        [members.index[name] for name in names],
+        members.names,
+        spec,
+        selector,
+        rounds.as_text(agreed),
+        **named,
+        masks=masks,
+    )
+    return table, new, rounds.completed(agreed, prune.agreement), prune
 
 
 def find_threshold(
@@ -188,9 +265,17 @@ class EventSource:
     """What an event says beside the numbers that the engine found, without keeping tensors alive."""
 
     def __init__(
-        self, table: Table, call: ScorerCall, selector: str, scope: str, sparsity: float | None
+        self,
+        table: Table,
+        call: ScorerCall,
+        selector: str,
+        scope: str,
+        sparsity: float | None,
+        members: Members | None = None,
     ) -> None:
-        self.names, self.numels, self.copied_bytes = table.names, table.numels, table.copied_bytes
+        whole: Table | Members = table if members is None else members
+        self.names, self.numels, self.copied_bytes = whole.names, whole.numels, table.copied_bytes
+        self.ranks = None if members is None else members.group.size
         self.half = table.has_dtype("exp_avg_sq", FLOAT16)
         self.call, self.selector, self.scope, self.sparsity = call, selector, scope, sparsity
 
@@ -225,6 +310,9 @@ class EventSource:
             extra_bytes=found["extra_bytes"] + self.copied_bytes,
             standard_error=found["standard_error"],
             converged=found["converged"],
+            ranks=self.ranks,
+            rounds=found.get("rounds"),
+            bytes_sent=found.get("bytes_sent"),
         )
         _warn_about(event, self.call, self.half)
         return event

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..distributed.shards import local
+from ..errors import MissingStateError
 from ..model.binding import Bound, bind, competitors
 from ..model.targets import follow
 from ..tensors import devices
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from .keeping import Keeper
     from .watching import Watch
 
-__all__ = ["Competition", "Competitors"]
+__all__ = ["Competition", "Competitors", "unscorable"]
 
 _ROLES = ("weight", "exp_avg", "exp_avg_sq", "grad")
 
@@ -54,6 +56,7 @@ class Competition:
 
     Args:
         model, optimizers, plan, settings, norms, tracker, keeper, watch: Those of the pruner.
+        elsewhere: Names of targets that other ranks decide about.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class Competition:
         tracker: Tracker | None,
         keeper: Keeper,
         watch: Watch,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self._model, self._optimizers, self._plan, self._settings = model, optimizers, plan, settings
         self._norms, self._tracker, self._keeper, self._watch = norms, tracker, keeper, watch
+        self._entries = [entry for entry in plan.targets if entry.name not in elsewhere]
         self._kept: _Kept | None = None
         self._bound: Sequence[Bound] = ()
 
@@ -93,7 +98,7 @@ class Competition:
         self._kept = None
         reads, skip = self._settings.call.reads, self._settings.missing == "skip"
         answers = {} if self._tracker is None else self._tracker.answers()
-        bound = bind(self._model, self._optimizers, self._plan.targets, reads)
+        bound = bind(self._model, self._optimizers, self._entries, reads)
         alone = left_alone(self._plan, bound, self._model, self._optimizers, reads, self._watch)
         bound = [one for one in bound if one.entry.name not in alone]
         inputs, skipped = competitors(bound, reads, self._keeper.masks, self._norms, answers, skip)
@@ -135,13 +140,17 @@ class Competition:
 
 
 def _tensors(bound: Sequence[Bound], roles: Sequence[str]) -> list[torch.Tensor | None]:
-    found: list[torch.Tensor | None] = []
-    for one in bound:
-        for role in roles:
-            if role == "weight":
-                found.append(one.parameter)
-            elif role == "grad":
-                found.append(one.parameter.grad)
-            else:
-                found.append(getattr(one.state, role))
-    return found
+    return [local(one.tensor(role)) for one in bound for role in roles]
+
+
+def unscorable(step: int, skipped: Sequence[str], settings: Settings, targets: int) -> MissingStateError:
+    """The error of an event for which nothing is left to compete."""
+    return MissingStateError(
+        f"step {step}: not one of the {targets} targets can be scored by '{settings.call.name}' "
+        f"({_first(skipped)} lack what it reads, or are frozen by now). Choose a scorer that does without "
+        "(magnitude), or begin the schedule after the first optimizer step"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, MissingStateError
+from ..errors import Error
 from ..options.budgets import Schedules
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
 from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import Mask, kept_counts
+from .competing import unscorable
+from .deciding import decide
 
 if TYPE_CHECKING:
     from ..model.targets import Plan, PlanEntry
     from ..training.settings import Settings
     from .competing import Competition, Competitors
     from .keeping import Keeper
+    from .ranks import Ranks
     from .selecting import InStep
     from .watching import Watch
 
@@ -29,6 +32,7 @@ def fire(
     step: int,
     due: Mapping[str, float],
     *,
+    ready: Callable[[], Competitors],
     competition: Competition,
     in_step: InStep,
     plan: Plan,
@@ -36,33 +40,36 @@ def fire(
     keeper: Keeper,
     watch: Watch,
     sync: bool,
+    ranks: Ranks | None,
 ) -> MaskEvent:
     """Makes masks for the sparsity that is `due` by glob ("": of all targets) and writes their zeros. An
-    error leaves everything as it was."""
+    error leaves everything as it was, on all `ranks` if there are any; what fails on one alone fails in
+    `ready`, which gives the competitors."""
     started = time.perf_counter()
-    found = competition.gather(together="" in due)
-    skipped = found.skipped
-    if skipped and not found.inputs:
-        raise MissingStateError(
-            f"step {step}: not one of the {len(plan.targets)} targets can be scored by "
-            f"'{settings.call.name}' ({_first(skipped)} lack what it reads, or are frozen by now). Choose a "
-            "scorer that does without (magnitude), or begin the schedule after the first optimizer step"
-        )
-    of_step = in_step.take(due, found.table)
-    made, event = _select(found, due, plan, settings, sync, of_step)
-    competition.remember(found)
-    former = [mask for mask in keeper.ordered if mask.name in made]
+    if ranks is not None:
+        made, event = decide(step, due, ready, competition, plan, settings, keeper, ranks)
+        skipped: Sequence[str] = event.skipped
+    else:
+        found = ready()
+        skipped = found.skipped
+        if skipped and not found.inputs:
+            raise unscorable(step, skipped, settings, len(plan.targets))
+        of_step = in_step.take(due, found.table)
+        made, event = _select(found, due, plan, settings, sync, of_step)
+        competition.remember(found)
     keeper.apply({**keeper.masks, **made}, keeper.masks, owing=True)
     spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
 
     def finished(event: MaskEvent) -> MaskEvent:
-        overall = None
-        if skipped or event.dense:
-            elements = sum(entry.numel for entry in plan.targets)
-            overall = _dead(masks) / elements if elements else 0.0
+        overall = event.achieved_sparsity_all
+        if ranks is None:
+            overall = None
+            if skipped or event.dense:
+                elements = sum(entry.numel for entry in plan.targets)
+                overall = _dead(masks) / elements if elements else 0.0
         event = replace(event, step=step, milliseconds=spent)
         event = replace(event, skipped=tuple(skipped), achieved_sparsity_all=overall)
-        _say_what_is_odd(event, watch, settings, former)
+        _say_what_is_odd(event, watch, settings)
         return event
 
     return lazily(MaskEvent, lambda: finished(event)) if is_unread(event) else finished(event)
@@ -114,7 +121,7 @@ def listed(violations: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} in '{name}'" for name, count in violations.items())
 
 
-def _say_what_is_odd(event: MaskEvent, watch: Watch, settings: Settings, former: Sequence[Mask]) -> None:
+def _say_what_is_odd(event: MaskEvent, watch: Watch, settings: Settings) -> None:
     where = f"step {event.step}"
     if event.pruned < event.k:
         watch.say(
@@ -124,7 +131,7 @@ def _say_what_is_odd(event: MaskEvent, watch: Watch, settings: Settings, former:
         )
     if not event.k or event.count_below != 0 or event.count_equal is None:
         return
-    live = event.total - (0 if settings.regrow else _dead(former))
+    live = event.total - (0 if settings.regrow else event.pruned - event.churn)
     if event.count_equal >= live > 1:
         zeroed = (
             " Were the gradients zeroed before pruner.step()?"
@@ -148,7 +155,3 @@ def _why_less(event: MaskEvent, settings: Settings) -> str:
 
 def _dead(masks: Sequence[Mask]) -> int:
     return sum(mask.numel for mask in masks) - sum(kept_counts(masks))
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import is_dtensor, local
 from ..model.binding import Bound, bind, companion_items, element_items
 from ..model.targets import follow
 from ..optimizers.optimizers import MOMENTS
 from ..tensors.addresses import reader
+from ..tensors.arrays import raise_versions
 from ..tensors.holding import Holder, kept_by_both
 from ..tensors.masks import Mask
+from ..tensors.table import Table
 from ..tensors.trails import Trail
 
 if TYPE_CHECKING:
@@ -33,12 +36,20 @@ _NAMES = 64
 @dataclass(frozen=True)
 class _Found:
     """What a search by name found for these targets, and the way to it. `present` is `tensors` without
-    None."""
+    None. Of DTensors, what this rank holds is asked for every time."""
 
     trail: Trail
     names: tuple[str, ...]
     tensors: list[torch.Tensor | None]
     present: list[torch.Tensor]
+    sharded: bool
+
+    def now(self) -> tuple[list[torch.Tensor | None], list[torch.Tensor]]:
+        """What a `Holder` takes, and what is written with it."""
+        if not self.sharded:
+            return self.tensors, self.present
+        here = [local(one) for one in self.tensors]
+        return here, [*(one for one in here if one is not None), *filter(is_dtensor, self.present)]
 
 
 @dataclass(frozen=True)
@@ -56,23 +67,32 @@ class _Weights:
 
     trail: Trail
     names: tuple[str, ...]
-    tensors: list[torch.Tensor]
+    parameters: list[torch.Tensor]
+    sharded: bool
     walk: Addresses
     places: array[int]
 
     @classmethod
     def of(cls, bound: Sequence[Bound], trail: Trail) -> _Weights | None:
-        tensors, walk = [one.parameter for one in bound], reader()
-        if not walk.remember(list(tensors)):
+        parameters, walk = [one.parameter for one in bound], reader()
+        if not walk.remember(list(map(local, parameters))):
             return None
-        return cls(
-            trail, tuple(one.entry.name for one in bound), tensors, walk, array("Q", range(len(bound)))
-        )
+        names, sharded = tuple(one.entry.name for one in bound), any(one.entry.shard for one in bound)
+        return cls(trail, names, parameters, sharded, walk, array("Q", range(len(bound))))
+
+    def now(self) -> list[torch.Tensor]:
+        """What this rank holds of the weights."""
+        return list(map(local, self.parameters)) if self.sharded else list(self.parameters)
+
+    def grads(self) -> list[torch.Tensor | None]:
+        """What it holds of their gradients."""
+        grads = [one.grad for one in self.parameters]
+        return list(map(local, grads)) if self.sharded else grads
 
     def hold(self, names: tuple[str, ...]) -> bool:
         if self.names != names or not self.trail.holds():
             return False
-        return self.walk.read(list(self.tensors), array("Q", self.places), self.places)
+        return self.walk.read(list(self.now()), array("Q", self.places), self.places)
 
 
 class Keeper:
@@ -140,8 +160,7 @@ class Keeper:
         `owing`: where all masks are held in the step, the optimizer's state is left to that; it is in order
         whenever the optimizer is asked for it.
         """
-        owing = owing and bool(self.in_step) and not self.after_step and not self._regrow
-        holder = self._weight_holder if owing else self._holder
+        holder = self._holder_of(owing)
         ordered = {entry.name: masks[entry.name] for entry in self._entries if entry.name in masks}
         writing = dict(ordered)
         if self._regrow and former:
@@ -155,12 +174,28 @@ class Keeper:
                 extra, more = element_items(self.optimizers, bound, writing)
                 items, chosen = items + extra, chosen + more
             holder.apply(items, chosen)
+            _raise_versions(bound)
             if not extra:
                 self._found[holder] = self._search(holder, bound, items)
         self.masks, self.ordered, self._names = ordered, tuple(ordered.values()), tuple(ordered)
         self._share_out(self._found.get(holder))
-        for one in self.in_step if owing else ():
+        for one in self.in_step if holder is self._weight_holder else ():
             one.owe_zeros()
+
+    def _holder_of(self, owing: bool) -> Holder:
+        owing = owing and bool(self.in_step) and not self.after_step and not self._regrow
+        return self._weight_holder if owing else self._holder
+
+    def rehearse(self) -> None:
+        """Raises what would keep the masks of an event from being written, before anybody writes."""
+        holder = self._holder_of(owing=True)
+        found = self._found.get(holder)
+        if found is not None and len(found.names) == len(self._entries) and found.trail.holds():
+            if holder.knows(found.now()[0]):
+                return
+            self._found.pop(holder)
+        bound = self._bound(dict.fromkeys(entry.name for entry in self._entries), self.optimizers)
+        Table([one.inputs(self._roles) for one in bound], writes=self._roles)
 
     def follow(self, optimizers: Optimizers) -> None:
         """Other optimizers train it from now on: writes the zeros to their state too; a failure changes
@@ -195,6 +230,7 @@ class Keeper:
         items, masks = self._items(bound, self.after_step)
         same = len(masks) == len(self.ordered_after_step)
         self._holder.apply(items, self.ordered_after_step if same else masks)
+        _raise_versions(bound)
         self._found[self._holder] = self._search(self._holder, bound, items)
 
     def before_step(self, drifts: bool) -> None:
@@ -224,7 +260,7 @@ class Keeper:
         if not self.masks:
             return
         weights = self._weights_again()
-        if weights and self._gradient_holder.again([one.grad for one in weights], self.ordered):
+        if weights and self._gradient_holder.again(weights.grads(), self.ordered):
             return
         bound = self.bind()
         self._gradient_holder.apply([one.inputs(("grad",)) for one in bound], self.ordered)
@@ -235,14 +271,14 @@ class Keeper:
         if not self.masks:
             return {}
         weights = self._weights_again()
-        counts = self._weight_holder.count_again(list(weights), self.ordered) if weights else None
+        counts = self._weight_holder.count_again([*weights.now()], self.ordered) if weights else None
         if counts is None:
             bound = self.bind()
             counts = self._weight_holder.count([one.inputs(()) for one in bound], self.ordered)
             self._weights = _Weights.of(bound, self._trail(bound, None))
         return {name: count for name, count in zip(self.masks, counts, strict=True) if count}
 
-    def _bound(self, masks: Mapping[str, Mask], optimizers: Optimizers | None) -> list[Bound]:
+    def _bound(self, masks: Collection[str], optimizers: Optimizers | None) -> list[Bound]:
         return bind(self._model, optimizers, [entry for entry in self._entries if entry.name in masks])
 
     def _share_out(self, found: _Found | None = None) -> None:
@@ -286,18 +322,21 @@ class Keeper:
         found = self._found.get(holder)
         if found is None or found.names != names or not found.trail.holds():
             return False
-        return holder.again(found.tensors, masks, found.present)
+        tensors, written = found.now()
+        return holder.again(tensors, masks, written)
 
-    def _weights_again(self) -> list[torch.Tensor]:
-        """The weights of the time before; none if the search would find others, or these have changed."""
+    def _weights_again(self) -> _Weights | None:
+        """The weights of the time before; None if the search would find others, or these have changed."""
         weights = self._weights
-        return weights.tensors if weights is not None and weights.hold(self._names) else []
+        return weights if weights is not None and weights.hold(self._names) else None
 
     def _search(self, holder: Holder, bound: Sequence[Bound], items: Sequence[ScoreInputs]) -> _Found:
-        names = tuple(one.entry.name for one in bound)
+        names, sharded = tuple(one.entry.name for one in bound), any(one.entry.shard for one in bound)
         tensors = holder.tensors_of(items)
+        if sharded:
+            tensors = [one.tensor(role) for one in bound for role in holder.roles]
         present = [one for one in tensors if one is not None]
-        return _Found(self._trail(bound, self.optimizers), names, tensors, present)
+        return _Found(self._trail(bound, self.optimizers), names, tensors, present, sharded)
 
     def _trail(self, bound: Sequence[Bound], optimizers: Optimizers | None) -> Trail:
         trail = Trail()
@@ -312,6 +351,12 @@ class Keeper:
         """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
         copies, chosen = companion_items(self.optimizers, bound, masks)
         return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]
+
+
+def _raise_versions(bound: Iterable[Bound]) -> None:
+    """Tells autograd of DTensors that what they keep here was written: their counters are their own."""
+    if sharded := [one.parameter for one in bound if is_dtensor(one.parameter)]:
+        raise_versions(sharded)
 
 
 def steppers(optimizers: Optimizers, wanted: bool = True) -> tuple[MaskedStep, ...]:

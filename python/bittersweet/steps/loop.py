@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import notices
+from ..distributed.shards import local
 from ..errors import ArgumentError, Error
+from ..model.gathering import Gathering, reshard
+from ..model.plan import find
 from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.hooks import listen
 from ..select.events import MaskEvent, MaskHistory
 from ..tensors.masks import kept_counts
-from .competing import Competition
+from .competing import Competition, Competitors
 from .firing import fire, group_targets, listed, require_zeros
 from .keeping import Keeper
 from .sampling import ZeroSample
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ..trackers.base import Tracker
     from ..training.settings import Settings
     from ..wanda.input_norms import InputNorms
+    from .ranks import Ranks
 
 __all__ = ["Loop"]
 
@@ -49,9 +53,10 @@ class Loop:
         norms: InputNorms,
         tracker: Tracker | None,
         sync: bool,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.optimizers, self.plan, self.settings = model, optimizers, plan, settings
-        self.norms, self.tracker, self.sync = norms, tracker, sync
+        self.norms, self.tracker, self.sync, self.ranks = norms, tracker, sync, ranks
         self.keeper = Keeper(
             model,
             optimizers,
@@ -66,6 +71,7 @@ class Loop:
         self.attached = self.finalized = False
         self.violations: dict[str, int] = {}
         self.unfinished: str | None = None
+        self.gathering = Gathering(model)
         self._begin()
         self.watch.meet_others()
 
@@ -90,13 +96,16 @@ class Loop:
             self.tracker,
             self.keeper,
             self.watch,
+            () if self.ranks is None else self.ranks.elsewhere,
         )
-        self._in_step = InStep(self._competition, self.settings, self.keeper)
+        alone = self.ranks is None
+        self._in_step = InStep(self._competition, self.settings, self.keeper, possible=alone)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
         left = (
             "eagerly",
+            "gathering",
             "watch",
             "_competition",
             "_in_step",
@@ -110,15 +119,21 @@ class Loop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.gathering = Gathering(None)  # what fully_shard was given cannot be copied
         self._begin()
         if self.finalized:
             self.watch.end()
 
     def __str__(self) -> str:
-        targets, elements = self.plan.targets, sum(entry.numel for entry in self.plan.targets)
+        targets, elements = self.plan.targets, sum(entry.local_numel for entry in self.plan.targets)
         state = "finalized" if self.finalized else "attached" if self.attached else "in training"
         what = f"{len(targets)} tensors, {elements:,} weights"
         return f"{type(self.model).__name__}: {what}, step {self.step:,}, {state}"
+
+    @property
+    def weight(self) -> torch.Tensor | None:
+        """What this rank holds of the first target, to see where masks belong; None without targets."""
+        return local(find(self.model, self.plan.targets[0])) if self.plan.targets else None
 
     def attach(self) -> None:
         self.require_open()
@@ -139,6 +154,12 @@ class Loop:
         if not optimizers:
             raise ArgumentError("optimizer: None; accepted: an optimizer, or several in a list")
         self.settings.check_optimizers(optimizers)
+        if self.ranks is not None and (self.ranks.elsewhere or optimizers.spread()):
+            raise ArgumentError(
+                "optimizer: which rank keeps the state of which weight is settled when the Pruner is made. "
+                "Make a new one, and hand it this one's masks with load_masks(old.masks)"
+            )
+        self.gathering.require_sharded()
         self.keeper.follow(optimizers)
         if self.tracker is not None:
             self.tracker.follow(optimizers)
@@ -159,13 +180,15 @@ class Loop:
         now = self.step + 1
         due = None if skipped else self._due(now)
         event = None
-        if self.tracker is not None and not skipped and self.tracker.follows_step:
-            self._observe(self.tracker, now)
         if due is not None:
             event = self._fire(now, due)
             self.history.append(event)
-        elif self.settings.hold != "grads":
-            self.keeper.hold(drifted=skipped and self._drifts())
+        else:
+            self.gathering.require_sharded()
+            if not skipped:
+                self._observe(now)
+            if self.settings.hold != "grads":
+                self.keeper.hold(drifted=skipped and self._drifts())
         if self.settings.schedule is None and not self.keeper.masks:
             raise Error(
                 "this pruner has neither a schedule nor masks, and prunes nothing. Pass a schedule, such as "
@@ -178,9 +201,12 @@ class Loop:
         self.watch.called(skipped=skipped, attached=self.attached)
         return event
 
-    def _observe(self, tracker: Tracker, now: int) -> None:
+    def _observe(self, now: int) -> None:
         """Before masks: writing zeros is no training. An event that is tried again is no second step, but one
         that is given up is trained on from."""
+        tracker = self.tracker
+        if tracker is None or not tracker.follows_step:
+            return
         seen, self._observed = self._observed, (now, self.watch.steps)
         if seen != self._observed:
             tracker.observe(None if seen[0] == now else now, self.keeper.masks)
@@ -190,6 +216,7 @@ class Loop:
         if self.finalized:
             return
         self.history.settle()
+        reshard(self.model)
         self.violations = self.keeper.violations()
         self.unfinished = self._unfinished()
         self.keeper.apply(self.keeper.masks)
@@ -228,6 +255,8 @@ class Loop:
         self.keeper.before_step(drifts)
         self._in_step.offer(lambda: self._due(self.step + 1))
         if not self.keeper.after_step or self.watch.within_a_step(optimizer) or (self._stepped and drifts):
+            return
+        if self.gathering.found() is not None:  # step() will say so
             return
         if self._sample is None or self._sample.masks is not self.keeper.ordered_after_step:
             self._sample = ZeroSample(self.model, self.plan.targets, self.keeper.ordered_after_step)
@@ -271,14 +300,20 @@ class Loop:
         self.advance(skipped)
 
     def _fire(self, now: int, due: dict[str, float]) -> MaskEvent:
-        if self.settings.hold == "grads" and not self.settings.regrow:
-            require_zeros(
-                self.keeper,
-                "something other than the optimizer wrote them, or an optimizer state was replaced",
-            )
+        def ready() -> Competitors:
+            self.gathering.require_sharded()
+            self._observe(now)
+            if self.settings.hold == "grads" and not self.settings.regrow:
+                require_zeros(
+                    self.keeper,
+                    "something other than the optimizer wrote them, or an optimizer state was replaced",
+                )
+            return self._competition.gather(together="" in due)
+
         return fire(
             now,
             due,
+            ready=ready,
             competition=self._competition,
             in_step=self._in_step,
             plan=self.plan,
@@ -286,6 +321,7 @@ class Loop:
             keeper=self.keeper,
             watch=self.watch,
             sync=self.sync,
+            ranks=self.ranks,
         )
 
     def _due(self, now: int) -> dict[str, float] | None:
@@ -302,13 +338,9 @@ class Loop:
         return self.settings.regrow and self._due(self.step + 1) is not None
 
     def _unfinished(self) -> str | None:
-        members = group_targets(self.settings.schedule, self.plan)
-        kept = dict(zip(self.keeper.masks, kept_counts(self.keeper.ordered), strict=True))
         missing = []
         for glob, goal in self.settings.goals.items():
-            elements = sum(entry.numel for entry in members[glob])
-            live = sum(kept.get(entry.name, entry.numel) for entry in members[glob])
-            reached = 1.0 - live / elements if elements else 0.0
+            reached = self._reached(glob)
             if goal is not None and goal[0] > self.fired and goal[1] > reached:
                 of = f" of '{glob}'" if glob else ""
                 missing.append(
@@ -324,6 +356,21 @@ class Loop:
             f"the schedule was not finished: {', '.join(missing)} after {self.step:,} steps. Train for "
             "longer, or end the schedule earlier"
         )
+
+    def _reached(self, glob: str) -> float:
+        """The share of the targets of a glob ("": all) that is pruned; over ranks, by the last event."""
+        if self.ranks is not None:
+            event = self.history[-1] if self.history else None
+            if event is None or not glob:
+                return 0.0 if event is None else event.achieved_sparsity
+            return next(
+                (one.groups[glob]["achieved"] for one in self.history[::-1] if glob in one.groups), 0.0
+            )
+        kept = dict(zip(self.keeper.masks, kept_counts(self.keeper.ordered), strict=True))
+        members = group_targets(self.settings.schedule, self.plan)[glob]
+        elements = sum(entry.numel for entry in members)
+        live = sum(kept.get(entry.name, entry.numel) for entry in members)
+        return 1.0 - live / elements if elements else 0.0
 
     def _listen(self) -> None:
         for handle in self._handles:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..model.targets import follow, lookup
 from ..tensors import devices
 from ..tensors.arrays import in_memory
@@ -129,6 +130,7 @@ class _Turn:
         self._repeat: Repeat | None = None
         self._trail = Trail()
         self._weights: list[Any] = []
+        self._sharded = False
         self._offsets: list[tuple[int, int]] = []
 
     def count(self, model: torch.nn.Module, verb: Callable[[array[int], int, int], Any]) -> Any:
@@ -139,7 +141,7 @@ class _Turn:
         self._repeat = None
         weights = [lookup(model, one.entry) for one in self.stretches]
         found = [
-            one.item(weight.detach(), str(i))
+            one.item(local(weight).detach(), str(i))
             for i, (one, weight) in enumerate(zip(self.stretches, weights, strict=True))
         ]
         pairs = [pair for pair in found if pair is not None]
@@ -154,7 +156,7 @@ class _Turn:
 
     def _data_again(self) -> array[int] | None:
         """The packed table with the addresses of now; None if more than these has changed."""
-        if self._repeat is None or not self._trail.holds() or not self._repeat.update(self._weights):
+        if self._repeat is None or not self._trail.holds() or not self._repeat.update(self._now()):
             return None
         data = self._repeat.table.data
         for place, offset in self._offsets:
@@ -165,10 +167,13 @@ class _Turn:
         self._trail = Trail()
         follow(self._trail, model, [one.entry for one in self.stretches])
         places = range(COLUMN["weight"], len(table.data), WIDTH)
-        self._weights = weights
+        self._weights, self._sharded = weights, any(one.entry.shard for one in self.stretches)
         self._offsets = [
             (place, one.start * weight.element_size())
             for place, one, weight in zip(places, self.stretches, weights, strict=True)
             if one.start
         ]
-        self._repeat = Repeat.of(table, weights, ("weight",))
+        self._repeat = Repeat.of(table, self._now(), ("weight",))
+
+    def _now(self) -> list[Any]:
+        return list(map(local, self._weights)) if self._sharded else self._weights

@@ -50,15 +50,18 @@ class InStep:
     masks at the event, if nothing has been written in between.
 
     It does so with one threshold for everything (scope global, selector exact), for scorers that read
-    weights, gradients and the moments alone, where one optimizer holds all masks in its step. Any other
-    event, and one before which something was written since the step, is made after the step. (A write through
-    ``.data``, which raises no autograd version, is noticed if it changes a whole tensor.)
+    weights, gradients and the moments alone, where one optimizer holds all masks in its step; not where ranks
+    decide together (`possible`). Any other event, and one before which something was written since the step,
+    is made after the step. (A write through ``.data``, which raises no autograd version, is noticed if it
+    changes a whole tensor.)
     """
 
-    def __init__(self, competition: Competition, settings: Settings, keeper: Keeper) -> None:
+    def __init__(
+        self, competition: Competition, settings: Settings, keeper: Keeper, *, possible: bool = True
+    ) -> None:
         self._competition, self._settings, self._keeper = competition, settings, keeper
         scope = resolve_scope(settings.scope, "nearest", "error").text
-        plain = scope == "global" and settings.max_tensor_sparsity is None
+        plain = possible and scope == "global" and settings.max_tensor_sparsity is None
         self._possible = plain and resolve_selector(settings.selector)[0] == "exact"
         self._made: _Made | None = None
 

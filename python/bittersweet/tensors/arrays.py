@@ -115,6 +115,11 @@ def inspect(value: Any, argument: str, tensor: str, accept: frozenset[int] = FLO
     return view
 
 
+def name_of_dtype(code: int) -> str:
+    """What an element type is called."""
+    return _NAMES[code]
+
+
 def is_torch(value: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
@@ -292,8 +297,9 @@ def _refuse_special_tensor(value: Any, argument: str, tensor: str) -> None:
     names = {cls.__name__ for cls in type(value).__mro__}
     if "DTensor" in names:
         raise LayoutError(
-            f"{argument} of '{tensor}' is a DTensor; plain tensors are accepted. Pass its local shard "
-            "(to_local())"
+            f"{argument} of '{tensor}' is a DTensor, of which this process holds a part; plain tensors are "
+            "accepted here. What decides over all ranks takes it as it is: make_masks, prune_, threshold, "
+            "Pruner. Its part here (to_local()) would be compared with itself alone"
         )
     if "FakeTensor" in names or "FunctionalTensor" in names:
         raise DeviceError(

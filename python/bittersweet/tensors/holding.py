@@ -24,7 +24,7 @@ _MASK_COLUMN = COLUMN["new_mask"]
 
 
 class Holder:
-    """Applies masks to the tensors of some roles (``weight``, ``exp_avg``, ``exp_avg_sq``,
+    """Applies masks to the tensors of some `roles` (``weight``, ``exp_avg``, ``exp_avg_sq``,
     ``max_exp_avg_sq``, ``grad``).
 
     Tensors that lie in memory in the order of their weight are written where they are, channels_last and
@@ -33,17 +33,17 @@ class Holder:
     """
 
     def __init__(self, roles: Sequence[str]) -> None:
-        self._roles = tuple(roles)
+        self.roles = tuple(roles)
         self._bits = sum(ROLES[role] for role in roles)
         self._masks: Sequence[Mask] = ()
         self._repeat: Repeat | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Holder, (self._roles,)  # a copy knows no addresses of the original
+        return Holder, (self.roles,)  # a copy knows no addresses of the original
 
     def tensors_of(self, items: Sequence[ScoreInputs]) -> list[torch.Tensor | None]:
         """What `again` takes: the tensors of the roles, item by item; None where an item lacks one."""
-        return [getattr(item, role) for item in items for role in self._roles]
+        return [getattr(item, role) for item in items for role in self.roles]
 
     def apply(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> None:
         """Zeroes the pruned elements of `items` (torch tensors), one mask each; a role that an item lacks is
@@ -55,14 +55,14 @@ class Holder:
         if not items:
             return
         tensors = self.tensors_of(items)
-        if "weight" in self._roles and self.again(tensors, masks):  # else the weights need a look too
+        if "weight" in self.roles and self.again(tensors, masks):  # else the weights need a look too
             return
         self._repeat = None
-        table = Table(items, writes=self._roles)
+        table = Table(items, writes=self.roles)
         table.attach(masks)
         table.engine.apply_masks(table.data, _MASK_COLUMN, self._bits)
         table.write_back()
-        self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+        self._repeat, self._masks = Repeat.of(table, tensors, self.roles), masks
 
     def count(self, items: Sequence[ScoreInputs], masks: Sequence[Mask]) -> list[int]:
         """How many elements of each item `apply` would change; nothing is written. Errors are those of
@@ -73,10 +73,10 @@ class Holder:
         if (found := self.count_again(tensors, masks)) is not None:
             return found
         self._repeat = None
-        table = Table(items, writes=self._roles)
+        table = Table(items, writes=self.roles)
         table.attach(masks)
         counts: list[int] = table.engine.count_violations(table.data, _MASK_COLUMN, self._bits)
-        self._repeat, self._masks = Repeat.of(table, tensors, self._roles), masks
+        self._repeat, self._masks = Repeat.of(table, tensors, self.roles), masks
         return counts
 
     def count_again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> list[int] | None:
@@ -106,6 +106,10 @@ class Holder:
         repeat.table.engine.apply_masks(repeat.table.data, _MASK_COLUMN, self._bits)
         raise_versions([one for one in tensors if one is not None] if written is None else written)
         return True
+
+    def knows(self, tensors: list[torch.Tensor | None]) -> bool:
+        """Whether `again` would write to these tensors."""
+        return self._repeat is not None and self._repeat.update(tensors)
 
     def _again(self, tensors: list[torch.Tensor | None], masks: Sequence[Mask]) -> Repeat | None:
         repeat = self._repeat

@@ -21,6 +21,9 @@ from .orders import ROW_MAJOR, Order
 from .packing import pack, unpack, words_for
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..distributed.shards import Shard
     from ..select.events import MaskEvent
 
 COLUMN = {name: index for index, name in enumerate(_core.TABLE_COLUMNS)}
@@ -41,6 +44,9 @@ class Mask:
         name: Name of the tensor.
         framework: ``"torch"`` or ``"numpy"``: what `bool` returns.
 
+    Attributes:
+        shard: Where the tensor lies in a whole one that ranks hold parts of, or None. Pickles are without it.
+
     Raises:
         ArgumentError: `words` of another dtype or layout, or with bits set after the last element.
         ShapeError: A wrong number of words.
@@ -56,6 +62,7 @@ class Mask:
         "order",
         "pointer",
         "shape",
+        "shard",
         "stream",
     )
 
@@ -120,6 +127,7 @@ class Mask:
         self.device = device
         self.pointer = pointer
         self.stream = stream
+        self.shard: Shard | None = None
 
     @classmethod
     def of(
@@ -146,11 +154,16 @@ class Mask:
 
     def of_words(self, words: Any) -> Mask:
         """Other words in the same order, of the same tensor."""
-        return Mask.of(words, self.shape, self.name, self.framework, self.device, order=self.order)
+        made = Mask.of(words, self.shape, self.name, self.framework, self.device, order=self.order)
+        return made._in(self.shard)
 
     def called(self, name: str) -> Mask:
         """The same words under another name, for a torch tensor."""
-        return Mask.of(self.held, self.shape, name, "torch", self.device, order=self.order)
+        return Mask.of(self.held, self.shape, name, "torch", self.device, order=self.order)._in(self.shard)
+
+    def _in(self, shard: Shard | None) -> Mask:
+        self.shard = shard
+        return self
 
     @classmethod
     def empty_all(
@@ -240,7 +253,7 @@ class Mask:
         words = np.empty(words_for(self.numel), dtype=np.uint64)
         made = Mask.of(words, self.shape, self.name, self.framework, self.device, order=order)
         _core.reorder_mask(self.pointer, self.numel, by, to_memory, made.pointer)
-        return made
+        return made._in(self.shard)
 
     def to_host(self) -> Words:
         """The row-major words in memory of the host: these, or a copy that waits for the device."""
@@ -258,7 +271,7 @@ class Mask:
             import torch
 
             words = torch.from_numpy(words.view(np.int64).copy()).to(devices.runtime.place(device), copy=True)
-        return Mask.of(words, self.shape, self.name, self.framework, device)
+        return Mask.of(words, self.shape, self.name, self.framework, device)._in(self.shard)
 
     def require_on(self, device: int, name: str, stream: int) -> None:
         """Raises DeviceError if this mask is not where its weight is; else lets the current stream use it."""
@@ -292,6 +305,19 @@ class Mask:
         target = inspect(empty(self.framework, self.shape, BOOL), "mask", self.name, BOOLS)
         _core.unpack_mask(self.ordered(ROW_MAJOR).pointer, self.numel, target.pointer)
         return target.source
+
+    def dtensor(self) -> torch.Tensor:
+        """The mask of the whole tensor, of which this is a rank's part, as a bool DTensor that is placed as
+        its weight is. No collective; ``full_tensor()`` of it gathers.
+
+        Raises:
+            ArgumentError: The weight was no DTensor.
+        """
+        if self.shard is None:
+            raise ArgumentError(
+                f"mask of '{self.name}': its weight was no DTensor, so that no mesh belongs to it. Use bool()"
+            )
+        return self.shard.dtensor(self.bool())
 
     def __eq__(self, other: object) -> builtins.bool:
         if not isinstance(other, Mask):

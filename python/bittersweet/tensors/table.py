@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
 from ..options.scorers import ScorerCall
@@ -18,6 +18,9 @@ from .geometry import Geometry, geometry_of
 from .masks import COLUMN, WIDTH, Mask
 from .orders import ROW_MAJOR
 from .threads import follow_torch
+
+if TYPE_CHECKING:
+    from ..distributed.shards import Shard
 
 MaskT = TypeVar("MaskT", Mask, "Mask | None")
 
@@ -62,6 +65,8 @@ class ScoreInputs:
         name: Name in messages and events. None: ``"tensor<position>"``.
         betas: Adam's betas.
         max_exp_avg_sq: AMSGrad's buffer, of the weight's shape; never scored, masked on request.
+        shard: Where these arrays lie in a whole tensor that several ranks hold parts of, for a decision over
+            ranks (`process_group`). None: a DTensor knows by itself, and anything else is whole.
     """
 
     weight: Any
@@ -79,6 +84,7 @@ class ScoreInputs:
     max_exp_avg_sq: Any = None
     kernel_dims: int | None = None
     groups: int | None = None
+    shard: Shard | None = None
 
     def __repr__(self) -> str:
         names = [field.name for field in fields(self) if field.name not in ("name", "weight", "betas")]

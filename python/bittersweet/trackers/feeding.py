@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..errors import ArgumentError, DeviceError
 from ..model.mask_view import MaskView
 from ..model.targets import PlanEntry, check_shape, find_targets, lookup, unwrap
@@ -83,7 +84,8 @@ class Source:
         return found
 
     def look(self, roles: Sequence[str]) -> tuple[list[int], list[torch.Tensor]]:
-        """The parameters that have a tensor for each of these roles, by position, and those tensors in a row.
+        """The parameters that have a tensor for each of these roles, by position, and those tensors in a row;
+        of DTensors what this rank holds.
 
         Roles are ``weight`` or not, first; then ``grad``, or moments of the optimizer (decoded if need be).
         """
@@ -92,18 +94,18 @@ class Source:
         present: list[int] = []
         tensors: list[Any] = []
         for i, parameter in enumerate(self.parameters()):
-            found = [parameter.grad] if keys == ["grad"] else self._moments(parameter, keys)
+            found = [local(parameter.grad)] if keys == ["grad"] else self._moments(parameter, keys)
             if any([tensor is None for tensor in found]):  # noqa: C419  (a list is faster)
                 continue
             present.append(i)
             if weight:
-                tensors.append(parameter)
+                tensors.append(local(parameter))
             tensors += found
         return present, tensors
 
     def _moments(self, parameter: torch.Tensor, roles: Sequence[str]) -> list[torch.Tensor | None]:
         state = self.optimizers.read(parameter, decode=True, roles=roles)
-        return [getattr(state, role) for role in roles]
+        return [local(getattr(state, role)) for role in roles]
 
     def _take(self, parameters: Any) -> list[PlanEntry]:
         import torch
@@ -197,7 +199,7 @@ class Feed:
                         "choose a scorer without a memory"
                     )
             check_shape(self._source.entries[i], parameters[i])
-            items.append(ScoreInputs(**{"weight": parameters[i], **given}, name=name))
+            items.append(ScoreInputs(**{"weight": local(parameters[i]), **given}, name=name))
         call = ScorerCall("tracker", None, ("", None, None, 0), frozenset(self._roles))
         table = Table(items, call, row_major=True)  # as what is remembered of the tensors
         if present != self.present:

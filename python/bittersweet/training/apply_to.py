@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..errors import ArgumentError, ShapeError
+from ..model.gathering import reshard
 from ..model.names import counterparts
 from ..model.targets import unwrap
 from ..notices import warn
@@ -49,12 +51,12 @@ def apply_masks_to(
     known = aliases or {}
     tensors = tensors_of(module)
     names = counterparts("module", {name: known.get(name, ()) for name in masks}, list(tensors))
-    chosen = {name: tensors[own] for name, own in names.items()}
+    chosen = {name: local(tensors[own]).detach() for name, own in names.items()}
     for name, tensor in chosen.items():
         if tuple(tensor.shape) != masks[name].shape:
             raise ShapeError(
                 f"module: '{names[name]}' has shape {tuple(tensor.shape)} and its mask {masks[name].shape}; "
-                "they must be equal. Pass a copy of the pruned model"
+                "they must be equal. Pass a copy of the pruned model, spread over the ranks as it is"
             )
     items = [ScoreInputs(tensor, name=name) for name, tensor in chosen.items()]
     moved = {
@@ -66,7 +68,8 @@ def apply_masks_to(
 
 
 def tensors_of(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a module by every one of their names, wrappers taken off at the outside."""
+    """Parameters and buffers of a module by every one of their names, wrappers taken off at the outside, and
+    parameters that fully_shard has gathered put back."""
     from torch import nn
 
     if not isinstance(module, nn.Module):
@@ -75,6 +78,7 @@ def tensors_of(module: Any) -> dict[str, torch.Tensor]:
             "names of the pruned ones"
         )
     root = unwrap(module)
+    reshard(root)
     found: dict[str, torch.Tensor] = dict(root.named_buffers(remove_duplicate=False))
     found.update(root.named_parameters(remove_duplicate=False))
     return found

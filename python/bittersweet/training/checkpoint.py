@@ -7,46 +7,51 @@
      "step":    int,                        calls of step() so far
      "fired":   int,                        due steps up to here have been served
      "shapes":  {name: [int, ...]},         one per pruned parameter
-     "masks":   {name: int64 tensor},       ceil(numel / 64) words of keep bits, lowest bit first, rest 0;
-                                            one per pruned parameter, all kept where none was made yet
+     "masks":   {name: tensor},             one per pruned parameter, all kept where none was made yet:
+                                            int64, ceil(numel / 64) words of keep bits, lowest bit first, rest
+                                            0; of a DTensor: a bool DTensor laid out like it, True = keep
      "history": str,                        the mask events, as columns: see `select.columns`
      "tracker": {...}}                      of scorers with a memory only: see `trackers.state`
 
 Keys, shapes and dtypes are the same at every step, as torch.distributed.checkpoint needs them: a fresh
-pruner's state is a place for a saved one. The history is bounded (see `MaskHistory`), so that the state
-does not grow with training. Nothing in it refers to optimizer state, so it may be saved and loaded before or
-after the model and the optimizer.
+pruner's state is a place for a saved one, whatever the number of ranks. A part of a weight that is given by
+`Shard` has its box in the name of its mask, ``name[0:4, 0:64]``, and goes to that box only. The history is
+bounded (see `MaskHistory`), so that the state does not grow with training. Nothing in it refers to optimizer
+state, so it may be saved and loaded before or after the model and the optimizer.
 
-Version 1, of earlier releases, is read too: its masks lack what was not pruned yet, and its history is a list
-of events.
+Whole masks, as words or as bool tensors, fit any pruner: each rank takes its part. Version 1, of earlier
+releases, is read too: its masks lack what was not pruned yet, and its history is a list of events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..errors import ArgumentError, CheckpointError
+from ..errors import ArgumentError, CheckpointError, Error
+from ..model.binding import part_of
+from ..model.mask_view import whole_of
 from ..model.names import match_names, shape_of
 from ..options.values import shown
 from ..select import columns
 from ..select.events import MaskEvent, MaskHistory
+from ..tensors.devices import HOST
 from ..tensors.masks import Mask
 from ..tensors.owned import flat_copy, is_plain, zeros
 from ..tensors.packing import words_for
+from ..tensors.table import as_mask
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from ..model.targets import PlanEntry
 
-__all__ = ["FORMAT", "VERSION", "Restored", "Words", "pack", "validate"]
-
-Words = npt.NDArray[np.uint64]
+__all__ = ["FORMAT", "VERSION", "Restored", "pack", "validate"]
 
 FORMAT = "bittersweet.pruner"
 VERSION = 2
@@ -56,11 +61,12 @@ _KEYS = (*_MAPPINGS, "step", "fired", "history")
 
 @dataclass(frozen=True)
 class Restored:
-    """A state that fits: masks under this model's own names."""
+    """A state that fits: masks of what this rank holds, under this model's own names; only of what is not
+    all kept."""
 
     step: int
     fired: int
-    masks: dict[str, Words]
+    masks: dict[str, Mask]
     history: MaskHistory
 
 
@@ -69,7 +75,7 @@ def pack(
     targets: Sequence[PlanEntry],
     step: int,
     fired: int,
-    masks: Mapping[str, Words],
+    masks: Mapping[str, Mask],
     history: MaskHistory,
     tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -81,20 +87,24 @@ def pack(
         "step": step,
         "fired": fired,
         "shapes": {entry.name: list(entry.shape) for entry in targets},
-        "masks": {entry.name: _saved(masks.get(entry.name), entry) for entry in targets},
+        "masks": {entry.key: _saved(masks.get(entry.name), entry) for entry in targets},
         "history": columns.to_text(history),
         **({} if tracker is None else {"tracker": tracker}),
     }
 
 
 def validate(
-    state: Mapping[str, Any], config: Mapping[str, Any], targets: Sequence[PlanEntry], strict: bool = True
+    state: Mapping[str, Any],
+    config: Mapping[str, Any],
+    targets: Sequence[PlanEntry],
+    strict: bool = True,
+    elsewhere: Collection[str] = (),
 ) -> Restored:
     """Checks a saved state against this configuration and these targets.
 
     Names are matched with the prefixes of torch.compile (``_orig_mod.``) and DDP (``module.``) taken off on
     both sides where they differ. With `strict` False, a differing configuration is accepted; names, shapes
-    and masks never are.
+    and masks never are. Targets that other ranks have, by their names `elsewhere`, are passed over.
 
     Raises:
         CheckpointError: Naming what differs. Nothing has been changed.
@@ -103,26 +113,30 @@ def validate(
     if strict:
         _check_config(state["config"], _plain(config))
     own = {entry.name: entry for entry in targets}
-    names = match_names(list(state["shapes"]), targets)
+    names = match_names([name for name in state["shapes"] if name not in elsewhere], targets)
     for saved, name in names.items():
         if (shape := shape_of(state["shapes"][saved])) != own[name].shape:
             raise CheckpointError(
                 f"parameter '{name}': the saved state has shape {shape}, the model {own[name].shape}. Load "
                 "it into the model it was saved from"
             )
-    unknown = [saved for saved in state["masks"] if saved not in names]
-    if unknown:
-        raise CheckpointError(
-            f"the saved state has a mask for '{unknown[0]}' but no shape; the file is damaged"
-        )
-    absent = [] if state["version"] == 1 else [saved for saved in names if saved not in state["masks"]]
-    if absent:
-        raise CheckpointError(f"the saved state has no mask for '{absent[0]}'; the file is damaged")
-    masks = {
-        names[saved]: _words(names[saved], value, own[names[saved]])
-        for saved, value in state["masks"].items()
-    }
-    masks = {name: words for name, words in masks.items() if not np.array_equal(words, _all_kept(own[name]))}
+    values, parts = _masks_of(state["masks"], names, elsewhere)
+    masks = {}
+    for saved, name in names.items():
+        entry = own[name]
+        value = parts.get(saved, {}).get(entry.key[len(name) :], values.get(saved))
+        if value is not None:
+            mask = _mask(name, value, entry, saved not in values)
+            if not np.array_equal(mask.words, Mask.full(mask.shape, name, "torch").words):
+                masks[name] = mask
+        elif state["version"] > 1:
+            boxes = f", only parts of it {', '.join(parts[saved])}" if saved in parts else ""
+            raise CheckpointError(
+                f"the saved state has no mask for '{entry.key}'{boxes}. Load it on the ranks it was saved "
+                "on, or save Pruner.full_state_dict()"
+                if boxes or entry.key != name
+                else f"the saved state has no mask for '{saved}'; the file is damaged"
+            )
     step, fired = (_count(key, state[key]) for key in ("step", "fired"))
     if fired > step:
         raise CheckpointError(
@@ -175,30 +189,62 @@ def _history(saved: Any) -> MaskHistory:
     return MaskHistory(MaskEvent.from_dict(event) for event in saved)
 
 
-def _saved(words: Words | None, entry: PlanEntry) -> torch.Tensor:
-    """The words of a mask in memory of their own."""
-    copy = zeros(words_for(entry.numel), "int64")
-    copy.numpy()[:] = (_all_kept(entry) if words is None else words).view(np.int64)
+def _masks_of(
+    saved: Mapping[str, Any], names: Mapping[str, str], elsewhere: Collection[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The masks in a state by saved name: of whole targets, and of parts, by their boxes."""
+    whole: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in saved.items():
+        name, bracket, box = key.rpartition("[")
+        if key in names:
+            whole[key] = value
+        elif bracket and name in names:
+            parts.setdefault(name, {})[bracket + box] = value
+        elif key not in elsewhere and name not in elsewhere:
+            raise CheckpointError(f"the saved state has a mask for '{key}' but no shape; the file is damaged")
+    return whole, parts
+
+
+def _saved(mask: Mask | None, entry: PlanEntry) -> torch.Tensor:
+    """A mask in memory of its own."""
+    if mask is None:
+        mask = Mask.full(entry.local_shape, entry.name, "torch")
+    if entry.shard is not None and entry.shard.layout is not None:
+        return whole_of(mask.bool(), entry)
+    copy = zeros(words_for(mask.numel), "int64")
+    copy.numpy()[:] = mask.to_host().view(np.int64)
     return copy
 
 
-def _all_kept(entry: PlanEntry) -> Words:
-    words: Words = Mask.full(entry.shape, entry.name, "torch").words
-    return words
-
-
-def _words(name: str, value: Any, entry: PlanEntry) -> Words:
+def _mask(name: str, value: Any, entry: PlanEntry, is_part: bool) -> Mask:
+    """What this rank holds of a saved mask, on the host."""
     import torch
 
-    count = -(-entry.numel // 64)
+    shape = entry.local_shape if is_part else entry.shape
+    if getattr(value, "dtype", None) == torch.bool and tuple(value.shape) == shape:
+        found = value
+    else:
+        found = Mask(_words(name, value, math.prod(shape)), shape, name, "torch")
+    try:
+        return as_mask(part_of(found, entry), entry.local_shape, name).called(name).to(HOST)
+    except Error as error:
+        raise CheckpointError(f"the saved mask of '{name}' does not fit: {error}") from None
+
+
+def _words(name: str, value: Any, numel: int) -> npt.NDArray[np.uint64]:
+    import torch
+
+    count = words_for(numel)
     if not is_plain(value) or value.dtype != torch.int64 or tuple(value.shape) != (count,):
-        found = f"{value.dtype} {tuple(value.shape)}" if is_plain(value) else f"a {type(value).__name__}"
+        dtype = isinstance(value, torch.Tensor)
+        found = f"{value.dtype} {tuple(value.shape)}" if dtype else f"a {type(value).__name__}"
         raise CheckpointError(f"the saved mask of '{name}' is {found}; expected {count} words of torch.int64")
-    words: Words = flat_copy(value.detach().cpu(), "int64").numpy().view(np.uint64)
-    tail = entry.numel % 64
+    words: npt.NDArray[np.uint64] = flat_copy(value.detach().cpu(), "int64").numpy().view(np.uint64)
+    tail = numel % 64
     if tail and int(words[-1]) >> tail:
         raise CheckpointError(
-            f"the saved mask of '{name}' has bits beyond its {entry.numel} elements; the file is damaged"
+            f"the saved mask of '{name}' has bits beyond its {numel} elements; the file is damaged"
         )
     return words
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ArgumentError, Error
 from ..model.binding import bind, masks_of
+from ..model.gathering import reshard
 from ..model.mask_view import MaskView
-from ..model.targets import Plan, lookup
+from ..model.targets import Plan
 from ..optimizers.optimizers import Optimizers
 from ..options import keywords
 from ..options.schedules import Schedule
@@ -22,11 +23,12 @@ from .apply_to import apply_masks_to
 from .assembly import assemble
 from .from_zeros import take_zeros
 from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
-from .saving import restore, saved
+from .saving import restore, saved, saved_whole
 
 if TYPE_CHECKING:
     import torch
 
+    from ..distributed.shards import Shard
     from ..trackers.base import Tracker
 
 __all__ = ["Pruner"]
@@ -75,6 +77,15 @@ class Pruner:
             masks have stayed as they were.
         input_norms: Norms by parameter name for scorer ``"wanda"``, as `Calibrator.norms` gives them; they
             are copied. A resumed pruner must be given the same ones.
+        process_group: The ranks that decide together (docs/distributed.md): all that hold a target, or a part
+            of one. Making the pruner is then collective, and so is `step` when an event is due. None: the
+            default group if a parameter is a DTensor (fully_shard, tensor parallelism), else this process
+            alone, which is right for plain DistributedDataParallel too; given, it is proved at every event
+            that replicas are equal.
+        order: Over ranks, the names of all targets in the order that decides among equal scores. None: of
+            first appearance by (rank, position on the rank).
+        shards: Over ranks, by the patterns of `targets`: a `Shard` for each plain parameter that is a part of
+            a whole one (experts that are spread over ranks, Megatron's layers).
 
     Raises:
         ArgumentError: Bad options, or nothing to prune. Most of what could fail at an event fails here.
@@ -103,11 +114,15 @@ class Pruner:
         sync: bool = True,
         seed: int = 0,
         input_norms: Mapping[str, Any] | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
+        order: Sequence[str] | None = None,
+        shards: Mapping[Any, Shard] | None = None,
         **unknown: NoReturn,
     ) -> None:
         keywords.refuse(Pruner, unknown)
         self._loop = assemble(
             model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
+            process_group=process_group, order=order, shards=shards,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
             max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
@@ -120,6 +135,9 @@ class Pruner:
         lies after the last call that could fire, up to this one, and is returned. A call that does not follow
         exactly one ``optimizer.step()`` is warned of, once.
 
+        OVER RANKS THIS IS COLLECTIVE WHEN AN EVENT IS DUE: all ranks of the group call it. Between events
+        nothing is exchanged.
+
         Args:
             skipped: The optimizer skipped its step (GradScaler found infinities). The call counts and holds
                 the masks; an event that is due waits for the next call. By keyword, a bool.
@@ -128,9 +146,12 @@ class Pruner:
             ArgumentError: Anything else than `skipped` was given: the pruner counts steps itself.
             MissingStateError: A target lacks what the scorer reads, under ``missing="error"``; or all do.
             NonFiniteScoreError: A score is NaN, under ``nonfinite="error"``.
+            LayoutError: fully_shard has parameters gathered: after an evaluation, or before backward.
+            DistributedError: Ranks disagree, replicas differ, or another rank failed.
             Error: After `finalize`; while attached; without schedule and masks; or if pruned weights left
                 zero under ``hold="grads"``.
-        After any error weights, state, masks and the step count are as they were.
+        After any error weights, state, masks and the step count are as they were, at an event on all ranks,
+        which all raise it.
         """
         if misplaced or unknown or not isinstance(skipped, bool):
             found = ", ".join(map(shown, (*misplaced, *unknown))) or f"skipped={shown(skipped)}"
@@ -184,9 +205,9 @@ class Pruner:
 
     @property
     def masks(self) -> MaskView:
-        """The masks now, by parameter name."""
-        loop = self._loop
-        return MaskView(loop.plan, loop.keeper.masks, lookup(loop.model, loop.plan.targets[0]).device)
+        """The masks now, by parameter name; of DTensors as DTensors."""
+        loop, weight = self._loop, self._loop.weight
+        return MaskView(loop.plan, loop.keeper.masks, None if weight is None else weight.device)
 
     @property
     def history(self) -> MaskHistory:
@@ -200,8 +221,10 @@ class Pruner:
         return self._loop.tracker
 
     def sparsity(self) -> Sparsity:
-        """Mask bits and actual zeros in the weights now, over all targets and per tensor."""
+        """Mask bits and actual zeros in the weights now, over all targets and per tensor; over ranks, in what
+        this rank holds (events have the numbers of the whole model). Not collective."""
         loop = self._loop
+        reshard(loop.model)
         return count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks)
 
     def report(self) -> PruneReport:
@@ -225,7 +248,8 @@ class Pruner:
 
         Before it writes, it counts the pruned weights that are not 0: the report has them, and a warning
         names them. So it does with a schedule that was not finished. Returns the report. A later `step`
-        raises; calling this again returns the report again.
+        raises; calling this again returns the report again. Over ranks each does it for what it holds, and
+        parameters that fully_shard has gathered are put back.
 
         Raises:
             Error: A pruned weight is not 0 even after it was written.
@@ -234,13 +258,30 @@ class Pruner:
         return self.report()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`."""
+        """Everything needed to go on, for ``torch.load(weights_only=True)``, on the CPU; see `checkpoint`.
+
+        Over ranks: of what this rank holds, masks of DTensors as DTensors, for torch.distributed.checkpoint.
+        Not collective.
+        """
         return saved(self._loop)
+
+    def full_state_dict(self) -> dict[str, Any]:
+        """The state of the whole model as a single process has it, on the first rank of the group; empty on
+        the others. Collective; without a group what `state_dict` gives.
+
+        `load_state_dict` takes it on any number of ranks, given to all of them.
+
+        Raises:
+            Error: The scorer has a memory, which is not gathered.
+        """
+        return saved_whole(self._loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Takes over a saved state and writes the zeros of its masks at once; load the model first.
 
-        With model and optimizer restored too, training goes on bit for bit as if it had not stopped.
+        With model and optimizer restored too, training goes on bit for bit as if it had not stopped. Over
+        ranks each takes its part of whole masks; parameters that fully_shard has gathered are put back first.
+        Not collective.
 
         Args:
             state: What `state_dict` returned, of this model under any wrapper.
@@ -255,14 +296,16 @@ class Pruner:
         """Takes over masks made elsewhere, such as `GradientProbe.masks`, and writes their zeros at once.
 
         Args:
-            masks: By parameter name: `Mask` objects or bool arrays, True = keep. A target that is not named
-                keeps the mask it has.
+            masks: By parameter name: `Mask` objects or bool arrays, True = keep; of DTensors whole ones, of
+                which each rank takes its part, or DTensors laid out alike. A target that is not named keeps
+                the mask it has.
 
         Raises:
             ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: Nothing has been changed.
         """
         loop = self._loop
         loop.require_open()
+        loop.gathering.require_sharded()
         loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
 
     @classmethod

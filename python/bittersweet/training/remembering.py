@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import is_dtensor
+from ..model.binding import part_of
+from ..model.mask_view import whole_of
 from ..options.scorers import TRACKED, Scorer
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from ..optimizers.optimizers import Optimizers
     from ..trackers.base import Tracker
 
-__all__ = ["checked", "describe", "make_tracker", "parameters_of", "tracker_class"]
+__all__ = ["checked", "describe", "make_tracker", "parameters_of", "saved", "tracker_class"]
 
 
 def tracker_class(name: str) -> type[Tracker]:
@@ -52,7 +55,7 @@ def make_tracker(
     if name not in TRACKED:
         return None
     given = parameters_of(scorer, seed)
-    return tracker_class(name)(model, optimizer, **given, _entries=entries)
+    return tracker_class(name)(model, optimizer, **given, _entries=[entry.here() for entry in entries])
 
 
 def describe(tracker: Tracker | None) -> dict[str, str]:
@@ -62,7 +65,55 @@ def describe(tracker: Tracker | None) -> dict[str, str]:
     return {"memory": f"{tracker.scorer.name} keeps {tracker.nbytes:,} bytes of {len(tracker.names)} tensors"}
 
 
-def checked(tracker: Tracker | None, state: Mapping[str, Any] | None, strict: bool) -> Callable[[], None]:
+def saved(tracker: Tracker | None, entries: Sequence[PlanEntry]) -> dict[str, Any] | None:
+    """The tracker's state for a checkpoint: what it keeps of a DTensor as a DTensor of the same layout, and
+    of a part that is given by hand under the name of its box."""
+    if tracker is None:
+        return None
+    state = tracker.state_dict()
+    for entry in entries:
+        if entry.shard is not None:
+            kept = state["tensors"].pop(entry.name)
+            if entry.shard.layout is not None:
+                kept = {key: _whole(tensor, entry) for key, tensor in kept.items()}
+            state["shapes"].pop(entry.name)
+            state["shapes"][entry.key], state["tensors"][entry.key] = list(entry.shape), kept
+            state["seen"][entry.key] = state["seen"].pop(entry.name)
+    return state
+
+
+def _whole(tensor: torch.Tensor, entry: PlanEntry) -> torch.Tensor:
+    is_part = tensor.dtype.is_floating_point and tensor.numel() == entry.local_numel
+    return whole_of(tensor.view(entry.local_shape), entry) if is_part else tensor
+
+
+def _here(state: Mapping[str, Any], entries: Sequence[PlanEntry]) -> Mapping[str, Any]:
+    """The state of what this rank holds, from what `saved` gave, or from that of a single process."""
+    names = [key for key in ("shapes", "tensors", "seen") if isinstance(state.get(key), Mapping)]
+    found = {**state, **{key: dict(state[key]) for key in names}}
+    for entry in entries:
+        if entry.shard is None or not all(entry.key in found[key] for key in names):
+            continue
+        for key in names:
+            found[key][entry.name] = found[key].pop(entry.key)
+        if tuple(found["shapes"][entry.name]) == entry.shape:
+            found["shapes"][entry.name] = list(entry.local_shape)
+        kept = found["tensors"][entry.name]
+        found["tensors"][entry.name] = {key: _part(tensor, entry) for key, tensor in kept.items()}
+    return found
+
+
+def _part(tensor: torch.Tensor, entry: PlanEntry) -> torch.Tensor:
+    if is_dtensor(tensor):
+        tensor = part_of(tensor, entry).reshape(-1)
+    elif tensor.numel() == entry.numel and tensor.dtype.is_floating_point:
+        tensor = part_of(tensor.view(entry.shape), entry).reshape(-1)
+    return tensor
+
+
+def checked(
+    tracker: Tracker | None, state: Mapping[str, Any] | None, strict: bool, entries: Sequence[PlanEntry]
+) -> Callable[[], None]:
     """A function that takes over what a checkpoint says of the tracker, after checking all of it.
 
     Not `strict`, a checkpoint of another scorer is accepted: then the memory stays as it is.
@@ -73,5 +124,5 @@ def checked(tracker: Tracker | None, state: Mapping[str, Any] | None, strict: bo
     foreign = state is None or (tracker is not None and state.get("scorer") != tracker.scorer.name)
     if tracker is None or (foreign and not strict):
         return lambda: None
-    restored = tracker.checked(state or {})
+    restored = tracker.checked(_here(state or {}, entries))
     return lambda: tracker.adopt(restored)

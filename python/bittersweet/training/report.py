@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.shards import local
 from ..extras import require
 from ..model.binding import Bound, bind
+from ..model.gathering import reshard
 from ..select.events import MaskHistory
 from ..tensors.masks import Mask, kept_counts
 from .remembering import describe
@@ -90,14 +92,16 @@ def count_sparsity(bound: Iterable[Bound], masks: Mapping[str, Mask]) -> Sparsit
 
 
 def sparsity_of(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]) -> Sparsity:
-    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept."""
+    """Counts mask bits and zeros of tensors on one device, by name; one without a mask is all kept. Of
+    DTensors what this rank holds is counted."""
     kept = dict(zip(masks, kept_counts(list(masks.values())), strict=True))
     if not tensors:
         return Sparsity({})
-    counts = [tensor.detach().count_nonzero() for tensor in tensors.values()]
+    here = {name: local(tensor).detach() for name, tensor in tensors.items()}
+    counts = [tensor.count_nonzero() for tensor in here.values()]
     rows = {}
     for (name, tensor), nonzero in zip(
-        tensors.items(), sys.modules["torch"].stack(counts).tolist(), strict=True
+        here.items(), sys.modules["torch"].stack(counts).tolist(), strict=True
     ):
         elements = tensor.numel()
         rows[name] = TensorSparsity(elements, elements - kept.get(name, elements), elements - nonzero)
@@ -219,11 +223,22 @@ def plot(report: PruneReport, path: str | os.PathLike[str]) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
+def _ranks_of(loop: Loop) -> dict[str, str]:
+    if loop.ranks is None or loop.ranks.group.size == 1:
+        return {}
+    group = loop.ranks.group
+    return {
+        "ranks": f"rank {group.rank} of {group.size}: sparsity below is of what it holds, events are of the "
+        "whole model"
+    }
+
+
 def report_of(loop: Loop) -> PruneReport:
     """What `Pruner.report` returns."""
     loop.history.settle()
+    reshard(loop.model)
     return PruneReport(
-        {**loop.settings.describe(loop.optimizers), **describe(loop.tracker)},
+        {**loop.settings.describe(loop.optimizers), **describe(loop.tracker), **_ranks_of(loop)},
         loop.step,
         count_sparsity(bind(loop.model, None, loop.plan.targets), loop.keeper.masks),
         MaskHistory(loop.history),

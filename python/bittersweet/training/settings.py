@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..distributed.rounds import agree
 from ..errors import ArgumentError
 from ..model.targets import require_rows
-from ..optimizers.optimizers import WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
 from ..options.schedules import Schedule
@@ -18,6 +19,7 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
+from ..select.over_ranks import check
 from ..select.selection import (
     Options,
     checked_distribution,
@@ -34,7 +36,9 @@ from .remembering import parameters_of, tracker_class
 if TYPE_CHECKING:
     import torch
 
+    from ..distributed.members import Members
     from ..model.targets import PlanEntry
+    from ..steps.ranks import Ranks
 
 _FAR = 2**62
 _IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
@@ -59,11 +63,13 @@ class Settings:
     ties: str | None
     seed: int
     norms_digest: str | None
+    over_ranks: bool
     call: ScorerCall
 
     @classmethod
     def checked(cls, optimizers: Optimizers, scorer: str | Scorer, **options: Any) -> Settings:
-        """Raises ArgumentError for a bad option or for two that exclude each other."""
+        """Raises ArgumentError for a bad option or for two that exclude each other. `over_ranks`: several
+        ranks decide together."""
         call = resolve_scorer(scorer, None, options["seed"])
         options.update(_plain(options), schedule=_schedule(options["schedule"]))
         if call.name == "bitter4" and options["distribution"] is None:
@@ -87,7 +93,8 @@ class Settings:
                 brought = call.reads - {"modifier", "scores"}
                 call = call._replace(reads=brought | set(tracker_class(call.name).roles))
             norms_given = self.norms_digest is not None
-            require_inputs(call, optimizers, frozenset(("input_norm",)) if norms_given else frozenset())
+            given = frozenset(("input_norm",)) if norms_given else frozenset()
+            require_inputs(call, optimizers, given, over_ranks=self.over_ranks)
         self._check_hold(optimizers)
 
     def select(
@@ -97,9 +104,12 @@ class Settings:
         sync: bool = True,
         table: Table | None = None,
         made: tuple[list[Mask], Any] | None = None,
+        members: Members | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> Masks:
-        """New masks for `inputs`, by these options; `table` and `made` are those of `select_masks`."""
-        _, masks, event = select_masks(inputs, self.options(sparsity, sync), (), table, made)
+        """New masks for `inputs`, by these options; the others are those of `select_masks`."""
+        options = self.options(sparsity, sync)
+        _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
     def options(self, sparsity: float, sync: bool = True) -> Options:
@@ -140,6 +150,29 @@ class Settings:
             return
         for entry in targets:
             self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
+
+    def check_ranks(self, targets: Iterable[PlanEntry], optimizers: Optimizers) -> None:
+        """Raises ArgumentError for what several ranks cannot decide together."""
+        selector = resolve_selector(self.selector)[0]
+        if self.schedule is not None and selector != "exact":
+            raise ArgumentError(
+                f"selector: '{selector}' over ranks, which agree by exact counts; accepted: 'exact'"
+            )
+        if self.call.name not in TRACKED or self.schedule is None:
+            return
+        tracker = tracker_class(self.call.name)
+        if (name := optimizers.spread()) is not None and set(tracker.roles) & _MOMENT_READS:
+            raise ArgumentError(
+                f"scorer: '{self.call.name}' with {name}, which keeps the moments that it follows on other "
+                "ranks. Use a scorer without a memory, or 'movement'"
+            )
+        for entry in targets:
+            if entry.local_shape != entry.shape and "scores" not in self.call.reads:
+                raise ArgumentError(
+                    f"scorer: '{self.call.name}' with '{entry.name}', of which each rank holds a part: its "
+                    "memory averages, at every step, a number of the whole tensor, and ranks exchange "
+                    "nothing between events. Use 'movement' or a scorer without a memory"
+                )
 
     def to_config(self) -> dict[str, Any]:
         """What must agree for a saved run to go on as if it had not stopped, as plain values."""
@@ -192,6 +225,28 @@ class Settings:
         }
 
     @property
+    def reads_state(self) -> bool:
+        """Whether events read what optimizers keep."""
+        return self.schedule is not None and bool(self.call.reads & (_MOMENT_READS | STEP_READS))
+
+    def agreement(self) -> dict[str, str]:
+        """What all ranks of a decision must have alike, as text by what it is called."""
+        config = self.to_config()
+        return {key: repr(value) for key, value in {"seed": config["seed"], **config}.items()}
+
+    def agree(self, ranks: Ranks) -> None:
+        """Raises, on all ranks, what they would disagree about at an event. Collective."""
+        agree(ranks.group, self.agreement())
+        if not ranks.members.names:
+            raise ArgumentError(
+                "targets: no rank has anything to prune. Change targets, ignore or the optimizer"
+            )
+        if isinstance(self.schedule, Schedules):
+            ranks.groups(self.schedule)
+        if self.schedule is not None:
+            check(ranks.members, self.options(0.0))
+
+    @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
         """Where the schedule ends: its last step and sparsity, by glob ("" for one of all targets); None if
         only asking would tell. Empty without a schedule."""
@@ -241,6 +296,11 @@ class Settings:
         if not optimizers:
             raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
         optimizers.require_elementwise()
+        if (name := optimizers.spread()) is not None:
+            raise ArgumentError(
+                f"hold: 'grads' with {name}, where each rank steps some of the weights and sends them to the "
+                "others. Use hold='weights'"
+            )
         if not self.mask_optimizer_state:
             raise ArgumentError(
                 "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "
@@ -275,7 +335,13 @@ class Settings:
         )
 
 
-def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[str] = frozenset()) -> None:
+def require_inputs(
+    call: ScorerCall,
+    optimizers: Optimizers,
+    given: frozenset[str] = frozenset(),
+    *,
+    over_ranks: bool = False,
+) -> None:
     """Raises ArgumentError if the scorer reads what neither training, these optimizers nor `given` have."""
     foreign = sorted(call.reads - _IN_TRAINING - given)
     if foreign:
@@ -295,7 +361,7 @@ def require_inputs(call: ScorerCall, optimizers: Optimizers, given: frozenset[st
             "the optimizer (of a Trainer: after create_optimizer()), or choose "
             f"{WITHOUT_STATE}"
         )
-    optimizers.require_state(call.reads, call.name)
+    optimizers.require_state(call.reads, call.name, over_ranks=over_ranks)
 
 
 def _schedule(given: Any) -> Schedule | Schedules | None:

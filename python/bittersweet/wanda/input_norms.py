@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..distributed.parts import norm_of_part
 from ..errors import ArgumentError, MissingStateError, ShapeError
 from ..model.targets import PlanEntry
 from ..tensors.arrays import inspect
+from ..tensors.table import ScoreInputs
 
 __all__ = ["InputNorms"]
 
@@ -54,6 +56,16 @@ class InputNorms:
             "invalidate() if they came after the first probe), or leave this weight out with ignore"
         )
 
+    def here(self, entry: PlanEntry) -> Any:
+        """The norms of the features that this rank's part of the target reads.
+
+        Raises:
+            ShapeError: The part cuts through a group of features.
+            MissingStateError: See `of`.
+        """
+        item = ScoreInputs(None, name=entry.name, **entry.axes._asdict(), shard=entry.shard)
+        return norm_of_part(self.of(entry), item, entry.local_shape, entry.name)
+
     def missing(self, entry: PlanEntry, reads: frozenset[str]) -> MissingStateError | None:
         """The error to raise if the scorer reads norms and this target has none."""
         if "input_norm" in reads:
@@ -71,7 +83,9 @@ class InputNorms:
                 if skip:
                     continue
                 raise error
-            if tuple(self.of(entry).shape) != (entry.features,):
+            if tuple(self.of(entry).shape) == (entry.features,):
+                self.here(entry)
+            else:
                 raise ShapeError(
                     f"input_norms: that of '{entry.name}' has shape {tuple(self.of(entry).shape)}; accepted: "
                     f"({entry.features},), one norm per input feature"

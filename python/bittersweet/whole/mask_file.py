@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, CheckpointError
+from ..distributed.shards import is_dtensor
+from ..errors import ArgumentError, CheckpointError, LayoutError
 from ..extras import require
 from ..model.mask_view import MaskView
 from ..options.values import one_of
@@ -38,10 +39,13 @@ def save_masks(path: str | os.PathLike[str], masks: Any) -> None:
 
     Raises:
         ArgumentError: `masks` is no mapping and no `Masks`, or is empty, or `path` cannot be written.
-        DTypeError, DeviceError, LayoutError: A mask is no bool array.
+        DTypeError, DeviceError, LayoutError: A mask is no bool array, or of a part of a weight.
         MissingPackageError: The package safetensors is not installed.
     """
     packed = _packed(masks)
+    for name, mask in packed.items():
+        if mask.shard is not None and mask.shard.shape != mask.shape:
+            raise _part(name)
     if not packed:
         raise ArgumentError("masks: there are none; nothing has been written")
     tensors = {name: mask.to_host().view(np.int64) for name, mask in packed.items()}
@@ -90,14 +94,30 @@ def _packed(masks: Any) -> dict[str, Mask]:
     if isinstance(masks, Masks):
         return {mask.name: mask for mask in masks}
     if isinstance(masks, MaskView):
+        if masks.split:
+            raise _part(masks.split[0])
         return masks.all_packed()
     if isinstance(masks, Mapping):
         return {
-            str(name): mask if isinstance(mask, Mask) else Mask.from_bool(mask, str(name))
+            str(name): mask if isinstance(mask, Mask) else _whole(mask, str(name))
             for name, mask in masks.items()
         }
     raise ArgumentError(
         f"masks: found {type(masks).__name__}; accepted: a mapping from names to masks, such as pruner.masks"
+    )
+
+
+def _whole(mask: Any, name: str) -> Mask:
+    if is_dtensor(mask):
+        raise _part(name)
+    return Mask.from_bool(mask, name)
+
+
+def _part(name: str) -> LayoutError:
+    return LayoutError(
+        f"masks: of '{name}' this rank holds a part only, and a file has whole masks. Save "
+        "Pruner.full_state_dict(), or gather them on all ranks: {name: masks[name].full_tensor() for name in "
+        "masks}"
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.parts import mask_of_part
+from ..distributed.shards import local, shard_of
 from ..errors import ArgumentError
+from ..model.gathering import reshard
 from ..model.names import counterparts
 from ..options.values import shown
 from ..select import functional
@@ -32,8 +35,9 @@ def apply_masks_(
         inputs: A torch module; or a ScoreInputs or a list of them.
         masks: For a module: masks by parameter name (`Mask` objects or bool arrays), such as ``pruner.masks``
             or what `load_masks` returns. Prefixes that wrappers add are understood, and parameters that are
-            not named are left alone. Else `Masks`, a `Mask`, a bool array, or a list of these, in the order
-            of `inputs`.
+            not named are left alone. Of DTensors each rank writes its own part, by masks of it, of the whole,
+            or DTensors that are laid out alike. Else `Masks`, a `Mask`, a bool array, or a list of these, in
+            the order of `inputs`.
         roles: Of ``"weight"``, ``"exp_avg"``, ``"exp_avg_sq"``, ``"max_exp_avg_sq"``, ``"grad"``. A tensor
             that lacks one is skipped for it. For a module ``"weight"`` alone.
 
@@ -86,9 +90,16 @@ def _of_module(
             f"masks: found {type(masks).__name__} beside a module; accepted: a mapping from parameter names "
             "to masks, such as pruner.masks or what load_masks returns"
         )
+    reshard(module)
     tensors = tensors_of(module)
     names = counterparts("masks", dict.fromkeys(masks, ()), list(tensors))
-    found = {name: tensors[own] for name, own in names.items()}
-    packed = {name: as_mask(masks[name], tuple(tensor.shape), name) for name, tensor in found.items()}
+    whole = {name: tensors[own] for name, own in names.items()}
+    found = {name: local(tensor) for name, tensor in whole.items()}
+    packed = {}
+    for name, tensor in found.items():
+        shape = tuple(tensor.shape)
+        packed[name] = as_mask(
+            mask_of_part(masks[name], shard_of(whole[name], name), shape, name), shape, name
+        )
     moved = {name: mask.to(devices.runtime.index_of(found[name])) for name, mask in packed.items()}
     return found, moved

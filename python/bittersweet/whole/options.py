@@ -28,6 +28,7 @@ class _Common(TypedDict, total=False):
     regrow: bool
     max_tensor_sparsity: float | None
     sync: bool
+    process_group: Any
 
 
 class TensorOptions(_Common, total=False):

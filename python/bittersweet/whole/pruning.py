@@ -17,9 +17,10 @@ from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import as_bool
-from ..select import functional
+from ..select import functional, thresholds
 from ..select.events import MaskEvent
-from ..select.functional import Threshold
+from ..select.selection import Options
+from ..select.thresholds import Threshold
 from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs
 from .selecting import SelectOptions, mapped, select
@@ -62,6 +63,7 @@ def prune_(
     input_norms: Mapping[str, Any] | None = None,
     in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
+    process_group: Any = None,
     **unknown: NoReturn,
 ) -> MaskEvent:
     """Writes +0 to the weights that matter least, once and in place: ``prune_(model, sparsity=0.5)``.
@@ -95,9 +97,9 @@ def prune_(
         tensors: Any = inputs
         return functional.prune_(
             tensors, sparsity=_one_share(sparsity), k=k, scorer=_or_default(scorer),
-            mask_optimizer_state=with_state, **vars(options),
+            mask_optimizer_state=with_state, process_group=process_group, **vars(options),
         )  # fmt: skip
-    weights = gather(inputs, given, scorer, eps, seed)
+    weights = gather(inputs, given, scorer, eps, seed, process_group)
     new, event = select(weights, sparsity, k, options)
     roles = ("weight", *_MOMENTS) if with_state else ("weight",)
     items, writing = weights.written(new, roles)
@@ -135,6 +137,7 @@ def make_masks(
     input_norms: Mapping[str, Any] | None = None,
     in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
+    process_group: Any = None,
     **unknown: NoReturn,
 ) -> Masks | MaskView:
     """New masks for a model, one tensor or a list of tensors. Nothing but the masks is written.
@@ -177,6 +180,10 @@ def make_masks(
         in_dim: For a module: the axis of the inputs of parameters whose class does not say it, by glob.
         missing: For a module: a weight without what the scorer reads is an ``"error"``, or is left as it is
             and listed in the event (``"skip"``).
+        process_group: The ranks that decide together, a ``torch.distributed.ProcessGroup``: all of them call
+            this, with the same options. Each gets the masks of what it holds, and all the event of the whole.
+            None: the default group if a weight is a DTensor (fully_shard, tensor parallelism), else this
+            process alone.
 
     Returns:
         The masks, one bit per element: for ScoreInputs `Masks` in their order, for a module a mapping by
@@ -201,9 +208,10 @@ def make_masks(
             sparsity=_one_share(sparsity),
             k=k,
             scorer=_or_default(scorer),
+            process_group=process_group,
             **vars(options),
         )
-    weights = gather(inputs, given, scorer, eps, seed)
+    weights = gather(inputs, given, scorer, eps, seed, process_group)
     new, event = select(weights, sparsity, k, options)
     return MaskView(weights.plan, new, weights.place, event)
 
@@ -228,6 +236,7 @@ def threshold(
     input_norms: Mapping[str, Any] | None = None,
     in_dim: Mapping[Any, int] | None = None,
     missing: str = "error",
+    process_group: Any = None,
     **unknown: NoReturn,
 ) -> Threshold:
     """The score below which weights go, over all weights as one sequence. Nothing is written.
@@ -241,13 +250,19 @@ def threshold(
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     found: Any = inputs
     if is_module(inputs):
-        weights = gather(inputs, given, scorer, eps, seed)
+        weights = gather(inputs, given, scorer, eps, seed, process_group)
+        if weights.members is not None:
+            options = Options(
+                share, k, "global", None, "nearest", "error", weights.scorer, selector, ties, nonfinite, seed,
+                eps, regrow, None, sync,
+            )  # fmt: skip
+            return thresholds.threshold_over_ranks(weights.items, options, weights.members)
         found, scorer = weights.items, weights.scorer
     else:
         given.refuse()
-    return functional.threshold(
+    return thresholds.threshold(
         found, sparsity=share, k=k, scorer=_or_default(scorer), selector=selector, ties=ties,
-        nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, sync=sync,
+        nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, sync=sync, process_group=process_group,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +10,11 @@ from ..errors import ArgumentError, MissingStateError
 from ..notices import warn
 from ..options import budgets
 from ..options.scopes import Scope
-from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..select import functional
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
+from ..select.selection import Options, select_masks
 from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import Mask, kept_counts
 from ..tensors.table import ScoreInputs
@@ -49,13 +49,13 @@ def select(
     if isinstance(sparsity, Mapping):
         made, event, dense = _select_groups(weights, sparsity, k, options)
     else:
-        made, event = _decide(weights.items, sparsity, k, weights.scorer, options)
+        made, event = _decide(weights, weights.items, sparsity, k, options)
     new = {**weights.masks, **made}
     if not (weights.skipped or dense):
         return new, event
 
     def over_all(event: MaskEvent) -> MaskEvent:
-        dead = sum(mask.numel for mask in new.values()) - sum(kept_counts(list(new.values())))
+        dead = event.pruned + _dead(weights, {*weights.skipped, *dense})
         return replace(event, skipped=weights.skipped, achieved_sparsity_all=dead / max(weights.numel, 1))
 
     return new, mapped(event, over_all)
@@ -67,29 +67,66 @@ def _select_groups(
     if k is not None:
         raise ArgumentError("k: given beside sparsity by glob; give one of them")
     shares = budgets.shares(sparsity)
-    entries = {entry.name: entry for entry in weights.plan.targets}
-    groups = budgets.group("sparsity", shares, {name: entry.aliases for name, entry in entries.items()})
+    groups = budgets.group("sparsity", shares, _aliases(weights))
     items = {str(item.name): item for item in weights.items}
     made: dict[str, Mask] = {}
     events: dict[str, MaskEvent] = {}
     for glob, names in groups.members.items():
         competing = [items[name] for name in names if name in items]
-        if not competing:
+        if not (set(names) & set(items if weights.members is None else weights.members.names)):
             raise MissingStateError(
                 f"missing: every weight of '{glob}' lacks what the scorer reads. Leave it out of sparsity"
             )
-        masks, events[glob] = _decide(competing, shares[glob], None, weights.scorer, options)
+        masks, events[glob] = _decide(weights, competing, shares[glob], None, options, names)
         made.update(masks)
-    dense = {name: entries[name].numel for name in groups.dense}
+    sizes = _sizes(weights)
+    dense = {name: sizes[name] for name in groups.dense}
     return made, merge_events(events, dense), dense
 
 
 def _decide(
-    items: Sequence[ScoreInputs], share: Any, k: int | None, scorer: str | Scorer, options: SelectOptions
+    weights: ModelWeights,
+    items: Sequence[ScoreInputs],
+    share: Any,
+    k: int | None,
+    options: SelectOptions,
+    names: Collection[str] | None = None,
 ) -> tuple[dict[str, Mask], MaskEvent]:
-    found = functional.make_masks(items, sparsity=share, k=k, scorer=scorer, **vars(options))
-    assert found.event is not None
-    return {mask.name: mask for mask in found}, mapped(found.event, lambda event: _said(event, options))
+    """The masks of some items, and the event; with ranks, `names` are those that compete on all of them
+    (None: all)."""
+    found: Iterable[Mask]
+    if weights.members is None:
+        masks = functional.make_masks(items, sparsity=share, k=k, scorer=weights.scorer, **vars(options))
+        assert masks.event is not None
+        found, event = masks, masks.event
+    else:
+        members = weights.members
+        if names is not None:
+            members = members.without(name for name in members.names if name not in names)
+        chosen = Options(sparsity=share, k=k, scorer=weights.scorer, **vars(options))
+        _, found, event = select_masks(list(items), chosen, (), members=members)
+    return {mask.name: mask for mask in found}, mapped(event, lambda event: _said(event, options))
+
+
+def _aliases(weights: ModelWeights) -> dict[str, tuple[str, ...]]:
+    """The targets of the model, of all ranks, and their further names."""
+    here = {entry.name: entry.aliases for entry in weights.plan.targets}
+    return here if weights.ranks is None else weights.ranks.aliases()
+
+
+def _sizes(weights: ModelWeights) -> dict[str, int]:
+    if weights.ranks is not None:
+        members = weights.ranks.members
+        return dict(zip(members.names, members.numels, strict=True))
+    return {entry.name: entry.numel for entry in weights.plan.targets}
+
+
+def _dead(weights: ModelWeights, names: Collection[str]) -> int:
+    """How many elements of these targets are dead by the masks that they have already."""
+    if weights.ranks is not None:
+        return weights.ranks.dead(weights.masks, weights.plan.targets, names)
+    masks = [mask for name, mask in weights.masks.items() if name in names]
+    return sum(mask.numel for mask in masks) - sum(kept_counts(masks))
 
 
 def _said(event: MaskEvent, options: SelectOptions) -> MaskEvent:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from ..distributed.collective import Group
 from ..errors import ArgumentError, MissingStateError
 from ..model.binding import Bound, bind, companion_items, masks_of, missing_reads, score_inputs
+from ..model.gathering import reshard
 from ..model.targets import Plan, find_targets, unwrap
 from ..optimizers.optimizers import Optimizers
 from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
+from ..steps.ranks import Ranks
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs
@@ -20,6 +23,8 @@ from ..wanda.input_norms import InputNorms
 
 if TYPE_CHECKING:
     import torch
+
+    from ..distributed.members import Members
 
 _STATE = frozenset(("exp_avg", "exp_avg_sq", "step", "bias_correction1"))
 
@@ -52,7 +57,7 @@ class Given:
 @dataclass(frozen=True)
 class ModelWeights:
     """Every target (`bound`), its current mask if it has one, and those that compete (`items`) or lack
-    something (`skipped`)."""
+    something (`skipped`); and, where several ranks decide together, those, and who competes over them."""
 
     model: torch.nn.Module
     optimizers: Optimizers
@@ -62,6 +67,8 @@ class ModelWeights:
     bound: list[Bound]
     masks: dict[str, Mask]
     skipped: tuple[str, ...]
+    ranks: Ranks | None = None
+    members: Members | None = None
 
     def written(
         self, masks: Mapping[str, Mask], roles: Sequence[str]
@@ -75,11 +82,13 @@ class ModelWeights:
         return [*(one.inputs(roles) for one in bound), *copies], [*ordered.values(), *chosen]
 
     @property
-    def place(self) -> torch.device:
-        return self.bound[0].parameter.device
+    def place(self) -> torch.device | None:
+        return self.bound[0].parameter.device if self.bound else None
 
     @property
     def numel(self) -> int:
+        if self.ranks is not None:
+            return sum(self.ranks.members.numels)
         return sum(entry.numel for entry in self.plan.targets)
 
 
@@ -115,15 +124,46 @@ def is_module(inputs: Any) -> TypeGuard[torch.nn.Module]:
 
 
 def gather(
-    model: torch.nn.Module, given: Given, scorer: str | Scorer | None, eps: Any, seed: int
+    model: torch.nn.Module,
+    given: Given,
+    scorer: str | Scorer | None,
+    eps: Any,
+    seed: int,
+    process_group: Any = None,
 ) -> ModelWeights:
-    """Finds the targets of a model, and what `scorer` reads of each.
+    """Finds the targets of a model, and what `scorer` reads of each. Weights that fully_shard has gathered
+    are put back into their shards. Collective where ranks decide together: what is wrong on one is raised on
+    all.
 
     Raises:
         ArgumentError: A bad option, a pattern or a mask without a target, nothing to prune, or a scorer that
             reads what a model at one moment does not have.
         MissingStateError: A target lacks what the scorer reads, under ``missing="error"``; or all do.
     """
+    group = Group.of(process_group, model.parameters())
+    if group is None:
+        return _gather(model, given, scorer, eps, seed, False)
+
+    def here() -> ModelWeights:
+        reshard(model)
+        return _gather(model, given, scorer, eps, seed, True)
+
+    found = group.together(here)
+    ranks = Ranks.meet(group, found.plan.targets, None)
+    members = ranks.competing(lambda: found.skipped)
+    if not members.names:
+        raise MissingStateError(
+            f"missing: all {len(ranks.members.names)} targets lack what the scorer reads, so that nothing "
+            "can be pruned. Choose a scorer that does without"
+        )
+    left_out = tuple(name for name in ranks.members.names if name not in members.index)
+    items = [item for item in found.items if item.name in members.index]
+    return replace(found, items=items, skipped=left_out, ranks=ranks, members=members)
+
+
+def _gather(
+    model: torch.nn.Module, given: Given, scorer: str | Scorer | None, eps: Any, seed: int, over_ranks: bool
+) -> ModelWeights:
     one_of("missing", given.missing, ("error", "skip"))
     optimizers = Optimizers.of(given.optimizer)
     scorer = scorer if scorer is not None else "bitter7" if optimizers else "magnitude"
@@ -131,8 +171,9 @@ def gather(
     norms = InputNorms(given.input_norms)
     root = unwrap(model)
     plan = find_targets(
-        model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers
-    )
+        model, optimizers, given.targets, given.ignore, in_dim=given.in_dim, frozen=not optimizers,
+        over_ranks=over_ranks,
+    )  # fmt: skip
     bound = bind(root, optimizers, plan.targets, reads)
     if given.missing == "error":
         name = resolve_scorer(scorer, eps, seed).name
@@ -148,9 +189,9 @@ def gather(
             skipped.append(one.entry.name)
             continue
         item = score_inputs(one, reads, masks.get(one.entry.name))
-        item.input_norm = norms.of(one.entry) if "input_norm" in reads else None
+        item.input_norm = norms.here(one.entry) if "input_norm" in reads else None
         items.append(item)
-    if not items:
+    if not items and not over_ranks:
         raise MissingStateError(
             f"missing: every target lacks what the scorer reads, so that nothing can be pruned. For example: "
             f"{_missing(bound[0], reads) or norms.missing(bound[0].entry, reads)}"

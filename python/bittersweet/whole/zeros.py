@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..distributed.collective import Group
+from ..distributed.shards import Shard, local, shard_of
 from ..errors import ArgumentError, DeviceError
+from ..model.gathering import reshard
 from ..model.targets import unwrap
-from ..training.report import text_table
 from .weight_files import read_tensors
+from .zero_count import PartZeros, TensorZeros, ZeroCount, counted_over_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -23,124 +25,21 @@ __all__ = ["TensorZeros", "ZeroCount", "sparsity"]
 _CHUNK = 1 << 20  # elements that are widened at a time, where a type cannot be counted as it is
 
 
-@dataclass(frozen=True)
-class TensorZeros:
-    """One tensor: its shape and element type, how many elements it has, and how many are exactly 0."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    elements: int
-    zeros: int
-
-    @property
-    def zero(self) -> float:
-        """Share of the elements that are exactly 0, 0 to 1."""
-        return self.zeros / self.elements if self.elements else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "elements": self.elements,
-            "zeros": self.zeros,
-            "zero": self.zero,
-        }
-
-
-@dataclass(frozen=True)
-class ZeroCount:
-    """Exact zeros per tensor. Prints as a table of what has two or more axes; `table` shows all.
-
-    Attributes:
-        per_tensor: By name, in the order of the model.
-        skipped: What was not counted, with the reason: tensors that are no floating-point numbers, and
-            values that are no tensors.
-    """
-
-    per_tensor: Mapping[str, TensorZeros]
-    skipped: Mapping[str, str]
-
-    @property
-    def elements(self) -> int:
-        return sum(row.elements for row in self.per_tensor.values())
-
-    @property
-    def zeros(self) -> int:
-        return sum(row.zeros for row in self.per_tensor.values())
-
-    @property
-    def zero(self) -> float:
-        """Share of all elements that are exactly 0, 0 to 1."""
-        return self.zeros / self.elements if self.elements else 0.0
-
-    @property
-    def matrices(self) -> ZeroCount:
-        """The same of the tensors with two or more axes: not of biases and norms."""
-        rows = {name: row for name, row in self.per_tensor.items() if len(row.shape) > 1}
-        return ZeroCount(rows, {})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "elements": self.elements,
-            "zeros": self.zeros,
-            "zero": self.zero,
-            "matrices": {key: getattr(self.matrices, key) for key in ("elements", "zeros", "zero")},
-            "per_tensor": {name: row.to_dict() for name, row in self.per_tensor.items()},
-            "skipped": dict(self.skipped),
-        }
-
-    def table(self, *, every: bool = True) -> str:
-        """The table; with `every` False, tensors of fewer than two axes are summed up in one line."""
-        matrices = self.matrices
-        shown = self.per_tensor if every or not matrices.per_tensor else matrices.per_tensor
-        rows: list[tuple[str, ...]] = [("tensor", "shape", "dtype", "elements", "zeros", "share")]
-        rows += [_row(name, row) for name, row in shown.items()]
-        if len(shown) < len(self.per_tensor):
-            rest = [row for name, row in self.per_tensor.items() if name not in shown]
-            rows.append(_total(f"{len(rest)} of fewer than two axes", rest))
-            rows.append(_total("all of two or more axes", shown.values()))
-        rows.append(_total("all", self.per_tensor.values()))
-        lines = [text_table(rows)]
-        if self.skipped:
-            reasons = sorted(set(self.skipped.values()))
-            listed = "; ".join(
-                f"{sum(found == reason for found in self.skipped.values())} {reason}" for reason in reasons
-            )
-            lines.append(f"not counted: {listed}")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table(every=False)
-
-    def __repr__(self) -> str:
-        return (
-            f"ZeroCount({len(self.per_tensor)} tensors, {self.zeros:,} of {self.elements:,} elements are 0: "
-            f"{self.zero:.4f})"
-        )
-
-
-def _row(name: str, row: TensorZeros) -> tuple[str, ...]:
-    shape = "x".join(map(str, row.shape)) or "scalar"
-    return name, shape, row.dtype, f"{row.elements:,}", f"{row.zeros:,}", f"{row.zero:.4f}"
-
-
-def _total(title: str, rows: Iterable[TensorZeros]) -> tuple[str, ...]:
-    elements, zeros = 0, 0
-    for row in rows:
-        elements, zeros = elements + row.elements, zeros + row.zeros
-    share = zeros / elements if elements else 0.0
-    return title, "", "", f"{elements:,}", f"{zeros:,}", f"{share:.4f}"
-
-
-def sparsity(source: torch.nn.Module | Mapping[str, Any] | str | os.PathLike[str]) -> ZeroCount:
+def sparsity(
+    source: torch.nn.Module | Mapping[str, Any] | str | os.PathLike[str], *, process_group: Any = None
+) -> ZeroCount:
     """Counts exact zeros (+0 and -0; NaN is none) in every floating-point tensor. Nothing is changed.
+
+    Of DTensors (fully_shard, tensor parallelism) and with a process group the parts of all ranks are counted,
+    copies once, and every rank gets the counts of the whole: all ranks call this.
 
     Args:
         source: A torch module (parameters and persistent buffers, tied ones once); a state dict of torch
             tensors or NumPy arrays, also as the ``"state_dict"`` or ``"model"`` of a larger checkpoint; or a
             path: a safetensors file, a torch checkpoint (read with ``weights_only=True``), an index of
             shards (``*.index.json``), or a folder that holds one of these. Files are read tensor by tensor.
+        process_group: The ranks that count together, for a module or a state dict. None: the default group if
+            there is a DTensor, else this process alone.
 
     Returns:
         The counts, which print as a table; `ZeroCount.to_dict` for JSON.
@@ -151,18 +50,45 @@ def sparsity(source: torch.nn.Module | Mapping[str, Any] | str | os.PathLike[str
         DeviceError: A tensor has no values (meta device).
         MissingPackageError: A file needs a package that is not installed.
     """
+    is_file = isinstance(source, (str, os.PathLike))
+    if is_file and process_group is not None:
+        raise ArgumentError("process_group: given beside a file, which one process counts. Leave it out")
+    entries: Iterable[tuple[str, Any]] = _entries(source)
+    if not is_file:
+        entries = list(entries)
+    group = None if is_file else Group.of(process_group, (value for _, value in entries))
+    if group is None:
+        counted, skipped = _counted(entries)
+    else:
+        counted, skipped = counted_over_ranks(group, lambda: _parts(entries))
+    if not counted:
+        listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:8])
+        raise ArgumentError(f"source: it holds no floating-point tensor ({listed or 'nothing at all'})")
+    return ZeroCount(counted, skipped)
+
+
+def _counted(entries: Iterable[tuple[str, Any]]) -> tuple[dict[str, TensorZeros], dict[str, str]]:
+    """The counts by name, and why others were not counted."""
     counted: dict[str, TensorZeros] = {}
     skipped: dict[str, str] = {}
-    for name, value in _entries(source):
+    for name, value in entries:
         found = _count(name, value)
         if isinstance(found, str):
             skipped[name] = found
         else:
             counted[name] = found
-    if not counted:
-        listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:8])
-        raise ArgumentError(f"source: it holds no floating-point tensor ({listed or 'nothing at all'})")
-    return ZeroCount(counted, skipped)
+    return counted, skipped
+
+
+def _parts(entries: Iterable[tuple[str, Any]]) -> tuple[list[PartZeros], dict[str, str]]:
+    """The counts of what this rank holds, and why others were not counted."""
+    shards = {name: shard_of(value, name) for name, value in entries}
+    counted, skipped = _counted((name, local(value)) for name, value in entries)
+    parts = []
+    for name, row in counted.items():
+        shard = shards[name] or Shard(row.shape, (0,) * len(row.shape))
+        parts.append(PartZeros(name, shard.shape, shard.offset, row))
+    return parts, skipped
 
 
 def _entries(source: Any) -> Iterator[tuple[str, Any]]:
@@ -187,6 +113,7 @@ def _part(part: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _of_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    reshard(module)
     seen: set[int] = set()
     for name, value in unwrap(module).state_dict(keep_vars=True).items():
         if id(value) not in seen:
@@ -232,9 +159,6 @@ def _count_torch(name: str, tensor: torch.Tensor) -> TensorZeros | str:
     if torch.nn.parameter.is_lazy(tensor):
         return "not initialised yet"
     dtype = str(tensor.dtype).removeprefix("torch.")
-    kinds = {cls.__name__ for cls in type(tensor).__mro__}
-    if "DTensor" in kinds:
-        return "DTensor, of which this process has a part"
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return f"of {dtype}"
     if tensor.device.type == "meta":

@@ -363,7 +363,7 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
                 for own in (False, True)
             ]
         for model in (*wrapped, nn.Sequential(nn.Linear(4, 4), wrapped[0])):
-            with pytest.raises(bs.LayoutError, match=r"FullyShardedDataParallel.*Train with Distributed"):
+            with pytest.raises(bs.LayoutError, match=r"FullyShardedDataParallel.*fully_shard in its place"):
                 find_targets(model)
             with pytest.raises(bs.LayoutError, match="FullyShardedDataParallel"):
                 bs.Pruner(model, None, scorer="magnitude", schedule=LINEAR)
@@ -373,5 +373,17 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
             find_targets(model)
         assert "to_local" not in str(error.value)
         assert names(find_targets(model, ignore="1.*")) == {"0.weight"}
+        entry = find_targets(model, over_ranks=True).targets[1]
+        assert (entry.shape, entry.local_shape) == ((4, 4), (4, 4))
+        assert entry.shard is not None and entry.shard.layout is not None
     finally:
         distributed.destroy_process_group()
+
+
+def test_what_deepspeed_has_partitioned_is_refused() -> None:
+    model = mlp()
+    model[2].weight.ds_id = 7  # as ZeRO-3 marks what it takes apart
+    with pytest.raises(bs.LayoutError, match=r"'2\.weight' is partitioned by DeepSpeed ZeRO-3.*fully_shard"):
+        find_targets(model)
+    with pytest.raises(bs.LayoutError, match="ZeRO-3"):
+        bs.Pruner(model, None, scorer="magnitude", schedule=LINEAR)

@@ -1,0 +1,244 @@
+"""The functions over real ranks: equal to those of the gathered model, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import bittersweet as bs
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from ranks_events import require_equal_events
+from ranks_support import (
+    BUILDS,
+    full,
+    gathered,
+    inputs,
+    net,
+    require_equal_masks,
+    train,
+    weights,
+)
+
+
+def _compare(build: str, dtype: torch.dtype, **options: Any) -> None:
+    model = BUILDS[build](net(dtype))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    train(model, optimizer, 3)
+    masks = None
+    for sparsity in (0.3, 0.6):
+        items = inputs(model, optimizer, masks)
+        whole = gathered(items)
+        expected = bs.make_masks(whole, sparsity=sparsity, **options)
+        found = bs.make_masks(items, sparsity=sparsity, **options)
+        assert found.event is not None and expected.event is not None
+        require_equal_events(found.event, expected.event)
+        require_equal_masks(found, expected, items)
+        if not options.keys() & {"scope", "max_tensor_sparsity"}:
+            one, other = (bs.threshold(each, sparsity=sparsity, **options) for each in (items, whole))
+            for field in ("value", "k", "count_below", "count_equal", "pruned", "total", "dead"):
+                assert getattr(one, field) == getattr(other, field), field
+        event = bs.prune_(items, sparsity=sparsity, mask_optimizer_state=True, **options)
+        require_equal_events(event, expected.event)
+        bs.prune_(whole, sparsity=sparsity, mask_optimizer_state=True, **options)
+        for item, alone in zip(items, whole, strict=True):
+            for role in ("weight", "exp_avg", "exp_avg_sq", "grad"):
+                assert torch.equal(full(getattr(item, role)), getattr(alone, role)), (item.name, role)
+        masks = {mask.name: mask if sparsity < 0.5 else mask.dtensor() for mask in found}
+
+
+def fsdp(rank: int, size: int) -> None:
+    _compare("fsdp", torch.float32)
+
+
+def fsdp_in_half_precision(rank: int, size: int) -> None:
+    _compare("fsdp", torch.bfloat16)
+    _compare("fsdp", torch.bfloat16, scorer="magnitude")
+
+
+def fsdp_over_tensor_parallel(rank: int, size: int) -> None:
+    _compare("fsdp_tp", torch.float32)
+    _compare("fsdp_tp", torch.bfloat16, scorer="magnitude")
+
+
+def hsdp(rank: int, size: int) -> None:
+    _compare("hsdp", torch.float32)
+    _compare("hsdp", torch.bfloat16, scorer="magnitude", ties="below")
+
+
+def other_scorers_and_ties(rank: int, size: int) -> None:
+    _compare("fsdp", torch.float32, scorer="gradient")
+    _compare("fsdp", torch.float32, scorer="bitter8_bias_corrected", ties="at_or_below")
+    _compare("fsdp", torch.float32, scorer=bs.Random(), seed=3)
+    _compare("fsdp", torch.float32, scorer="bitter3", regrow=True)
+
+
+def scopes(rank: int, size: int) -> None:
+    _compare("fsdp", torch.float32, scope="tensor")
+    _compare("fsdp", torch.float32, scope="tensor", distribution="erk")
+    _compare("fsdp", torch.float32, scope="row", scorer="magnitude")
+    _compare("fsdp", torch.float32, max_tensor_sparsity=0.7)
+    _compare_masks("fsdp", scope="2:4", remainder="keep", scorer="magnitude")
+
+
+def _compare_masks(build: str, **options: Any) -> None:
+    model = BUILDS[build](net())
+    items = [bs.ScoreInputs(weight, name=name) for name, weight in weights(model)]
+    expected, found = bs.make_masks(gathered(items), **options), bs.make_masks(items, **options)
+    assert found.event is not None and expected.event is not None
+    require_equal_events(found.event, expected.event)
+    require_equal_masks(found, expected, items)
+
+
+def norms_of_inputs(rank: int, size: int) -> None:
+    """WANDA: each rank takes the norms of its part from those of the whole."""
+    for build in ("fsdp", "fsdp_tp"):
+        model = BUILDS[build](net())
+        items = []
+        for place, (name, weight) in enumerate(weights(model)):
+            norm = torch.rand(weight.shape[1], generator=torch.Generator().manual_seed(place))
+            items.append(bs.ScoreInputs(weight, input_norm=norm, name=name))
+        expected = bs.make_masks(gathered(items), sparsity=0.5, scorer="wanda")
+        found = bs.make_masks(items, sparsity=0.5, scorer="wanda")
+        assert found.event is not None and expected.event is not None
+        require_equal_events(found.event, expected.event)
+        require_equal_masks(found, expected, items)
+
+
+def whole_models(rank: int, size: int) -> None:
+    """The functions of a module, with and without an optimizer, in one budget and by glob; `sparsity`."""
+    for build in BUILDS:
+        for sparsity in (0.5, {"a": 0.25, "b": 0.75}):
+            alone = net()
+            model = BUILDS[build](net())
+            optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-2) for one in (alone, model)]
+            train(model, optimizers[1], 2)
+            _copy(model, optimizers[1], alone, optimizers[0])
+            expected = bs.make_masks(alone, sparsity=sparsity, optimizer=optimizers[0])
+            found = bs.make_masks(model, sparsity=sparsity, optimizer=optimizers[1])
+            assert list(found) == list(expected)
+            for name, mask in expected.items():
+                assert torch.equal(full(found[name]), mask), name
+            assert found.event is not None and expected.event is not None
+            require_equal_events(found.event, expected.event)
+            assert found.event.dense == expected.event.dense
+            assert found.event.achieved_sparsity_all == expected.event.achieved_sparsity_all
+            if not isinstance(sparsity, dict):
+                one = bs.threshold(model, sparsity=sparsity, optimizer=optimizers[1])
+                assert one.value == expected.event.threshold
+            events = [
+                bs.prune_(one, sparsity=sparsity, optimizer=by, mask_optimizer_state=True)
+                for one, by in zip((alone, model), optimizers, strict=True)
+            ]
+            require_equal_events(events[1], events[0])
+            zeros, counted = bs.sparsity(alone), bs.sparsity(model)
+            assert counted.to_dict() == zeros.to_dict()
+            for (name, one), (_, other) in zip(weights(alone), weights(model), strict=True):
+                assert torch.equal(full(other), one.detach()), name
+                states = optimizers[0].state[one], optimizers[1].state[other]
+                assert torch.equal(states[0]["exp_avg"], full(states[1]["exp_avg"])), name
+            broken = bs.count_violations(model, found)
+            assert set(broken) == set(expected) and not any(broken.values())
+            bs.apply_masks_(model, {name: torch.zeros_like(mask) for name, mask in expected.items()})
+            assert bs.sparsity(model).matrices.zero == 1.0
+
+
+def _copy(model: Any, optimizer: Any, alone: Any, other: Any) -> None:
+    """Makes a model and its optimizer what ranks hold together."""
+    for one, whole in zip(model.parameters(), alone.parameters(), strict=True):
+        with torch.no_grad():
+            whole.copy_(full(one))
+        other.state[whole] = {name: full(value) for name, value in optimizer.state[one].items()}
+
+
+def evaluated_models(rank: int, size: int) -> None:
+    """A forward pass leaves weights gathered: what is pruned then reaches the next forward pass."""
+    model = BUILDS["fsdp"](net())
+    x = torch.ones(2, 22)
+    with torch.no_grad():
+        before = model(x)
+        assert bs.sparsity(model).matrices.zero == 0.0
+        model(x)
+        bs.prune_(model, sparsity=1.0)
+        assert bs.sparsity(model).matrices.zero == 1.0
+        assert torch.equal(model(x), torch.zeros(2, 1)) and not torch.equal(before, torch.zeros(2, 1))
+
+
+def masks_in_files(rank: int, size: int) -> None:
+    """A file has whole masks; a rank's own are refused by name, and gathered ones are taken back."""
+    model = BUILDS["fsdp"](net())
+    masks = bs.make_masks(model, sparsity=0.5)
+    for given in (masks, dict(masks), masks.packed):
+        with pytest.raises(bs.LayoutError, match=r"masks: of 'a\.weight'.*full_tensor"):
+            bs.save_masks("nowhere", given)
+    whole = {name: mask.full_tensor() for name, mask in masks.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        bs.save_masks(f"{folder}/masks", whole)
+        loaded = bs.load_masks(f"{folder}/masks")
+    bs.apply_masks_(model, loaded)
+    again = bs.make_masks(model, sparsity=0.5, masks=loaded)
+    for name, mask in masks.items():
+        assert torch.equal(full(again[name]), full(mask))
+
+
+def shards_by_hand(rank: int, size: int) -> None:
+    """Arrays of NumPy and tensors that torch knows nothing of, and replicas beside them."""
+    rng = np.random.default_rng(5)
+    whole = [rng.standard_normal(shape).astype(np.float32) for shape in ((7, 9), (3, 5, 4), (11,))]
+    whole[1].flat[::3] = whole[0].flat[4]
+    for make in (np.copy, lambda array: torch.from_numpy(array.copy())):
+        items = []
+        for place, array in enumerate(whole[:2]):
+            low, high = (len(array) * at // size for at in (rank, rank + 1))
+            shard = bs.Shard(array.shape, (low, *([0] * (array.ndim - 1))))
+            items.append(bs.ScoreInputs(make(array[low:high]), name=f"w{place}", shard=shard))
+        items.append(bs.ScoreInputs(make(whole[2]), name="w2"))
+        alone = [bs.ScoreInputs(make(array), name=f"w{place}") for place, array in enumerate(whole)]
+        expected = bs.make_masks(alone, sparsity=0.5, scorer="magnitude")
+        found = bs.make_masks(items, sparsity=0.5, scorer="magnitude", process_group=dist.group.WORLD)
+        assert found.event is not None and expected.event is not None
+        assert found.event.ranks == size
+        require_equal_events(found.event, expected.event)
+        for mask, of_all, item in zip(found, expected, items, strict=True):
+            bits = np.asarray(of_all.bool())
+            if item.shard is not None:
+                bits = bits[item.shard.offset[0] : item.shard.offset[0] + mask.shape[0]]
+            assert np.array_equal(np.asarray(mask.bool()), bits)
+
+
+def a_stage_of_each_rank(rank: int, size: int) -> None:
+    """A pipeline: each rank has tensors of its own, and one has none; the order is that of positions."""
+    rng = np.random.default_rng(9)
+    whole = [np.round(rng.standard_normal((5, 4 + place)), 1).astype(np.float32) for place in range(2 * size)]
+    alone = [bs.ScoreInputs(array.copy(), name=f"w{place}") for place, array in enumerate(whole)]
+    expected = bs.make_masks(alone, sparsity=0.5, scorer="magnitude")
+    items = [
+        bs.ScoreInputs(
+            whole[place].copy(), name=f"w{place}", shard=bs.Shard(whole[place].shape, (0, 0), position=place)
+        )
+        for place in range(2 * size)
+        if place % (size - 1 or 1) == rank
+    ]
+    assert (rank < size - 1) == bool(items) or size == 2
+    found = bs.make_masks(items, sparsity=0.5, scorer="magnitude", process_group=dist.group.WORLD)
+    assert found.event is not None and expected.event is not None
+    require_equal_events(found.event, expected.event)
+    for mask in found:
+        assert mask == expected[mask.name]
+
+
+def without_a_group(rank: int, size: int) -> None:
+    """No DTensor and no group: ranks do not talk, and what one does is its own."""
+    calls: list[Any] = []
+    kept = dist.all_reduce, dist.all_gather_object
+    dist.all_reduce = dist.all_gather_object = lambda *rest, **named: calls.append(rest)
+    try:
+        weight = torch.randn(5, 4 + rank)
+        event = bs.prune_(bs.ScoreInputs(weight), sparsity=0.5, scorer="magnitude")
+        bs.make_masks(net(), sparsity=0.5)
+        bs.sparsity(net())
+    finally:
+        dist.all_reduce, dist.all_gather_object = kept
+    assert not calls and event.ranks is None and event.total == weight.numel()
