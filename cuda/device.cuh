@@ -58,6 +58,20 @@ BITTERSWEET_DEVICE void add_warp(T* to, u64 count) {
   if (lane_id() == 0 && sum != 0) add(to, sum);
 }
 
+// Adds every lane's count to its bin (`device::none`: no bin), called by a whole warp. Equal scores share a bin, and a
+// thousand atomics on one number wait for each other: those of the first lane's bin go as one.
+BITTERSWEET_DEVICE void add_to_bins(std::int64_t* bins, u64 bin, u32 count) {
+  const bool counts = bin != device::none && count > 0;
+  const u32 all = __ballot_sync(everyone, counts);
+  if (all == 0) return;
+  const u32 leader = static_cast<u32>(__ffs(all)) - 1;
+  const u64 common = __shfl_sync(everyone, bin, leader);
+  const bool together = counts && bin == common;
+  const u32 sum = warp_sum32(together ? count : 0);
+  if (lane_id() == leader) add(bins + common, static_cast<std::int64_t>(sum));
+  if (counts && !together) add(bins + bin, static_cast<std::int64_t>(count));
+}
+
 struct FindShared {
   u64 warp[32];
   device::Found found;

@@ -3,6 +3,7 @@
 
 #include "launch.cuh"
 #include "nvtx_range.hpp"
+#include "rounds.cuh"
 #include "step.cuh"
 
 namespace bittersweet::cuda {
@@ -13,6 +14,8 @@ extern template void bracket(Stream&, const Scorer&, const Context&, const Plan&
 extern template void histogram(Stream&, const Scorer&, const Context&, const Work&, u32);
 extern template void write_mask(Stream&, const Scorer&, const Context&, const Work&);
 extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
+extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);
+extern template void count_runs(Stream&, const Scorer&, const Row&, float, const RunRange&, std::span<std::int64_t>);
 extern template void guess(Stream&, const Context&);
 extern template void plan_retry(Stream&, const Context&);
 extern template void select_candidates(Stream&, const Context&);
@@ -45,6 +48,31 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
       make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
   enqueue(stream, scorer, plan);
+}
+
+void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Bracket& ends,
+             MaskTable new_masks, void* workspace, std::size_t workspace_bytes, BracketReport* report) {
+  const NvtxRange range("bittersweet::cuda::bracket");
+  check_bracket(ends, report);
+  const StepPlan plan = make_plan(tensors, scorer, {}, new_masks, workspace, workspace_bytes);
+  Stream stream(queue.device, queue.stream);
+  enqueue_bracket(stream, scorer, plan, ends, report);
+}
+
+void tally(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
+           const KeyRange& keys, void* workspace, std::size_t workspace_bytes, std::span<std::int64_t> bins) {
+  const NvtxRange range("bittersweet::cuda::tally");
+  const TallyPlan plan = make_tally(tensors, units, keys, workspace, workspace_bytes, bins);
+  Stream stream(queue.device, queue.stream);
+  enqueue_tally(stream, plan, keys, bins);
+}
+
+void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
+                float value, const RunRange& runs, std::span<std::int64_t> bins) {
+  const NvtxRange range("bittersweet::cuda::count_runs");
+  const Row row = runs_row(tensors, scorer, t, runs, bins);
+  Stream stream(queue.device, queue.stream);
+  count_runs(stream, scorer, row, value, runs, bins);
 }
 
 void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {

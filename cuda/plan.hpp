@@ -49,6 +49,7 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
   row.live = row.current = tensor.mask;
   row.numel = tensor.numel;
   row.offset = view.offset[t];
+  row.origin = origin_of(view, t);
   row.geometry = tensor.geometry;
   row.tile = static_cast<u32>(tile);
   row.modifier = tensor.modifier;
@@ -110,7 +111,7 @@ inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
 
 // Where things lie in the workspace.
 struct Layout {
-  std::size_t state, rows, pieces, sample, candidates, tile_ties, tie_groups, bytes;
+  std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups, bytes;
   u64 capacity;
   u32 lines;
 };
@@ -134,12 +135,38 @@ inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks) {
   layout.state = place(sizeof(device::State));
   layout.rows = place(tensors.size() * sizeof(Row));
   layout.pieces = place(3 * tensors.size() * sizeof(Piece));
+  layout.parts = place(tensors.size() * sizeof(u32));
   layout.sample = place(std::size_t{layout.lines} * device::sample_width * sizeof(u32));
   layout.candidates = place(layout.capacity * sizeof(u64));
   layout.tile_ties = place(masks ? tiles * sizeof(u32) : 0);
   layout.tie_groups = place(masks ? (tiles / group_tiles + 1) * sizeof(u64) : 0);
   layout.bytes = at + alignment;  // the caller's address need not be a multiple
   return layout;
+}
+
+inline std::byte* base_of(void* workspace) {
+  const auto address = reinterpret_cast<std::uintptr_t>(workspace);
+  return reinterpret_cast<std::byte*>((address + alignment - 1) / alignment * alignment);
+}
+
+// What every kernel is told of a workspace.
+inline Context make_context(const Layout& layout, std::byte* base) {
+  Context c{};
+  c.state = reinterpret_cast<device::State*>(base + layout.state);
+  c.sample = reinterpret_cast<u32*>(base + layout.sample);
+  c.candidates = reinterpret_cast<u64*>(base + layout.candidates);
+  c.tile_ties = reinterpret_cast<u32*>(base + layout.tile_ties);
+  c.tie_groups = reinterpret_cast<u64*>(base + layout.tie_groups);
+  c.rows = reinterpret_cast<const Row*>(base + layout.rows);
+  c.capacity = layout.capacity;
+  c.lines = layout.lines;
+  return c;
+}
+
+inline void check_workspace(const Layout& layout, const void* workspace, std::size_t bytes) {
+  if (workspace == nullptr || bytes < layout.bytes)
+    throw ArgumentError("workspace_bytes: " + std::to_string(bytes) + "; this call needs " +
+                        std::to_string(layout.bytes) + " (step_workspace_bytes)");
 }
 
 // All that a step enqueues, made and checked before anything is.
@@ -154,9 +181,9 @@ struct StepPlan {
   bool masked = false;          // does any competing tensor have one?
 };
 
-inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
-                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
-                          std::size_t workspace_bytes, StepReport* report) {
+// Without what a step alone has: a budget, and where its results go.
+inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
+                          MaskTable new_masks, void* workspace, std::size_t workspace_bytes) {
   StepPlan plan;
   plan.competing.assign(tensors.begin(), tensors.end());
   if (options.regrow)
@@ -166,7 +193,6 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
   const bool masks = !new_masks.empty();
   if (masks) check_masks(tensors, new_masks.size(), "new_masks");
   if (!masks && options.zero != 0) throw ArgumentError("zero: arrays to zero, but no new masks to zero them by");
-  if (k == nullptr || report == nullptr) throw ArgumentError("k, report: null pointer; both are device memory");
   for (std::size_t t = 0; masks && t < tensors.size(); ++t)
     if (tensors[t].numel > 0 && (new_masks[t] == nullptr || new_masks[t] == tensors[t].mask))
       throw ArgumentError("new_masks: " + std::string(new_masks[t] ? "the current mask itself" : "null pointer") +
@@ -175,9 +201,9 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
   const Layout layout = make_layout(tensors, masks);
-  if (workspace == nullptr || workspace_bytes < layout.bytes)
-    throw ArgumentError("workspace_bytes: " + std::to_string(workspace_bytes) + "; this step needs " +
-                        std::to_string(layout.bytes) + " (step_workspace_bytes)");
+  check_workspace(layout, workspace, workspace_bytes);
+  std::byte* const base = base_of(workspace);
+  plan.context = make_context(layout, base);
 
   u64 tile = 0;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
@@ -191,24 +217,11 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
     plan.live += row.live == nullptr ? static_cast<u64>(row.numel) : 0;
     tile += static_cast<u64>(tiles_of(row.numel));
   }
-  auto* const base = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(workspace) + alignment - 1) /
-                                                  alignment * alignment);
   Context& c = plan.context;
-  c.state = reinterpret_cast<device::State*>(base + layout.state);
-  c.sample = reinterpret_cast<u32*>(base + layout.sample);
-  c.candidates = reinterpret_cast<u64*>(base + layout.candidates);
-  c.tile_ties = reinterpret_cast<u32*>(base + layout.tile_ties);
-  c.tie_groups = reinterpret_cast<u64*>(base + layout.tie_groups);
-  c.rows = reinterpret_cast<const Row*>(base + layout.rows);
-  c.report = report;
-  c.tensor_pruned = tensor_pruned;
-  c.k = k;
   c.total = view.size();
-  c.capacity = layout.capacity;
   c.seed = options.seed;
   c.row_count = static_cast<u32>(plan.rows.size());
   c.tiles = static_cast<u32>(tiles);
-  c.lines = layout.lines;
   c.ties = options.ties;
   c.nonfinite = options.nonfinite;
   c.non_negative = info_of(scorer).non_negative &&
@@ -238,6 +251,17 @@ inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& sc
   if (options.zero != 0)
     plan.zeros =
         chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()), options.zero);
+  return plan;
+}
+
+inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
+                          std::size_t workspace_bytes, StepReport* report) {
+  StepPlan plan = make_plan(tensors, scorer, options, new_masks, workspace, workspace_bytes);
+  if (k == nullptr || report == nullptr) throw ArgumentError("k, report: null pointer; both are device memory");
+  plan.context.report = report;
+  plan.context.tensor_pruned = tensor_pruned;
+  plan.context.k = k;
   return plan;
 }
 

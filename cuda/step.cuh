@@ -48,8 +48,8 @@ struct Begin {
     const Context& c = args.context;
     auto* const state = reinterpret_cast<u64*>(c.state);
     for (u64 i = first_thread(); i < sizeof(device::State) / 8; i += all_threads()) state[i] = i == 0 ? args.live : 0;
-    auto* const report = reinterpret_cast<u64*>(c.report);
-    for (u64 i = first_thread(); i < sizeof(StepReport) / 8; i += all_threads()) report[i] = 0;
+    if (auto* const report = reinterpret_cast<u64*>(c.report); report != nullptr)
+      for (u64 i = first_thread(); i < sizeof(StepReport) / 8; i += all_threads()) report[i] = 0;
     if (c.tensor_pruned != nullptr)
       for (u64 i = first_thread(); i < c.row_count; i += all_threads()) c.tensor_pruned[i] = 0;
   }
@@ -57,12 +57,18 @@ struct Begin {
 static_assert(sizeof(device::State) % 8 == 0 && offsetof(device::State, live) == 0 && sizeof(StepReport) % 8 == 0);
 
 template <class L>
-void enqueue(L& launcher, const Scorer& scorer, const StepPlan& plan) {
+void begin(L& launcher, const StepPlan& plan) {
   const Context& c = plan.context;
   upload(launcher, c.rows, plan.rows.data(), plan.rows.size() * sizeof(Row));
   upload(launcher, plan.work.all.pieces, plan.pieces.data(), plan.pieces.size() * sizeof(Piece));
   launcher.template launch<Begin>(grid_for<Begin>(64, launcher.processors()), {c, plan.live});
   if (plan.masked) count_competing(launcher, c, plan.work.all);
+}
+
+template <class L>
+void enqueue(L& launcher, const Scorer& scorer, const StepPlan& plan) {
+  const Context& c = plan.context;
+  begin(launcher, plan);
   second_moments(launcher, scorer, c);
 
   sample(launcher, scorer, c);

@@ -22,6 +22,7 @@ struct Row {
   float* scores;                 // write_scores
   std::int64_t numel;
   std::int64_t offset;  // of its first element in the whole sequence
+  std::int64_t origin;  // of its random numbers
   Geometry geometry;
   std::int64_t output_row;  // number of its first output row among all tensors'
   u32 tile;                 // number of its first tile among all tensors'
@@ -132,7 +133,7 @@ BITTERSWEET_DEVICE float score_any(const S& scorer, const Row& row, std::int64_t
     x.norm = static_cast<const float*>(row.in[In::norm])[row.geometry.feature_of(index)];
   }
   if constexpr (In::has(reads::position))
-    x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(row.offset + index));
+    x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(row.origin + index));
   return scorer(x) * row.modifier;
 }
 

@@ -34,6 +34,7 @@ inline u32 tiles_of(std::int64_t numel) { return static_cast<u32>((numel + tile_
 
 inline constexpr u32 range_levels = 3;  // passes of histogram
 inline constexpr u32 group_tiles = 1024;
+inline constexpr u32 no_part = ~0u;  // of a row whose candidates tally() does not count
 
 // How the tiles of a model are shared out: those that vectors can read, by storage, and all others.
 enum class Storage : u32 { f32, bf16, f16, bf16_f32, f16_f32, any };
@@ -56,6 +57,11 @@ template <class L>
 void guess(L& launcher, const Context& context);
 template <class L>
 void bracket(L& launcher, const Scorer& scorer, const Context& context, const Plan& plan, u32 attempt);
+template <class L>
+void tally(L& launcher, const Context& context, const u32* parts, const KeyRange& keys, std::span<std::int64_t> bins);
+template <class L>
+void count_runs(L& launcher, const Scorer& scorer, const Row& row, float value, const RunRange& runs,
+                std::span<std::int64_t> bins);
 template <class L>
 void histogram(L& launcher, const Scorer& scorer, const Context& context, const Work& work, u32 level);
 template <class L>

@@ -28,11 +28,13 @@ PAGE = ROOT / "docs" / "cuda_sass.md"
 UNITS = (
     "adam",
     "bracket",
+    "count_runs",
     "engine",
     "histogram",
     "prove_margin",
     "sample",
     "select",
+    "tally",
     "write_mask",
     "write_scores",
 )
@@ -253,19 +255,29 @@ def adam_kernel(name: str, code: list[str], registers: int, local: int) -> AdamK
     )
 
 
-def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, int], list[str]]:
-    """Every bracket kernel and optimizer's pass, the number of kernels by unit, and faults that any kernel
-    may have."""
+@dataclass
+class Unit:
+    """The kernels of one file of cuda/."""
+
+    kernels: int
+    registers: int  # of the kernel that takes most
+
+
+def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, Unit], list[str]]:
+    """Every bracket kernel and optimizer's pass, the kernels of each unit, and faults that any kernel may
+    have."""
     kernels: list[Kernel] = []
     passes: list[AdamKernel] = []
-    counts: dict[str, int] = {}
+    units: dict[str, Unit] = {}
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for unit in UNITS:
             sass, ptxas = compile_unit(unit, Path(folder))
             used = resources(ptxas)
             code = functions(sass)
-            counts[unit] = len(code)
+            units[unit] = Unit(len(code), max(used[name][0] for name in code))
+            if units[unit].registers > REGISTERS:
+                faults.append(f"{unit}: {units[unit].registers} registers, more than {REGISTERS}")
             for name, instructions in code.items():
                 registers, local = used[name]
                 touches = any(re.match(r"(LDL|STL)\b", op) for op in instructions)
@@ -279,10 +291,10 @@ def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, int], list[str]
     faults += [f"{kernel.name()}: {fault}" for kernel in kernels for fault in kernel.faults()]
     passes.sort(key=AdamKernel.name)
     faults += [f"{adam.name()}: {fault}" for adam in passes for fault in adam.faults()]
-    return kernels, passes, counts, faults
+    return kernels, passes, units, faults
 
 
-def page(kernels: list[Kernel], passes: list[AdamKernel], counts: dict[str, int]) -> str:
+def page(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]) -> str:
     """The report as a page of the docs."""
     lines = [
         "# Machine code of the hot kernels",
@@ -345,18 +357,30 @@ def page(kernels: list[Kernel], passes: list[AdamKernel], counts: dict[str, int]
             *accesses,
         )
         lines.append("| " + " | ".join(map(str, row)) + " |")
-    total = ", ".join(f"{unit} {n}" for unit, n in counts.items())
-    lines += ["", f"Kernels by unit: {total}; {sum(counts.values())} in all.", ""]
+    lines += [
+        "",
+        "## All kernels",
+        "",
+        "*Registers* are those of a unit's kernel that takes most.",
+        "",
+        "| unit | kernels | registers |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {name} | {unit.kernels} | {unit.registers} |" for name, unit in units.items()]
+    lines += ["", f"{sum(unit.kernels for unit in units.values())} in all.", ""]
     return "\n".join(lines)
 
 
-def differences(kernels: list[Kernel], passes: list[AdamKernel]) -> list[str]:
+def differences(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]) -> list[str]:
     """How the checked-in report differs from what was measured."""
     if not JSON_REPORT.is_file():
         return [f"{JSON_REPORT.relative_to(ROOT)} is missing"]
     report = json.loads(JSON_REPORT.read_text())
     checked_in = {k.name(): k.slots for k in (Kernel(**k) for k in report["kernels"])}
     checked_in |= {k.name(): k.slots for k in (AdamKernel(**k) for k in report["adam"])}
+    was_built = {name: Unit(**unit).kernels for name, unit in report["units"].items()}
+    if was_built != (built := {name: unit.kernels for name, unit in units.items()}):
+        return [f"kernels by unit: {built}, {was_built} in the report"]
     now = {k.name(): k.slots for k in kernels} | {k.name(): k.slots for k in passes}
     found = [f"{name}: only in one of report and code" for name in sorted(now.keys() ^ checked_in.keys())]
     for name in sorted(now.keys() & checked_in.keys()):
@@ -378,15 +402,16 @@ def main() -> int:
     except ToolMissing as missing:
         print(f"sass_report: skipped: {missing}")
         return SKIPPED
-    kernels, passes, counts, faults = measure()
+    kernels, passes, units, faults = measure()
     if arguments.check:
-        faults += differences(kernels, passes)
+        faults += differences(kernels, passes, units)
     else:
         JSON_REPORT.parent.mkdir(parents=True, exist_ok=True)
-        report = {"architecture": "sm_90", "kernels_by_unit": counts, "kernels": [asdict(k) for k in kernels]}
+        report = {"architecture": "sm_90", "units": {name: asdict(unit) for name, unit in units.items()}}
+        report["kernels"] = [asdict(k) for k in kernels]
         report["adam"] = [asdict(k) for k in passes]
         JSON_REPORT.write_text(json.dumps(report, indent=1) + "\n")
-        PAGE.write_text(page(kernels, passes, counts))
+        PAGE.write_text(page(kernels, passes, units))
     for fault in faults:
         print(f"sass_report: {fault}")
     print(f"sass_report: {len(kernels)} bracket kernels, {len(passes)} passes, {len(faults)} faults")

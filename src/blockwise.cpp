@@ -4,11 +4,9 @@
 
 #include <algorithm>
 
-#include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/flow.hpp"
+#include "call.hpp"
 #include "checks.hpp"
-#include "cpu/parallel.hpp"
-#include "fp_environment.hpp"
 
 namespace bittersweet {
 namespace {
@@ -18,18 +16,6 @@ constexpr std::size_t chunks_together = 32;                   // their candidate
 constexpr std::int64_t sampled_from = std::int64_t{1} << 20;  // fewer elements are read once more instead
 constexpr std::int64_t most_lines = 2048;                     // random reads of a disk are dear
 constexpr std::int64_t most_in_block = std::int64_t{1} << 31;
-
-struct Call {
-  FpEnvironment environment;
-  cpu::Team team;
-};
-
-// One thread: it counts and zeroes several times as fast as another one reads blocks from a disk or from the system's
-// cache, and forks and joins for every block cost more than they would save.
-CpuEngine& engine() {
-  static CpuEngine engine(CpuEngine().isa(), 1);
-  return engine;
-}
 
 ScoreView view_of(const ScoreInputs& block, const Scorer& scorer) {
   if (block.numel < 0 || block.numel > most_in_block)
@@ -46,9 +32,9 @@ ScoreView view_of(const ScoreInputs& block, const Scorer& scorer) {
 }  // namespace
 
 void NonFiniteWatch::look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer) {
-  const Call call;
+  const Call call("bittersweet::BlockwisePrune");
   const ScoreView view = view_of(block, scorer);
-  found(block, first, scorer, engine().moments(view, make_chunks(view.tensors)).nan);
+  found(block, first, scorer, cpu_engine().moments(view, make_chunks(view.tensors)).nan);
 }
 
 void NonFiniteWatch::found(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, std::int64_t count) {
@@ -129,7 +115,7 @@ void BlockwisePrune::State::count_range(const ScoreView& view, std::span<const C
   for (std::size_t begin = 0; begin < chunks.size(); begin += chunks_together) {
     const auto some = chunks.subspan(begin, std::min(chunks_together, chunks.size() - begin));
     const auto room = static_cast<std::int64_t>(some.size()) * Chunk::size;
-    const BracketResult found = engine().bracket(view, some, bracket, {}, room, workspace);
+    const BracketResult found = cpu_engine().bracket(view, some, bracket, {}, room, workspace);
     counts += found.total;
     for (const std::span<const float> piece : found.collected)
       for (const float score : piece) ++bins[(key_of(score) - first) / step];
@@ -218,7 +204,7 @@ std::vector<std::int64_t> BlockwisePrune::sample_positions() const {
 void BlockwisePrune::sample(const ScoreInputs& block) {
   State& state = *state_;
   require(state.pass, Pass::sample, "sample");
-  const Call call;
+  const Call call("bittersweet::BlockwisePrune");
   const ScoreView view = view_of(block, state.scorer);
   if (block.numel > LineSample::width)
     throw ShapeError("sample: " + std::to_string(block.numel) + " elements; up to " +
@@ -226,14 +212,14 @@ void BlockwisePrune::sample(const ScoreInputs& block) {
   float line[LineSample::width];
   std::fill(std::begin(line), std::end(line), std::numeric_limits<float>::quiet_NaN());
   float* const out = line;
-  engine().write_scores(view, make_chunks(view.tensors), std::span(&out, 1));
+  cpu_engine().write_scores(view, make_chunks(view.tensors), std::span(&out, 1));
   state.scores.insert(state.scores.end(), std::begin(line), std::end(line));
 }
 
 void BlockwisePrune::count(const ScoreInputs& block, std::int64_t first) {
   State& state = *state_;
   require(state.pass, Pass::count, "count");
-  const Call call;
+  const Call call("bittersweet::BlockwisePrune");
   const ScoreView view = view_of(block, state.scorer);
   const std::int64_t nan_before = state.counts.nan;
   state.count_range(view, make_chunks(view.tensors));
@@ -244,10 +230,10 @@ void BlockwisePrune::count(const ScoreInputs& block, std::int64_t first) {
 void BlockwisePrune::next() {
   State& state = *state_;
   if (state.pass == Pass::sample) {
-    const Call call;
+    const Call call("bittersweet::BlockwisePrune");
     if (!state.scores.empty()) {
       std::vector<float> scratch(state.scores.size());
-      state.bracket = guess_bracket(engine(), std::span<const float>(state.scores), state.k, state.total,
+      state.bracket = guess_bracket(cpu_engine(), std::span<const float>(state.scores), state.k, state.total,
                                     state.non_negative, scratch.data(), state.workspace);
       state.scores = {};
     }
@@ -266,7 +252,7 @@ void BlockwisePrune::next() {
 std::int64_t BlockwisePrune::write(const ScoreInputs& block) {
   State& state = *state_;
   require(state.pass, Pass::write, "write");
-  const Call call;
+  const Call call("bittersweet::BlockwisePrune");
   const ScoreView view = view_of(block, state.scorer);
   state.seen += block.numel;
   if (state.k == 0 || block.numel == 0) return 0;
@@ -278,20 +264,20 @@ std::int64_t BlockwisePrune::write(const ScoreInputs& block) {
     std::vector<ChunkQuota> quotas;
     for (std::size_t c = 0; c < chunks.size(); ++c)
       quotas.push_back({static_cast<std::uint32_t>(c), state.ties_wanted == 0 ? 0 : all_ties});
-    engine().write_mask(view, chunks, quotas, state.selection.value, masks);
+    cpu_engine().write_mask(view, chunks, quotas, state.selection.value, masks);
   } else {
     ExactRun run{.selection = state.selection, .bracket = {state.selection.value, state.selection.value, true}};
     run.selection.place = Place::at_low;
     run.selection.rank = run.selection.below + state.ties_wanted;
-    run.counts = engine().bracket(view, chunks, run.bracket, masks, 0, state.workspace);
-    complete_masks(engine(), view, chunks, run, Ties::exact, masks);
+    run.counts = cpu_engine().bracket(view, chunks, run.bracket, masks, 0, state.workspace);
+    complete_masks(cpu_engine(), view, chunks, run, Ties::exact, masks);
     state.ties_left -= run.counts.total.equal_low;
     state.ties_wanted -= std::min(state.ties_wanted, run.counts.total.equal_low);
   }
   const std::uint64_t* const bits = words;
   std::int64_t live = 0;
-  engine().popcount(view.tensors, std::span(&bits, 1), std::span(&live, 1));
-  engine().apply_mask(view.tensors, chunks, std::span(&bits, 1), roles::weight);
+  cpu_engine().popcount(view.tensors, std::span(&bits, 1), std::span(&live, 1));
+  cpu_engine().apply_mask(view.tensors, chunks, std::span(&bits, 1), roles::weight);
   state.pruned += block.numel - live;
   return block.numel - live;
 }

@@ -26,6 +26,21 @@ void step(const Queue&, std::span<const ScoreInputs>, const Scorer&, const std::
   refuse();
 }
 
+void bracket(const Queue&, std::span<const ScoreInputs>, const Scorer&, const Bracket&, MaskTable, void*, std::size_t,
+             BracketReport*) {
+  refuse();
+}
+
+void tally(const Queue&, std::span<const ScoreInputs>, std::span<const std::int64_t>, const KeyRange&, void*,
+           std::size_t, std::span<std::int64_t>) {
+  refuse();
+}
+
+void count_runs(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::size_t, float, const RunRange&,
+                std::span<std::int64_t>) {
+  refuse();
+}
+
 void write_budget(const Queue&, std::int64_t*, std::int64_t) { refuse(); }
 
 void write_scores(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::span<float* const>) { refuse(); }

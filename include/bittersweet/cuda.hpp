@@ -78,6 +78,29 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report);
 
+// ---- verbs of engine.hpp on their own, for a selection that several ranks make together ----
+
+// What one read found. It lies in device memory (8-byte aligned).
+struct BracketReport {
+  BracketCounts counts;
+  std::int64_t first_nan = 0;  // the lowest position of a NaN in this rank's sequence; 0 where there is none
+  std::int64_t overflow = 0;   // 1: more inside than the workspace has room for. The counts are exact all the same
+};
+
+// One read against a bracket: counts, mask bits unless `new_masks` is empty, and candidates, which stay in the
+// workspace (step_workspace_bytes with default options). The keys of its ends are less than 2^31 apart.
+void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Bracket& ends,
+             MaskTable new_masks, void* workspace, std::size_t workspace_bytes, BracketReport* report);
+
+// The candidates that the last bracket() left in this workspace, by key and unit: those for which it found room. Same
+// tensors as there; `units`: one for each, negative where this rank does not count. `bins` is device memory.
+void tally(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
+           const KeyRange& keys, void* workspace, std::size_t workspace_bytes, std::span<std::int64_t> bins);
+
+// Scores of tensor t that equal the value, by run. `bins` is device memory.
+void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
+                float value, const RunRange& runs, std::span<std::int64_t> bins);
+
 // *k = value, by a kernel argument.
 void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value);
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..distributed.rounds import agree
+from ..distributed.shards import local
 from ..errors import ArgumentError
 from ..model.targets import require_rows
 from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
@@ -19,7 +20,7 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
-from ..select.over_ranks import check
+from ..select.over_ranks import check, require_host
 from ..select.selection import (
     Options,
     checked_distribution,
@@ -132,10 +133,15 @@ class Settings:
             sync=sync,
         )
 
-    def check_devices(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA."""
-        if not any(devices.runtime.index_of(parameter) != devices.HOST for parameter in parameters):
+    def check_devices(self, targets: Iterable[PlanEntry], parameters: Iterable[torch.Tensor]) -> None:
+        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA, and
+        DeviceError if they are and several ranks are to decide about them."""
+        places = [devices.runtime.index_of(local(parameter)) for parameter in parameters]
+        if all(device == devices.HOST for device in places):
             return
+        if self.over_ranks and self.schedule is not None:
+            for entry, device in zip(targets, places, strict=True):
+                require_host(entry.name, device)
         scope = resolve_scope(self.scope, "nearest", "error").text
         selector = resolve_selector(self.selector)[0]
         devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)

@@ -2,11 +2,14 @@
 
 #include "cuda/adam.cuh"
 #include "cuda/bracket.cuh"
+#include "cuda/count_runs.cuh"
 #include "cuda/guess.cuh"
 #include "cuda/prove_margin.cuh"
+#include "cuda/rounds.cuh"
 #include "cuda/sample.cuh"
 #include "cuda/select.cuh"
 #include "cuda/step.cuh"
+#include "cuda/tally.cuh"
 #include "cuda/write_mask.cuh"
 #include "cuda/write_scores.cuh"
 
@@ -77,6 +80,38 @@ std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreIn
   std::vector<std::int64_t> found(tensors.size(), -1);
   Launcher launcher(seed_++ * 1000, processors_);
   cuda::verify_mask(launcher, cuda::chosen_arrays(tensors, masks, which), tensors.size(), found.data());
+  return found;
+}
+
+cuda::BracketReport EmulatedCuda::bracket(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                          const Bracket& ends, MaskTable new_masks) {
+  workspace_.assign(cuda::make_layout(tensors, !new_masks.empty()).bytes, 0xa5);
+  cuda::BracketReport report;
+  std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
+  cuda::check_bracket(ends, &report);
+  cuda::StepPlan plan = cuda::make_plan(tensors, scorer, {}, new_masks, workspace_.data(), workspace_.size());
+  if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::enqueue_bracket(launcher, scorer, plan, ends, &report);
+  return report;
+}
+
+std::vector<std::int64_t> EmulatedCuda::tally(std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
+                                              const KeyRange& keys, std::size_t bins) {
+  std::vector<std::int64_t> found(bins, -1);
+  cuda::TallyPlan plan = cuda::make_tally(tensors, units, keys, workspace_.data(), workspace_.size(), found);
+  if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::enqueue_tally(launcher, plan, keys, found);
+  return found;
+}
+
+std::vector<std::int64_t> EmulatedCuda::count_runs(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                                   std::size_t t, float value, const RunRange& runs, std::size_t bins) {
+  std::vector<std::int64_t> found(bins, -1);
+  const cuda::Row row = cuda::runs_row(tensors, scorer, t, runs, found);
+  Launcher launcher(seed_++ * 1000, processors_);
+  cuda::count_runs(launcher, scorer, row, value, runs, found);
   return found;
 }
 

@@ -27,6 +27,14 @@ class EmulatedCuda {
   std::vector<std::int64_t> count_violations(std::span<const ScoreInputs> tensors,
                                              std::span<const std::uint64_t* const> masks, std::uint32_t which);
 
+  // cuda::bracket, in a workspace that begins as rubbish; tally() reads what the last one left there.
+  cuda::BracketReport bracket(std::span<const ScoreInputs> tensors, const Scorer& scorer, const Bracket& ends,
+                              MaskTable new_masks);
+  std::vector<std::int64_t> tally(std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
+                                  const KeyRange& keys, std::size_t bins);
+  std::vector<std::int64_t> count_runs(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
+                                       float value, const RunRange& runs, std::size_t bins);
+
   // cuda::step_adam, as `step`; the number of its launches.
   int step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                 const cuda::AdamArguments& call);
@@ -35,7 +43,7 @@ class EmulatedCuda {
   cuda::MarginProof prove_margin(std::uint32_t step);
 
   // A step whose first bracket is this one, and that has room for `capacity` candidates: for tests of what happens when
-  // a guess is bad. They apply to the steps that follow.
+  // a guess is bad. They apply to the calls that follow.
   void force_bracket(float low, float high) { forced_ = true, low_ = low, high_ = high; }
   void force_capacity(std::int64_t capacity) { capacity_ = capacity; }
 
@@ -45,6 +53,7 @@ class EmulatedCuda {
   bool forced_ = false;
   float low_ = 0, high_ = 0;
   std::int64_t capacity_ = -1;
+  std::vector<unsigned char> workspace_;
 };
 
 }  // namespace bittersweet::test
