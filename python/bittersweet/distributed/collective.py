@@ -59,6 +59,11 @@ class Group:
             )
         if process_group is None:
             return Group(dist.group.WORLD)
+        if process_group is dist.GroupMember.NON_GROUP_MEMBER:
+            raise ArgumentError(
+                f"process_group: rank {dist.get_rank()} is not in it. Give a group of all ranks that hold "
+                "tensors, and call this on those alone"
+            )
         if not isinstance(process_group, dist.ProcessGroup):
             mesh = hasattr(process_group, "get_group")
             hint = ". Pass its group: mesh.get_group()" if mesh else ""
@@ -66,15 +71,12 @@ class Group:
                 f"process_group: {shown(process_group)}; accepted: a torch.distributed.ProcessGroup that "
                 f"this rank belongs to, or None{hint}"
             )
-        if dist.get_rank(process_group) < 0:
-            raise ArgumentError(
-                f"process_group: rank {dist.get_rank()} is not in it. Give a group of all ranks that hold "
-                "tensors, and call this on those alone"
-            )
         return Group(process_group)
 
     def sum_(self, numbers: Any) -> None:
         """Adds up writable memory of int32 over all ranks, in place; all ranks give equally many."""
+        if self.size == 1:
+            return
         torch = sys.modules["torch"]
         host = torch.frombuffer(numbers, dtype=torch.int32)
         place = host if self._place is None else host.to(self._place)
@@ -84,6 +86,8 @@ class Group:
 
     def gather(self, value: T) -> list[T]:
         """What every rank gave, in order of the ranks; plain values."""
+        if self.size == 1:
+            return [value]
         found: list[Any] = [None] * self.size
         sys.modules["torch"].distributed.all_gather_object(found, value, group=self.process_group)
         return found

@@ -75,6 +75,7 @@ class Members:
         self.group = group
         self.parts = {part.name: part for part in parts}
         self._found, self._order = found, order
+        self._less: dict[frozenset[str], Members] = {}
         everything = _in_order(_united(found, group), order)
         self.skipped = tuple(
             name for name, holders in everything.items() if _is_skipped(name, holders, group)
@@ -127,6 +128,8 @@ class Members:
         left_out = frozenset(skipped) - frozenset(self.skipped)
         if not left_out:
             return self
+        if (known := self._less.get(left_out)) is not None:
+            return known
         found = [
             [
                 Part(**{**vars(part), "skipped": "left out"}) if part.name in left_out else part
@@ -134,7 +137,8 @@ class Members:
             ]
             for theirs in self._found
         ]
-        return Members(self.group, found[self.group.rank], found, self._order)
+        less = self._less[left_out] = Members(self.group, found[self.group.rank], found, self._order)
+        return less
 
     def holders(self, name: str) -> list[int]:
         """The ranks that hold the same elements of a tensor as this one, this one too; none if it holds none.

@@ -10,6 +10,7 @@ from ..distributed.shards import local, shard_of
 from ..errors import ArgumentError
 from ..model.gathering import reshard
 from ..model.names import counterparts
+from ..model.wrappers import refuse_sharded
 from ..options.values import shown
 from ..select import functional
 from ..tensors.masks import Mask, Masks
@@ -90,6 +91,7 @@ def _of_module(
             f"masks: found {type(masks).__name__} beside a module; accepted: a mapping from parameter names "
             "to masks, such as pruner.masks or what load_masks returns"
         )
+    refuse_sharded(module)
     reshard(module)
     tensors = tensors_of(module)
     names = counterparts("masks", dict.fromkeys(masks, ()), list(tensors))

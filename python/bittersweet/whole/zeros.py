@@ -14,6 +14,7 @@ from ..distributed.shards import Shard, local, shard_of
 from ..errors import ArgumentError, DeviceError
 from ..model.gathering import reshard
 from ..model.targets import unwrap
+from ..model.wrappers import refuse_sharded
 from .weight_files import read_tensors
 from .zero_count import PartZeros, TensorZeros, ZeroCount, counted_over_ranks
 
@@ -48,6 +49,8 @@ def sparsity(
         ArgumentError: Another kind of source, nothing to count, or no such file.
         CheckpointError: A file that is damaged or of another kind.
         DeviceError: A tensor has no values (meta device).
+        LayoutError: A model that FSDP1 or DeepSpeed ZeRO-3 has taken apart, of which nothing here says where
+            its elements are.
         MissingPackageError: A file needs a package that is not installed.
     """
     is_file = isinstance(source, (str, os.PathLike))
@@ -113,6 +116,7 @@ def _part(part: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _of_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    refuse_sharded(module)
     reshard(module)
     seen: set[int] = set()
     for name, value in unwrap(module).state_dict(keep_vars=True).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import tempfile
 from typing import Any
 
@@ -21,6 +23,10 @@ from ranks_support import (
     train,
     weights,
 )
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.distributed.tensor import Shard as Split
 
 
 def _compare(build: str, dtype: torch.dtype, **options: Any) -> None:
@@ -242,3 +248,112 @@ def without_a_group(rank: int, size: int) -> None:
     finally:
         dist.all_reduce, dist.all_gather_object = kept
     assert not calls and event.ranks is None and event.total == weight.numel()
+
+
+def copies(rank: int, size: int) -> None:
+    """Plain weights, of which every rank has a copy: a group proves that they are alike."""
+    model, group = net(), dist.group.WORLD
+    expected = bs.make_masks(model, sparsity=0.5)
+    found = bs.make_masks(model, sparsity=0.5, process_group=group)
+    assert found.event is not None and expected.event is not None and found.event.ranks == size
+    require_equal_events(found.event, expected.event)
+    assert all(torch.equal(found[name], mask) for name, mask in expected.items())
+    assert bs.sparsity(model, process_group=group).to_dict() == bs.sparsity(model).to_dict()
+    if rank == size - 1:
+        with torch.no_grad():
+            model.b.weight.copy_(model.b.weight.flip(0))
+    before = model.b.weight.detach().clone()
+    with pytest.raises(bs.ReplicasDiffer, match=r"'b\.weight'"):
+        bs.prune_(model, sparsity=0.5, process_group=group)
+    assert torch.equal(model.b.weight, before)
+
+
+def what_one_rank_lacks(rank: int, size: int) -> None:
+    """A model whose optimizer lacks something on one rank: raised on all, or left out by all."""
+    model, group = net(), dist.group.WORLD
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    train(model, optimizer, 2)
+    if rank == 1:
+        del optimizer.state[model.b.weight]
+    text = (
+        r"parameter 'b\.weight' has no exp_avg_sq"
+        if rank == 1
+        else r"on rank 1: parameter 'b\.weight' has no"
+    )
+    with pytest.raises(bs.MissingStateError, match=text):
+        bs.prune_(model, sparsity=0.5, optimizer=optimizer, process_group=group)
+    with pytest.raises(bs.RanksDisagree, match="ranks disagree about skipped tensors: none on rank"):
+        bs.prune_(model, sparsity=0.5, optimizer=optimizer, process_group=group, missing="skip")
+    optimizer.state.pop(model.b.weight, None)
+    event = bs.prune_(model, sparsity=0.5, optimizer=optimizer, process_group=group, missing="skip")
+    assert event.skipped == ("b.weight",) and event.total == sum(
+        one.numel() for name, one in weights(model) if name != "b.weight"
+    )
+    total = sum(one.numel() for _, one in weights(model))
+    assert event.achieved_sparsity_all == event.pruned / total
+    assert bool((model.b.weight != 0).all())
+
+
+def unfit_layouts(rank: int, size: int) -> None:
+    """States and masks that do not lie as their weight does, on one rank's word for all."""
+    mesh = init_device_mesh("cpu", (size,))
+    weight = distribute_tensor(torch.randn(8, 12), mesh, [Split(0)])
+    beside = distribute_tensor(torch.rand(8, 12), mesh, [Split(1)])
+    with pytest.raises(bs.LayoutError, match=r"exp_avg_sq of 'w' is a DTensor.*both must be laid out alike"):
+        bs.make_masks(bs.ScoreInputs(weight, exp_avg_sq=beside, name="w"), sparsity=0.5)
+    with pytest.raises(bs.LayoutError, match="mask of 'w' is a DTensor"):
+        bs.apply_masks_(bs.ScoreInputs(weight, name="w"), beside > 0.5)
+    partial = DTensor.from_local(torch.randn(8, 12), mesh, [Partial()])
+    with pytest.raises(bs.LayoutError, match=r"'w' is a DTensor placed as \(Partial.*still to be"):
+        bs.make_masks(bs.ScoreInputs(partial, name="w"), sparsity=0.5, scorer="magnitude")
+    with pytest.raises(bs.LayoutError, match="is a DTensor, of which this process holds a part"):
+        bs.score(weight, "magnitude")
+    with pytest.raises(bs.ShapeError, match=r"'row' needs whole output rows.*'w'"):
+        bs.make_masks(bs.ScoreInputs(beside, name="w"), sparsity=0.5, scorer="magnitude", scope="row")
+    with pytest.raises(bs.ShapeError, match=r"'random' numbers elements by their position.*'w'"):
+        bs.make_masks(bs.ScoreInputs(beside, name="w"), sparsity=0.5, scorer="random")
+    with pytest.raises(bs.ArgumentError, match="shard: given, and no process_group"):
+        bs.make_masks(
+            bs.ScoreInputs(torch.ones(2), shard=bs.Shard((4,), (2,))), sparsity=0.5, scorer="magnitude"
+        )
+    with pytest.raises(bs.ArgumentError, match=r"process_group: .*accepted.*mesh\.get_group"):
+        bs.make_masks(bs.ScoreInputs(weight), sparsity=0.5, scorer="magnitude", process_group=mesh)
+    mask = bs.make_masks(bs.ScoreInputs(weight, name="w"), sparsity=0.5, scorer="magnitude")[0]
+    for copied in (pickle.loads(pickle.dumps(mask)), copy.copy(mask)):
+        assert copied == mask and copied.shard is None
+        with pytest.raises(bs.ArgumentError, match="mask of 'w': its weight was no DTensor"):
+            copied.dtensor()
+
+
+def fsdp1(rank: int, size: int) -> None:
+    """What takes weights apart without saying where is refused by name."""
+    model = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
+    for call in (
+        lambda: bs.prune_(model, sparsity=0.5),
+        lambda: bs.make_masks(model, sparsity=0.5, process_group=dist.group.WORLD),
+        lambda: bs.sparsity(model),
+        lambda: bs.apply_masks_(model, {"a.weight": torch.ones(46, 22, dtype=torch.bool)}),
+    ):
+        with pytest.raises(bs.LayoutError, match=r"FullyShardedDataParallel.*fully_shard"):
+            call()
+
+
+def a_group_of_some(rank: int, size: int) -> None:
+    """A group that is not the default one decides for itself; others cannot use it."""
+    pairs = [dist.new_group([low, low + 1]) for low in range(0, size, 2)]
+    own = pairs[rank // 2]
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(rank // 2))
+    low = 3 * (rank % 2)
+    item = bs.ScoreInputs(weight[low:][:3].clone(), name="w", shard=bs.Shard((6, 4), (low, 0)))
+    found = bs.make_masks(item, sparsity=0.5, scorer="magnitude", process_group=own)
+    expected = bs.make_masks(bs.ScoreInputs(weight, name="w"), sparsity=0.5, scorer="magnitude")
+    assert torch.equal(found[0].bool(), expected[0].bool()[low:][:3])
+    if size > 2:
+        with pytest.raises(bs.ArgumentError, match=f"process_group: rank {rank} is not in it"):
+            bs.make_masks(item, sparsity=0.5, scorer="magnitude", process_group=pairs[1 - rank // 2])
+        item.exp_avg_sq = None
+        text = "is missing" if rank % 2 else f"on rank {rank + 1}: .* is missing"
+        if not rank % 2:
+            item.exp_avg_sq = item.weight.abs()
+        with pytest.raises(bs.MissingStateError, match=text):
+            bs.make_masks(item, sparsity=0.5, process_group=own)

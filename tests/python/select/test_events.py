@@ -14,6 +14,7 @@ import bittersweet as bs
 import numpy as np
 import pytest
 import torch
+from bittersweet.select.columns import from_text, to_text
 from oracle import BF16, spread
 
 
@@ -63,6 +64,31 @@ def test_requested_sparsity_of_a_count() -> None:
     empty = bs.make_masks([], sparsity=0.5, scorer="magnitude").event
     assert empty is not None
     assert (empty.achieved_sparsity, empty.total, empty.per_tensor) == (0.0, 0, {})
+
+
+def test_what_ranks_decided_together() -> None:
+    alone = event_of(sparsity=0.5)
+    assert (alone.ranks, alone.rounds, alone.bytes_sent) == (None, None, None)
+    assert "ranks" not in str(alone) and not {"ranks", "rounds", "bytes_sent"} & alone.scalars().keys()
+    event = dataclasses.replace(alone, ranks=4, rounds=5, bytes_sent=1_234_567, empty_rows=None)
+    assert "4 ranks, 5 rounds, 1,234,567 bytes summed" in str(event)
+    assert "empty rows uncounted" in str(event) and "uncounted" in str(bs.MaskHistory([event]))
+    scalars = event.scalars()
+    assert (scalars["ranks"], scalars["rounds"], scalars["bytes_sent"]) == (4, 5, 1_234_567)
+    assert "empty_rows" not in scalars
+    assert bs.MaskEvent.from_dict(json.loads(json.dumps(event.to_dict()))) == event
+    assert list(from_text(to_text(bs.MaskHistory([alone, event])))) == [alone, event]
+
+
+def test_what_was_saved_before_ranks_is_read() -> None:
+    event = event_of(sparsity=0.5)
+    new = ("ranks", "rounds", "bytes_sent")
+    old = {name: value for name, value in event.to_dict().items() if name not in new}
+    assert bs.MaskEvent.from_dict(old) == event
+    text = json.loads(to_text(bs.MaskHistory([event])))
+    for name in new:
+        del text["columns"][name]
+    assert list(from_text(json.dumps(text))) == [event]
 
 
 @pytest.mark.parametrize(

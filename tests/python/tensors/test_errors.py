@@ -70,7 +70,6 @@ BAD: dict[str, tuple[Callable[[], Any], type[bs.Error], str]] = {
     "fake": (fake, bs.DeviceError, "fake"),
     "sparse": (lambda: torch.eye(4).to_sparse(), bs.LayoutError, "sparse_coo"),
     "csr": (lambda: torch.eye(4).to_sparse_csr(), bs.LayoutError, "sparse_csr"),
-    "DTensor": (dtensor, bs.LayoutError, "DTensor"),
     "expanded": (lambda: torch.randn(4, 1).expand(4, 4), bs.LayoutError, "expanded"),
     "overlapping": (lambda: torch.randn(20).as_strided((4, 4), (2, 1)), bs.LayoutError, "overlaps"),
     "negated": (lambda: torch.randn(4, 4, dtype=torch.complex64).conj().imag, bs.LayoutError, "negated"),
@@ -105,6 +104,23 @@ def test_unusable_arrays(case: str) -> None:
         bs.score(bad, "magnitude")
     with pytest.raises(error, match=words):
         bs.kth_value([good, bad], 1)
+
+
+def test_dtensors_are_for_ranks_to_decide_about() -> None:
+    bad = dtensor()
+    with pytest.raises(bs.ArgumentError, match=r"torch\.distributed is not initialised.*init_process_group"):
+        bs.make_masks(bs.ScoreInputs(bad, name="layer.7"), sparsity=0.5, scorer="magnitude")
+    for call in (
+        lambda: bs.prune_(bs.ScoreInputs(torch.ones(4, 4), exp_avg_sq=bad), sparsity=0.5),
+        lambda: bs.score(bad, "magnitude"),
+        lambda: bs.kth_value([torch.ones(4, 4), bad], 1),
+        lambda: bs.Mask.from_bool(bad > 0),
+    ):
+        with pytest.raises(
+            bs.LayoutError, match="is a DTensor, of which this process holds a part"
+        ) as caught:
+            call()
+        assert "make_masks, prune_, threshold, Pruner" in str(caught.value)
 
 
 def test_cuda_tensors_say_what_to_do() -> None:
@@ -298,7 +314,7 @@ def test_every_error_class_is_ours_and_an_ordinary_one() -> None:
     for name in bs.errors.__all__:
         cls = getattr(bs.errors, name)
         assert issubclass(cls, bs.Error) and getattr(bs, name) is cls
-        ordinary = (ValueError, TypeError, KeyError, ImportError)
+        ordinary = (ValueError, TypeError, KeyError, ImportError, RuntimeError)
         assert cls is bs.Error or issubclass(cls, ordinary)
 
 
