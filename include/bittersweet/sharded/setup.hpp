@@ -1,12 +1,9 @@
 // What a rank hands in for a pruning that several make together, checked before the first round.
 #pragma once
 
-#include <memory>
-
 #include "bittersweet/flow.hpp"
 #include "bittersweet/shard_map.hpp"
 #include "bittersweet/sharded/agreement.hpp"
-#include "bittersweet/sharded/part.hpp"
 
 namespace bittersweet::flow {
 
@@ -100,13 +97,5 @@ inline std::vector<ScoreInputs> whole_tensors(const ShardMap& map, std::span<con
   }
   return whole;
 }
-
-// One selection of several that run side by side: over the whole tensors `tensors`, of which this rank holds `local`.
-template <Engine E>
-struct ShardedRun {
-  std::vector<std::size_t> tensors, local;
-  std::unique_ptr<SharedSelection> shared{};
-  std::unique_ptr<SelectionPart<E>> part{};
-};
 
 }  // namespace bittersweet::flow
