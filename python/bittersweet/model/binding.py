@@ -17,6 +17,7 @@ from .targets import PlanEntry, lookup
 if TYPE_CHECKING:
     import torch
 
+    from ..distributed.shards import Layout
     from ..optimizers.optimizers import ParameterState
     from ..wanda.input_norms import InputNorms
 
@@ -57,9 +58,10 @@ class Bound:
         found: torch.Tensor | None = getattr(self.state, argument)
         return found
 
-    def inputs(self, arguments: Iterable[str]) -> ScoreInputs:
+    def inputs(self, arguments: Iterable[str], scored: bool = False) -> ScoreInputs:
         """What this rank holds of its tensors for these arguments of `ScoreInputs`, among weight, grad and
-        the moments; None where absent.
+        the moments; None where absent. Gradients that ranks have yet to add up are theirs to mask, but not to
+        be `scored`.
 
         Raises:
             LayoutError: A tensor is not spread over ranks as its weight is.
@@ -67,14 +69,14 @@ class Bound:
         item = ScoreInputs(local(self.parameter), name=self.entry.name, **self.entry.local_axes._asdict())
         for argument in arguments:
             if (argument == "grad" or argument in MOMENTS) and (tensor := self.tensor(argument)) is not None:
-                self._require_alike(tensor, argument)
+                self._require_alike(tensor, argument, scored)
                 setattr(item, argument, local(tensor))
         return item
 
-    def _require_alike(self, tensor: torch.Tensor, argument: str) -> None:
+    def _require_alike(self, tensor: torch.Tensor, argument: str, scored: bool) -> None:
         shard, found = self.entry.shard, is_dtensor(tensor)
         layout = None if shard is None else shard.layout
-        if found != (layout is not None) or (found and not _is_laid_out(tensor, layout)):
+        if found != (layout is not None) or (layout and not _is_laid_out(tensor, layout, scored)):
             placed = f"placed as {list(tensor.placements)}" if found else "no DTensor"  # type: ignore[attr-defined]
             wanted = "no DTensor" if layout is None else f"placed as {list(layout.placements)}"
             remedy = (
@@ -88,8 +90,11 @@ class Bound:
             )
 
 
-def _is_laid_out(tensor: Any, layout: Any) -> bool:
-    return bool(tuple(tensor.placements) == layout.placements and tensor.device_mesh == layout.mesh)
+def _is_laid_out(tensor: Any, layout: Layout, exactly: bool) -> bool:
+    pairs = zip(tensor.placements, layout.placements, strict=True)
+    return tensor.device_mesh == layout.mesh and all(
+        one == other or (not exactly and one.is_partial() and other.is_replicate()) for one, other in pairs
+    )
 
 
 def bind(
@@ -125,7 +130,7 @@ def bind(
 
 def score_inputs(bound: Bound, reads: frozenset[str], mask: Mask | None) -> ScoreInputs:
     """What a scorer reads of this target, and the mask that says what is dead."""
-    item = bound.inputs(reads)
+    item = bound.inputs(reads, scored=True)
     item.mask = mask
     item.step = bound.state.step
     if bound.state.betas is not None:

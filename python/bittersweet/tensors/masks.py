@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,8 +14,11 @@ from .. import _core
 from ..errors import ArgumentError, DeviceError, ShapeError, UnknownNameError
 from ..options.values import as_int, one_of, shown
 from . import devices
-from .arrays import BOOL, BOOLS, empty, inspect, is_torch, pointer_within
+from .arrays import BOOL, BOOLS, empty, inspect
 from .devices import HOST, Words
+from .mask_words import COLUMN as COLUMN  # public here too
+from .mask_words import WIDTH as WIDTH
+from .mask_words import address_of, mask_table, place_of
 from .orders import ROW_MAJOR, Order
 from .packing import pack, unpack, words_for
 
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
     from ..distributed.shards import Shard
     from ..select.events import MaskEvent
-
-COLUMN = {name: index for index, name in enumerate(_core.TABLE_COLUMNS)}
-WIDTH = len(_core.TABLE_COLUMNS)
 
 
 class Mask:
@@ -67,7 +66,7 @@ class Mask:
     )
 
     def __init__(self, words: Any, shape: Sequence[int], name: str = "", framework: str = "torch") -> None:
-        name, device = str(name), _place_of(words)
+        name, device = str(name), place_of(words)
         if device is None:
             raise ArgumentError(
                 f"words of '{name}': accepted is a C-contiguous uint64 array, or an int64 tensor on a "
@@ -102,7 +101,7 @@ class Mask:
         order: Order = ROW_MAJOR,
     ) -> None:
         shape = tuple(map(int, shape))
-        pointer = _address(words) if pointer is None else pointer
+        pointer = address_of(words) if pointer is None else pointer
         self._place(words, shape, name, framework, math.prod(shape), device, stream, pointer, order)
 
     def _place(
@@ -188,7 +187,7 @@ class Mask:
         ends = list(itertools.accumulate(sizes))
         if on_host:
             block[[end - 1 for end, size in zip(ends, sizes, strict=True) if size]] = 0
-        address, masks, start = _address(block), [], 0
+        address, masks, start = address_of(block), [], 0
         orders = [ROW_MAJOR] * len(sizes) if orders is None else orders
         rows = zip(shapes, names, numels, ends, orders, strict=True)
         for shape, name, numel, end, order in rows:
@@ -403,22 +402,6 @@ class Masks(Sequence[Mask]):
         return f"Masks({len(self)} tensors, sparsity={self.sparsity():.4f}, {self.nbytes} bytes)"
 
 
-def _place_of(words: Any) -> int | None:
-    """The device of an array that can be the words of a mask; None if it cannot."""
-    if isinstance(words, np.ndarray):
-        return HOST if words.dtype == np.uint64 and words.flags.c_contiguous and words.flags.aligned else None
-    if not is_torch(words) or (device := devices.runtime.index_of(words)) == HOST:
-        return None
-    kind = str(words.dtype), str(words.layout)
-    fits = kind == ("torch.int64", "torch.strided") and words.is_contiguous()
-    return device if fits and (words.numel() == 0 or pointer_within(words)) else None
-
-
-def _address(words: Any) -> int:
-    address: int = words.ctypes.data if isinstance(words, np.ndarray) else words.data_ptr()
-    return address
-
-
 def kept_counts(masks: Sequence[Mask]) -> list[int]:
     """Kept elements per mask; all on one device, for which this waits."""
     if not masks:
@@ -429,18 +412,3 @@ def kept_counts(masks: Sequence[Mask]) -> list[int]:
         mask.require_on(device, mask.name, stream)
     counts: list[int] = devices.engine_of(device).count_live(mask_table(masks), COLUMN["mask"])
     return counts
-
-
-def mask_table(masks: Sequence[Mask]) -> array[int]:
-    """A table that holds masks only."""
-    table = array("Q", bytes(8 * WIDTH * len(masks)))
-    for row, mask in enumerate(masks):
-        table[row * WIDTH + COLUMN["mask"]] = mask.pointer
-        table[row * WIDTH + COLUMN["numel"]] = mask.numel
-        table[row * WIDTH + COLUMN["rows"]] = 1
-        table[row * WIDTH + COLUMN["inputs"]] = mask.numel
-        table[row * WIDTH + COLUMN["inner"]] = 1
-        table[row * WIDTH + COLUMN["row_stride"]] = mask.numel
-        table[row * WIDTH + COLUMN["input_stride"]] = 1
-        table[row * WIDTH + COLUMN["blocks"]] = 1
-    return table

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from training_support import (
@@ -93,13 +94,42 @@ def replicas_of_shards(rank: int, size: int) -> None:
     assert all(torch.equal(copy, whole) for copy in copies)
 
 
+def copies_that_differ(rank: int, size: int) -> None:
+    """Of shards that placements call replicas, and of such that no placement mentions."""
+    for spread, name in ((hybrid, "b.weight"), (tensor_parallel, "c.weight")):
+        for culprit in range(size):
+            model: Any = spread(net())
+            optimizer = adamw(model)
+            pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
+            weight = here(model.get_parameter(name)).detach()
+            kept = weight.clone()
+            if rank == culprit:
+                weight.mul_(torch.linspace(-5, 5, weight.numel()).reshape(weight.shape))
+            holds = bool(weight.numel())
+            told: list[Any] = [None] * size
+            dist.all_gather_object(told, holds)
+            try:
+                pruner.step()
+            except bs.ReplicasDiffer as error:
+                assert name in str(error), error
+            else:
+                assert not told[culprit]
+                continue
+            assert pruner.steps == 0
+            assert not pruner.masks.packed
+            weight.copy_(kept)
+            items = inputs_of(model, optimizer, pruner)
+            expected = bs.make_masks(items, sparsity=0.5, scorer="magnitude")
+            event = pruner.step()
+            assert event is not None
+            require_same(event, pruner, expected)
+
+
 def a_group_of_some_ranks(rank: int, size: int) -> None:
     """The two halves of the job train and prune models of their own."""
     groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     half = rank // 2
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("halves", "shards"))
-    from torch.distributed.fsdp import fully_shard
-
     torch.manual_seed(half)
     model = nn.Sequential(nn.Linear(13, 10 + half), nn.Tanh(), nn.Linear(10 + half, 3))
     fully_shard(model, mesh=mesh["shards"])

@@ -9,6 +9,8 @@ import bittersweet as bs
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_support import (
@@ -84,6 +86,31 @@ def gradients_that_are_added_up_without_exchange(rank: int, size: int) -> None:
 
     train(inner, optimizer, pruner, number=rank, step=other)
     require_replicas(inner)
+
+
+def gradients_that_are_still_to_be_added_up(rank: int, size: int) -> None:
+    """As norms have them under sequence parallelism: the parts of every rank are a whole when added up."""
+    mesh = init_device_mesh("cpu", (size,))
+    found = []
+    for make in (adamw, masked_adamw):
+        torch.manual_seed(0)
+        model = nn.Linear(13, 6, bias=False)
+        model.weight = nn.Parameter(distribute_tensor(torch.randn(6, 13), mesh, [Replicate()]))
+        optimizer = make(model)
+        pruner = bs.Pruner(model, optimizer, schedule=RAMP)
+
+        def step(model: nn.Module, number: int, pruner: bs.Pruner = pruner) -> None:
+            part = batch(number)[:6].clone()
+            model.get_parameter("weight").grad = DTensor.from_local(part, mesh, [Partial()], run_check=False)
+            pruner.mask_grads_()
+            assert not here(model.get_parameter("weight").grad)[~here(pruner.masks["weight"])].any()
+
+        train(model, optimizer, pruner, number=rank, step=step)
+        found.append(here(model.weight).detach())
+        by_gradient = bs.Pruner(model, optimizer, scorer="gradient", schedule=bs.OneShot(0.5, 1))
+        step(model, 1)
+        raises(bs.LayoutError, "Redistribute it", by_gradient.step)
+    assert torch.allclose(*found)
 
 
 def a_step_that_a_scaler_skips_for_one_rank(rank: int, size: int) -> None:
