@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import bittersweet as bs
@@ -196,3 +197,25 @@ def spread_state_by_globs_that_are_due_in_turn(rank: int, size: int) -> None:
         require_replicas(inner)
         optimizer.zero_grad()
     assert {name: round(share, 2) for name, share in kept.items()} == {"a.weight": 0.2, "b.weight": 0.3}
+
+
+def grouped_convolutions(rank: int, size: int) -> None:
+    """Parts of one group, of several, and parts of transposed ones that cut through groups."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(
+        nn.Conv2d(16, 16, 3, groups=8),
+        nn.Conv2d(16, 16, 3, groups=4),
+        nn.ConvTranspose2d(16, 8, 3, groups=2),
+        nn.ConvTranspose2d(6, 4, 3, groups=2),
+    )
+    model = copy.deepcopy(whole)
+    fully_shard(model)
+    norms = {f"{name}.weight": torch.rand(layer.in_channels) + 0.5 for name, layer in whole.named_children()}
+    for options in ({"scorer": "magnitude"}, {"scorer": "wanda", "input_norms": norms}):
+        found, expected = (bs.make_masks(each, sparsity=0.5, **options) for each in (model, whole))
+        for name in expected:
+            assert torch.equal(full(found[name]), expected[name]), (name, options)
+    optimizer = adamw(model)
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
+    assert pruner.step() is not None
+    pruner.finalize()
