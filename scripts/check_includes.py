@@ -44,6 +44,11 @@ RULES = (
         "a selector knows the engine's concept, its summaries and its workspace, never an engine",
         allowed=r"bittersweet/engine/(engine|summaries|workspace)\.hpp$",
     ),
+    Rule(
+        "include/bittersweet/sharded",
+        r"bittersweet/(engine/(cpu|reference)|cuda|sharded\.hpp)",
+        "the flow over ranks is written for any engine",
+    ),
     Rule("src/cpu", r"bittersweet/select/", VERBS_KNOW_NO_SELECTOR),
     Rule("cuda", r"bittersweet/select/", VERBS_KNOW_NO_SELECTOR, required=False),
     Rule(

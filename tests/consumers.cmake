@@ -23,6 +23,8 @@ bittersweet_consumer_test(consumer.add_subdirectory "${PROJECT_SOURCE_DIR}/tests
   "${CMAKE_CTEST_COMMAND};--output-on-failure" "-DBITTERSWEET_SOURCE_DIR=${PROJECT_SOURCE_DIR}" -DBITTERSWEET_CUDA=off)
 bittersweet_consumer_test(consumer.example "${PROJECT_SOURCE_DIR}/examples/cpp"
   prune_vector "-Dbittersweet_ROOT=${prefix}")
+bittersweet_consumer_test(consumer.example_of_ranks "${PROJECT_SOURCE_DIR}/examples/cpp"
+  two_ranks "-Dbittersweet_ROOT=${prefix}")
 
 # Asking for the CUDA engine where it cannot be built is an error with the reason.
 add_test(NAME configure.cuda_on

@@ -8,9 +8,9 @@
 //   scope.hpp who competes with whom, and how much each tensor gives
 //   flow.hpp  the four together, for any engine
 //   prune.hpp the same as functions of the linked library, on its fast CPU engine
-//   track.hpp what scorers with a memory do on every training step
-//   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
-//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
+//   sharded.hpp the same by several processes that hold parts of a model; shard_map.hpp says which, sharded/ is its
+//   flow track.hpp what scorers with a memory do on every training step optim.hpp the optimizer's own pass, which holds
+//   the masks; optim/ has its formulas cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
 #pragma once
 
 #include "bittersweet/cuda.hpp"
@@ -21,5 +21,7 @@
 #include "bittersweet/flow.hpp"
 #include "bittersweet/optim.hpp"
 #include "bittersweet/prune.hpp"
+#include "bittersweet/sharded.hpp"
+#include "bittersweet/sharded/flow.hpp"
 #include "bittersweet/track.hpp"
 #include "bittersweet/version.hpp"

@@ -135,7 +135,7 @@ class Failure(tuple[str, str, tuple[Any, ...]]):
         kind, text, beside = self
         known = getattr(errors, kind, None) if kind in errors.__all__ else None
         if known is None:
-            return RankFailed(f"on rank {name}: {kind}: {text}")
+            return RankFailed(f"on rank {name}: {kind}{f': {text}' if text else ''}")
         made: errors.Error = known(f"on rank {name}: {text}", *beside)
         return made
 

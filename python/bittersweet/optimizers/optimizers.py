@@ -246,17 +246,11 @@ class Optimizers:
 
     def kept_elsewhere(self) -> set[int]:
         """``id(parameter)`` of those whose state other ranks keep, by a ZeroRedundancyOptimizer."""
-        found: set[int] = set()
-        for chain in self._chains:
-            if any(map(wrappers.is_spread, chain)):
-                found |= {id(each) for group in chain[0].param_groups for each in group["params"]}
-                found -= {id(each) for group in chain[-1].param_groups for each in group["params"]}
-        return found
+        return wrappers.kept_elsewhere(self._chains)
 
     def spread(self) -> str | None:
         """The class of an optimizer whose ranks keep the state of some parameters each, if there is one."""
-        every = (one for chain in self._chains for one in chain)
-        return next((type(one).__name__ for one in every if wrappers.is_spread(one)), None)
+        return next((type(one).__name__ for one in wrappers.spread(self._chains)), None)
 
     def require_state(
         self,
@@ -266,8 +260,8 @@ class Optimizers:
         *,
         over_ranks: bool = False,
     ) -> None:
-        """Raises ArgumentError if what a scorer reads is known not to be kept, or not in the weight's basis;
-        and unless the ranks decide together (`over_ranks`) if each keeps the state of some parameters only.
+        """Raises ArgumentError if what a scorer reads is known not to be kept, or not in the weight's basis,
+        or not in each process, unless the ranks decide together (`over_ranks`).
 
         Without `parameters`, if it is kept in no group of any optimizer; with them, if it is not for one of
         them. What an unknown optimizer keeps is seen at the first event.
@@ -277,7 +271,7 @@ class Optimizers:
         if not wanted or not self:
             return
         if not over_ranks:
-            self._require_one_process(scorer, wanted)
+            wrappers.refuse_spread(self._chains, scorer, wanted, WITHOUT_STATE)
         chosen = None if parameters is None else {id(one) for one in parameters}
         errors = []
         for i, adapter in enumerate(self._adapters):
@@ -368,16 +362,6 @@ class Optimizers:
         if count is None and group is not None:
             count = group.get(adapter.step)
         return None if count is None else int(count)
-
-    def _require_one_process(self, scorer: str, wanted: list[str]) -> None:
-        for chain in self._chains:
-            for one in filter(wrappers.is_spread, chain):
-                raise ArgumentError(
-                    f"optimizer: ZeroRedundancyOptimizer keeps the state of each parameter in one of "
-                    f"{one.world_size} processes, and scorer '{scorer}' reads {', '.join(wanted)} of all "
-                    "of them. Pass process_group=torch.distributed.group.WORLD to the Pruner, so that ranks "
-                    f"decide together, or use {WITHOUT_STATE}"
-                )
 
     def _require_disjoint(self) -> None:
         if len({id(one) for one in self.inner}) < len(self.inner):

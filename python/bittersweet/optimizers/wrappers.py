@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
@@ -16,9 +16,11 @@ __all__ = [
     "copies_kept",
     "evaluates_again",
     "hooked",
-    "is_spread",
     "is_transparent",
+    "kept_elsewhere",
     "may_keep_copies",
+    "refuse_spread",
+    "spread",
 ]
 
 _ATTRIBUTES = ("optimizer", "base_optimizer", "_base_optimizer", "_optimizer", "optim")
@@ -118,9 +120,32 @@ def is_transparent(wrapper: Any) -> bool:
     return any(_is(wrapper, name, prefixes) for name, prefixes in _TRANSPARENT.items())
 
 
-def is_spread(one: Any) -> bool:
-    """Whether each rank keeps the state of some of its parameters only."""
-    return _is(one, "ZeroRedundancyOptimizer") and getattr(one, "world_size", 1) > 1
+def spread(chains: Iterable[Sequence[Any]]) -> Iterator[Any]:
+    """Those of which each rank keeps the state of some parameters only."""
+    for one in (one for chain in chains for one in chain):
+        if _is(one, "ZeroRedundancyOptimizer") and getattr(one, "world_size", 1) > 1:
+            yield one
+
+
+def kept_elsewhere(chains: Iterable[Sequence[Any]]) -> set[int]:
+    """``id(parameter)`` of those whose state other ranks keep."""
+    found: set[int] = set()
+    for chain in chains:
+        for one in spread([chain]):
+            found |= {id(each) for group in one.param_groups for each in group["params"]}
+            found -= {id(each) for group in chain[-1].param_groups for each in group["params"]}
+    return found
+
+
+def refuse_spread(chains: Iterable[Sequence[Any]], scorer: str, wanted: Sequence[str], instead: str) -> None:
+    """Raises ArgumentError if an optimizer is spread: no rank has all that a scorer wants."""
+    for one in spread(chains):
+        raise ArgumentError(
+            f"optimizer: {type(one).__name__} keeps the state of each parameter in one of {one.world_size} "
+            f"processes, and scorer '{scorer}' reads {', '.join(wanted)} of all of them. Pass "
+            "process_group=torch.distributed.group.WORLD to the Pruner, so that ranks decide together, or "
+            f"use {instead}"
+        )
 
 
 def evaluates_again(one: Any) -> bool:

@@ -57,7 +57,7 @@ def interrupted(rank: int, size: int) -> None:
                 Group.sum_ = usual  # type: ignore[method-assign]
             kind = KeyboardInterrupt if rank == where else bs.RankFailed
             assert type(raised) is kind, (where, when, raised)
-            assert rank == where or str(raised) == f"on rank {where}: KeyboardInterrupt: "
+            assert rank == where or str(raised) == f"on rank {where}: KeyboardInterrupt"
             _require_working(rank, size)
 
 

@@ -113,6 +113,22 @@ def norms_of_inputs(rank: int, size: int) -> None:
         require_equal_masks(found, expected, items)
 
 
+def norms_of_models(rank: int, size: int) -> None:
+    """The same of a module, in one sequence and by rows."""
+    alone = net()
+    norms = {
+        name: torch.rand(weight.shape[1], generator=torch.Generator().manual_seed(place))
+        for place, (name, weight) in enumerate(weights(alone))
+    }
+    for build, options in (("fsdp", {}), ("fsdp", {"scope": "row"}), ("fsdp_tp", {})):
+        model = BUILDS[build](net())
+        expected = bs.make_masks(alone, sparsity=0.5, scorer="wanda", input_norms=norms, **options)
+        found = bs.make_masks(model, sparsity=0.5, scorer="wanda", input_norms=norms, **options)
+        assert found.event is not None and expected.event is not None
+        require_equal_events(found.event, expected.event)
+        assert all(torch.equal(full(found[name]), mask) for name, mask in expected.items())
+
+
 def whole_models(rank: int, size: int) -> None:
     """The functions of a module, with and without an optimizer, in one budget and by glob; `sparsity`."""
     for build in BUILDS:

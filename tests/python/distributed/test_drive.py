@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import bittersweet as bs
@@ -162,6 +165,17 @@ def test_what_is_wrong_before_a_decision_is_told_to_those_who_decide() -> None:
     found, _ = on_all(3, work)
     assert [str(one) for one in found] == ["on rank 1: no state", "no state", "on rank 1: no state"]
     assert {type(one) for one in found} == {bs.MissingStateError}
+
+
+def test_parts_of_numpy_arrays_need_no_torch() -> None:
+    code = (
+        "import sys, numpy, bittersweet as bs; bs.Shard((4,), (2,));"
+        "item = bs.ScoreInputs(numpy.ones(4, 'f4')); bs.prune_(item, sparsity=0.5, scorer='magnitude');"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    source = Path(rounds.__file__).read_text()
+    assert "torch" not in source and "numpy" not in source
 
 
 class OwnRank(SimulatedGroup):
