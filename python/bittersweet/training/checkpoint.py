@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..distributed.shards import is_dtensor
 from ..errors import ArgumentError, CheckpointError, Error
 from ..model.binding import part_of
 from ..model.mask_view import whole_of
@@ -237,8 +238,8 @@ def _words(name: str, value: Any, numel: int) -> npt.NDArray[np.uint64]:
 
     count = words_for(numel)
     if not is_plain(value) or value.dtype != torch.int64 or tuple(value.shape) != (count,):
-        dtype = isinstance(value, torch.Tensor)
-        found = f"{value.dtype} {tuple(value.shape)}" if dtype else f"a {type(value).__name__}"
+        has_shape = is_plain(value) or is_dtensor(value)
+        found = f"{value.dtype} {tuple(value.shape)}" if has_shape else f"a {type(value).__name__}"
         raise CheckpointError(f"the saved mask of '{name}' is {found}; expected {count} words of torch.int64")
     words: npt.NDArray[np.uint64] = flat_copy(value.detach().cpu(), "int64").numpy().view(np.uint64)
     tail = numel % 64
