@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import bittersweet as bs
+import numpy as np
 import pytest
 from bittersweet import _core
 from bittersweet.distributed.members import Members, Part
@@ -206,3 +207,11 @@ def test_options_are_checked_with_a_name_for_each_tensor(names: list[str]) -> No
     options |= {"nonfinite": "error", "seed": 0, "regrow": False}
     with pytest.raises(bs.ShapeError, match=f"names: {len(names)} for 2 tensors"):
         _core.check_over_ranks(map, names, call.spec, resolve_selector("exact"), **options)
+
+
+def test_zeros_of_other_tensors_under_one_name_are_refused() -> None:
+    shapes = [(4, 4), (4,)]
+    found, _ = on_all(2, lambda group: bs.sparsity({"w": np.zeros(shapes[group.rank])}, process_group=group))
+    for error in found:
+        assert type(error) is bs.ShapeError
+        assert "'w' has shape (4,) and (4, 4) on different ranks" in str(error)
