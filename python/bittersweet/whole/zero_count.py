@@ -154,8 +154,8 @@ def counted_over_ranks(
         rows, wholes = [part.row for part in found.values()], {part.whole for part in found.values()}
         if len(wholes) > 1:
             raise ShapeError(
-                f"source: '{name}' has shape {' and '.join(map(str, sorted(wholes)))} on different ranks; those "
-                "that hold one tensor say one shape. Give different tensors names of their own"
+                f"source: '{name}' has shape {' and '.join(map(str, sorted(wholes)))} on different ranks; "
+                "those that hold one tensor say one shape. Give different tensors names of their own"
             )
         whole = wholes.pop()
         elements = sum(row.elements for row in rows)
