@@ -20,14 +20,18 @@ struct ShardedInputs {
   static constexpr std::size_t fewest_bins = 64;  // of one selection, where several share a vector
 };
 
+inline void check_names(const ShardedInputs& in) {
+  if (in.names.size() != in.map->tensors())
+    throw ShapeError("names: " + std::to_string(in.names.size()) + " for " + std::to_string(in.map->tensors()) +
+                     " tensors; one is needed for each");
+}
+
 // The parts that this rank's tensors are, in their order; null for those without elements.
 inline std::vector<const ShardMap::Part*> match_parts(const ShardedInputs& in) {
   const ShardMap& map = *in.map;
   if (in.rank < 0 || in.rank >= map.ranks())
     throw ArgumentError("rank: " + std::to_string(in.rank) + "; accepted are 0 to " + std::to_string(map.ranks() - 1));
-  if (in.names.size() != map.tensors())
-    throw ShapeError("names: " + std::to_string(in.names.size()) + " for " + std::to_string(map.tensors()) +
-                     " tensors; one is needed for each");
+  check_names(in);
   if (in.whole.size() != in.tensors.size())
     throw ShapeError("tensors: positions of " + std::to_string(in.whole.size()) + " tensors for " +
                      std::to_string(in.tensors.size()) + "; one is needed for each");
@@ -61,6 +65,7 @@ inline std::vector<const ShardMap::Part*> match_parts(const ShardedInputs& in) {
 
 // What the map and the options say alike to all ranks.
 inline void check_sharded(const ShardedInputs& in, const Scorer& scorer, const PruneOptions& options) {
+  check_names(in);
   check(options);
   ties_of(options);
   if (!std::holds_alternative<Exact>(options.selector))

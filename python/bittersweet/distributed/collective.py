@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from .. import errors
 from ..errors import ArgumentError, NonFiniteScoreError, RankFailed
 from ..options.values import shown
 from .shards import is_dtensor
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Failure", "Group", "first_failure", "listed", "on_ranks"]
 

@@ -16,6 +16,7 @@ from .members import Part
 from .shards import Shard, is_dtensor, local, shard_of
 
 __all__ = [
+    "local_groups",
     "local_item",
     "mask_of_part",
     "norm_of_part",
@@ -102,7 +103,7 @@ def part_of(item: ScoreInputs, shape: tuple[int, ...], alike: Mapping[str, Any])
 
 def table_item(item: ScoreInputs, shape: tuple[int, ...]) -> ScoreInputs:
     """A local item as a table of its own arrays takes it."""
-    return replace(item, shard=None, groups=_local_groups(item, shape))
+    return replace(item, shard=None, groups=local_groups(item.groups, item.shard, shape))
 
 
 def _placed(shard: Shard) -> str:
@@ -144,13 +145,12 @@ def norm_of_part(norm: Any, item: ScoreInputs, shape: tuple[int, ...], name: str
     return norm.reshape(whole.blocks, whole.inputs)[slice(*span), inputs].reshape(-1)
 
 
-def _local_groups(item: ScoreInputs, shape: tuple[int, ...]) -> int | None:
+def local_groups(groups: int | None, shard: Shard | None, shape: tuple[int, ...]) -> int | None:
     """How many groups the part of a grouped convolution has; 1 where it cuts through one, which then matters
     to none that may compete."""
-    shard = item.shard
-    if item.groups is None or shard is None or shape == shard.shape:
-        return item.groups
-    span = _span(shard, shape, item.groups)
+    if groups is None or shard is None or shape == shard.shape:
+        return groups
+    span = _span(shard, shape, groups)
     return 1 if span is None else max(span[1] - span[0], 1)
 
 

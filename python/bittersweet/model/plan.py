@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.parts import local_groups
 from ..distributed.shards import is_dtensor, local
 from ..errors import ArgumentError, Error, LayoutError, ShapeError
 from ..tensors.geometry import Axes, Geometry, geometry_of
@@ -97,10 +98,8 @@ class PlanEntry:
 
     @property
     def local_axes(self) -> Axes:
-        """`axes` of the part that this rank holds: a part of the rows knows nothing of the groups that they
-        fall into."""
-        axes = self.axes
-        return axes._replace(groups=None) if self.shard is not None and axes.in_dim != 0 else axes
+        """`axes` of the part that this rank holds, with the groups that it has."""
+        return self.axes._replace(groups=local_groups(self.axes.groups, self.shard, self.local_shape))
 
     @property
     def geometry(self) -> Geometry:

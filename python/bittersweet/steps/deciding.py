@@ -62,7 +62,7 @@ def decide(
         pruned = event.pruned + ranks.dead(keeper.masks, plan.targets, {*skipped, *event.dense})
         total = sum(ranks.members.numels)
         event = replace(event, achieved_sparsity_all=pruned / total if total else 0.0)
-    return ranks.pass_on(made, members.names), replace(event, skipped=tuple(skipped))
+    return ranks.pass_on(made, list(event.per_tensor)), replace(event, skipped=tuple(skipped))
 
 
 def _select(

@@ -57,8 +57,11 @@ class Ranks:
         elsewhere: frozenset[str] = frozenset(),
     ) -> Ranks:
         """Collective: unites the targets of all ranks. Errors are those of `Members.meet`."""
-        parts = [_part(entry, entry.name in elsewhere) for entry in entries]
-        members = Members.meet(group, lambda: parts, order)
+
+        def parts() -> list[Part]:
+            return [_part(entry, entry.name in elsewhere) for entry in entries]
+
+        members = Members.meet(group, parts, order)
         return cls(members, elsewhere, {entry.name: entry.aliases for entry in entries})
 
     def __deepcopy__(self, _: Any) -> Ranks:
@@ -103,9 +106,9 @@ class Ranks:
         return sum(every.values())
 
     def pass_on(self, made: Mapping[str, Mask], names: Sequence[str]) -> dict[str, Mask]:
-        """The masks of this rank's targets among `names`, those too that other ranks made. Collective where
-        any rank has targets that others decide about."""
-        if not self._passed_on:
+        """The masks of this rank's targets among `names`, which have all been decided about, those too that
+        other ranks made. Collective where any rank has targets that others decide about."""
+        if not (self._passed_on and names):
             return dict(made)
         device = next((mask.device for mask in made.values()), HOST)
         every = self._added_up([self._bits(name, made.get(name)) for name in names])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
+from ..distributed.rounds import reported
 from ..errors import ArgumentError
 from ..model.mask_view import MaskView
 from ..options import keywords
@@ -91,17 +92,20 @@ def prune_(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
         max_tensor_sparsity, sync,
     )  # fmt: skip
-    with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
     if not is_module(inputs):
         given.refuse()
         tensors: Any = inputs
         return functional.prune_(
             tensors, sparsity=_one_share(sparsity), k=k, scorer=_or_default(scorer),
-            mask_optimizer_state=with_state, process_group=process_group, **vars(options),
+            mask_optimizer_state=mask_optimizer_state, process_group=process_group, **vars(options),
         )  # fmt: skip
     weights = gather(inputs, given, scorer, eps, seed, process_group)
+    with reported(weights.group):
+        with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
+        roles = ("weight", *_MOMENTS) if with_state else ("weight",)
+        if weights.group is not None:
+            weights.rehearse(roles)
     new, event = select(weights, sparsity, k, options)
-    roles = ("weight", *_MOMENTS) if with_state else ("weight",)
     items, writing = weights.written(new, roles)
     functional.apply_masks_(items, writing, roles=roles)
     spent = 1e3 * (time.perf_counter() - started)
@@ -252,10 +256,11 @@ def threshold(
     if is_module(inputs):
         weights = gather(inputs, given, scorer, eps, seed, process_group)
         if weights.members is not None:
-            options = Options(
-                share, k, "global", None, "nearest", "error", weights.scorer, selector, ties, nonfinite, seed,
-                eps, regrow, None, sync,
-            )  # fmt: skip
+            with reported(weights.group):
+                options = Options(
+                    share, k, "global", None, "nearest", "error", weights.scorer, selector, ties, nonfinite,
+                    seed, eps, regrow, None, sync,
+                )  # fmt: skip
             return thresholds.threshold_over_ranks(weights.items, options, weights.members)
         found, scorer = weights.items, weights.scorer
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..distributed.rounds import reported
 from ..errors import ArgumentError, MissingStateError
 from ..notices import warn
 from ..options import budgets
@@ -64,10 +65,11 @@ def select(
 def _select_groups(
     weights: ModelWeights, sparsity: Mapping[str, Any], k: int | None, options: SelectOptions
 ) -> tuple[dict[str, Mask], MaskEvent, dict[str, int]]:
-    if k is not None:
-        raise ArgumentError("k: given beside sparsity by glob; give one of them")
-    shares = budgets.shares(sparsity)
-    groups = budgets.group("sparsity", shares, _aliases(weights))
+    with reported(weights.group):
+        if k is not None:
+            raise ArgumentError("k: given beside sparsity by glob; give one of them")
+        shares = budgets.shares(sparsity)
+        groups = budgets.group("sparsity", shares, _aliases(weights))
     items = {str(item.name): item for item in weights.items}
     made: dict[str, Mask] = {}
     events: dict[str, MaskEvent] = {}
@@ -103,7 +105,8 @@ def _decide(
         members = weights.members
         if names is not None:
             members = members.without(name for name in members.names if name not in names)
-        chosen = Options(sparsity=share, k=k, scorer=weights.scorer, **vars(options))
+        with reported(weights.group):
+            chosen = Options(sparsity=share, k=k, scorer=weights.scorer, **vars(options))
         _, found, event = select_masks(list(items), chosen, (), members=members)
     return {mask.name: mask for mask in found}, mapped(event, lambda event: _said(event, options))
 

@@ -18,7 +18,7 @@ from ..options.values import one_of
 from ..steps.ranks import Ranks
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
-from ..tensors.table import ScoreInputs
+from ..tensors.table import ScoreInputs, Table
 from ..wanda.input_norms import InputNorms
 
 if TYPE_CHECKING:
@@ -80,6 +80,17 @@ class ModelWeights:
         bound = bind(self.model, self.optimizers, entries)
         copies, chosen = companion_items(self.optimizers, bound, ordered)
         return [*(one.inputs(roles) for one in bound), *copies], [*ordered.values(), *chosen]
+
+    def rehearse(self, roles: Sequence[str]) -> None:
+        """Raises what would keep these roles of what is pruned from being written, before a rank decides."""
+        names = {*self.masks, *(item.name for item in self.items)}
+        entries = [entry for entry in self.plan.targets if entry.name in names]
+        bound = bind(self.model, self.optimizers, entries)
+        Table([one.inputs(roles) for one in bound], writes=roles)
+
+    @property
+    def group(self) -> Group | None:
+        return None if self.ranks is None else self.ranks.group
 
     @property
     def place(self) -> torch.device | None:

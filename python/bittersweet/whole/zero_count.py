@@ -142,7 +142,7 @@ def counted_over_ranks(
     Collective: what `here` raises on one rank is raised on all.
 
     Raises:
-        ShapeError: The ranks hold less than a whole tensor.
+        ShapeError: The ranks hold less than a whole tensor, or other tensors under one name.
     """
     told = group.gathered(here)
     boxes: dict[str, dict[Any, PartZeros]] = {}
@@ -151,7 +151,13 @@ def counted_over_ranks(
             boxes.setdefault(part.name, {})[part.offset, part.row.shape] = part
     counted = {}
     for name, found in boxes.items():
-        rows, whole = [part.row for part in found.values()], next(iter(found.values())).whole
+        rows, wholes = [part.row for part in found.values()], {part.whole for part in found.values()}
+        if len(wholes) > 1:
+            raise ShapeError(
+                f"source: '{name}' has shape {' and '.join(map(str, sorted(wholes)))} on different ranks; "
+                "those that hold one tensor say one shape. Give different tensors names of their own"
+            )
+        whole = wholes.pop()
         elements = sum(row.elements for row in rows)
         if elements != math.prod(whole):
             raise ShapeError(

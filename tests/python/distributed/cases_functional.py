@@ -310,6 +310,41 @@ def what_one_rank_lacks(rank: int, size: int) -> None:
     assert bool((model.b.weight != 0).all())
 
 
+def what_is_wrong_on_one_rank(rank: int, size: int) -> None:
+    """Options, and states that cannot be written: raised on all, and nothing is written anywhere."""
+    model, group = net(), dist.group.WORLD
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    train(model, optimizer, 2)
+    before = copy.deepcopy(model.state_dict())
+    by_glob = {"a.*": 0.5}
+    wrong: list[tuple[Any, str, dict[str, Any]]] = [
+        (bs.prune_, "sparsity", {"sparsity": 1.5}),
+        (bs.make_masks, "k", {"sparsity": None, "k": -1}),
+        (bs.threshold, "nonfinite", {"nonfinite": "no"}),
+        (bs.prune_, "mask_optimizer_state", {"mask_optimizer_state": 3}),
+        (bs.prune_, "k", {"sparsity": by_glob, "k": 3}),
+        (bs.make_masks, "sparsity", {"sparsity": {"nothing.*": 0.5}}),
+    ]
+    for function, text, options in wrong:
+        given = {"sparsity": 0.5} | (options if rank == 1 else {})
+        with pytest.raises(bs.ArgumentError, match=text if rank == 1 else f"on rank 1: {text}"):
+            function(model, process_group=group, **given)
+    if rank == 1:
+        state = optimizer.state[model.b.weight]
+        state["exp_avg"] = state["exp_avg"].to(torch.float64)
+    with pytest.raises(bs.DTypeError, match="exp_avg"):
+        bs.prune_(
+            model,
+            sparsity=0.5,
+            optimizer=optimizer,
+            scorer="magnitude",
+            mask_optimizer_state=True,
+            process_group=group,
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    bs.prune_(model, sparsity=0.5, process_group=group)
+
+
 def unfit_layouts(rank: int, size: int) -> None:
     """States and masks that do not lie as their weight does, on one rank's word for all."""
     mesh = init_device_mesh("cpu", (size,))

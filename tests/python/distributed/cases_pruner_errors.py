@@ -268,6 +268,10 @@ def parts_that_do_not_make_a_whole(rank: int, size: int) -> None:
             model, scorer="magnitude", schedule=EVERY, process_group=dist.group.WORLD,
             shards={"weight": bs.Shard(shape=(4, 6), offset=(1, 0))},
         )  # fmt: skip
+    grouped: dict[str, Any] = {"scorer": "magnitude", "schedule": EVERY, "process_group": dist.group.WORLD}
+    shard = bs.Shard(shape=(4 * size + (rank == 1), 2, 3, 3), offset=(4 * rank, 0, 0, 0))
+    with all_raise(bs.ArgumentError, "groups: 2 for 'weight'", 1):
+        bs.Pruner(nn.Conv2d(4, 4, 3, groups=2), shards={"weight": shard}, **grouped)
     with all_raise(bs.ArgumentError, "process_group"):
         bs.Pruner(model, scorer="magnitude", schedule=EVERY, shards={"weight": bs.Shard((4, 6), (0, 0))})
     other = nn.Linear(6, 4 + rank, bias=False)

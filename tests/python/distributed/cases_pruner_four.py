@@ -1,17 +1,21 @@
-"""A Pruner over four ranks in squares of two: tensor parallelism within fully_shard, replicas of shards."""
+"""A Pruner over four ranks: tensor parallelism within fully_shard, replicas of shards, spread state."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import bittersweet as bs
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 from training_support import (
     RAMP,
     adamw,
@@ -22,6 +26,7 @@ from training_support import (
     inputs_of,
     masked_adamw,
     net,
+    require_held,
     require_replicas,
     require_same,
     tensor_parallel,
@@ -168,3 +173,49 @@ def norms_of_inputs_that_ranks_share(rank: int, size: int) -> None:
         assert "'b.weight' has shape (33,)" in str(error), error
     else:
         raise AssertionError("norms of a wrong length")
+
+
+def spread_state_by_globs_that_are_due_in_turn(rank: int, size: int) -> None:
+    """Masks of a glob that is not due stay as they are on the ranks that do not keep its state."""
+    inner = net()
+    model = DistributedDataParallel(inner)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.AdamW, lr=1e-2)
+    schedules = {
+        "a.*": bs.Linear(0.2, 0.8, begin_step=2, end_step=6, frequency=2),
+        "b.*": bs.Linear(0.3, 0.7, begin_step=3, end_step=5, frequency=2),
+    }
+    pruner = bs.Pruner(model, optimizer, schedule=schedules, process_group=dist.group.WORLD)
+    kept: dict[str, float] = {}
+    for now in range(1, 8):
+        backward(model, 1000 * rank + now)
+        optimizer.step()
+        event = pruner.step()
+        kept |= {} if event is None else {name: 1.0 - share for name, share in event.per_tensor.items()}
+        for name, mask in pruner.masks.items():
+            assert mask.float().mean().item() == pytest.approx(kept.get(name, 1.0), abs=1e-6), (now, name)
+        require_held(inner, optimizer, pruner)
+        require_replicas(inner)
+        optimizer.zero_grad()
+    assert {name: round(share, 2) for name, share in kept.items()} == {"a.weight": 0.2, "b.weight": 0.3}
+
+
+def grouped_convolutions(rank: int, size: int) -> None:
+    """Parts of one group, of several, and parts of transposed ones that cut through groups."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(
+        nn.Conv2d(16, 16, 3, groups=8),
+        nn.Conv2d(16, 16, 3, groups=4),
+        nn.ConvTranspose2d(16, 8, 3, groups=2),
+        nn.ConvTranspose2d(6, 4, 3, groups=2),
+    )
+    model = copy.deepcopy(whole)
+    fully_shard(model)
+    norms = {f"{name}.weight": torch.rand(layer.in_channels) + 0.5 for name, layer in whole.named_children()}
+    for options in ({"scorer": "magnitude"}, {"scorer": "wanda", "input_norms": norms}):
+        found, expected = (bs.make_masks(each, sparsity=0.5, **options) for each in (model, whole))
+        for name in expected:
+            assert torch.equal(full(found[name]), expected[name]), (name, options)
+    optimizer = adamw(model)
+    pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=bs.OneShot(0.5, 1))
+    assert pruner.step() is not None
+    pruner.finalize()

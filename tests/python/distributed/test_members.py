@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import bittersweet as bs
+import numpy as np
 import pytest
+from bittersweet import _core
 from bittersweet.distributed.members import Members, Part
 from bittersweet.distributed.shards import Shard
+from bittersweet.options.scorers import resolve_scorer
+from bittersweet.options.selectors import resolve_selector
 from simulated_ranks import on_all
 
 
@@ -190,3 +195,23 @@ def test_members_without_some_need_no_words() -> None:
 def test_empty_tensors_and_empty_ranks() -> None:
     found = alike(meet([[part("a", (0, 3))], [], [part("a", (0, 3)), part("b", (1,))]]))
     assert found.names == ["a", "b"] and found.numels == [0, 1]
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"]])
+def test_options_are_checked_with_a_name_for_each_tensor(names: list[str]) -> None:
+    box = [*[0] * 8, 2, 2, *[0] * 6]
+    map = _core.ShardMap([[2, 2], [2, 2]], array("q", [0, 0, *box, 1, 0, *box]), 1)
+    call = resolve_scorer("magnitude", None, 0)
+    options: dict[str, Any] = dict.fromkeys(("k", "distribution", "max_tensor_sparsity", "ties"))
+    options |= {"sparsity": 0.5, "scope": "global", "rounding": "nearest", "remainder": "error"}
+    options |= {"nonfinite": "error", "seed": 0, "regrow": False}
+    with pytest.raises(bs.ShapeError, match=f"names: {len(names)} for 2 tensors"):
+        _core.check_over_ranks(map, names, call.spec, resolve_selector("exact"), **options)
+
+
+def test_zeros_of_other_tensors_under_one_name_are_refused() -> None:
+    shapes = [(4, 4), (4,)]
+    found, _ = on_all(2, lambda group: bs.sparsity({"w": np.zeros(shapes[group.rank])}, process_group=group))
+    for error in found:
+        assert type(error) is bs.ShapeError
+        assert "'w' has shape (4,) and (4, 4) on different ranks" in str(error)

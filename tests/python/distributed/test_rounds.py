@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bittersweet.options.scorers import resolve_scorer
 from ranks_events import require_equal_events
-from sharded_models import DATA, DTYPES, KINDS, Model, random_model
+from sharded_models import DATA, DTYPES, KINDS, Model, pieces, random_model
 from simulated_ranks import Meeting, on_all
 
 CASES = 400
@@ -71,6 +71,19 @@ def test_as_one_process(seed: int) -> None:
     require_equal(model, found, alone(model, **options))
     assert len(meeting.sums) < 12 and sum(meeting.sums) < 4 << 20
     assert meeting.exchanges == 1  # that of the set-up
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pieces_that_form_no_grid(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ranks = int(rng.integers(2, 9))
+    data = str(rng.choice(["equal", "three values", "mostly zeros", "normal"]))  # ties within a piece
+    model = random_model(rng, ranks, frozenset(("weight",)), data=data)
+    model.boxes = [pieces(item.weight.shape, ranks, rng) for item in model.items]
+    options: dict[str, Any] = {"scorer": "magnitude", "sparsity": float(rng.random())}
+    options["scope"] = str(rng.choice(["global", "tensor"]))
+    found, _ = over_ranks(model, ranks, **options)
+    require_equal(model, found, alone(model, **options))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

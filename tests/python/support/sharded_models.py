@@ -109,6 +109,17 @@ def _boxes(shape: tuple[int, ...], kind: str, ranks: int, rng: np.random.Generat
     return [(slice(*part), *whole[1:]) for part in parts]
 
 
+def pieces(shape: tuple[int, ...], ranks: int, rng: np.random.Generator) -> list[Box | None]:
+    """Boxes that form no grid: pieces of pieces, each cut in two along any axis, some without elements."""
+    found: list[Box] = [tuple(slice(0, size) for size in shape)]
+    while len(found) < ranks:
+        box, axis = found.pop(int(rng.integers(len(found)))), int(rng.integers(len(shape)))
+        at = int(rng.integers(box[axis].start, box[axis].stop + 1))
+        for half in (slice(box[axis].start, at), slice(at, box[axis].stop)):
+            found.append((*box[:axis], half, *box[axis + 1 :]))
+    return [found[place] for place in rng.permutation(ranks)]
+
+
 def random_model(rng: np.random.Generator, ranks: int, reads: frozenset[str], **fixed: Any) -> Model:
     """Up to five tensors of up to three axes, sizes down to one element or none."""
     kind, data = (fixed.get(key) or rng.choice(every) for key, every in (("kind", KINDS), ("data", DATA)))
