@@ -11,6 +11,7 @@ namespace bittersweet::flow {
 template <Engine E>
 struct ShardedRun {
   std::vector<std::size_t> tensors{}, local{};
+  std::optional<std::int64_t> capacity{};
   std::unique_ptr<SharedSelection> shared{};
   std::unique_ptr<SelectionPart<E>> part{};
 
@@ -45,6 +46,7 @@ class ShardedBatch {
   void put(std::span<std::int32_t> to) {
     for (ShardedRun<E>& run : runs_) {
       const std::size_t size = run.shared->length();
+      make_part(run);
       run.part->put(model_.engine, *run.shared, to.first(size), share_of(run), runs_.size() > 1, model_.workspace);
       to = to.subspan(size);
     }
@@ -65,7 +67,10 @@ class ShardedBatch {
   }
 
   void complete() {
-    for (ShardedRun<E>& run : runs_) run.part->complete(model_.engine, *run.shared, model_.workspace);
+    for (ShardedRun<E>& run : runs_) {
+      make_part(run);
+      run.part->complete(model_.engine, *run.shared, model_.workspace);
+    }
   }
 
   // By whole tensor, of those that this rank counts.
@@ -83,7 +88,8 @@ class ShardedBatch {
     runs_.resize(1);
     runs_[0].tensors.resize(model_.map.tensors());
     std::iota(runs_[0].tensors.begin(), runs_[0].tensors.end(), std::size_t{0});
-    make_part(runs_[0], model_.exact().capacity);
+    runs_[0].capacity = model_.exact().capacity;
+    make_part(runs_[0]);
   }
 
   // `sample`: the sums of a first look at it, if there was one.
@@ -125,7 +131,7 @@ class ShardedBatch {
  private:
   // `at_cap`: a cap is a count, whatever the rule outside it.
   void begin(ShardedRun<E>& run, std::int64_t rank, std::int64_t live, bool at_cap) {
-    make_part(run, at_cap ? std::nullopt : model_.exact().capacity);
+    if (!at_cap) run.capacity = model_.exact().capacity;
     const std::size_t bins =
         std::max(model_.in.bins / runs_.size(), std::min(model_.in.bins, ShardedInputs::fewest_bins));
     SharedPlan plan = plan_of(run, rank, live, bins, at_cap ? Ties::exact : model_.options.ties);
@@ -152,7 +158,11 @@ class ShardedBatch {
     return plan;
   }
 
-  void make_part(ShardedRun<E>& run, std::optional<std::int64_t> capacity) {
+  // What this rank has of it, if that was not made yet. Not while a sum is taken: a failure, for want of memory say,
+  // can be told to the others only with the next vector.
+  void make_part(ShardedRun<E>& run) {
+    if (run.part) return;
+    run.local.clear();
     std::vector<bool> chosen(model_.map.tensors());
     for (const std::size_t t : run.tensors) chosen[t] = true;
     std::vector<ScoreInputs> tensors;
@@ -168,7 +178,7 @@ class ShardedBatch {
     }
     const SelectContext context{model_.options.seed, model_.options.nonfinite, 0, model_.options.between_passes};
     run.part = std::make_unique<SelectionPart<E>>(std::move(tensors), std::move(parts), std::move(masks), model_.scorer,
-                                                  context, capacity);
+                                                  context, run.capacity);
   }
 
   static double share_of(const ShardedRun<E>& run) {

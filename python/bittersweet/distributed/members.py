@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -238,7 +239,8 @@ def _in_order(united: dict[str, Holders], order: Sequence[str] | None) -> dict[s
 
 
 def _by_names(united: dict[str, Holders], order: Sequence[str]) -> dict[str, Holders]:
-    missing = [name for name in united if name not in order]
+    known = frozenset(order)
+    missing = [name for name in united if name not in known]
     if missing:
         raise ArgumentError(
             f"order: it lacks '{missing[0]}', which a rank holds; accepted: the names of all tensors, "
@@ -251,7 +253,7 @@ def _listed_order(order: Any) -> list[str] | None:
     if order is None:
         return None
     names = [str(name) for name in order]
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ArgumentError(f"order: '{twice[0]}' is named twice; name each tensor once")
     return names
