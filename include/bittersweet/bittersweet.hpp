@@ -8,7 +8,7 @@
 //   scope.hpp who competes with whom, and how much each tensor gives
 //   flow.hpp  the four together, for any engine
 //   prune.hpp the same as functions of the linked library, on its fast CPU engine
-//   sharded.hpp  the same by several processes that hold parts of a model; shard_map.hpp says which, sharded/ is its flow
+//   sharded.hpp  the same by several processes with a part of a model each; shard_map.hpp says which, sharded/ does it
 //   blockwise.hpp  the same of tensors that are never in memory together
 //   track.hpp what scorers with a memory do on every training step
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
