@@ -407,9 +407,12 @@ def main() -> int:
         faults += differences(kernels, passes, units)
     else:
         JSON_REPORT.parent.mkdir(parents=True, exist_ok=True)
-        report = {"architecture": "sm_90", "units": {name: asdict(unit) for name, unit in units.items()}}
-        report["kernels"] = [asdict(k) for k in kernels]
-        report["adam"] = [asdict(k) for k in passes]
+        report = {
+            "architecture": "sm_90",
+            "units": {name: asdict(unit) for name, unit in units.items()},
+            "kernels": [asdict(k) for k in kernels],
+            "adam": [asdict(k) for k in passes],
+        }
         JSON_REPORT.write_text(json.dumps(report, indent=1) + "\n")
         PAGE.write_text(page(kernels, passes, units))
     for fault in faults:
