@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def require_refused(found: list[Any], name: str, here: set[int], by: str = "") -> None:
+def require_refused(found: list[Any], name: str, here: set[int]) -> None:
     """DeviceError on all ranks: its own on those of `here`, and that of the first of them elsewhere."""
     for rank, error in enumerate(found):
         assert type(error) is bs.DeviceError, (rank, error)
@@ -66,12 +66,17 @@ def test_one_rank_on_cuda_ends_all(host_cuda: Any, call: str, there: int) -> Non
     assert meeting.sums == []
 
 
-def start(group: Any, **options: Any) -> tuple[Any, Any, Any]:
-    """Replicas under a group."""
-    model = mlp()
-    optimizer = adamw(model)
-    options = {"schedule": SCHEDULE, "process_group": group, **options}
-    return model, optimizer, bs.Pruner(model, optimizer, **options)
+def started(**options: Any) -> tuple[list[Any], Any]:
+    """On every rank of a group a replica, its optimizer and its pruner, or what was raised."""
+    models = [mlp() for _ in range(RANKS)]  # not by the ranks: threads share torch's generator
+
+    def make(group: Any) -> tuple[Any, Any, Any]:
+        model = models[group.rank]
+        optimizer = adamw(model)
+        chosen = {"schedule": SCHEDULE, "process_group": group, **options}
+        return model, optimizer, bs.Pruner(model, optimizer, **chosen)
+
+    return on_all(RANKS, make)
 
 
 @pytest.mark.parametrize("there", [{0, 1, 2}, {1}, {2}])
@@ -108,7 +113,7 @@ def test_zeros_are_counted_on_cuda(host_cuda: Any) -> None:
 
 
 def test_a_pruner_is_refused_when_it_is_made(host_cuda: Any) -> None:
-    found, meeting = on_all(RANKS, start)
+    found, meeting = started()
     require_refused(found, "0.weight", set(range(RANKS)))
     assert "replicas (DistributedDataParallel) need no process_group" in str(found[0])
     assert meeting.sums == []
@@ -130,7 +135,7 @@ def test_a_pruner_of_one_rank_on_cuda_is_refused_on_all(host_cuda: Any) -> None:
 def test_a_model_that_moved_is_refused_at_the_event(host_cuda: Any) -> None:
     """In the first round: the others are in it already, and hear of it by its fault."""
     with host_cuda.on_cpu():
-        made, _ = on_all(RANKS, start)
+        made, _ = started()
         for model, optimizer, _ in made:
             backward(model, 1)
             optimizer.step()
@@ -153,8 +158,8 @@ def test_a_model_that_moved_is_refused_at_the_event(host_cuda: Any) -> None:
 
 
 def test_holding_given_masks_is_no_decision(host_cuda: Any) -> None:
-    def hold(group: Any) -> list[float]:
-        model, optimizer, pruner = start(group, schedule=None)
+    made, meeting = started(schedule=None)
+    for model, optimizer, pruner in made:
         given = {"0.weight": torch.arange(480).reshape(40, 12) % 3 != 0}
         pruner.load_masks(given)
         for step in (1, 2):
@@ -162,11 +167,7 @@ def test_holding_given_masks_is_no_decision(host_cuda: Any) -> None:
             optimizer.step()
             pruner.step()
         weight = model[0].weight.detach().abs()
-        return [float(weight[~given["0.weight"]].max()), float(weight.max())]
-
-    found, meeting = on_all(RANKS, hold)
-    for most in found:
-        assert most[0] == 0.0 < most[1]
+        assert float(weight[~given["0.weight"]].max()) == 0.0 < float(weight.max())
     assert meeting.sums == []
 
 
@@ -174,7 +175,9 @@ def test_replicas_on_cuda_need_no_group(host_cuda: Any) -> None:
     """As the message says: each rank by itself makes the same masks."""
     found = []
     for _ in range(2):
-        model, optimizer, pruner = start(None)
+        model = mlp()
+        optimizer = adamw(model)
+        pruner = bs.Pruner(model, optimizer, schedule=SCHEDULE)
         backward(model, 1)
         optimizer.step()
         found.append((pruner.step(), pruner.masks))
