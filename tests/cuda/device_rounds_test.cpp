@@ -38,7 +38,7 @@ class DeviceRounds : public DeviceTest {
     EXPECT_TRUE(same_masks(want_masks.bits(), there.read_masks()));
 
     std::vector<std::int64_t> units;
-    for (std::size_t t = 0; t < inputs.size(); ++t) units.push_back(t % 4 == 3 ? -1 : static_cast<std::int64_t>(t) / 2);
+    for (std::size_t t = 0; t < inputs.size(); ++t) units.push_back(t % 4 == 1 ? -1 : static_cast<std::int64_t>(t) / 2);
     const std::uint32_t key = key_of(low);
     for (const KeyRange& keys : {KeyRange{key + 1, 1, 0, 4, 1}, KeyRange{key, 30000, 0, 2, 2},
                                  KeyRange{1, ~0u - 1, 15, 1, 4}, KeyRange{key, 0, 0, 1, 4}}) {

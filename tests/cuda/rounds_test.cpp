@@ -49,7 +49,7 @@ void expect_like_reference(std::span<const ScoreInputs> inputs, const Scorer& sc
   EXPECT_EQ(found.overflow, 0);
   EXPECT_TRUE(same_masks(want_masks.bits(), masks.bits()));
   std::vector<std::int64_t> units;  // copies that do not count, and two parts of one unit
-  for (std::size_t t = 0; t < inputs.size(); ++t) units.push_back(t % 4 == 3 ? -1 : static_cast<std::int64_t>(t) / 2);
+  for (std::size_t t = 0; t < inputs.size(); ++t) units.push_back(t % 4 == 1 ? -1 : static_cast<std::int64_t>(t) / 2);
   for (const KeyRange& keys : ranges_of(sorted, static_cast<std::int64_t>(inputs.size()))) {
     std::vector<std::int64_t> bins(static_cast<std::size_t>(keys.bins()) + 3);
     reference.tally(chunks, want.candidates, units, keys, bins);
