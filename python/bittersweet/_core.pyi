@@ -279,7 +279,8 @@ class ShardedPrune:
     @property
     def agreement(self) -> str: ...
 
-class RoundVector: ...
+class RoundVector:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def check_over_ranks(
     map: ShardMap, names: list[str], scorer: ScorerSpec, selector: SelectorSpec, **given: Any

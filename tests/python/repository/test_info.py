@@ -82,6 +82,7 @@ def test_star_import_shadows_nothing_of_torch_nor_of_python() -> None:
         "Gradient",
         "Identity",
         "Linear",
+        "Shard",
         "Tensor",
         "Threshold",
         "get_num_threads",

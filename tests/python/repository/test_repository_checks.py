@@ -15,6 +15,7 @@ SYMBOLS = REPOSITORY / "scripts/check_symbols.sh"
 ROOMS = [
     "include/bittersweet/score",
     "include/bittersweet/select",
+    "include/bittersweet/sharded",
     "src/cpu",
     "cuda",
     "python/bindings",
