@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from ..notices import warn_once
 from ..options.scopes import resolve_scope
 from ..options.scorers import resolve_scorer
 from ..tensors.combining import kept_by_both, kept_by_either, opposite
@@ -79,6 +80,7 @@ def regrow_masks(
         return _finished(here, kept, former, drops, None, options, growth, started)
     candidates = {name: opposite(mask) for name, mask in kept.items()}
     opened, grown = _selected(here, growing, replace(options, scorer=growth.scorer), candidates)
+    _warn_of_equal(growth, grown)
     masks = {name: kept_by_either(m, opened[name]) if name in opened else m for name, m in kept.items()}
     return _finished(here, masks, former, drops, grown, options, growth, started)
 
@@ -217,6 +219,16 @@ def _finished(
         grown=opened,
     )
     return [masks[name] for name in former], event
+
+
+def _warn_of_equal(growth: Growth, grown: MaskEvent) -> None:
+    thresholds = set(grown.per_tensor_threshold.values())
+    if grown.count_equal == grown.live_before > 1 and thresholds == {0.0}:
+        warn_once(
+            f"{growth.scorer} all equal",
+            f"weights were opened by '{growth.scorer}', and all {grown.live_before:,} candidates have score 0, "
+            "so that position alone decided. Were the gradients zeroed before pruner.step()?",
+        )
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
