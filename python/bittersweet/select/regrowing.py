@@ -16,6 +16,7 @@ from ..options.scopes import resolve_scope
 from ..options.scorers import resolve_scorer
 from ..tensors.combining import kept_by_both, kept_by_either, opposite
 from ..tensors.masks import Mask, kept_counts
+from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table
 from .events import MaskEvent
 from .merge import merge_events
@@ -62,9 +63,7 @@ def regrow_masks(
     """
     started = time.perf_counter()
     assert options.sparsity is not None
-    reads = resolve_scorer(growth.scorer, None, 0).reads
-    here: _Here | _OverRanks
-    here = _Here(items, options, reads, table) if members is None else _OverRanks(items, members, said or {})
+    here = _gathered(items, options, growth, table, members, said or {})
     former, sizes = here.current, dict(zip(here.names, here.numels, strict=True))
     live = here.count(former)
     dropping, growing = [], []
@@ -88,15 +87,14 @@ def regrow_masks(
 class _Here:
     """The tensors of one process: one table for everything, and its rows."""
 
-    def __init__(
-        self, items: Sequence[ScoreInputs], options: Options, reads: frozenset[str], table: Table | None
-    ) -> None:
-        call = resolve_scorer(options.scorer, options.eps, options.seed)
-        self.table = table or Table(items, call._replace(reads=call.reads | reads))
-        self.names, self.numels, self.shapes = self.table.names, self.table.numels, self.table.shapes
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.names: Sequence[str] = table.names
+        self.numels: Sequence[int] = table.numels
+        self.shapes: Sequence[tuple[int, ...]] = table.shapes
         self.current = {
-            name: mask or Mask.full(shape, name, self.table.framework, self.table.device)
-            for name, shape, mask in zip(self.names, self.shapes, self.table.current, strict=True)
+            name: mask or Mask.full(shape, name, table.framework, table.device)
+            for name, shape, mask in zip(table.names, table.shapes, table.current, strict=True)
         }
 
     def count(self, masks: Mapping[str, Mask]) -> dict[str, int]:
@@ -104,33 +102,37 @@ class _Here:
         return dict(zip(masks, kept_counts(list(masks.values())), strict=True))
 
     def select(self, names: Sequence[str], options: Options, masks: Mapping[str, Mask]) -> Found:
-        """New masks of these tensors, where `masks` say what competes."""
-        table = self.table
-        if len(names) < len(self.names):
-            table = table.row(self.names.index(names[0]))
-        table.compete([masks[name] for name in names])
-        _, made, event = select_masks([], options, (), table)
+        """New masks of these tensors, all or one, where `masks` say what competes."""
+        return self._selected(
+            self.table if len(names) == len(self.names) else self._row(names), options, masks
+        )
+
+    def _row(self, names: Sequence[str]) -> Table:
+        return self.table.row(self.table.names.index(names[0]))
+
+    def _selected(
+        self,
+        table: Table,
+        options: Options,
+        masks: Mapping[str, Mask],
+        members: Members | None = None,
+        said: Mapping[str, Any] | None = None,
+    ) -> Found:
+        table.compete([masks[name] for name in table.names])
+        _, made, event = select_masks([], options, (), table, None, members, said)
         return {mask.name: mask for mask in made}, event
 
 
-class _OverRanks:
-    """The parts of one rank, and what all ranks decide about them."""
+class _OverRanks(_Here):
+    """The parts of one rank, and what all ranks decide about them. Its methods are collective."""
 
-    def __init__(self, items: Sequence[ScoreInputs], members: Members, said: Mapping[str, Any]) -> None:
+    def __init__(self, table: Table, members: Members, said: Mapping[str, Any]) -> None:
+        super().__init__(table)
         self.members, self.said = members, said
         self.names, self.numels, self.shapes = members.names, members.numels, members.shapes
-        self.items = {str(item.name): item for item in items}
-
-        def current() -> dict[str, Mask]:
-            return {
-                name: item.mask or Mask.full(tuple(item.weight.shape), name, "torch")
-                for name, item in self.items.items()
-            }
-
-        self.current = members.group.together(current)
 
     def count(self, masks: Mapping[str, Mask]) -> dict[str, int]:
-        """Kept elements by name, each counted once. Collective."""
+        """Kept elements by name, each counted once."""
 
         def own() -> dict[str, int]:
             counts = zip(masks, kept_counts(list(masks.values())), strict=True)
@@ -143,16 +145,37 @@ class _OverRanks:
         return counted
 
     def select(self, names: Sequence[str], options: Options, masks: Mapping[str, Mask]) -> Found:
-        """New masks of the parts of these tensors, where `masks` say what competes. Collective."""
-        chosen = frozenset(names)
-        items = [replace(item, mask=masks[name]) for name, item in self.items.items() if name in chosen]
-        members = self.members.without(name for name in self.names if name not in chosen)
         said = {**self.said, "k": options.k}
-        _, made, event = select_masks(items, options, (), None, None, members, said)
-        return {mask.name: mask for mask in made}, event
+        if len(names) == len(self.names):
+            return self._selected(self.table, options, masks, self.members, said)
+        members = self.members.without(name for name in self.names if name not in names)
+        table = self._row(names) if names[0] in self.table.names else Table([])
+        return self._selected(table, options, masks, members, said)
 
 
-def _budgets(options: Options, here: _Here | _OverRanks) -> list[tuple[Sequence[str], int]]:
+def _gathered(
+    items: Sequence[ScoreInputs],
+    options: Options,
+    growth: Growth,
+    table: Table | None,
+    members: Members | None,
+    said: Mapping[str, Any],
+) -> _Here:
+    """What is looked at, checked for both scores; over ranks in row-major memory, as parts are."""
+
+    def checked() -> Table:
+        if table is not None and (members is None or all(order == ROW_MAJOR for order in table.orders)):
+            return table
+        call = resolve_scorer(options.scorer, options.eps, options.seed)
+        reads = call.reads | resolve_scorer(growth.scorer, None, 0).reads
+        return Table(items, call._replace(reads=reads), row_major=members is not None)
+
+    if members is None:
+        return _Here(checked())
+    return _OverRanks(members.group.together(checked), members, said)
+
+
+def _budgets(options: Options, here: _Here) -> list[tuple[Sequence[str], int]]:
     """Who competes with whom, and how many of them are to be pruned in the end."""
     if resolve_scope(options.scope, "nearest", "error").text == "global":
         return [(here.names, _core.resolve_budget(options.sparsity, None, sum(here.numels)))]
@@ -163,7 +186,7 @@ def _budgets(options: Options, here: _Here | _OverRanks) -> list[tuple[Sequence[
 
 
 def _selected(
-    here: _Here | _OverRanks,
+    here: _Here,
     wanted: Sequence[tuple[Sequence[str], int, int]],
     options: Options,
     masks: Mapping[str, Mask],
@@ -179,7 +202,7 @@ def _selected(
 
 
 def _finished(
-    here: _Here | _OverRanks,
+    here: _Here,
     masks: Mapping[str, Mask],
     former: Mapping[str, Mask],
     drops: MaskEvent,
@@ -226,8 +249,8 @@ def _warn_of_equal(growth: Growth, grown: MaskEvent) -> None:
     if grown.count_equal == grown.live_before > 1 and thresholds == {0.0}:
         warn_once(
             f"{growth.scorer} all equal",
-            f"weights were opened by '{growth.scorer}', and all {grown.live_before:,} candidates have score 0, "
-            "so that position alone decided. Were the gradients zeroed before pruner.step()?",
+            f"weights were opened by '{growth.scorer}', and all {grown.live_before:,} candidates have score "
+            "0, so that position alone decided. Were the gradients zeroed before pruner.step()?",
         )
 
 

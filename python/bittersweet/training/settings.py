@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -288,6 +288,8 @@ class Settings:
             ranks.groups(self.schedule)
         if self.schedule is not None:
             check(ranks.members, self.options(0.0))
+            if self.growth is not None:
+                check(ranks.members, replace(self.options(0.0), scorer=self.growth.grows_by))
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:

@@ -1,5 +1,4 @@
-"""The update of RigL and SET as the papers have it, in float64 and with sorts; and a training that records what
-it needs."""
+"""The update of RigL and SET as the papers have it, in float64 and with sorts; and a recorder."""
 
 from __future__ import annotations
 

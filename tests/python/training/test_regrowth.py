@@ -185,7 +185,7 @@ def test_a_nan_gradient_of_a_candidate_changes_nothing(scope: str) -> None:
     dead = (~pruner.masks["2.weight"]).nonzero()[7]
     model[2].weight.grad[tuple(dead)] = torch.nan
     masks = flags(pruner)
-    with unchanged(model, optimizer), pytest.raises(bs.NonFiniteScoreError, match="2.weight") as error:
+    with unchanged(model, optimizer), pytest.raises(bs.NonFiniteScoreError, match=r"2\.weight") as error:
         pruner.step()
     assert error.value.parameter == "2.weight" and error.value.count == 1
     assert all(np.array_equal(x, masks[name]) for name, x in flags(pruner).items())
