@@ -1,7 +1,7 @@
 """An extension of Griffe: a `name` in a docstring leads to where the reference has it.
 
-Docstrings write names of the package between single backticks. One that is a member of the class at hand, or public in
-the package, becomes a cross-reference; all others stay code.
+Docstrings write names of the package between single backticks. One that is a member of the class at hand, or
+public in the package, becomes a cross-reference; all others stay code.
 """
 
 from __future__ import annotations

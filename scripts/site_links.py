@@ -1,15 +1,14 @@
-"""A hook of MkDocs: links between files of the repository work on the site as they do in a checkout.
+"""A hook of MkDocs: what is written for GitHub and the tests reads the same on the site, links above all.
 
-A page may link to any file or folder beside it. Inside docs/ that is a page already. README.md is the start page,
-CONTRIBUTING.md and CHANGELOG.md are pages, and everything else is put on the site as the text that it is, a folder as
-the list of what is in it. A link to nothing is left as it is, so that ``--strict`` refuses it.
+A page may link to any file or folder of the repository. What is in docs/ is a page already. README.md is the
+start page, CONTRIBUTING.md and CHANGELOG.md are pages. Everything else is put on the site as text, a
+folder as the list of what is in it. A link to nothing is left as it is, and ``--strict`` refuses it.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-import subprocess
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -20,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 START = {"README.md": "index.md"}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
-FENCE = re.compile(r"^( *)```(\w+) \w+$", re.MULTILINE)
+NAMED_FENCE = re.compile(r"^( *```\w+) \w+$", re.MULTILINE)
+ROW = re.compile(r"^\|.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`]+`")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,8 +41,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(found, posixpath.dirname(at) or ".") + (match[2] or "")
 
     pieces = re.split(r"(^ *```.*?^ *```$)", markdown, flags=re.MULTILINE | re.DOTALL)
-    pieces[::2] = (LINK.sub(moved, piece) for piece in pieces[::2])
-    return FENCE.sub(r"\1```\2", "".join(pieces))  # ```python NAME: the name is for the tests
+    pieces[::2] = (ROW.sub(with_plain_code, LINK.sub(moved, piece)) for piece in pieces[::2])
+    return NAMED_FENCE.sub(r"\1", "".join(pieces))  # ```python NAME: the name is for the tests
+
+
+def with_plain_code(row: re.Match[str]) -> str:
+    """A row of a table as Python-Markdown reads it: GitHub wants bars in code escaped, it does not."""
+    return CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def destination(target: str, config: MkDocsConfig, files: Files) -> str | None:
@@ -55,12 +61,11 @@ def destination(target: str, config: MkDocsConfig, files: Files) -> str | None:
         return None
     name = f"source/{target}.txt"
     if files.get_file_from_path(name) is None:
-        content = listing(target) if path.is_dir() else path.read_text(encoding="utf-8")
+        content = listing(path) if path.is_dir() else path.read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=content))
     return name
 
 
-def listing(folder: str) -> str:
-    """The tracked files of a folder, one a line."""
-    command = ["git", "-C", str(ROOT), "ls-files", folder]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def listing(folder: Path) -> str:
+    """What is in a folder, one name a line."""
+    return "".join(f"{path.name}\n" for path in sorted(folder.iterdir()) if path.name != "__pycache__")
