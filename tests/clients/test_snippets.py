@@ -1,5 +1,6 @@
-"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0; and so do
-whole pages that need a package."""
+"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0.
+
+So do whole pages that need a package."""
 
 from __future__ import annotations
 
