@@ -55,6 +55,8 @@ class MaskEvent:
             `extra_bytes` are then this rank's, and all other numbers those of the whole model.
         rounds: How many vectors they added up for it.
         bytes_sent: Bytes of these vectors, on each rank.
+        at_bounds: Under a cap or ranges, the tensors for which these decided instead of the threshold:
+            ``"low"`` or ``"high"`` by name, or ``"exact"`` where a range is one count.
     """
 
     step: int | None
@@ -88,6 +90,7 @@ class MaskEvent:
     ranks: int | None = None
     rounds: int | None = None
     bytes_sent: int | None = None
+    at_bounds: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
@@ -159,6 +162,9 @@ class MaskEvent:
             notes.append(f"sparsity over all targets {self.achieved_sparsity_all:.4f}")
         if self.dense:
             notes.append(f"left dense: {', '.join(self.dense)}")
+        for side, words in _SIDES.items():
+            if names := [name for name, at in self.at_bounds.items() if at == side]:
+                notes.append(f"{words}: {', '.join(names)}")
         lines += [_group_line(glob, found) for glob, found in self.groups.items()]
         return "\n".join([*lines, "  " + ", ".join(notes)] if notes else lines)
 
@@ -167,8 +173,8 @@ class MaskHistory(list[MaskEvent]):
     """A list of events that prints as a table and reads and writes JSON lines. It stays small.
 
     It holds the first 512 and the last 512 events; `dropped` counts those between that were let go. Of the
-    first 8 and the last 24 it holds everything; of the others `per_tensor` and `per_tensor_threshold`, which
-    are as long as the model has tensors, are empty.
+    first 8 and the last 24 it holds everything; of the others `per_tensor`, `per_tensor_threshold` and
+    `at_bounds`, which are as long as the model has tensors, are empty.
     """
 
     FIRST, LAST = 512, 512
@@ -221,7 +227,7 @@ class MaskHistory(list[MaskEvent]):
         known = has_failed(self[place])
         try:
             read(self[place])
-            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
+            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={}, at_bounds={})
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
 
@@ -266,6 +272,11 @@ _NUMBERS = (
     *("pruned", "count_below", "count_equal", "churn", "empty_rows", "v_below_eps", "v_zero", "nonfinite"),
     *("passes", "milliseconds", "extra_bytes", "standard_error", "ranks", "rounds", "bytes_sent"),
 )
+_SIDES = {
+    "low": "at the low end of their range",
+    "high": "at the high end",
+    "exact": "held to an exact share",
+}
 _FLOAT_FIELDS = frozenset(
     (
         "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",

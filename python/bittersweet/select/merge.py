@@ -62,6 +62,7 @@ def _merged(events: Mapping[str, MaskEvent], dense: Mapping[str, int]) -> MaskEv
         ranks=found[0].ranks,
         rounds=_sum([event.rounds for event in found]),
         bytes_sent=_sum([event.bytes_sent for event in found]),
+        at_bounds={name: side for event in found for name, side in event.at_bounds.items()},
     )
 
 

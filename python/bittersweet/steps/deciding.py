@@ -86,7 +86,7 @@ def _select(
         chosen = {name for name in globs[glob] if name in members.index}
         items = [item for item in found.inputs if item.name in chosen]
         of_glob = members.without(name for name in members.names if name not in chosen)
-        masks = settings.select(items, sparsity, members=of_glob, said={**said, "glob": glob})
+        masks = settings.select(items, sparsity, members=of_glob, said={**said, "glob": glob}, glob=glob)
         assert masks.event is not None
         made.update((mask.name, mask) for mask in masks)
         events[glob] = masks.event

@@ -102,7 +102,9 @@ def _select(
     events: dict[str, MaskEvent] = {}
     for glob, sparsity in due.items():
         names = {entry.name for entry in members[glob]}
-        found = settings.select([item for item in competitors.inputs if item.name in names], sparsity, sync)
+        found = settings.select(
+            [item for item in competitors.inputs if item.name in names], sparsity, sync, glob=glob
+        )
         assert found.event is not None
         made.update((mask.name, mask) for mask in found)
         events[glob] = found.event

@@ -57,6 +57,9 @@ class Pruner:
         ignore: The same, for what is to be left alone.
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
+        tensor_sparsity: Ranges under a global threshold, ``{glob: (low, high)}`` or ``{glob: share}``, as in
+            `make_masks`. Upper shares hold at every event; lower ones are reached when the schedule ends, and
+            at events before it in proportion to what is pruned by then.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
             In the optimizer's step: of newly pruned ones by the next step, or ``state_dict()`` before it.
         hold: How pruned weights stay 0 between events. ``"step"``: the optimizer's own step leaves them at 0,
@@ -105,6 +108,7 @@ class Pruner:
         ignore: Any = None,
         in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
+        tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "auto",
         regrow: bool = False,
@@ -124,8 +128,9 @@ class Pruner:
             model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
             process_group=process_group, order=order, shards=shards,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
-            max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
-            regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
+            max_tensor_sparsity=max_tensor_sparsity, tensor_sparsity=tensor_sparsity,
+            mask_optimizer_state=mask_optimizer_state, hold=hold, regrow=regrow, missing=missing,
+            nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
 
     def step(self, *misplaced: NoReturn, skipped: bool = False, **unknown: NoReturn) -> MaskEvent | None:
