@@ -342,15 +342,8 @@ class EventSource:
         if self.scope != "global":
             return {}
         bounds: dict[str, str] = {}
-        rows = zip(
-            self.names,
-            found["tensor_threshold"],
-            found["tensor_pruned"],
-            self.numels,
-            self.ranges,
-            strict=True,
-        )
-        for name, value, pruned, numel, (least, most) in rows:
+        columns = (self.names, found["tensor_threshold"], found["tensor_pruned"], self.numels, self.ranges)
+        for name, value, pruned, numel, (least, most) in zip(*columns, strict=True):
             if value is None and numel:
                 bounds[name] = "exact" if least == most else "low" if pruned <= least else "high"
         return bounds

@@ -322,9 +322,9 @@ class Settings:
             )
         if ranges.has_least and None in self.goals.values():
             raise ArgumentError(
-                f"tensor_sparsity: a lower share with {self.schedule!r}, which does not say where it ends, so "
-                "that nobody knows how to go towards it. Use a schedule that does (Schedule.goal), or ranges "
-                "from 0"
+                f"tensor_sparsity: a lower share with {self.schedule!r}, which does not say where it ends, "
+                "so that nobody knows how to go towards it. Use a schedule that does (Schedule.goal), or "
+                "ranges from 0"
             )
 
     def _check_history(self, optimizers: Optimizers) -> None:

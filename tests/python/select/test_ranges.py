@@ -97,7 +97,7 @@ def test_masks_are_those_of_one_cut_clamped_to_the_ranges(case: Any) -> None:
     least = sum(max(low, d) for (low, _), d in zip(bounds, dead, strict=True))
     most = sum(max(high, d) for (_, high), d in zip(bounds, dead, strict=True))
     if not least <= max(k, sum(dead)) <= most:
-        with pytest.raises(bs.ArgumentError, match="tensor_sparsity: .*the ranges allow"):
+        with pytest.raises(bs.ArgumentError, match=r"tensor_sparsity: .*the ranges allow"):
             run(scores, alive, ranges, k=k, regrow=regrow, nonfinite="keep")
         return
     found, event = run(scores, alive, ranges, k=k, regrow=regrow, nonfinite="keep")
