@@ -253,8 +253,12 @@ TEST(Prune, RangesUnderOneThreshold) {
         EXPECT_GE(given, options.tensor_sparsity[t].least);
         EXPECT_LE(given, options.tensor_sparsity[t].most);
         ASSERT_TRUE(same_words(alone.masks_without(given - dead)[0], masks.bits()[t])) << "tensor " << t;
-        if (given < options.tensor_sparsity[t].most) EXPECT_GE(alone.value(given - dead + 1), *report.value);
-        if (given > std::max(dead, options.tensor_sparsity[t].least)) EXPECT_LE(alone.value(given - dead), *report.value);
+        if (given < options.tensor_sparsity[t].most) {
+          EXPECT_GE(alone.value(given - dead + 1), *report.value);
+        }
+        if (given > std::max(dead, options.tensor_sparsity[t].least)) {
+          EXPECT_LE(alone.value(given - dead), *report.value);
+        }
       }
     }
 }

@@ -23,6 +23,7 @@ from .apply_to import apply_masks_to
 from .assembly import assemble
 from .from_zeros import take_zeros
 from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
+from .rewinding import rewind
 from .saving import restore, saved, saved_whole
 
 if TYPE_CHECKING:
@@ -312,6 +313,30 @@ class Pruner:
         loop.require_open()
         loop.gathering.require_sharded()
         loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
+
+    def rewind_to(self, state: Mapping[str, torch.Tensor], *, optimizer: Any = "fresh") -> None:
+        """Writes the weights of an early step into the model, under the masks of now: what is pruned stays 0.
+
+        For lottery tickets (docs/training.md): train, prune, rewind, repeat. All parameters and saved buffers
+        are written, biases and norms too, in place, so that each has its autograd version raised. Steps,
+        schedule, masks and history of the pruner go on as they are, and so do gradients, learning rate
+        schedulers and random generators, which are the caller's.
+
+        Args:
+            state: Copies of the model's tensors by name, as ``model.state_dict()`` names them, of the same
+                shapes and dtypes, on any device; prefixes of wrappers are understood, and of tied weights one
+                name is enough. Over ranks: DTensors laid out like the model's. Not collective.
+            optimizer: ``"fresh"`` empties the state of the optimizers, as before their first step; their
+                options stay. ``"keep"`` leaves it. A state dict (of several optimizers: a list) is loaded,
+                options included, and zeroed where the masks say so.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, LayoutError: A name, a shape, a dtype, a layout or the
+                optimizer's state does not fit; the state is the model's own memory; or the optimizer keeps
+                copies of the weights. Nothing has been changed.
+            Error: After `finalize`, or with a scorer that has a memory.
+        """
+        self._loop.eagerly(rewind, self._loop, state, optimizer)
 
     @classmethod
     def from_zeros(
