@@ -114,6 +114,7 @@ def make_masks(
     rounding: str,
     remainder: str,
     max_tensor_sparsity: float | None,
+    tensor_sparsity: list[tuple[int, int]] | None,
     ties: str | None,
     nonfinite: str,
     seed: int,

@@ -28,13 +28,14 @@ def check_growth(settings: Settings, growth: Regrowth) -> None:
         )
     scope = resolve_scope(settings.scope, "nearest", "error").text
     selector = resolve_selector(settings.selector)[0]
-    most = settings.max_tensor_sparsity
+    most, ranges = settings.max_tensor_sparsity, settings.tensor_sparsity
     for argument, found, right, accepted in (
         ("scope", scope, scope in ("global", "tensor"), "'global', 'tensor'"),
         ("selector", selector, selector not in ("sampling", "streaming"), "'exact', 'histogram', 'kthvalue'"),
         ("ties", settings.ties, settings.ties in (None, "exact"), "None, 'exact'"),
         ("nonfinite", settings.nonfinite, settings.nonfinite == "error", "'error'"),
         ("max_tensor_sparsity", most, most is None, "None"),
+        ("tensor_sparsity", ranges, ranges is None, "None"),
     ):
         if not right:
             raise ArgumentError(

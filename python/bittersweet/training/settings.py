@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..model.targets import require_rows
 from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
+from ..options.ranges import Ranges, checked_ranges
 from ..options.regrowth import Regrowth, checked_regrowth
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
@@ -60,6 +61,7 @@ class Settings:
     scope: str | Scope
     distribution: str | None
     max_tensor_sparsity: float | None
+    tensor_sparsity: Ranges | None
     mask_optimizer_state: bool
     hold: str
     regrow: bool | Regrowth
@@ -84,6 +86,7 @@ class Settings:
         settings._check_schedule()
         if settings.growth is not None:
             check_growth(settings, settings.growth)
+        settings._check_ranges()
         if settings.schedule is not None and call.name in TRACKED:
             settings._check_history(optimizers)
         settings.check_optimizers(optimizers)
@@ -118,14 +121,17 @@ class Settings:
     ) -> Masks:
         """New masks for `inputs`, by these options, at a step; with those of a glob of the schedule, or all
         (""). The others are those of `select_masks`."""
-        options = self.options(sparsity, sync)
+        options = self.options(sparsity, sync, glob)
         if (growth := self._growth(step, glob)) is not None:
             return Masks(*regrow_masks(inputs, options, growth, table, members, said))
         _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
-    def options(self, sparsity: float, sync: bool = True) -> Options:
+    def options(self, sparsity: float, sync: bool = True, glob: str = "") -> Options:
         """These options as the arguments of `make_masks`."""
+        ranges, goal = self.tensor_sparsity, self.goals.get(glob)
+        if ranges is not None and goal is not None:
+            ranges = ranges.towards(goal[1])
         return Options(
             sparsity=sparsity,
             k=None,
@@ -141,6 +147,7 @@ class Settings:
             eps=None,
             regrow=self.regrow is True,
             max_tensor_sparsity=self.max_tensor_sparsity,
+            tensor_sparsity=ranges,
             sync=sync,
         )
 
@@ -155,7 +162,9 @@ class Settings:
                 require_host(entry.name, device)
         scope = resolve_scope(self.scope, "nearest", "error").text
         selector = resolve_selector(self.selector)[0]
-        devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
+        devices.require_supported(
+            selector, scope, self.distribution, self.max_tensor_sparsity, self.tensor_sparsity
+        )
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the
@@ -165,8 +174,9 @@ class Settings:
         require_rows(targets, scope.text)
         if scope.fixed_sparsity is None:
             return
+        alone = self._without_names()
         for entry in targets:
-            self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
+            alone.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
 
     def check_ranks(self, targets: Iterable[PlanEntry], optimizers: Optimizers) -> None:
         """Raises ArgumentError for what several ranks cannot decide together."""
@@ -203,9 +213,11 @@ class Settings:
             zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
         )
         scope = resolve_scope(self.scope, "nearest", "error")
-        norms = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
+        given: dict[str, Any] = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
+        if self.tensor_sparsity is not None:
+            given["tensor_sparsity"] = self.tensor_sparsity.to_config()
         return {
-            **norms,
+            **given,
             "scorer": {"name": name, "eps": eps, "q": q, "seed": seed, **tracked},
             "schedule": None if self.schedule is None else self.schedule.to_config(),
             "selector": selector,
@@ -239,6 +251,7 @@ class Settings:
             "scope": scope if self.distribution is None else f"{scope}, {self.distribution}",
             "schedule": repr(self.schedule),
             **({} if self.growth is None else {"regrow": repr(self.growth)}),
+            **({} if self.tensor_sparsity is None else {"tensor_sparsity": str(self.tensor_sparsity)}),
             **text,
         }
 
@@ -277,8 +290,29 @@ class Settings:
         config = self.to_config()
         return {key: repr(value) for key, value in {"seed": config["seed"], **config}.items()}
 
-    def agree(self, ranks: Ranks) -> None:
-        """Raises, on all ranks, what they would disagree about at an event. Collective."""
+    def among(self, names: Mapping[str, Sequence[str]], numels: Mapping[str, int]) -> Settings:
+        """These options, with ranges for the targets: their names with aliases, and their sizes.
+
+        Raises:
+            ArgumentError: A glob of tensor_sparsity meets none that is scheduled, or the ranges do not allow
+                what the schedule ends at.
+        """
+        if self.tensor_sparsity is None or self.schedule is None:
+            return self
+        groups: Mapping[str, Sequence[str]] = {"": list(names)}
+        if isinstance(self.schedule, Schedules):
+            groups = self.schedule.group(names).members
+        ranges = self.tensor_sparsity.among(
+            {name: names[name] for given in groups.values() for name in given}
+        )
+        for glob, goal in self.goals.items():
+            if goal is not None and glob in groups:
+                ranges.check({name: numels[name] for name in groups[glob]}, goal[1])
+        return replace(self, tensor_sparsity=ranges)
+
+    def agree(self, ranks: Ranks) -> Settings:
+        """These options for the targets of all ranks. Raises, on all of them, what they would disagree about
+        at an event. Collective."""
         agree(ranks.group, self.agreement())
         if not ranks.members.names:
             raise ArgumentError(
@@ -286,10 +320,13 @@ class Settings:
             )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
+        members = ranks.members
+        settings = self.among(ranks.aliases(), dict(zip(members.names, members.numels, strict=True)))
         if self.schedule is not None:
-            check(ranks.members, self.options(0.0))
+            check(members, settings.options(0.0))
             if self.growth is not None:
-                check(ranks.members, replace(self.options(0.0), scorer=self.growth.grows_by))
+                check(members, replace(settings.options(0.0), scorer=self.growth.grows_by))
+        return settings
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
@@ -312,6 +349,21 @@ class Settings:
                 "schedule there"
             )
 
+    def _check_ranges(self) -> None:
+        ranges = self.tensor_sparsity
+        if ranges is None:
+            return
+        if self.schedule is None:
+            raise ArgumentError(
+                "tensor_sparsity: given without a schedule, so that no event would heed it. Pass a schedule"
+            )
+        if ranges.has_least and None in self.goals.values():
+            raise ArgumentError(
+                f"tensor_sparsity: a lower share with {self.schedule!r}, which does not say where it ends, "
+                "so that nobody knows how to go towards it. Use a schedule that does (Schedule.goal), or "
+                "ranges from 0"
+            )
+
     def _check_history(self, optimizers: Optimizers) -> None:
         assert self.schedule is not None
         if not optimizers:
@@ -331,7 +383,12 @@ class Settings:
         scope = resolve_scope(self.scope, "nearest", "error")
         width = int(scope.text.partition(":")[2]) if scope.fixed_sparsity is not None else 4
         glob = next(iter(self.ends), "")
-        self.select([self._stand_in((1, width), "rehearsal", None)], 0.0, glob=glob)
+        self._without_names().select([self._stand_in((1, width), "rehearsal", None)], 0.0, glob=glob)
+
+    def _without_names(self) -> Settings:
+        """These options for a tensor of another name than the targets'."""
+        ranges = self.tensor_sparsity
+        return self if ranges is None else replace(self, tensor_sparsity=replace(ranges, by_name={}))
 
     def _stand_in(self, shape: tuple[int, ...], name: str, in_dim: int | None) -> ScoreInputs:
         ones = np.ones(shape, dtype=np.float32)
@@ -393,6 +450,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
         "mask_optimizer_state": as_bool("mask_optimizer_state", options["mask_optimizer_state"]),
         "regrow": checked_regrowth(options["regrow"]),
         "max_tensor_sparsity": None if most is None else as_fraction("max_tensor_sparsity", most),
+        "tensor_sparsity": checked_ranges(options["tensor_sparsity"]),
         "distribution": checked_distribution(options["distribution"]),
         "nonfinite": checked_nonfinite(options["nonfinite"]),
         "ties": checked_ties(options["ties"]),
