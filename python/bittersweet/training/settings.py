@@ -12,7 +12,7 @@ from ..distributed.rounds import agree
 from ..distributed.shards import local
 from ..errors import ArgumentError
 from ..model.targets import require_rows
-from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import STEP_READS, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
 from ..options.ranges import Ranges, checked_ranges
@@ -33,6 +33,8 @@ from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
+from .bounding import among, check_ranges
+from .reading import MOMENT_READS, require_inputs
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from ..steps.ranks import Ranks
 
 _FAR = 2**62
-_IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
-_MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Settings:
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
         settings = cls(scorer=scorer, call=call, **options)
         settings._check_schedule()
-        settings._check_ranges()
+        check_ranges(settings.tensor_sparsity, settings.schedule, settings.goals)
         if settings.schedule is not None and call.name in TRACKED:
             settings._check_history(optimizers)
         settings.check_optimizers(optimizers)
@@ -179,7 +179,7 @@ class Settings:
         if self.call.name not in TRACKED or self.schedule is None:
             return
         tracker = tracker_class(self.call.name)
-        if (name := optimizers.spread()) is not None and set(tracker.roles) & _MOMENT_READS:
+        if (name := optimizers.spread()) is not None and set(tracker.roles) & MOMENT_READS:
             raise ArgumentError(
                 f"scorer: '{self.call.name}' with {name}, which keeps the moments that it follows on other "
                 "ranks. Use a scorer without a memory, or 'movement'"
@@ -248,7 +248,7 @@ class Settings:
     @property
     def reads_state(self) -> bool:
         """Whether events read what optimizers keep."""
-        return self.schedule is not None and bool(self.call.reads & (_MOMENT_READS | STEP_READS))
+        return self.schedule is not None and bool(self.call.reads & (MOMENT_READS | STEP_READS))
 
     def agreement(self) -> dict[str, str]:
         """What all ranks of a decision must have alike, as text by what it is called."""
@@ -262,18 +262,7 @@ class Settings:
             ArgumentError: A glob of tensor_sparsity meets none that is scheduled, or the ranges do not allow
                 what the schedule ends at.
         """
-        if self.tensor_sparsity is None or self.schedule is None:
-            return self
-        groups: Mapping[str, Sequence[str]] = {"": list(names)}
-        if isinstance(self.schedule, Schedules):
-            groups = self.schedule.group(names).members
-        ranges = self.tensor_sparsity.among(
-            {name: names[name] for given in groups.values() for name in given}
-        )
-        for glob, goal in self.goals.items():
-            if goal is not None and glob in groups:
-                ranges.check({name: numels[name] for name in groups[glob]}, goal[1])
-        return replace(self, tensor_sparsity=ranges)
+        return replace(self, tensor_sparsity=among(self.tensor_sparsity, self.schedule, names, numels))
 
     def agree(self, ranks: Ranks) -> Settings:
         """These options for the targets of all ranks. Raises, on all of them, what they would disagree about
@@ -310,21 +299,6 @@ class Settings:
                 f"schedule: it ends at sparsity {most:g}, and scope "
                 f"'{resolve_scope(self.scope, 'nearest', 'error').text}' prunes at most {fixed:g}. End the "
                 "schedule there"
-            )
-
-    def _check_ranges(self) -> None:
-        ranges = self.tensor_sparsity
-        if ranges is None:
-            return
-        if self.schedule is None:
-            raise ArgumentError(
-                "tensor_sparsity: given without a schedule, so that no event would heed it. Pass a schedule"
-            )
-        if ranges.has_least and None in self.goals.values():
-            raise ArgumentError(
-                f"tensor_sparsity: a lower share with {self.schedule!r}, which does not say where it ends, "
-                "so that nobody knows how to go towards it. Use a schedule that does (Schedule.goal), or "
-                "ranges from 0"
             )
 
     def _check_history(self, optimizers: Optimizers) -> None:
@@ -398,35 +372,6 @@ class Settings:
             step=1,
             name=name,
         )
-
-
-def require_inputs(
-    call: ScorerCall,
-    optimizers: Optimizers,
-    given: frozenset[str] = frozenset(),
-    *,
-    over_ranks: bool = False,
-) -> None:
-    """Raises ArgumentError if the scorer reads what neither training, these optimizers nor `given` have."""
-    foreign = sorted(call.reads - _IN_TRAINING - given)
-    if foreign:
-        raise ArgumentError(
-            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Pass "
-            "input_norms=Calibrator(model).run(batches).norms for it"
-            if foreign == ["input_norm"]
-            else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
-            "Use make_masks or prune_, which take it as an argument"
-        )
-    moments = sorted(call.reads & _MOMENT_READS)
-    if not moments:
-        return
-    if not optimizers:
-        raise ArgumentError(
-            f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer (of a Trainer: after create_optimizer()), or choose "
-            f"{WITHOUT_STATE}"
-        )
-    optimizers.require_state(call.reads, call.name, over_ranks=over_ranks)
 
 
 def _schedule(given: Any) -> Schedule | Schedules | None:
