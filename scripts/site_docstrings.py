@@ -11,13 +11,16 @@ from typing import Any
 
 from griffe import Alias, Class, Extension, Module, Object
 
-NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_]\w*)(\(\))?`(?!`)")
+NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_][\w.]*)(\(\))?`(?!`)")
 ROOMS = ("optim", "sparse")
 
 
 class CrossReferences(Extension):
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        public = {name: f"{pkg.path}.{name}" for name, found in pkg.members.items() if leads_in(found)}
+        public: dict[str, str] = {}
+        for name, member in pkg.members.items():
+            if isinstance(member, Alias) and member.target_path.startswith("bittersweet."):
+                public |= with_members(name, f"{pkg.path}.{name}", pkg[member.target_path.split(".")[1:]])
         for room in ROOMS:
             found = {str(name): f"{pkg.path}.{room}.{name}" for name in pkg[room].exports}
             refer_in(pkg[room], {**public, **found})
@@ -26,9 +29,11 @@ class CrossReferences(Extension):
                 refer_in(member, public)
 
 
-def leads_in(member: Object | Alias) -> bool:
-    """Whether this name of the package is one of its own, imported from a room below."""
-    return isinstance(member, Alias) and member.target_path.startswith("bittersweet.")
+def with_members(name: str, path: str, found: Object | Alias) -> dict[str, str]:
+    """A public name, and of a class also its members as ``Class.member``."""
+    members = found.members.items() if isinstance(found, Class) else ()
+    shown = {f"{name}.{key}": member.path for key, member in members if is_shown(key, member)}
+    return {name: path, **shown}
 
 
 def refer_in(found: Object | Alias, known: dict[str, str]) -> None:

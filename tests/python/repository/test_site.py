@@ -130,6 +130,22 @@ def test_what_is_written_for_github_reads_the_same(small: Path) -> None:
     assert re.search(r'<a [^>]*href="guides/page/#bittersweet.optim[\w.]*equals_torch"[^>]*><code>', start)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("see `Pruner`.", "see [`Pruner`][p]."),
+        ("`Pruner.step()`, (`step`)", "[`Pruner.step()`][p.step], (`step`)"),
+        ("``Pruner``, `w * g`, `Pruner.gone`", "``Pruner``, `w * g`, `Pruner.gone`"),
+        ("[`Pruner`][q], `Here`", "[`Pruner`][q], `Here`"),
+    ],
+)
+def test_which_names_are_cross_references(text: str, read: str) -> None:
+    pytest.importorskip("griffe")
+    docstrings = script("scripts/site_docstrings.py")
+    known = {"Pruner": "p", "Pruner.step": "p.step", "Here": "h"}
+    assert docstrings.NAME.sub(lambda match: docstrings.reference(match, known, "Here"), text) == read
+
+
 @pytest.mark.slow
 def test_what_leads_nowhere_is_refused(small: Path) -> None:
     (small / "docs/guides/page.md").write_text("\n\n".join(["# Page", *NOWHERE]), encoding="utf-8")
