@@ -1,6 +1,7 @@
 """The compiled module. Private: its tables hold addresses, and only the Python layer checks what goes in."""
 
 from array import array
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 __version__: str
@@ -113,11 +114,13 @@ def make_masks(
     rounding: str,
     remainder: str,
     max_tensor_sparsity: float | None,
+    tensor_sparsity: list[tuple[int, int]] | None,
     ties: str | None,
     nonfinite: str,
     seed: int,
     regrow: bool,
 ) -> MasksResult: ...
+def tensor_budgets(shapes: Sequence[Sequence[int]], sparsity: float, distribution: str) -> list[int]: ...
 def apply_masks(table: array[int], which: int, roles: int) -> None: ...
 def count_violations(table: array[int], which: int, roles: int) -> list[int]: ...
 def count_live(table: array[int], which: int) -> list[int]: ...

@@ -55,6 +55,13 @@ class MaskEvent:
             `extra_bytes` are then this rank's, and all other numbers those of the whole model.
         rounds: How many vectors they added up for it.
         bytes_sent: Bytes of these vectors, on each rank.
+        drop_fraction: Where weights are grown by another score (`RigL`, `SET`): the share of live weights
+            that was to be dropped beyond the budget. Threshold and counts are then those of the dropping.
+        dropped: How many live weights the scorer let go; None otherwise.
+        grown: How many places were opened by the other score. Those just dropped may be among them, so that
+            `churn` may be less than both together.
+        at_bounds: Under a cap or ranges, the tensors for which these decided instead of the threshold:
+            ``"low"`` or ``"high"`` by name, or ``"exact"`` where a range is one count.
     """
 
     step: int | None
@@ -88,6 +95,17 @@ class MaskEvent:
     ranks: int | None = None
     rounds: int | None = None
     bytes_sent: int | None = None
+    drop_fraction: float | None = None
+    dropped: int | None = None
+    grown: int | None = None
+    at_bounds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def live_before(self) -> int:
+        """How many elements had a score that could let them go."""
+        if self.dropped is None or self.grown is None:
+            return self.total - self.pruned + self.churn
+        return self.total - self.pruned + self.dropped - self.grown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
@@ -100,7 +118,8 @@ class MaskEvent:
         ``sparsity`` (achieved), ``requested_sparsity``, ``sparsity_all`` (over all targets, skipped ones
         included), ``threshold``, ``k``, ``total``, ``pruned``, ``count_below``, ``count_equal``, ``churn``,
         ``empty_rows``, ``v_below_eps``, ``v_zero``, ``nonfinite``, ``passes``, ``milliseconds``,
-        ``extra_bytes``, ``standard_error``, ``ranks``, ``rounds``, ``bytes_sent``.
+        ``extra_bytes``, ``standard_error``, ``ranks``, ``rounds``, ``bytes_sent``, ``drop_fraction``,
+        ``dropped``, ``grown``.
         What does not apply (None) or is not finite (a threshold of -inf)
         is left out.
         """
@@ -141,6 +160,10 @@ class MaskEvent:
             f"{self.milliseconds:.2f} ms, {self.extra_bytes:,} extra bytes",
         ]
         notes = []
+        if self.grown is not None:
+            notes.append(
+                f"dropped {_count(self.dropped)} (fraction {self.drop_fraction:.3g}), grown {self.grown:,}"
+            )
         if self.ranks is not None:
             notes.append(f"{self.ranks} ranks, {self.rounds} rounds, {_count(self.bytes_sent)} bytes summed")
         if self.v_below_eps is not None:
@@ -159,6 +182,9 @@ class MaskEvent:
             notes.append(f"sparsity over all targets {self.achieved_sparsity_all:.4f}")
         if self.dense:
             notes.append(f"left dense: {', '.join(self.dense)}")
+        for side, words in _SIDES.items():
+            if names := [name for name, at in self.at_bounds.items() if at == side]:
+                notes.append(f"{words}: {', '.join(names)}")
         lines += [_group_line(glob, found) for glob, found in self.groups.items()]
         return "\n".join([*lines, "  " + ", ".join(notes)] if notes else lines)
 
@@ -167,8 +193,8 @@ class MaskHistory(list[MaskEvent]):
     """A list of events that prints as a table and reads and writes JSON lines. It stays small.
 
     It holds the first 512 and the last 512 events; `dropped` counts those between that were let go. Of the
-    first 8 and the last 24 it holds everything; of the others `per_tensor` and `per_tensor_threshold`, which
-    are as long as the model has tensors, are empty.
+    first 8 and the last 24 it holds everything; of the others `per_tensor`, `per_tensor_threshold` and
+    `at_bounds`, which are as long as the model has tensors, are empty.
     """
 
     FIRST, LAST = 512, 512
@@ -221,7 +247,7 @@ class MaskHistory(list[MaskEvent]):
         known = has_failed(self[place])
         try:
             read(self[place])
-            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
+            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={}, at_bounds={})
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
 
@@ -265,11 +291,17 @@ _NUMBERS = (
     *("achieved_sparsity", "requested_sparsity", "achieved_sparsity_all", "threshold", "k", "total"),
     *("pruned", "count_below", "count_equal", "churn", "empty_rows", "v_below_eps", "v_zero", "nonfinite"),
     *("passes", "milliseconds", "extra_bytes", "standard_error", "ranks", "rounds", "bytes_sent"),
+    *("drop_fraction", "dropped", "grown"),
 )
+_SIDES = {
+    "low": "at the low end of their range",
+    "high": "at the high end",
+    "exact": "held to an exact share",
+}
 _FLOAT_FIELDS = frozenset(
     (
         "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",
-        "v_zero", "groups",
+        "v_zero", "groups", "drop_fraction",
     )
 )  # fmt: skip
 

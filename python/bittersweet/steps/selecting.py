@@ -62,6 +62,7 @@ class InStep:
         self._competition, self._settings, self._keeper = competition, settings, keeper
         scope = resolve_scope(settings.scope, "nearest", "error").text
         plain = possible and scope == "global" and settings.max_tensor_sparsity is None
+        plain = plain and settings.tensor_sparsity is None
         self._possible = plain and resolve_selector(settings.selector)[0] == "exact"
         self._made: _Made | None = None
 
@@ -99,7 +100,9 @@ class InStep:
             return
         rows = {id(parameter): row for row, parameter in enumerate(this.parameters)}
         order = [rows.get(id(parameter), -1) for parameter in self._competition.parameters]
-        current = [0 if mask is None or self._settings.regrow else mask.pointer for mask in table.current]
+        current = [
+            0 if mask is None or self._settings.regrow is True else mask.pointer for mask in table.current
+        ]
         if -1 in order or list(map(this.mask_of, order)) != current:
             return
         masks, (arguments, named) = mask_arguments(table, self._settings.options(due[""]))

@@ -63,7 +63,7 @@ def assemble(
     elsewhere = parts.optimizers.kept_elsewhere() if parts.settings.reads_state else set()
     others = {entry.name for entry in entries if id(lookup(model, entry)) in elsewhere}
     ranks = Ranks.meet(group, entries, order, frozenset(others))
-    parts.settings.agree(ranks)
+    parts = parts._replace(settings=parts.settings.agree(ranks))
     return Loop(*parts, ranks)
 
 
@@ -110,6 +110,8 @@ def _parts(
         settings.check_ranks(plan.targets, optimizers)
     else:
         group_targets(settings.schedule, plan)  # refuses globs that meet nothing
+        names = {entry.name: entry.aliases for entry in plan.targets}
+        settings = settings.among(names, {entry.name: entry.numel for entry in plan.targets})
     tracker = None
     if settings.schedule is not None and plan.targets:
         tracker = make_tracker(scorer, settings.seed, model, optimizers, plan.targets)

@@ -13,16 +13,19 @@ from ..model.mask_view import MaskView
 from ..model.targets import Plan
 from ..optimizers.optimizers import Optimizers
 from ..options import keywords
+from ..options.regrowth import Regrowth
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import shown
 from ..select.events import MaskEvent, MaskHistory
+from ..steps.starting import start
 from .apply_to import apply_masks_to
 from .assembly import assemble
 from .from_zeros import take_zeros
 from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
+from .rewinding import rewind
 from .saving import restore, saved, saved_whole
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ class Pruner:
         ignore: The same, for what is to be left alone.
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
+        tensor_sparsity: Ranges under a global threshold, ``{glob: (low, high)}`` or ``{glob: share}``, as in
+            `make_masks`. Upper shares hold at every event; lower ones are reached when the schedule ends, and
+            at events before it in proportion to what is pruned by then.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
             In the optimizer's step: of newly pruned ones by the next step, or ``state_dict()`` before it.
         hold: How pruned weights stay 0 between events. ``"step"``: the optimizer's own step leaves them at 0,
@@ -68,8 +74,10 @@ class Pruner:
             per-element state of newly pruned weights (momentum too) is zeroed at the event, and the zeros are
             verified at the next one.
             It needs an optimizer that is known to update element by element.
-        regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
-            weight starts from 0. False: what is pruned stays pruned.
+        regrow: False: what is pruned stays pruned. `RigL` or `SET`: at every event some live weights are
+            dropped and as many places opened by another score, by gradient or at random (docs/regrowth.md).
+            True: pruned weights compete again at each event, with the scorer's value of what is in them then.
+            A reopened weight starts from 0.
         missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
         nonfinite, ties, seed: As in `make_masks`.
         sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
@@ -105,9 +113,10 @@ class Pruner:
         ignore: Any = None,
         in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
+        tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "auto",
-        regrow: bool = False,
+        regrow: bool | Regrowth = False,
         missing: str = "error",
         nonfinite: str = "error",
         ties: str | None = None,
@@ -124,9 +133,30 @@ class Pruner:
             model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
             process_group=process_group, order=order, shards=shards,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
-            max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
-            regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
+            max_tensor_sparsity=max_tensor_sparsity, tensor_sparsity=tensor_sparsity,
+            mask_optimizer_state=mask_optimizer_state, hold=hold, regrow=regrow, missing=missing,
+            nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
+
+    def start(self, sparsity: float | None = None, scorer: str | Scorer = "random") -> MaskEvent:
+        """Makes the first masks at once, before training: a sparse start. Who competes with whom, and how
+        much each tensor gives, is what the pruner was given (scope, distribution).
+
+        Their zeros are written, and the event is recorded as that of step 0. With ``schedule=None`` they are
+        what is held: static sparse training. OVER RANKS THIS IS COLLECTIVE.
+
+        Args:
+            sparsity: The share to prune, 0 to 1. None: what the schedule begins with (that of each glob).
+            scorer: What is kept: ``"random"`` places (from the pruner's seed), large weights
+                (``"magnitude"``), or, if a backward() has been, ``"gradient"`` and ``"taylor"``.
+
+        Raises:
+            ArgumentError: No share is given or known, or the scorer reads what there is not yet.
+            MissingStateError: The scorer reads gradients, and there are none.
+            Error: There are masks already, or steps have been taken.
+        """
+        event: MaskEvent = self._loop.eagerly(start, self._loop, sparsity, scorer)
+        return event
 
     def step(self, *misplaced: NoReturn, skipped: bool = False, **unknown: NoReturn) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.
@@ -307,6 +337,30 @@ class Pruner:
         loop.require_open()
         loop.gathering.require_sharded()
         loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
+
+    def rewind_to(self, state: Mapping[str, torch.Tensor], *, optimizer: Any = "fresh") -> None:
+        """Writes the weights of an early step into the model, under the masks of now: what is pruned stays 0.
+
+        For lottery tickets (docs/training.md): train, prune, rewind, repeat. All parameters and saved buffers
+        are written, biases and norms too, in place, so that each has its autograd version raised. Steps,
+        schedule, masks and history of the pruner go on as they are, and so do gradients, learning rate
+        schedulers and random generators, which are the caller's.
+
+        Args:
+            state: Copies of the model's tensors by name, as ``model.state_dict()`` names them, of the same
+                shapes and dtypes, on any device; prefixes of wrappers are understood, and of tied weights one
+                name is enough. Over ranks: DTensors laid out like the model's. Not collective.
+            optimizer: ``"fresh"`` empties the state of the optimizers, as before their first step; their
+                options stay. ``"keep"`` leaves it. A state dict (of several optimizers: a list) is loaded,
+                options included, and zeroed where the masks say so.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, LayoutError: A name, a shape, a dtype, a layout or the
+                optimizer's state does not fit; the state is the model's own memory; or the optimizer keeps
+                copies of the weights. Nothing has been changed.
+            Error: After `finalize`, or with a scorer that has a memory.
+        """
+        self._loop.eagerly(rewind, self._loop, state, optimizer)
 
     @classmethod
     def from_zeros(
