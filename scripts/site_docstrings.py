@@ -12,20 +12,20 @@ from typing import Any
 from griffe import Alias, Class, Extension, Module, Object
 
 NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_][\w.]*)(\(\))?`(?!`)")
-ROOMS = ("optim", "sparse")
 
 
 class CrossReferences(Extension):
     def on_package(self, *, pkg: Module, **_: Any) -> None:
+        rooms = re.findall(r"'(\w+)'", str(pkg["_ROOMS"].value))  # modules that are public names
         public: dict[str, str] = {}
         for name, member in pkg.members.items():
             if isinstance(member, Alias) and member.target_path.startswith("bittersweet."):
                 public |= with_members(name, f"{pkg.path}.{name}", pkg[member.target_path.split(".")[1:]])
-        for room in ROOMS:
+        for room in rooms:
             found = {str(name): f"{pkg.path}.{room}.{name}" for name in pkg[room].exports}
             refer_in(pkg[room], {**public, **found})
         for name, member in pkg.members.items():
-            if isinstance(member, Module) and name not in ROOMS:
+            if isinstance(member, Module) and name not in rooms:
                 refer_in(member, public)
 
 
