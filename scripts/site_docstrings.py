@@ -7,6 +7,7 @@ public in the package, becomes a cross-reference; all others stay code.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from griffe import Alias, Class, Extension, Module, Object
@@ -44,7 +45,7 @@ def refer_in(found: Object | Alias, known: dict[str, str]) -> None:
         own = {name: member.path for name, member in found.members.items() if is_shown(name, member)}
         known = {**known, **own}
     if found.docstring is not None:
-        refer = lambda match: reference(match, known, found.name)  # noqa: E731
+        refer = partial(reference, known=known, here=found.name)
         found.docstring.value = NAME.sub(refer, found.docstring.value)
     for member in found.members.values():
         refer_in(member, known)
