@@ -1,7 +1,8 @@
-"""An extension of Griffe: a `name` in a docstring leads to where the reference has it.
+"""An extension of Griffe: names and pages in docstrings lead to where the site has them.
 
 Docstrings write names of the package between single backticks. One that is a member of the class at hand, or
-public in the package, becomes a cross-reference; all others stay code.
+public in the package, becomes a cross-reference; all others stay code. Pages are named by their path, as in
+docs/training.md, which becomes a link.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from griffe import Alias, Class, Extension, Module, Object
 
+PAGE = re.compile(r"\bdocs/([\w/]+)\.md\b")
 NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_][\w.]*)(\(\))?`(?!`)")
 
 
@@ -46,7 +48,7 @@ def refer_in(found: Object | Alias, known: dict[str, str]) -> None:
         known = {**known, **own}
     if found.docstring is not None:
         refer = partial(reference, known=known, here=found.name)
-        found.docstring.value = NAME.sub(refer, found.docstring.value)
+        found.docstring.value = PAGE.sub(link, NAME.sub(refer, found.docstring.value))
     for member in found.members.values():
         refer_in(member, known)
 
@@ -60,3 +62,8 @@ def reference(match: re.Match[str], known: dict[str, str], here: str) -> str:
     if name not in known or name == here:
         return match[0]
     return f"[`{name}{match[2] or ''}`][{known[name]}]"
+
+
+def link(match: re.Match[str]) -> str:
+    """From a page of the reference, which lies two folders below the start."""
+    return f"[{match[0]}](../../{match[1]}/)"
