@@ -65,5 +65,5 @@ def reference(match: re.Match[str], known: dict[str, str], here: str) -> str:
 
 
 def link(match: re.Match[str]) -> str:
-    """From a page of the reference, which lies two folders below the start."""
-    return f"[{match[0]}](../../{match[1]}/)"
+    """As a page of the reference writes it. MkDocs refuses what is not there."""
+    return f"[{match[0]}](../{match[1]}.md)"

@@ -155,16 +155,6 @@ def test_which_names_are_cross_references(text: str, read: str) -> None:
     assert docstrings.NAME.sub(lambda match: docstrings.reference(match, known, "Here"), text) == read
 
 
-def test_pages_that_docstrings_name_exist() -> None:
-    pytest.importorskip("griffe")
-    pattern = script("scripts/site_docstrings.py").PAGE
-    found: dict[str, str] = {}
-    for path in (REPOSITORY / "python/bittersweet").rglob("*.py"):
-        found |= dict.fromkeys(pattern.findall(path.read_text(encoding="utf-8")), path.name)
-    assert "training" in found
-    assert {page: file for page, file in found.items() if not (REPOSITORY / f"docs/{page}.md").is_file()} == {}
-
-
 @pytest.mark.slow
 def test_what_leads_nowhere_is_refused(small: Path) -> None:
     (small / "docs/guides/page.md").write_text("\n\n".join(["# Page", *NOWHERE]), encoding="utf-8")
