@@ -245,8 +245,11 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     for (const ScoreInputs& tensor : free) rest.offset.push_back(rest.offset.back() + tensor.numel);
     const ScoreView& competing = free.size() == count ? view : rest;
     const std::int64_t rank = std::clamp<std::int64_t>(budget - dead_here, 0, competing.size() - dead_here);
-    const Selection selection =
-        select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    Selection selection = select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    const auto share_of = [&](std::int64_t elements) {
+      return static_cast<double>(elements) / static_cast<double>(std::max<std::int64_t>(report.total, 1));
+    };
+    if (free.size() != count) selection.passes *= share_of(competing.size());
     report.count_below = report.count_equal = 0;
     const std::int64_t nan = free.size() == count ? selection.nan : report.nonfinite;  // the first look saw them all
     add(report, selection);
@@ -282,6 +285,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
       Selection at_bound = select(engine, only(view, t), leaving.counts[j] - dead[t], numels[t] - dead[t], own,
                                   masks.subspan(t, 1), workspace);
       at_bound.nan = 0;  // counted already
+      at_bound.passes *= share_of(numels[t]);
       add(report, at_bound);
       fixed[t] = true;
       budget -= leaving.counts[j];

@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from .select.events import MaskEvent, MaskHistory
     from .select.functional import kth_value, score
     from .select.thresholds import Threshold as Threshold
+    from .sparse.semi_structured import SemiStructuredLayer, SemiStructuredReport, to_semi_structured
     from .tensors.masks import Mask, Masks
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from .whole.masking import apply_masks_, count_violations
     from .whole.pruning import make_masks, prune_
     from .whole.pruning import threshold as threshold
+    from .whole.strip import strip
     from .whole.zero_count import TensorZeros, ZeroCount
     from .whole.zeros import sparsity
 
@@ -147,6 +149,8 @@ _MODULES = {
     "whole.mask_file": "load_masks save_masks",
     "whole.masking": "apply_masks_ count_violations",
     "whole.pruning": "make_masks prune_ threshold",
+    "whole.strip": "strip",
+    "sparse.semi_structured": "SemiStructuredLayer SemiStructuredReport to_semi_structured",
     "whole.zero_count": "TensorZeros ZeroCount",
     "whole.zeros": "sparsity",
 }
@@ -242,6 +246,8 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScoreInputs",
+    "SemiStructuredLayer",
+    "SemiStructuredReport",
     "SequentialReport",
     "ShapeError",
     "SketchTracker",
@@ -274,4 +280,6 @@ __all__ = [
     "scorers",
     "selectors",
     "sparsity",
+    "strip",
+    "to_semi_structured",
 ]

@@ -241,13 +241,18 @@ class Sharded {
   void take_bounds(LimbReader& in) {
     const std::vector<std::int64_t> live = take_per_tensor(in, model_.map.tensors());
     const ShardedRun<E>& free = batch_.runs().back();
-    const Selection selection = free.selection();
+    const auto passes_of = [&](const ShardedRun<E>& run) {
+      const auto elements = static_cast<double>(run.shared->plan().elements);
+      return run.part->passes() * elements / static_cast<double>(std::max<std::int64_t>(report_.total, 1));
+    };
+    Selection selection = free.selection();
+    if (looked_) selection.passes = passes_of(free);
     report_.count_below = report_.count_equal = 0;
     if (model_.ranged() && !looked_ && selection.nan > 0)
       leave_nan(ranges_, numels_, take_per_tensor(in, model_.map.tensors()));
     const std::int64_t nan = looked_ ? report_.nonfinite : selection.nan;  // the first look saw them all
     for (const ShardedRun<E>& run : batch_.runs())
-      if (&run != &free) report_.passes += run.part->passes();
+      if (&run != &free) report_.passes += passes_of(run);
     add(report_, selection);
     report_.nonfinite = nan;
     report_.value = selection.value;
