@@ -118,7 +118,9 @@ def test_shares_by_glob_and_further_options(tmp_path: Path) -> None:
     rows = callback.report.sparsity.per_tensor
     for part, share in (("mlp", 0.75), ("self_attn", 0.25)):
         of = [row for name, row in rows.items() if part in name]
-        assert sum(row.pruned for row in of) / sum(row.elements for row in of) == pytest.approx(share, abs=1e-3)
+        assert sum(row.pruned for row in of) / sum(row.elements for row in of) == pytest.approx(
+            share, abs=1e-3
+        )
     assert not any("o_proj" in name for name in rows)
 
 

@@ -55,7 +55,9 @@ class Logged(transformers.TrainerCallback):
 
     @property
     def pruning(self) -> list[tuple[int, dict[str, Any]]]:
-        found = [(step, {key: row[key] for key in row if key.startswith("pruning/")}) for step, row in self.rows]
+        found = [
+            (step, {key: row[key] for key in row if key.startswith("pruning/")}) for step, row in self.rows
+        ]
         return [(step, row) for step, row in found if row]
 
 
