@@ -1,4 +1,4 @@
-"""The callback's state in the checkpoints of transformers' Trainer: resumed trainings, the best model, trials."""
+"""The callback's state in checkpoints of transformers' Trainer: resumed trainings, the best model, trials."""
 
 from __future__ import annotations
 

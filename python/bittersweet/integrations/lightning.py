@@ -22,7 +22,6 @@ _PACKAGE = "pytorch_lightning"
 if importlib.util.find_spec("lightning") or not importlib.util.find_spec(_PACKAGE):
     _PACKAGE = "lightning.pytorch"
 _callbacks: Any = require(f"{_PACKAGE}.callbacks", "BittersweetPruning")
-_exceptions: Any = require(f"{_PACKAGE}.utilities.exceptions", "BittersweetPruning")
 _AVERAGING = tuple(
     getattr(_callbacks, name)
     for name in ("WeightAveraging", "StochasticWeightAveraging")
@@ -134,6 +133,11 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         if trainer.is_global_zero:
             _log.info("%s", self.pruner.plan())
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        # StochasticWeightAveraging may have put its average there, to measure the statistics of batch norms.
+        if batch_idx == 0 and _averages(trainer):
+            self._apply(pl_module)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         assert self.pruner is not None
         history = self.pruner.history
@@ -160,8 +164,12 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         # Not in on_train_end: whether callbacks that average weights run before this one there, nobody knows.
         if self.pruner is None:
             return
-        if self._replaced(trainer, pl_module):
-            self.pruner.load_state_dict(self.pruner.full_state_dict())
+        if (
+            pl_module.device != self._device
+        ):  # Lightning moves the module to the host in the end; masks follow
+            self.pruner.load_state_dict(self.pruner.state_dict())
+        if _averages(trainer):
+            self._apply(pl_module)
         self.report = self.pruner.finalize()
         if trainer.is_global_zero:
             _log.info("%s", self.report)
@@ -172,24 +180,26 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict
 
-    def _replaced(self, trainer: Any, module: Any) -> bool:
-        """Whether the module holds other values now than those that were trained: an average; or lies where
-        Lightning has moved it in the end, from a GPU to the host."""
-        if any(isinstance(one, _AVERAGING) for one in trainer.callbacks):
-            return True
-        return bool(module.device != self._device)
+    def _apply(self, module: Any) -> None:
+        assert self.pruner is not None
+        if self.pruner.masks.packed:
+            self.pruner.apply_to(module)
+
+
+def _averages(trainer: Any) -> bool:
+    """Whether a callback puts an average of the weights into the module."""
+    return any(isinstance(one, _AVERAGING) for one in trainer.callbacks)
 
 
 def _length(trainer: Any, done: int) -> Length:
     """Of the training that begins, in steps of all optimizers; `done` steps of Lightning's came before it."""
     each = len(trainer.optimizers)  # Lightning counts the steps of every one
-    try:
-        steps = trainer.estimated_stepping_batches
-    except _exceptions.MisconfigurationException:  # accumulation that changes
-        steps = math.inf
+    steps = trainer.estimated_stepping_batches
     if trainer.max_steps != -1:
         steps = min(steps, trainer.max_steps // each)
     epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    if any(isinstance(one, _callbacks.GradientAccumulationScheduler) for one in trainer.callbacks):
+        steps = epoch = math.inf
     return Length(
         int(steps) - done // each if 0 <= steps < math.inf else None,
         math.ceil(epoch) if epoch < math.inf else None,

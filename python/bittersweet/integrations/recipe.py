@@ -194,11 +194,19 @@ def restore(pruner: Pruner, state: Mapping[str, Any], where: str) -> None:
         pruner.load_state_dict(state)
     except CheckpointError as error:
         release(pruner)
-        advice = "Give the callback the arguments that it had, and the trainer the same length of training"
-        with suppress(ArgumentError, AttributeError, KeyError, TypeError):
-            saved = Schedule.from_config(state["config"]["schedule"])
-            advice += f", or give the saved schedule: schedule=bs.{saved!r}"
-        raise CheckpointError(f"{where}: {error}. {advice}") from None
+        raise CheckpointError(f"{where}: {_advised(str(error), state)}") from None
+
+
+def _advised(message: str, state: Any) -> str:
+    """The message about a state that does not fit, with what can be done where a callback makes the pruner."""
+    differs, found, _ = message.partition(". Make the Pruner with the saved values")
+    if not found:
+        return message
+    advice = "Give the callback the arguments that it had, and the trainer the same length of training"
+    with suppress(ArgumentError):
+        saved = Schedule.from_config(state["config"]["schedule"])
+        advice += f"; or give the saved schedule: schedule=bs.{saved!r}"
+    return f"{differs}. {advice}"
 
 
 def _keyword_only(function: Any) -> list[str]:
