@@ -198,7 +198,7 @@ def restore(pruner: Pruner, state: Mapping[str, Any], where: str) -> None:
 
 
 def _advised(message: str, state: Any) -> str:
-    """The message about a state that does not fit, with what can be done where a callback makes the pruner."""
+    """The message about a state that does not fit, with what can be done about it here."""
     differs, found, _ = message.partition(". Make the Pruner with the saved values")
     if not found:
         return message
