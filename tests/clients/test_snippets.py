@@ -1,4 +1,6 @@
-"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0."""
+"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0.
+
+So do whole pages that need a package."""
 
 from __future__ import annotations
 
@@ -55,3 +57,20 @@ def test_snippet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return
     found = names["average"] if name == "average" else names["model"]
     assert bs.sparsity(found).matrices.zero == pytest.approx(0.5, abs=1e-3)
+
+
+PAGES = {"guides/lora.md": "peft", "coming_from/lightning.md": "lightning"}
+
+
+@pytest.mark.filterwarnings("ignore:.*(GPU available|many workers|does not have a)")
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_as_printed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, with data of its own, and with the assertions that the page prints."""
+    pytest.importorskip(PAGES[page])
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[2] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python \w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks and all("assert " in block for block in blocks)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"docs/{page}, block {number}", "exec"), names)

@@ -71,7 +71,10 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         initial_sparsity: The share that is pruned at `begin`.
         schedule: A schedule in steps as in `Pruner`, in place of the five arguments above.
         keep_zeros: Whether the zeros that the module has when training begins are kept (`Pruner.from_zeros`).
-        options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold`` and so on.
+        start: A scorer, such as ``"random"`` or ``"magnitude"``, by which the first masks are made before the
+            first step, with `initial_sparsity` (`Pruner.start`); for `RigL` and `SET`. None: there are none.
+        options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold``, ``regrow`` and
+            so on.
 
     Attributes:
         pruner: The pruner of the training that runs, or ran last; None before the first.
@@ -97,6 +100,7 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         initial_sparsity: float = 0.0,
         schedule: Any = None,
         keep_zeros: bool = False,
+        start: str | Scorer | None = None,
         **options: Any,
     ) -> None:
         for argument in options:
@@ -106,7 +110,8 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
                 )
         self._recipe = Recipe(
             type(self), scorer, sparsity=sparsity, begin=begin, end=end, events=events,
-            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros, options=options,
+            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros,
+            start=start, options=options,
         )  # fmt: skip
         self.pruner: Pruner | None = None
         self.report: PruneReport | None = None
@@ -125,7 +130,7 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
                 "from these weights (load_from_checkpoint), with keep_zeros=True if their zeros are to stay"
             )
         length = _length(trainer, 0 if resumed else trainer.global_step)
-        self.pruner = self._recipe.pruner(pl_module, trainer.optimizers, length)
+        self.pruner = self._recipe.pruner(pl_module, trainer.optimizers, length, bool(resumed))
         if resumed:
             restore(self.pruner, saved, str(resumed))
         self._device = pl_module.device

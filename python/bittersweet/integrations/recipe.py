@@ -89,7 +89,8 @@ class Recipe:
     Args:
         callback: The class whose arguments these are, for messages.
         scorer: As in `Pruner`.
-        sparsity, begin, end, events, initial_sparsity, schedule, keep_zeros: As the callbacks describe them.
+        sparsity, begin, end, events, initial_sparsity, schedule, keep_zeros, start: As the callbacks describe
+            them.
         options: Further arguments of `Pruner`.
 
     Raises:
@@ -108,6 +109,7 @@ class Recipe:
         initial_sparsity: Any,
         schedule: Any,
         keep_zeros: Any,
+        start: Any,
         options: Mapping[str, Any],
     ) -> None:
         known = [*_keyword_only(Pruner), "sparsity"]
@@ -117,7 +119,12 @@ class Recipe:
         self._initial = as_fraction("initial_sparsity", initial_sparsity)
         self._goal = _goal(sparsity, self._initial)
         self._schedule = schedule
-        self._keep_zeros = as_bool("keep_zeros", keep_zeros)
+        if start is not None and keep_zeros is True:
+            raise ArgumentError(
+                "start, keep_zeros: the first masks are either made or taken from the zeros of the model. Give "
+                "one of the two"
+            )
+        self._keep_zeros, self._start = as_bool("keep_zeros", keep_zeros), start
         self._options = {"scorer": scorer, **options}
         if schedule is not None:
             defaults = inspect.signature(callback).parameters
@@ -165,10 +172,15 @@ class Recipe:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer],
         length: Length,
+        resumed: bool,
     ) -> Pruner:
-        """A pruner of this model for a training of this length, attached to its optimizers."""
-        make = Pruner.from_zeros if self._keep_zeros else Pruner
-        return make(model, optimizer, schedule=self.schedule(length), **self._options).attach()
+        """A pruner of this model for a training of this length, attached to its optimizers. Of one that is
+        `resumed` the masks are yet to come, by `restore`."""
+        make = Pruner.from_zeros if self._keep_zeros and not resumed else Pruner
+        pruner = make(model, optimizer, schedule=self.schedule(length), **self._options)
+        if self._start is not None and not resumed:
+            pruner.start(scorer=self._start)
+        return pruner.attach()
 
 
 def numbers(event: MaskEvent) -> dict[str, float]:

@@ -47,7 +47,10 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
         initial_sparsity: The share that is pruned at `begin`.
         schedule: A schedule in steps as in `Pruner`, in place of the five arguments above.
         keep_zeros: Whether the zeros that the model has when training begins are kept (`Pruner.from_zeros`).
-        options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold`` and so on.
+        start: A scorer, such as ``"random"`` or ``"magnitude"``, by which the first masks are made before the
+            first step, with `initial_sparsity` (`Pruner.start`); for `RigL` and `SET`. None: there are none.
+        options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold``, ``regrow`` and
+            so on.
 
     Attributes:
         pruner: The pruner of the training that runs, or ran last; None before the first.
@@ -72,11 +75,13 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
         initial_sparsity: float = 0.0,
         schedule: Any = None,
         keep_zeros: bool = False,
+        start: str | Scorer | None = None,
         **options: Any,
     ) -> None:
         self._recipe = Recipe(
             type(self), scorer, sparsity=sparsity, begin=begin, end=end, events=events,
-            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros, options=options,
+            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros,
+            start=start, options=options,
         )  # fmt: skip
         self.pruner: Pruner | None = None
         self.report: PruneReport | None = None
@@ -96,8 +101,9 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
         release(self.pruner)
         self.report = None
         self._trainer, resumed = _calling()
-        self.pruner = self._recipe.pruner(model, optimizer, _length(args, state, train_dataloader))
-        if state.global_step:
+        length, goes_on = _length(args, state, train_dataloader), state.global_step > 0
+        self.pruner = self._recipe.pruner(model, optimizer, length, goes_on)
+        if goes_on:
             self._load(Path(resumed or f"{args.output_dir}/checkpoint-{state.global_step}"))
         self._told = self.pruner.steps
         if state.is_world_process_zero:

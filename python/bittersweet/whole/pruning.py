@@ -82,8 +82,7 @@ def prune_(
         autograd version raised.
 
     Raises:
-        As `make_masks`; also LayoutError for read-only arrays and for arrays that share memory. Nothing has
-        been written then.
+        LayoutError: Arrays are read-only, or share memory. As after all errors, nothing has been written.
     """
     keywords.refuse(prune_, unknown)
     started = time.perf_counter()

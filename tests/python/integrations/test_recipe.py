@@ -28,11 +28,13 @@ class Callback:
         initial_sparsity: Any = 0.0,
         schedule: Any = None,
         keep_zeros: Any = False,
+        start: Any = None,
         **options: Any,
     ) -> None:
         self.recipe = Recipe(
             Callback, scorer, sparsity=sparsity, begin=begin, end=end, events=events,
-            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros, options=options,
+            initial_sparsity=initial_sparsity, schedule=schedule, keep_zeros=keep_zeros,
+            start=start, options=options,
         )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def test_times_that_are_none(argument: str, value: Any) -> None:
         ({"schedule": bs.OneShot(0.5, 3), "sparsity": 0.7}, "schedule, sparsity: a schedule says itself"),
         ({"schedule": bs.OneShot(0.5, 3), "begin": 3}, "schedule, begin: "),
         ({"schedule": bs.OneShot(0.5, 3), "events": 3}, "schedule, events: "),
+        ({"start": "random", "keep_zeros": True}, "start, keep_zeros: the first masks are either made or"),
         ({"amount": 0.5}, "amount: Callback has no such argument; the argument is sparsity"),
         ({"layers": "0.*"}, "layers: Callback has no such argument; the argument is targets"),
         ({"exclude": "0.*"}, "exclude: Callback has no such argument; the argument is ignore"),
@@ -189,7 +192,7 @@ def test_steps_need_no_known_length() -> None:
 def test_options_go_to_the_pruner() -> None:
     model, optimizer = make()
     recipe = Callback("magnitude", begin=2, end=4, events=1, ignore="2.*", hold="weights").recipe
-    pruner = recipe.pruner(model, optimizer, Length(6, None))
+    pruner = recipe.pruner(model, optimizer, Length(6, None), False)
     train(model, optimizer, 6)  # it is attached
     assert [event.step for event in pruner.history] == [2, 4]
     assert [*pruner.sparsity().per_tensor] == ["0.weight"]
@@ -201,16 +204,32 @@ def test_zeros_are_kept_and_more_is_pruned() -> None:
     bs.prune_(model, sparsity=0.25)
     zeros = model[0].weight == 0
     pruner = Callback(begin=2, end=4, keep_zeros=True, sparsity=0.5).recipe.pruner(
-        model, optimizer, Length(6, None)
+        model, optimizer, Length(6, None), False
     )
     train(model, optimizer, 6)
     assert pruner.finalize().sparsity.zero == pytest.approx(0.5, abs=1e-2)
     assert torch.all(model[0].weight[zeros] == 0)
 
 
+def test_a_sparse_start_and_regrowth() -> None:
+    given = {"sparsity": 0.75, "initial_sparsity": 0.75, "start": "random", "begin": 2, "end": 6, "events": 2}
+    recipe = Callback(**given, regrow=bs.RigL(0.3)).recipe
+    model, optimizer = make()
+    pruner = recipe.pruner(model, optimizer, Length(8, None), False)
+    assert pruner.sparsity().zero == pytest.approx(0.75, abs=1e-2)  # before the first step
+    before = pruner.masks["0.weight"].clone()
+    train(model, optimizer, 8)
+    assert [event.step for event in pruner.history] == [0, 2, 4, 6]
+    assert pruner.finalize().sparsity.zero == pytest.approx(0.75, abs=1e-2)
+    assert torch.any(pruner.masks["0.weight"] & ~before)  # some have grown
+    model, optimizer = make()
+    pruner = recipe.pruner(model, optimizer, Length(8, None), True)
+    assert pruner.sparsity().zero == 0.0  # of a training that goes on, the masks are in the checkpoint
+
+
 def test_numbers_are_finite_numbers() -> None:
     model, optimizer = make()
-    pruner = Callback(begin=2, end=4, events=2).recipe.pruner(model, optimizer, Length(6, None))
+    pruner = Callback(begin=2, end=4, events=2).recipe.pruner(model, optimizer, Length(6, None), False)
     train(model, optimizer, 6)
     first, *_, last = pruner.history
     assert first.threshold == -np.inf
@@ -226,7 +245,7 @@ def test_numbers_are_finite_numbers() -> None:
 
 def test_a_pruner_that_is_released_does_nothing_any_more() -> None:
     model, optimizer = make()
-    pruner = Callback(begin=1, end=3, hold="grads").recipe.pruner(model, optimizer, Length(6, None))
+    pruner = Callback(begin=1, end=3, hold="grads").recipe.pruner(model, optimizer, Length(6, None), False)
     train(model, optimizer, 2)
     release(pruner)
     train(model, optimizer, 4)
@@ -238,23 +257,25 @@ def test_a_pruner_that_is_released_does_nothing_any_more() -> None:
 
 def test_a_state_that_does_not_fit_names_where_it_is_from_and_the_saved_schedule() -> None:
     model, optimizer = make()
-    state = Callback().recipe.pruner(model, optimizer, LENGTH).state_dict()
+    state = Callback().recipe.pruner(model, optimizer, LENGTH, False).state_dict()
     again, other = make()
-    pruner = Callback().recipe.pruner(again, other, Length(200, 25))
+    pruner = Callback().recipe.pruner(again, other, Length(200, 25), False)
     with pytest.raises(bs.CheckpointError, match=r"^folder/5: .*differs in schedule") as error:
         restore(pruner, state, "folder/5")
     text = str(error.value).partition("schedule=bs.")[2]
     assert eval(text, vars(bs) | {"PolynomialDecay": bs.PolynomialDecay}) == schedule()
     train(again, other, 3)
     assert pruner.steps == 0  # it was released
-    pruner = Callback().recipe.pruner(again, other, LENGTH)
+    pruner = Callback().recipe.pruner(again, other, LENGTH, False)
     with pytest.raises(bs.CheckpointError, match=r"^folder/5: this is not the state of a Pruner"):
         restore(pruner, {}, "folder/5")
-    pruner = Callback("magnitude", schedule={"0.*": bs.OneShot(0.5, 9)}).recipe.pruner(again, other, LENGTH)
+    pruner = Callback("magnitude", schedule={"0.*": bs.OneShot(0.5, 9)}).recipe.pruner(
+        again, other, LENGTH, False
+    )
     with pytest.raises(bs.CheckpointError, match=r"differs in scorer .*the same length of training; or give"):
         restore(pruner, state, "folder/5")
     groups = pruner.state_dict() | {"config": {**state["config"], "schedule": {"kind": "by_glob"}}}
-    pruner = Callback().recipe.pruner(again, other, LENGTH)
+    pruner = Callback().recipe.pruner(again, other, LENGTH, False)
     with pytest.raises(bs.CheckpointError, match=r"the same length of training$"):  # no such text for these
         restore(pruner, groups, "folder/5")
 
