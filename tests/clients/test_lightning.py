@@ -146,6 +146,17 @@ def test_muon_keeps_no_second_moment(tmp_path: Path) -> None:
         fit(tmp_path, Two(), Watched(schedule=RAMP), **OFF)
 
 
+@pytest.mark.parametrize("regrow", [bs.RigL(0.3), bs.SET(0.3)], ids=repr)
+def test_a_sparse_start_and_regrowth(tmp_path: Path, regrow: Any) -> None:
+    given = {"sparsity": 0.75, "initial_sparsity": 0.75, "start": "random", "begin": 2, "end": 8, "events": 3}
+    callback = Watched(**given, regrow=regrow)
+    fit(tmp_path, Module(), callback, **OFF)
+    assert [event.step for event in callback.report.history] == [0, 2, 4, 6, 8]
+    assert callback.report.history[1].churn > 0  # some have grown
+    assert callback.report.sparsity.masked == pytest.approx(0.75, abs=1e-3)
+    assert callback.report.violations == {}
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_ema_weights_get_the_zeros(tmp_path: Path, first: bool) -> None:
     from lightning.pytorch.callbacks import EMAWeightAveraging

@@ -142,6 +142,23 @@ def test_zeros_of_a_sparse_model_are_kept(tmp_path: Path) -> None:
     assert all(torch.equal(model.get_parameter(name) != 0, kept) for name, kept in before.items())
 
 
+@pytest.mark.parametrize("regrow", [bs.RigL(0.3), bs.SET(0.3), True], ids=repr)
+def test_a_sparse_start_and_regrowth(tmp_path: Path, regrow: Any) -> None:
+    given = {"sparsity": 0.75, "initial_sparsity": 0.75, "start": "random", "begin": 2, "end": 8, "events": 3}
+    callback = Watched(**given, regrow=regrow)
+    trainer(tmp_path, callback, save_strategy="steps", save_steps=5).train()
+    assert [event.step for event in callback.report.history] == [0, 2, 4, 6, 8]
+    assert callback.report.history[1].churn > 0  # some have grown
+    assert callback.report.sparsity.masked == pytest.approx(0.75, abs=1e-3)
+    assert callback.report.violations == {}
+    resumed = Watched(**given, regrow=regrow)
+    trainer(tmp_path, resumed, save_strategy="steps", save_steps=5).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-5")
+    )
+    for name, mask in callback.pruner.masks.items():
+        assert torch.equal(mask, resumed.pruner.masks[name]), name
+
+
 def test_numbers_reach_whatever_the_trainer_reports_to(tmp_path: Path) -> None:
     """The reporter comes before the callback, as TensorBoard's and W&B's do."""
     seen, callback = Logged(), Watched(begin=2, end=8, events=3)

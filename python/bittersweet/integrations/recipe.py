@@ -121,8 +121,8 @@ class Recipe:
         self._schedule = schedule
         if start is not None and keep_zeros is True:
             raise ArgumentError(
-                "start, keep_zeros: the first masks are either made or taken from the zeros of the model. Give "
-                "one of the two"
+                "start, keep_zeros: the first masks are either made or taken from the zeros of the model. "
+                "Give one of the two"
             )
         self._keep_zeros, self._start = as_bool("keep_zeros", keep_zeros), start
         self._options = {"scorer": scorer, **options}
