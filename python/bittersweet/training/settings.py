@@ -260,7 +260,7 @@ class Settings:
     @property
     def reads_state(self) -> bool:
         """Whether events read what optimizers keep."""
-        return self.schedule is not None and bool(self.call.reads & (MOMENT_READS | STEP_READS))
+        return self.schedule is not None and bool(self.call.reads & (_MOMENT_READS | STEP_READS))
 
     def agreement(self) -> dict[str, str]:
         """What all ranks of a decision must have alike, as text by what it is called."""
