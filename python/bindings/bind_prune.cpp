@@ -1,5 +1,8 @@
 // Thresholds and masks: options in, report out. The interpreter lock is released while the weights are read, and
 // taken between passes to let Ctrl-C through.
+#include <functional>
+#include <numeric>
+
 #include "selecting.hpp"
 #include "table.hpp"
 #include "workspace.hpp"
@@ -39,6 +42,23 @@ py::dict bound_make_masks(const py::buffer& table, std::vector<std::string> name
   return masks_to_dict(report);
 }
 
+// How many elements each tensor gives to a share of all, as `make_masks` under scope tensor counts them where nothing
+// is dead.
+std::vector<std::int64_t> bound_budgets(const std::vector<std::vector<std::int64_t>>& shapes, double sparsity,
+                                        const std::string& distribution) {
+  std::vector<ScoreInputs> tensors(shapes.size());
+  std::int64_t total = 0;
+  for (std::size_t t = 0; t < shapes.size(); ++t) {
+    ScoreInputs& tensor = tensors[t];
+    tensor.numel = std::accumulate(shapes[t].begin(), shapes[t].end(), std::int64_t{1}, std::multiplies<>());
+    tensor.dimension_sum = std::accumulate(shapes[t].begin(), shapes[t].end(), std::int64_t{0});
+    tensor.geometry.inputs = tensor.numel;
+    total += tensor.numel;
+  }
+  return allocate(tensors, std::vector<std::int64_t>(tensors.size()), to_distribution(distribution),
+                  resolve({sparsity, std::nullopt}, total), total, sparsity);
+}
+
 }  // namespace
 
 void bind_prune(py::module_& module) {
@@ -47,6 +67,7 @@ void bind_prune(py::module_& module) {
              py::arg("regrow"));
   module.def("make_masks", &bound_make_masks, py::arg("table"), py::arg("names"), py::arg("scorer"),
              py::arg("selector"));
+  module.def("tensor_budgets", &bound_budgets, py::arg("shapes"), py::arg("sparsity"), py::arg("distribution"));
 }
 
 }  // namespace bittersweet::python

@@ -36,6 +36,13 @@ T take(const py::kwargs& given, const char* name) {
 
 }  // namespace
 
+Distribution to_distribution(const std::string& given) {
+  return choose<Distribution>("distribution", given,
+                              {{"uniform", Distribution::uniform},
+                               {"erk", Distribution::erk},
+                               {"layer_adaptive", Distribution::layer_adaptive}});
+}
+
 PruneOptions to_options(const py::tuple& selector, const std::optional<std::string>& ties, const std::string& nonfinite,
                         std::uint64_t seed, bool regrow) {
   PruneOptions options;
@@ -58,10 +65,7 @@ MaskArguments::MaskArguments(const py::tuple& selector, const py::kwargs& given)
                          take<bool>(given, "regrow"))) {
   options.scope = parse_scope(take<std::string>(given, "scope"));
   if (const auto distribution = take<std::optional<std::string>>(given, "distribution"))
-    options.distribution = choose<Distribution>("distribution", *distribution,
-                                                {{"uniform", Distribution::uniform},
-                                                 {"erk", Distribution::erk},
-                                                 {"layer_adaptive", Distribution::layer_adaptive}});
+    options.distribution = to_distribution(*distribution);
   options.rounding = choose<Rounding>("rounding", take<std::string>(given, "rounding"),
                                       {{"nearest", Rounding::nearest}, {"floor", Rounding::floor}});
   options.remainder = choose<Remainder>("remainder", take<std::string>(given, "remainder"),

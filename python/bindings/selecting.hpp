@@ -5,6 +5,7 @@
 
 namespace bittersweet::python {
 
+Distribution to_distribution(const std::string& given);
 PruneOptions to_options(const pybind11::tuple& selector, const std::optional<std::string>& ties,
                         const std::string& nonfinite, std::uint64_t seed, bool regrow);
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .info import get_num_threads as get_num_threads  # by this form, what is not in __all__ is public too
     from .info import set_num_threads as set_num_threads
     from .optimizers.adapters import register_optimizer
+    from .options.regrowth import SET, RigL
     from .options.schedules import (
         ConstantSparsity,
         Cosine,
@@ -138,6 +139,7 @@ _MODULES = {
     "options.schedules": (
         "ConstantSparsity Cosine Linear LinearRamp OneShot PolynomialDecay PowerRamp Schedule"
     ),
+    "options.regrowth": "RigL SET",
     "options.scopes": "Global NofM Row Tensor",
     "wanda.sequential": "BlockInput SequentialReport capture_block_inputs prune_blocks_",
     "trackers.snapshot": "SnapshotTracker",
@@ -171,6 +173,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "SET",
     "AdamVariance",
     "ArgumentError",
     "Bitter0",
@@ -235,6 +238,7 @@ __all__ = [
     "RankFailed",
     "RanksDisagree",
     "ReplicasDiffer",
+    "RigL",
     "Row",
     "Sampling",
     "Schedule",

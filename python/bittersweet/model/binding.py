@@ -29,6 +29,7 @@ __all__ = [
     "element_items",
     "masks_of",
     "missing_reads",
+    "moment_items",
     "part_of",
     "score_inputs",
     "supply",
@@ -186,6 +187,16 @@ def companion_items(
 ) -> tuple[list[ScoreInputs], list[Mask]]:
     """The second copies of the weights that the optimizer keeps, as weights to be masked, with the masks."""
     return _items((optimizer or _NO_OPTIMIZERS).companions, bound, masks)
+
+
+def moment_items(bound: Sequence[Bound], masks: Mapping[str, Mask]) -> tuple[list[ScoreInputs], list[Mask]]:
+    """The moments, as weights to be masked, with the masks."""
+    kept = {id(one.parameter): {role: one.tensor(role) for role in MOMENTS} for one in bound}
+
+    def present(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {role: found for role, found in kept[id(parameter)].items() if found is not None}
+
+    return _items(present, bound, masks)
 
 
 def _items(

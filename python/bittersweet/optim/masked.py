@@ -17,7 +17,8 @@ from ..distributed.shards import is_dtensor, local
 from ..errors import ArgumentError
 from ..optimizers.compilation import outside_of_compilation
 from ..options.values import shown
-from ..tensors.holding import Holder, kept_by_both
+from ..tensors.combining import kept_by_both
+from ..tensors.holding import Holder
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from .rounding import Rounding, rounding

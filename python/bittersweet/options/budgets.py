@@ -112,7 +112,12 @@ class Schedules:
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
         """`Schedule.goal` of each group that has a schedule."""
-        return {glob: schedule.goal for glob, schedule in self.by_glob.items() if schedule is not None}
+        return {glob: schedule.goal for glob, schedule in self.given.items()}
+
+    @property
+    def given(self) -> dict[str, Schedule]:
+        """The schedule of each group that has one."""
+        return {glob: schedule for glob, schedule in self.by_glob.items() if schedule is not None}
 
     def to_config(self) -> dict[str, Any]:
         """Plain values; the order of the patterns is part of them."""

@@ -62,6 +62,14 @@ class CustomSchedule(Schedule):
     def goal(self) -> tuple[int, float] | None:
         return self.source.goal if isinstance(self.source, Schedule) else None
 
+    @property
+    def first_sparsity(self) -> float | None:
+        return self.source.first_sparsity if isinstance(self.source, Schedule) else None
+
+    @property
+    def last_step(self) -> int | None:
+        return self.source.last_step if isinstance(self.source, Schedule) else None
+
     def to_config(self) -> dict[str, Any]:
         return custom_config(self.source)
 

@@ -68,6 +68,16 @@ class Schedule:
         """The step that reaches the final sparsity, and that sparsity; None if only asking would tell."""
         return None
 
+    @property
+    def first_sparsity(self) -> float | None:
+        """The sparsity that it begins with; None if only asking would tell."""
+        return None
+
+    @property
+    def last_step(self) -> int | None:
+        """The last due step; None if there is none, or if only asking would tell."""
+        return None
+
     def __repr__(self) -> str:
         return title(self)
 
@@ -142,6 +152,14 @@ class _Ramp(Schedule):
     @property
     def goal(self) -> tuple[int, float]:
         return self.end_step, self.final_sparsity
+
+    @property
+    def first_sparsity(self) -> float:
+        return self.initial_sparsity
+
+    @property
+    def last_step(self) -> int:
+        return self.end_step
 
 
 class _PowerOfProgress(_Ramp):
@@ -236,7 +254,7 @@ class Cosine(_Ramp):
 class ConstantSparsity(Schedule):
     """The same sparsity at every event: every `frequency` steps from `begin_step`, and on `end_step`.
 
-    Later events find less to do: what is pruned stays pruned, unless the pruner has ``regrow=True``.
+    Later events find less to do: what is pruned stays pruned, unless the pruner has `regrow`.
 
     Args:
         sparsity: 0 to 1.
@@ -276,6 +294,14 @@ class ConstantSparsity(Schedule):
         first = self.begin_step or self.frequency
         return first if self.end_step is None else min(first, self.end_step), self.sparsity
 
+    @property
+    def first_sparsity(self) -> float:
+        return self.sparsity
+
+    @property
+    def last_step(self) -> int | None:
+        return self.end_step
+
 
 @dataclass(frozen=True)
 class OneShot(Schedule):
@@ -308,6 +334,14 @@ class OneShot(Schedule):
     @property
     def goal(self) -> tuple[int, float]:
         return self.step, self.sparsity
+
+    @property
+    def first_sparsity(self) -> float:
+        return self.sparsity
+
+    @property
+    def last_step(self) -> int:
+        return self.step
 
 
 _KINDS: dict[str, type[Schedule]] = {

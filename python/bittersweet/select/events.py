@@ -55,6 +55,11 @@ class MaskEvent:
             `extra_bytes` are then this rank's, and all other numbers those of the whole model.
         rounds: How many vectors they added up for it.
         bytes_sent: Bytes of these vectors, on each rank.
+        drop_fraction: Where weights are grown by another score (`RigL`, `SET`): the share of live weights
+            that was to be dropped beyond the budget. Threshold and counts are then those of the dropping.
+        dropped: How many live weights the scorer let go; None otherwise.
+        grown: How many places were opened by the other score. Those just dropped may be among them, so that
+            `churn` may be less than both together.
     """
 
     step: int | None
@@ -88,6 +93,16 @@ class MaskEvent:
     ranks: int | None = None
     rounds: int | None = None
     bytes_sent: int | None = None
+    drop_fraction: float | None = None
+    dropped: int | None = None
+    grown: int | None = None
+
+    @property
+    def live_before(self) -> int:
+        """How many elements had a score that could let them go."""
+        if self.dropped is None or self.grown is None:
+            return self.total - self.pruned + self.churn
+        return self.total - self.pruned + self.dropped - self.grown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; infinities become the strings ``"inf"`` and ``"-inf"``."""
@@ -100,7 +115,8 @@ class MaskEvent:
         ``sparsity`` (achieved), ``requested_sparsity``, ``sparsity_all`` (over all targets, skipped ones
         included), ``threshold``, ``k``, ``total``, ``pruned``, ``count_below``, ``count_equal``, ``churn``,
         ``empty_rows``, ``v_below_eps``, ``v_zero``, ``nonfinite``, ``passes``, ``milliseconds``,
-        ``extra_bytes``, ``standard_error``, ``ranks``, ``rounds``, ``bytes_sent``.
+        ``extra_bytes``, ``standard_error``, ``ranks``, ``rounds``, ``bytes_sent``, ``drop_fraction``,
+        ``dropped``, ``grown``.
         What does not apply (None) or is not finite (a threshold of -inf)
         is left out.
         """
@@ -141,6 +157,10 @@ class MaskEvent:
             f"{self.milliseconds:.2f} ms, {self.extra_bytes:,} extra bytes",
         ]
         notes = []
+        if self.grown is not None:
+            notes.append(
+                f"dropped {_count(self.dropped)} (fraction {self.drop_fraction:.3g}), grown {self.grown:,}"
+            )
         if self.ranks is not None:
             notes.append(f"{self.ranks} ranks, {self.rounds} rounds, {_count(self.bytes_sent)} bytes summed")
         if self.v_below_eps is not None:
@@ -265,11 +285,12 @@ _NUMBERS = (
     *("achieved_sparsity", "requested_sparsity", "achieved_sparsity_all", "threshold", "k", "total"),
     *("pruned", "count_below", "count_equal", "churn", "empty_rows", "v_below_eps", "v_zero", "nonfinite"),
     *("passes", "milliseconds", "extra_bytes", "standard_error", "ranks", "rounds", "bytes_sent"),
+    *("drop_fraction", "dropped", "grown"),
 )
 _FLOAT_FIELDS = frozenset(
     (
         "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",
-        "v_zero", "groups",
+        "v_zero", "groups", "drop_fraction",
     )
 )  # fmt: skip
 

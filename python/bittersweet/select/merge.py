@@ -62,6 +62,9 @@ def _merged(events: Mapping[str, MaskEvent], dense: Mapping[str, int]) -> MaskEv
         ranks=found[0].ranks,
         rounds=_sum([event.rounds for event in found]),
         bytes_sent=_sum([event.bytes_sent for event in found]),
+        drop_fraction=_live_mean(found, [event.drop_fraction for event in found]),
+        dropped=_sum([event.dropped for event in found]),
+        grown=_sum([event.grown for event in found]),
     )
 
 
@@ -83,9 +86,7 @@ def _sum(counts: Sequence[int | None]) -> int | None:
 def _live_mean(events: Sequence[MaskEvent], shares: Sequence[float | None]) -> float | None:
     """The share over all elements that were live before: what stays pruned is not among them."""
     weighted = [
-        (share, event.total - event.pruned + event.churn)
-        for event, share in zip(events, shares, strict=True)
-        if share is not None
+        (share, event.live_before) for event, share in zip(events, shares, strict=True) if share is not None
     ]
     live = sum(weight for _, weight in weighted)
     return sum(share * weight for share, weight in weighted) / live if live else None

@@ -84,7 +84,7 @@ class Competition:
 
     def tensors(self) -> list[torch.Tensor]:
         """What the scorer reads of them."""
-        roles = [role for role in _ROLES if role in self._settings.call.reads]
+        roles = [role for role in _ROLES if role in self._settings.reads]
         return [tensor for tensor in _tensors(self._bound, roles) if tensor is not None]
 
     def gather(self, together: bool) -> Competitors:
@@ -96,7 +96,7 @@ class Competition:
         if together and (table := self._again()) is not None:
             return Competitors((), (), table)
         self._kept = None
-        reads, skip = self._settings.call.reads, self._settings.missing == "skip"
+        reads, skip = self._settings.reads, self._settings.missing == "skip"
         answers = {} if self._tracker is None else self._tracker.answers()
         bound = bind(self._model, self._optimizers, self._entries, reads)
         alone = left_alone(self._plan, bound, self._model, self._optimizers, reads, self._watch)
@@ -104,7 +104,7 @@ class Competition:
         inputs, skipped = competitors(bound, reads, self._keeper.masks, self._norms, answers, skip)
         found = Competitors(inputs, [*skipped, *alone])
         if together and not found.skipped and self._tracker is None and reads <= set(_ROLES):
-            found.table = Table(inputs, self._settings.call)
+            found.table = Table(inputs, self._settings.call._replace(reads=reads))
             self._bound = bound
         return found
 
@@ -114,7 +114,7 @@ class Competition:
         if table is None or table.device != devices.HOST:
             return
         if self._kept is None and not found.skipped:
-            roles = tuple(role for role in _ROLES if role in self._settings.call.reads)
+            roles = tuple(role for role in _ROLES if role in self._settings.reads)
             trail = Trail()
             follow(trail, self._model, [one.entry for one in self._bound])
             if set(roles) - {"weight", "grad"}:
@@ -128,7 +128,7 @@ class Competition:
         kept, optimizers = self._kept, self._optimizers
         if kept is None or not kept.trail.holds():
             return None
-        reads = self._settings.call.reads
+        reads = self._settings.reads
         if left_alone(self._plan, kept.bound, self._model, optimizers, reads, self._watch):
             return None
         if not kept.repeat.update(_tensors(kept.bound, kept.roles)):

@@ -75,7 +75,9 @@ def _select(
 ) -> tuple[dict[str, Mask], MaskEvent]:
     """New masks by name: of all inputs together, or of each group whose schedule is due."""
     if "" in due:
-        masks = settings.select(list(found.inputs), due[""], table=found.table, members=members, said=said)
+        masks = settings.select(
+            list(found.inputs), due[""], table=found.table, members=members, said=said, step=said["step"]
+        )
         assert masks.event is not None
         return {mask.name: mask for mask in masks}, masks.event
     assert isinstance(settings.schedule, Schedules)
@@ -86,7 +88,8 @@ def _select(
         chosen = {name for name in globs[glob] if name in members.index}
         items = [item for item in found.inputs if item.name in chosen]
         of_glob = members.without(name for name in members.names if name not in chosen)
-        masks = settings.select(items, sparsity, members=of_glob, said={**said, "glob": glob})
+        told = {**said, "glob": glob}
+        masks = settings.select(items, sparsity, members=of_glob, said=told, step=said["step"], glob=glob)
         assert masks.event is not None
         made.update((mask.name, mask) for mask in masks)
         events[glob] = masks.event

@@ -55,7 +55,7 @@ def fire(
         if skipped and not found.inputs:
             raise unscorable(step, skipped, settings, len(plan.targets))
         of_step = in_step.take(due, found.table)
-        made, event = _select(found, due, plan, settings, sync, of_step)
+        made, event = _select(step, found, due, plan, settings, sync, of_step)
         competition.remember(found)
     keeper.apply({**keeper.masks, **made}, keeper.masks, owing=True)
     spent, masks = 1e3 * (time.perf_counter() - started), keeper.ordered
@@ -85,6 +85,7 @@ def group_targets(schedule: Any, plan: Plan) -> dict[str, list[PlanEntry]]:
 
 
 def _select(
+    step: int,
     competitors: Competitors,
     due: Mapping[str, float],
     plan: Plan,
@@ -94,7 +95,8 @@ def _select(
 ) -> tuple[dict[str, Mask], MaskEvent]:
     """New masks by name: of all inputs together, or of each group whose schedule is due."""
     if "" in due:
-        found = settings.select(list(competitors.inputs), due[""], sync, competitors.table, of_step)
+        inputs, table = list(competitors.inputs), competitors.table
+        found = settings.select(inputs, due[""], sync, table, of_step, step=step)
         assert found.event is not None
         return {mask.name: mask for mask in found}, found.event
     members = group_targets(settings.schedule, plan)
@@ -102,7 +104,8 @@ def _select(
     events: dict[str, MaskEvent] = {}
     for glob, sparsity in due.items():
         names = {entry.name for entry in members[glob]}
-        found = settings.select([item for item in competitors.inputs if item.name in names], sparsity, sync)
+        inputs = [item for item in competitors.inputs if item.name in names]
+        found = settings.select(inputs, sparsity, sync, step=step, glob=glob)
         assert found.event is not None
         made.update((mask.name, mask) for mask in found)
         events[glob] = found.event
@@ -131,7 +134,7 @@ def _say_what_is_odd(event: MaskEvent, watch: Watch, settings: Settings) -> None
         )
     if not event.k or event.count_below != 0 or event.count_equal is None:
         return
-    live = event.total - (0 if settings.regrow else event.pruned - event.churn)
+    live = event.total if settings.regrow is True else event.live_before
     if event.count_equal >= live > 1:
         zeroed = (
             " Were the gradients zeroed before pruner.step()?"

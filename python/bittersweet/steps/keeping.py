@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..distributed.shards import is_dtensor, local
-from ..model.binding import Bound, bind, companion_items, element_items
+from ..model.binding import Bound, bind, companion_items, element_items, moment_items
 from ..model.targets import follow
 from ..optimizers.optimizers import MOMENTS
 from ..tensors.addresses import reader
 from ..tensors.arrays import raise_versions
-from ..tensors.holding import Holder, kept_by_both
+from ..tensors.combining import all_but_opened, kept_by_both
+from ..tensors.holding import Holder
 from ..tensors.masks import Mask
 from ..tensors.table import Table
 from ..tensors.trails import Trail
@@ -106,6 +107,7 @@ class Keeper:
         in_step: Whether optimizers that hold masks in their own step are given theirs.
         all_state: Whether a write of new masks zeroes every per-element state too (``hold="grads"``).
         regrow: Whether a write of new masks zeroes what the former masks pruned as well.
+        afresh: Whether it zeroes every per-element state of the weights that it opens, whatever else is held.
     """
 
     def __init__(
@@ -118,10 +120,12 @@ class Keeper:
         in_step: bool,
         all_state: bool,
         regrow: bool,
+        afresh: bool,
     ) -> None:
         self._model, self.optimizers, self._entries = model, optimizers, tuple(entries)
         self._roles = ("weight", *MOMENTS) if moments else ("weight",)
         self._in_step, self._all_state, self._regrow = in_step, all_state, regrow
+        self._afresh = afresh
         self._holder, self._gradient_holder = Holder(self._roles), Holder(("grad",))
         self._weight_holder = Holder(("weight",))
         self.masks: dict[str, Mask] = {}
@@ -165,14 +169,13 @@ class Keeper:
         writing = dict(ordered)
         if self._regrow and former:
             writing = {name: kept_by_both(mask, former.get(name)) for name, mask in ordered.items()}
-        if not self._write_again(holder, list(writing.values()), tuple(writing)):
+        opened = self._opened(ordered, former)
+        if opened or not self._write_again(holder, list(writing.values()), tuple(writing)):
             self._found.pop(holder, None)
             bound = self._bound(ordered, self.optimizers)
             items, chosen = self._items(bound, writing)
-            extra: list[ScoreInputs] = []
-            if self._all_state:
-                extra, more = element_items(self.optimizers, bound, writing)
-                items, chosen = items + extra, chosen + more
+            extra, more = self._further(bound, writing, opened)
+            items, chosen = items + extra, chosen + more
             holder.apply(items, chosen)
             _raise_versions(bound)
             if not extra:
@@ -351,6 +354,25 @@ class Keeper:
         """What every write zeroes: weights and moments, and copies that the optimizer writes back."""
         copies, chosen = companion_items(self.optimizers, bound, masks)
         return [one.inputs(self._roles) for one in bound] + copies, [*masks.values(), *chosen]
+
+    def _opened(self, masks: Mapping[str, Mask], former: Mapping[str, Mask] | None) -> dict[str, Mask]:
+        """Where weights are opened that are to begin afresh: masks that prune just these."""
+        if not (self._afresh and former):
+            return {}
+        found = {name: all_but_opened(mask, former.get(name)) for name, mask in masks.items()}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def _further(
+        self, bound: Sequence[Bound], masks: Mapping[str, Mask], opened: Mapping[str, Mask]
+    ) -> tuple[list[ScoreInputs], list[Mask]]:
+        """What a write of new masks zeroes beside that: all per-element state, or that of what is opened."""
+        if self._all_state:
+            return element_items(self.optimizers, bound, masks)
+        items, chosen = element_items(self.optimizers, bound, opened) if opened else ([], [])
+        if len(self._roles) > 1 or not opened:
+            return items, chosen
+        moments, more = moment_items(bound, opened)
+        return items + moments, chosen + more
 
 
 def _raise_versions(bound: Iterable[Bound]) -> None:

@@ -64,7 +64,8 @@ class Loop:
             moments=settings.mask_optimizer_state,
             in_step=settings.hold in ("auto", "step"),
             all_state=settings.hold == "grads",
-            regrow=settings.regrow,
+            regrow=settings.regrow is not False,
+            afresh=settings.growth is not None,
         )
         self.step = self.fired = 0
         self.history = MaskHistory()
@@ -98,8 +99,8 @@ class Loop:
             self.watch,
             () if self.ranks is None else self.ranks.elsewhere,
         )
-        alone = self.ranks is None
-        self._in_step = InStep(self._competition, self.settings, self.keeper, possible=alone)
+        plain = self.ranks is None and self.settings.growth is None
+        self._in_step = InStep(self._competition, self.settings, self.keeper, possible=plain)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks, and what torch.compile must not see, are left behind: a copy makes its own."""
@@ -303,7 +304,7 @@ class Loop:
         def ready() -> Competitors:
             self.gathering.require_sharded()
             self._observe(now)
-            if self.settings.hold == "grads" and not self.settings.regrow:
+            if self.settings.hold == "grads" and self.settings.regrow is not True:
                 require_zeros(
                     self.keeper,
                     "something other than the optimizer wrote them, or an optimizer state was replaced",
@@ -335,7 +336,7 @@ class Loop:
 
     def _drifts(self) -> bool:
         """Whether dead weights may move in this optimizer step: they compete again at the event after it."""
-        return self.settings.regrow and self._due(self.step + 1) is not None
+        return self.settings.regrow is True and self._due(self.step + 1) is not None
 
     def _unfinished(self) -> str | None:
         missing = []
@@ -347,7 +348,7 @@ class Loop:
                     f"sparsity {goal[1]:g}{of} was asked for at step {goal[0]:,}, and {reached:.4f} is "
                     "reached"
                 )
-        never = self.settings.schedule is not None and not self.history
+        never = self.settings.schedule is not None and not any(event.step for event in self.history)
         if never:
             missing.append("no mask event came")
         if not missing:

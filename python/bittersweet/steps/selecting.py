@@ -99,7 +99,9 @@ class InStep:
             return
         rows = {id(parameter): row for row, parameter in enumerate(this.parameters)}
         order = [rows.get(id(parameter), -1) for parameter in self._competition.parameters]
-        current = [0 if mask is None or self._settings.regrow else mask.pointer for mask in table.current]
+        current = [
+            0 if mask is None or self._settings.regrow is True else mask.pointer for mask in table.current
+        ]
         if -1 in order or list(map(this.mask_of, order)) != current:
             return
         masks, (arguments, named) = mask_arguments(table, self._settings.options(due[""]))

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arrays import raise_versions
-from .masks import COLUMN, Mask
+from .masks import COLUMN
 from .repeating import Repeat
 from .table import ROLES, ScoreInputs, Table
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Holder", "kept_by_both"]
+    from .masks import Mask
+
+__all__ = ["Holder"]
 
 _MASK_COLUMN = COLUMN["new_mask"]
 
@@ -119,8 +121,3 @@ class Holder:
             return None
         self._masks = masks
         return repeat
-
-
-def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
-    """A mask that keeps what both keep; `mask` itself if there is no other."""
-    return mask if other is None else mask.of_words(mask.held & other.ordered(mask.order).held)

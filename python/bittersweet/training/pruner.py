@@ -13,12 +13,14 @@ from ..model.mask_view import MaskView
 from ..model.targets import Plan
 from ..optimizers.optimizers import Optimizers
 from ..options import keywords
+from ..options.regrowth import Regrowth
 from ..options.schedules import Schedule
 from ..options.scopes import Scope
 from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import shown
 from ..select.events import MaskEvent, MaskHistory
+from ..steps.starting import start
 from .apply_to import apply_masks_to
 from .assembly import assemble
 from .from_zeros import take_zeros
@@ -68,8 +70,10 @@ class Pruner:
             per-element state of newly pruned weights (momentum too) is zeroed at the event, and the zeros are
             verified at the next one.
             It needs an optimizer that is known to update element by element.
-        regrow: Pruned weights compete again at each event, with the score of what is in them then; a reopened
-            weight starts from 0. False: what is pruned stays pruned.
+        regrow: False: what is pruned stays pruned. `RigL` or `SET`: at every event some live weights are
+            dropped and as many places opened by another score, by gradient or at random (docs/regrowth.md).
+            True: pruned weights compete again at each event, with the scorer's value of what is in them then.
+            A reopened weight starts from 0.
         missing: A target without what the scorer reads is an ``"error"``, or left dense (``"skip"``).
         nonfinite, ties, seed: As in `make_masks`.
         sync: On CUDA: whether the numbers of an event are read at once, for which `step` waits at events.
@@ -107,7 +111,7 @@ class Pruner:
         max_tensor_sparsity: float | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "auto",
-        regrow: bool = False,
+        regrow: bool | Regrowth = False,
         missing: str = "error",
         nonfinite: str = "error",
         ties: str | None = None,
@@ -127,6 +131,26 @@ class Pruner:
             max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
             regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
+
+    def start(self, sparsity: float | None = None, scorer: str | Scorer = "random") -> MaskEvent:
+        """Makes the first masks at once, before training: a sparse start. Who competes with whom, and how
+        much each tensor gives, is what the pruner was given (scope, distribution).
+
+        Their zeros are written, and the event is recorded as that of step 0. With ``schedule=None`` they are
+        what is held: static sparse training. OVER RANKS THIS IS COLLECTIVE.
+
+        Args:
+            sparsity: The share to prune, 0 to 1. None: what the schedule begins with (that of each glob).
+            scorer: What is kept: ``"random"`` places (from the pruner's seed), large weights
+                (``"magnitude"``), or, if a backward() has been, ``"gradient"`` and ``"taylor"``.
+
+        Raises:
+            ArgumentError: No share is given or known, or the scorer reads what there is not yet.
+            MissingStateError: The scorer reads gradients, and there are none.
+            Error: There are masks already, or steps have been taken.
+        """
+        event: MaskEvent = self._loop.eagerly(start, self._loop, sparsity, scorer)
+        return event
 
     def step(self, *misplaced: NoReturn, skipped: bool = False, **unknown: NoReturn) -> MaskEvent | None:
         """One training step has been taken: holds the masks, and makes new ones if the schedule says so.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from ..model.targets import require_rows
 from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
+from ..options.regrowth import Regrowth, checked_regrowth
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
 from ..select.over_ranks import check, require_host
+from ..select.regrowing import Growth, drawn, regrow_masks
 from ..select.selection import (
     Options,
     checked_distribution,
@@ -32,6 +35,7 @@ from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
+from .conflicts import check_growth, check_hold
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ class Settings:
     max_tensor_sparsity: float | None
     mask_optimizer_state: bool
     hold: str
-    regrow: bool
+    regrow: bool | Regrowth
     missing: str
     nonfinite: str
     ties: str | None
@@ -78,6 +82,8 @@ class Settings:
             options["distribution"] = None if options["scope"] == Global() else "layer_adaptive"
         settings = cls(scorer=scorer, call=call, **options)
         settings._check_schedule()
+        if settings.growth is not None:
+            check_growth(settings, settings.growth)
         if settings.schedule is not None and call.name in TRACKED:
             settings._check_history(optimizers)
         settings.check_optimizers(optimizers)
@@ -96,7 +102,7 @@ class Settings:
             norms_given = self.norms_digest is not None
             given = frozenset(("input_norm",)) if norms_given else frozenset()
             require_inputs(call, optimizers, given, over_ranks=self.over_ranks)
-        self._check_hold(optimizers)
+        check_hold(self, optimizers)
 
     def select(
         self,
@@ -107,9 +113,14 @@ class Settings:
         made: tuple[list[Mask], Any] | None = None,
         members: Members | None = None,
         said: Mapping[str, Any] | None = None,
+        step: int = 0,
+        glob: str = "",
     ) -> Masks:
-        """New masks for `inputs`, by these options; the others are those of `select_masks`."""
+        """New masks for `inputs`, by these options, at a step; with those of a glob of the schedule, or all
+        (""). The others are those of `select_masks`."""
         options = self.options(sparsity, sync)
+        if (growth := self._growth(step, glob)) is not None:
+            return Masks(*regrow_masks(inputs, options, growth, table, members, said))
         _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
@@ -128,7 +139,7 @@ class Settings:
             nonfinite=self.nonfinite,
             seed=self.seed,
             eps=None,
-            regrow=self.regrow,
+            regrow=self.regrow is True,
             max_tensor_sparsity=self.max_tensor_sparsity,
             sync=sync,
         )
@@ -203,7 +214,7 @@ class Settings:
             "max_tensor_sparsity": self.max_tensor_sparsity,
             "mask_optimizer_state": self.mask_optimizer_state,
             "hold": "grads" if self.hold == "grads" else "weights",  # "auto" and "step" give the same bits
-            "regrow": self.regrow,
+            "regrow": self.growth.to_config() if self.growth is not None else self.regrow,
             "missing": self.missing,
             "nonfinite": self.nonfinite,
             "ties": self.ties,
@@ -227,8 +238,34 @@ class Settings:
             "selector": resolve_selector(self.selector)[0],
             "scope": scope if self.distribution is None else f"{scope}, {self.distribution}",
             "schedule": repr(self.schedule),
+            **({} if self.growth is None else {"regrow": repr(self.growth)}),
             **text,
         }
+
+    @property
+    def growth(self) -> Regrowth | None:
+        """What grows weights by another score; None where nothing does."""
+        return self.regrow if isinstance(self.regrow, Regrowth) else None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What an event reads of every target."""
+        return self.call.reads if self.growth is None else self.call.reads | self.growth.reads
+
+    def _growth(self, step: int, glob: str) -> Growth | None:
+        growth = self.growth
+        if growth is None:
+            return None
+        own = getattr(growth, "seed", None)
+        seed = drawn(self.seed if own is None else own, step, zlib.crc32(glob.encode()))
+        return Growth(growth.fraction(step, self.ends[glob]), growth.grows_by, seed)
+
+    @property
+    def ends(self) -> dict[str, int | None]:
+        """The last due step by glob ("": of all targets); None where the schedule names none."""
+        if isinstance(self.schedule, Schedules):
+            return {glob: schedule.last_step for glob, schedule in self.schedule.given.items()}
+        return {} if self.schedule is None else {"": self.schedule.last_step}
 
     @property
     def reads_state(self) -> bool:
@@ -251,6 +288,8 @@ class Settings:
             ranks.groups(self.schedule)
         if self.schedule is not None:
             check(ranks.members, self.options(0.0))
+            if self.growth is not None:
+                check(ranks.members, replace(self.options(0.0), scorer=self.growth.grows_by))
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
@@ -286,44 +325,13 @@ class Settings:
                 f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
             )
 
-    def _check_hold(self, optimizers: Optimizers) -> None:
-        if self.hold == "step":
-            able = steppers(optimizers)
-            others = [one for one in optimizers.inner if one not in able]
-            if others or not able:
-                found = type(others[0]).__name__ if others else "no optimizer"
-                raise ArgumentError(
-                    f"hold: 'step' with {found}, which does not hold masks in its own step, or not with what "
-                    "is around it. Use bittersweet.optim.AdamW or Adam in its place (same arguments, same "
-                    "state), or hold='auto'"
-                )
-        if self.hold != "grads":
-            return
-        if not optimizers:
-            raise ArgumentError("hold: 'grads' masks gradients before optimizer.step(). Pass the optimizer")
-        optimizers.require_elementwise()
-        if (name := optimizers.spread()) is not None:
-            raise ArgumentError(
-                f"hold: 'grads' with {name}, where each rank steps some of the weights and sends them to the "
-                "others. Use hold='weights'"
-            )
-        if not self.mask_optimizer_state:
-            raise ArgumentError(
-                "hold: 'grads' with mask_optimizer_state=False: the moments left would move pruned weights "
-                "off zero. Use mask_optimizer_state=True or hold='weights'"
-            )
-        if any(group.get("eps") == 0 for group in optimizers.groups().values()):
-            raise ArgumentError(
-                "hold: 'grads' with an optimizer whose eps is 0: it divides 0 by 0 for pruned weights. Use a "
-                "positive eps or hold='weights'"
-            )
-
     def _rehearse(self) -> None:
         """Runs the selection once on a toy tensor, so that options which do not go together are refused
         now."""
         scope = resolve_scope(self.scope, "nearest", "error")
         width = int(scope.text.partition(":")[2]) if scope.fixed_sparsity is not None else 4
-        self.select([self._stand_in((1, width), "rehearsal", None)], 0.0)
+        glob = next(iter(self.ends), "")
+        self.select([self._stand_in((1, width), "rehearsal", None)], 0.0, glob=glob)
 
     def _stand_in(self, shape: tuple[int, ...], name: str, in_dim: int | None) -> ScoreInputs:
         ones = np.ones(shape, dtype=np.float32)
@@ -382,7 +390,8 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "hold": one_of("hold", options["hold"], ("auto", "step", "weights", "grads")),
         "missing": one_of("missing", options["missing"], ("error", "skip")),
-        **{flag: as_bool(flag, options[flag]) for flag in ("mask_optimizer_state", "regrow")},
+        "mask_optimizer_state": as_bool("mask_optimizer_state", options["mask_optimizer_state"]),
+        "regrow": checked_regrowth(options["regrow"]),
         "max_tensor_sparsity": None if most is None else as_fraction("max_tensor_sparsity", most),
         "distribution": checked_distribution(options["distribution"]),
         "nonfinite": checked_nonfinite(options["nonfinite"]),

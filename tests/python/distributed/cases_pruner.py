@@ -8,6 +8,7 @@ import bittersweet as bs
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from bittersweet.select.regrowing import regrow_masks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -434,3 +435,42 @@ def experts_by_shard(rank: int, size: int) -> None:
         assert not pruner.masks["up"].any()
         dcp.load({"pruner": pruner}, checkpoint_id=folder)
     assert torch.equal(again.masks["up"], pruner.masks["up"])
+
+
+def fsdp2_grows_by_another_score(rank: int, size: int) -> None:
+    """RigL and SET: as one process that holds the gathered model, in every scope; opened weights from 0."""
+    ways: list[tuple[Any, dict[str, Any]]] = [
+        (bs.RigL(0.5), {}),
+        (bs.RigL(0.5), {"scope": "tensor"}),
+        (bs.RigL(0.5), {"scope": "tensor", "distribution": "erk"}),
+        (bs.SET(0.5, seed=3), {}),
+        (bs.SET(0.5), {"scope": "tensor", "distribution": "erk"}),
+    ]
+    schedule = bs.ConstantSparsity(0.6, begin_step=2, end_step=6, frequency=2)
+    for make, some in ((adamw, ways), (masked_adamw, ways[:1])):
+        for regrow, options in some:
+            model = sharded(net())
+            optimizer = make(model)
+            given: dict[str, Any] = {"scorer": "magnitude", "schedule": schedule, "regrow": regrow, **options}
+            pruner = bs.Pruner(model, optimizer, **given)
+            fresh = inputs_of(model, optimizer, pruner)
+            expected = bs.make_masks(fresh, sparsity=0.6, **{**options, "scorer": "random"})
+            require_same(pruner.start(), pruner, expected)
+            for now in range(1, 8):
+                backward(model, 1000 * rank + now)
+                optimizer.step()
+                items = inputs_of(model, optimizer, pruner)
+                event = pruner.step()
+                if event is not None:
+                    settings = pruner._loop.settings
+                    growth = settings._growth(now, "")
+                    assert growth is not None
+                    masks, wanted = regrow_masks(items, settings.options(0.6), growth)
+                    for key in ("k", "pruned", "churn", "per_tensor", "dropped", "grown", "drop_fraction"):
+                        assert getattr(event, key) == getattr(wanted, key), key
+                    assert now == 6 or event.grown
+                    for mask in masks:
+                        assert torch.equal(full(pruner.masks[mask.name]), mask.bool()), mask.name
+                require_held(model, optimizer, pruner)
+                optimizer.zero_grad()
+            assert [one.step for one in pruner.history] == [0, 2, 4, 6]

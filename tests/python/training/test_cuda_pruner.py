@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from typing import Any
 
 import bittersweet as bs
@@ -24,6 +25,8 @@ def start(cuda: Any, **options: Any) -> tuple[Any, Any, Any]:
         {},
         {"hold": "grads"},
         {"regrow": True, "scorer": "magnitude"},
+        {"regrow": bs.RigL(0.5), "scorer": "magnitude"},
+        {"regrow": bs.SET(0.5), "mask_optimizer_state": False, "sync": False},
         {"mask_optimizer_state": False, "scorer": "bitter0"},
         {"sync": False},
         {"sync": False, "hold": "grads", "scorer": "bitter8_bias_corrected"},
@@ -471,3 +474,25 @@ def test_mixed_devices_on_a_gpu(gpu: Any) -> None:
         bs.DeviceError, match=r"exp_avg_sq of 'tensor0' is on the CPU and weight .* on cuda:0"
     ):
         bs.make_masks(bs.ScoreInputs(weight, exp_avg_sq=torch.ones(8)), sparsity=0.5)
+
+
+@pytest.mark.parametrize("regrow", [bs.RigL(0.5), bs.SET(0.5)], ids=["RigL", "SET"])
+def test_a_sparse_start_and_regrowth_are_those_of_the_cpu(cuda: Any, regrow: Any) -> None:
+    schedule = bs.ConstantSparsity(0.8, 2, 8, 2)
+    runs = []
+    for place in (cuda.on_cpu, nullcontext):
+        with place():
+            model = mlp() if place is cuda.on_cpu else cuda.put(mlp())
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+            pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=schedule, regrow=regrow)
+            pruner.start()
+            torch.manual_seed(3)
+            for _ in range(8):
+                for parameter in model.parameters():
+                    parameter.grad = torch.randn(parameter.shape).to(parameter)
+                optimizer.step()
+                pruner.step()
+            masks = {name: mask.cpu().clone() for name, mask in pruner.masks.items()}
+            runs.append((masks, [facts(event) for event in pruner.history]))
+    assert runs[0][1] == runs[1][1] and len(runs[0][1]) == 5 and runs[0][1][1]["grown"]
+    assert all(torch.equal(mask, runs[1][0][name]) for name, mask in runs[0][0].items())

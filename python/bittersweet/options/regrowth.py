@@ -1,0 +1,138 @@
+"""Regrowth: how pruned weights come back by another score than the one that lets weights go."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from ..errors import ArgumentError
+from .scorers import check_seed
+from .values import as_bool, as_fraction, as_int, one_of, shown
+
+__all__ = ["SET", "Regrowth", "RigL", "checked_regrowth"]
+
+_DECAYS = ("cosine", "linear", "constant")
+
+
+@dataclass(frozen=True)
+class Regrowth:
+    """What is dropped at an event beyond the budget, and by which score as many places are opened instead.
+
+    The base of `RigL` and `SET`. At an event of a `Pruner` with budget K (live weights after it) and `a` live
+    weights before it, all counts exact, per tensor (scope ``"tensor"``) or over all of them (``"global"``):
+
+    - of the live weights the best ``r - floor(f * r + 0.5)`` by the pruner's scorer stay, ``r = min(a, K)``;
+    - of all others, dropped ones included, the best by `grows_by` are opened, until K are live.
+
+    Among equal scores the lower (tensor, flat index) goes first and comes back last. An opened weight starts
+    from 0 with all per-element state of the optimizer 0; one that was dropped and opened in the same event
+    has never been away, and keeps its value and state.
+
+    Args:
+        drop_fraction: f at step 0, from 0 to 1.
+        decay: How f falls until `end`: ``"cosine"`` is ``drop_fraction / 2 * (1 + cos(pi * t / end))`` at
+            step t, ``"linear"`` is ``drop_fraction * (1 - t / end)``, ``"constant"`` does not fall. From
+            `end` on f is 0, but for ``"constant"`` without an `end` of its own.
+        end: A step, from 1; None: the last due step of the schedule.
+
+    Raises:
+        ArgumentError: A value outside these ranges.
+    """
+
+    drop_fraction: float = 0.3
+    decay: str = "cosine"
+    end: int | None = None
+
+    grows_by: ClassVar[str] = ""
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.grows_by:
+            raise ArgumentError("regrow: Regrowth says not what to grow by; use RigL or SET")
+        _set(self, "drop_fraction", as_fraction("drop_fraction", self.drop_fraction))
+        _set(self, "decay", one_of("decay", self.decay, _DECAYS))
+        if self.end is not None:
+            _set(
+                self, "end", as_int("end", self.end, 1, what="a step from 1, or None for the schedule's end")
+            )
+
+    def fraction(self, step: int, end: int | None) -> float:
+        """The share of the live weights to be dropped at `step`; `end` is that of the schedule, None if it
+        has none."""
+        end = end if self.end is None and self.decay != "constant" else self.end
+        if end is None:
+            return self.drop_fraction
+        if step >= end:
+            return 0.0
+        if self.decay == "cosine":
+            return self.drop_fraction / 2.0 * (1.0 + math.cos(math.pi * step / end))
+        return self.drop_fraction * (1.0 - step / end) if self.decay == "linear" else self.drop_fraction
+
+    def require_end(self, end: int | None) -> None:
+        """Raises ArgumentError if the drop fraction is to decay and nothing says until when; `end` is that of
+        the schedule."""
+        if self.decay != "constant" and self.end is None and end is None:
+            raise ArgumentError(
+                f"regrow: {self!r} lets the drop fraction decay until the end of the schedule, and this "
+                f"schedule names none. Pass end=step, or decay='constant'"
+            )
+
+    def to_config(self) -> dict[str, Any]:
+        """The kind and the parameters, as plain values."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RigL(Regrowth):
+    """Grows by ``|gradient|``, the dense gradient that ``backward()`` left for the step of the event.
+
+    It is read at events alone, where it is, and never stored. Arguments and counts: `Regrowth`.
+    Source: Evci et al., Rigging the Lottery, 2020 (arXiv 1911.11134), where scorer is ``"magnitude"``, scope
+    ``"tensor"`` and distribution ``"erk"``.
+    """
+
+    grows_by: ClassVar[str] = "gradient"
+    reads: ClassVar[frozenset[str]] = frozenset(("grad",))
+
+
+@dataclass(frozen=True)
+class SET(Regrowth):
+    """Grows at random, uniformly among all places that are not live, anew at each event.
+
+    Numbers come from `seed`, the step of the event and the position of the weight, so that a resumed run
+    draws the same. Other arguments and counts: `Regrowth`; the drop fraction is constant by default.
+    Source: Mocanu et al., 2018 (arXiv 1707.04780), with magnitudes of either sign dropped by one threshold.
+
+    Args:
+        seed: 0 to 2**63 - 1; None: that of the pruner.
+    """
+
+    decay: str = "constant"
+    seed: int | None = None
+
+    grows_by: ClassVar[str] = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed is not None:
+            _set(self, "seed", check_seed(self.seed))
+
+
+def checked_regrowth(value: Any) -> bool | Regrowth:
+    """What `Pruner` takes as `regrow`. Raises ArgumentError for anything else."""
+    if isinstance(value, Regrowth):
+        return value
+    try:
+        return as_bool("regrow", value)
+    except ArgumentError:
+        found = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
+        raise ArgumentError(
+            f"regrow: {found}; accepted: False, True, or an object: RigL(drop_fraction=0.3), "
+            "SET(drop_fraction=0.3)"
+        ) from None
+
+
+def _set(regrowth: Regrowth, argument: str, value: object) -> None:
+    """Puts a plain value into a frozen object while it is made."""
+    object.__setattr__(regrowth, argument, value)
