@@ -12,7 +12,7 @@ from ..errors import ArgumentError, ShapeError
 from ..options.scorers import check_seed
 from ..options.values import shown
 from ..select.functional import make_masks
-from ..tensors.holding import kept_by_both
+from ..tensors.combining import kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
 from .amounts import check_amount, count_of
