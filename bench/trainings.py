@@ -56,9 +56,12 @@ def command(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    tasks = [TASKS[name](options.quick) for name in options.tasks]
     try:
+        tasks = [TASKS[name](options.quick) for name in options.tasks]
         results = Results(options.out, command(options), tasks)
+    except ModuleNotFoundError as error:
+        print(f"trainings: {error}; pip install '.[trainings]' has what is needed", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"trainings: {error}", file=sys.stderr)
         return 2

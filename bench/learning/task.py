@@ -129,9 +129,7 @@ def _pruner(task: Task, arm: Arm, seed: int, model: nn.Module, optimizer: Any) -
     every = max(1, (last - first) // EVENTS)
     if arm.method != "RigL":
         ramp = bs.PolynomialDecay(0.0, arm.sparsity, begin_step=first, end_step=last, frequency=every)
-        scorer = (
-            bs.Bitter7(eps=0.0) if arm.method == "bitter7" else arm.method
-        )  # so short runs have a small v
+        scorer = bs.Bitter7(eps=0.0) if arm.method == "bitter7" else arm.method  # v is small in short runs
         return bs.Pruner(model, optimizer, scorer=scorer, schedule=ramp, seed=seed)
     pruner = bs.Pruner(
         model,
