@@ -112,7 +112,7 @@ class Held:
 
     def _on(self, tensor: torch.Tensor) -> list[Mask]:
         """The mask, where the tensor is: it has followed the Parameter to another device."""
-        device = devices.HOST if tensor.is_cpu else devices.runtime.index_of(tensor)
+        device = devices.runtime.index_of(tensor)
         if self.mask.device != device:
             self._masks = [self.mask.to(device)]
         return self._masks

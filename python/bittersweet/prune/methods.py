@@ -143,8 +143,12 @@ def bools(item: ScoreInputs) -> torch.Tensor:
 
 
 def as_bools(argument: str, mask: torch.Tensor) -> torch.Tensor:
-    """A mask of 0 and 1 in any dtype as bool. Raises ArgumentError for other numbers: they would scale."""
-    kept = mask.detach().bool()
+    """A mask of 0 and 1 in any dtype as bool, an expanded one written out.
+
+    Raises:
+        ArgumentError: Other numbers: they would scale.
+    """
+    kept = mask.detach().bool().contiguous()
     if mask.dtype is not torch.bool and not torch.equal(kept.to(mask.dtype), mask.detach()):
         raise ArgumentError(
             f"{argument}: a mask with other numbers than 0 and 1. Give mask != 0, or a bool tensor"

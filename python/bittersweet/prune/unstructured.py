@@ -12,6 +12,7 @@ from ..errors import ArgumentError, ShapeError
 from ..options.scorers import check_seed
 from ..options.values import shown
 from ..select.functional import make_masks
+from ..tensors import devices
 from ..tensors.combining import kept_by_both
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
@@ -109,8 +110,8 @@ def _mask_so_far(item: ScoreInputs) -> Mask:
     if item.mask is not None:
         found: Mask = item.mask
         return found
-    kept = Mask.from_bool(torch.zeros(0, dtype=torch.bool, device=item.weight.device))
-    return Mask.full(tuple(item.weight.shape), str(item.name), "torch", kept.device)
+    device = devices.runtime.index_of(item.weight)
+    return Mask.full(tuple(item.weight.shape), str(item.name), "torch", device)
 
 
 def _dead_and_new(items: Sequence[ScoreInputs], amount: Any) -> int:
