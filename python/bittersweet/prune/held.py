@@ -89,6 +89,8 @@ class Held:
         """For what is there in the Parameter's place during one call: the tensors of functional_call, and of
         DataParallel's replicas. They are the caller's, and may be part of a graph: nothing is written."""
         entries[self.name] = torch.where(self._bools(value), value, torch.zeros((), dtype=value.dtype))
+        if entries is not module._parameters:
+            return  # a replica lives for one call, and shares its dictionary of hooks with the others
 
         def restore(*_: Any) -> None:
             entries[self.name] = value
