@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks what a release would publish: the files in a source distribution and in wheels, their names and sizes.
+"""Checks what a release would publish: the files in an sdist and in wheels, their names and sizes.
 
-`python scripts/check_release.py [--cuda] SDIST WHEEL [WHEEL ...]`, in a checkout. Prints one line per fault and exits
-with 1 if there is any, with 2 if a file cannot be read. Nothing is unpacked and nothing is run.
+Run in a checkout: `python scripts/check_release.py [--cuda] SDIST WHEEL [WHEEL ...]`. Prints one line per
+fault and exits with 1 if there is any, with 2 if a file cannot be read. Nothing is unpacked or run.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def tracked() -> set[str]:
     """The files that git keeps."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        raise SystemExit(f"check_release: {ROOT} is no git checkout, whose files the source distribution must hold")
+        raise SystemExit(f"check_release: {ROOT} is no git checkout: nothing says what an sdist holds")
     return set(filter(None, listed.stdout.split("\0")))
 
 
@@ -99,7 +99,7 @@ def faults_of_sdist(name: str, files: Mapping[str, bytes], kept: set[str], versi
 def faults_of_wheel(
     name: str, files: Mapping[str, bytes], sources: Mapping[str, bytes], version: str
 ) -> Iterator[str]:
-    """A wheel holds the Python files and headers of the sdist as they are there, one module, and its metadata."""
+    """A wheel holds the Python files and headers of the sdist unchanged, one module, and its metadata."""
     if not re.fullmatch(rf"bittersweet-{re.escape(version)}-cp3\d+-cp3\d+-manylinux\S*_x86_64\.whl", name):
         yield f"is not called bittersweet-{version}-cp3X-cp3X-manylinux..._x86_64.whl"
     for path in sorted(files):
@@ -119,8 +119,8 @@ def faults_of_wheel(
             yield f"{path} is missing"
         elif files[path] != content:
             yield f"{path} differs from the source distribution's"
-    for path in sorted(p for p in files if p.startswith("bittersweet/") and p.endswith((".py", ".pyi", ".hpp"))):
-        if path not in wanted:
+    for path in sorted(set(files) - set(wanted)):
+        if path.startswith("bittersweet/") and path.endswith((".py", ".pyi", ".hpp")):
             yield f"{path} is not in the source distribution"
     modules = [path for path in files if path.endswith(".so")]
     if len(modules) != 1:
@@ -137,7 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sdist", type=Path)
     parser.add_argument("wheels", type=Path, nargs="+")
-    parser.add_argument("--cuda", action="store_true", help="the wheels have the CUDA engine, so they may be large")
+    parser.add_argument("--cuda", action="store_true", help="wheels with the CUDA engine, which may be large")
     options = parser.parse_args()
     version = version_of_the_header()
     try:
@@ -146,8 +146,9 @@ def main() -> int:
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         print(f"check_release: {error}", file=sys.stderr)
         return 2
-    faults = [(options.sdist, fault) for fault in faults_of_sdist(options.sdist.name, sources, tracked(), version)]
-    faults += [(options.sdist, fault) for fault in faults_of_size(options.sdist.stat().st_size, SDIST_LIMIT)]
+    sdist: Path = options.sdist
+    faults = [(sdist, fault) for fault in faults_of_sdist(sdist.name, sources, tracked(), version)]
+    faults += [(sdist, fault) for fault in faults_of_size(sdist.stat().st_size, SDIST_LIMIT)]
     for wheel, files in wheels.items():
         limit = CUDA_WHEEL_LIMIT if options.cuda else WHEEL_LIMIT
         faults += [(wheel, fault) for fault in faults_of_wheel(wheel.name, files, sources, version)]
@@ -155,7 +156,7 @@ def main() -> int:
     for path, fault in faults:
         print(f"{path.name}: {fault}")
     if not faults:
-        for path in (options.sdist, *options.wheels):
+        for path in (sdist, *options.wheels):
             print(f"contents and size: {path.name}, {path.stat().st_size / MIB:.2f} MiB")
     return 1 if faults else 0
 

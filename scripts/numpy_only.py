@@ -15,5 +15,5 @@ expected = np.sort(np.abs(weight), axis=None)[weight.size // 2]
 event = bs.prune_(bs.ScoreInputs(weight), scorer="magnitude", sparsity=0.5)
 smallest = np.abs(weight[weight != 0]).min()
 if not (event.pruned == np.count_nonzero(weight == 0) == weight.size // 2 and smallest == expected):
-    raise SystemExit(f"numpy_only: {event}, but the smallest weight kept must be {expected}, it is {smallest}")
+    raise SystemExit(f"numpy_only: {event}; the smallest weight kept is {smallest}, and must be {expected}")
 print(f"numpy {np.__version__}: {event.pruned} of {weight.size} weights pruned")
