@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from .select.functional import kth_value, score
     from .select.thresholds import Threshold as Threshold
     from .tensors.masks import Mask, Masks
+    from .tensors.stochastic_rounding import stochastic_round_
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
     from .trackers.movement import MovementTracker
@@ -130,6 +131,7 @@ _MODULES = {
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",
+    "tensors.stochastic_rounding": "stochastic_round_",
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
@@ -270,4 +272,5 @@ __all__ = [
     "scorers",
     "selectors",
     "sparsity",
+    "stochastic_round_",
 ]

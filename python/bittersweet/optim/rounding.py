@@ -106,11 +106,11 @@ def _own(dtype: torch.dtype, decoupled: bool, rule: Rounding) -> list[bytes]:
     places, gradients = _tensors(dtype)
     steps = [torch.zeros((), dtype=torch.float32, device="cpu") for _ in _SIZES]
     code = 1 if dtype == torch.float32 else 3
-    groups = array("d", (*_OPTIONS.values(), decoupled, 0, 0))
+    groups = array("d", (*_OPTIONS.values(), decoupled, 0, 0, 0, 0, 0))
     for of_step in gradients:
         rows = array("Q")
         for (w, m, v), g, step in zip(places, of_step, steps, strict=True):
             addresses = (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0, 0, step.data_ptr())
-            rows.extend((*addresses, code, code, w.numel(), 0, 0))
+            rows.extend((*addresses, code, code, w.numel(), 0, 0, 0))
         _core.step_adam(rows, groups, *rule, 0.0, False)
     return _bits(places)
