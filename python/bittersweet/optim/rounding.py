@@ -35,7 +35,8 @@ _OPTIONS = {"lr": 1e-2, "beta1": 0.3, "beta2": 0.95, "eps": 1e-8, "weight_decay"
 
 
 def equals_torch() -> bool:
-    """Whether the step of `Adam` and `AdamW` on the CPU gives the bits of torch's with ``fused=True``.
+    """Whether the step of `Adam` and `AdamW` on the CPU gives the bits of torch's with ``fused=True``, if it
+    rounds to nearest.
 
     Found at the first call, or the first step, by running both: float32 and bfloat16, several steps, odd
     sizes. It holds for weights, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` and a gradient that is

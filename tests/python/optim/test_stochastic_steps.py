@@ -153,6 +153,21 @@ def test_replicas_seeds_threads_and_steps() -> None:
     assert runs["one"] != runs["another seed"]
 
 
+def test_elements_are_numbered_as_they_lie_in_memory() -> None:
+    (flat,) = parameters(((4 * 5 * 6 * 7,),), BF16)
+    last = nn.Parameter(flat.detach().clone().view(4, 6, 7, 5).permute(0, 3, 1, 2))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    one, other = own("AdamW", [flat]), own("AdamW", [last])
+    for step in range(3):
+        give_gradients([flat], step)
+        assert flat.grad is not None
+        last.grad = flat.grad.clone().view(4, 6, 7, 5).permute(0, 3, 1, 2)
+        one.step()
+        other.step()
+    assert other.held.after_step == 0
+    assert same_bits(last.detach().permute(0, 2, 3, 1).reshape(-1), flat.detach())
+
+
 def test_skipped_and_scaled_steps_as_with_a_grad_scaler() -> None:
     of, plain = parameters(((65, 7),), BF16), parameters(((65, 7),), BF16)
     scaled, other = own("AdamW", of), own("AdamW", plain)
@@ -267,3 +282,13 @@ def test_refused_before_anything_changes() -> None:
     lenient.step()
     assert not torch.equal(strided, torch.ones_like(strided))
     assert np.isfinite(strided.detach().float().numpy()).all()
+
+
+def test_parameters_on_a_gpu_are_refused(host_cuda: Any) -> None:
+    """What torch's step would take, and round to nearest."""
+    parameter = nn.Parameter(host_cuda.put(torch.ones(8, dtype=BF16)))
+    optimizer = own("AdamW", [parameter])
+    parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(bs.ArgumentError, match="torch's step"):
+        optimizer.step()
+    assert torch.equal(parameter, torch.ones_like(parameter))

@@ -205,3 +205,9 @@ def test_refused_before_anything_is_written() -> None:
         assert torch.equal(dst, torch.full((8,), 3.0, dtype=BF16))
         assert torch.equal(src, before)
     bs.stochastic_round_([dst, dst.clone()], [src, src], seed=0, step=0)  # what is read may be shared
+
+
+def test_cuda_tensors_are_refused(host_cuda: Any) -> None:
+    src, dst = host_cuda.put(torch.randn(8)), host_cuda.put(torch.zeros(8, dtype=BF16))
+    with pytest.raises(bs.DeviceError, match=r"dst of 'tensor0' is on cuda:0; .*on the CPU"):
+        bs.stochastic_round_(dst, src, seed=0, step=0)
