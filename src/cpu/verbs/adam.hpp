@@ -6,8 +6,7 @@
 
 #include "bittersweet/optim/adam.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/simd.hpp"
-#include "cpu/verbs/rounding.hpp"
+#include "cpu/verbs/adam_rounding.hpp"
 
 namespace bittersweet {
 namespace {
@@ -37,52 +36,6 @@ struct AdamPlace {
     prefetch(v);
     if (largest != nullptr) prefetch(largest);
   }
-};
-
-// How the results of a pass are rounded: to nearest by their stores, or before, to what a store keeps.
-class ToNearest {
- public:
-  explicit ToNearest(const RoundingKey*) {}
-  struct Word {
-    void vector(int, const Vec&, const Vec&, const Vec&) const {}
-  };
-  Word word(std::int64_t) const { return {}; }
-  float one(float x, AdamArray, std::int64_t) const { return x; }
-};
-
-template <bool States>
-class Drawn {
- public:
-  explicit Drawn(const RoundingKey* tensor)
-      : tensor_(*tensor),
-        w_(adam_key(*tensor, AdamArray::weight)),
-        m_(adam_key(*tensor, AdamArray::exp_avg)),
-        v_(adam_key(*tensor, AdamArray::exp_avg_sq)) {}
-
-  struct Word {
-    alignas(64) std::uint16_t w[bits::per_word], m[bits::per_word], v[bits::per_word];
-
-    BITTERSWEET_INLINE void vector(int k, Vec& weight, Vec& first, Vec& second) const {
-      weight = stochastic(weight, w + k * lanes);
-      if constexpr (States) first = stochastic(first, m + k * lanes);
-      if constexpr (States) second = stochastic(second, v + k * lanes);
-    }
-  };
-  BITTERSWEET_INLINE Word word(std::int64_t index) const {
-    Word drawn;
-    w_.word(index, drawn.w);
-    if constexpr (States) m_.word(index, drawn.m);
-    if constexpr (States) v_.word(index, drawn.v);
-    return drawn;
-  }
-  float one(float x, AdamArray array, std::int64_t index) const {
-    if (!States && array != AdamArray::weight) return x;
-    return stochastic_bf16(x, rounding_bits(adam_key(tensor_, array), static_cast<std::uint64_t>(index)));
-  }
-
- private:
-  const RoundingKey tensor_;
-  const RoundingBits w_, m_, v_;
 };
 
 template <Contraction C, bool Largest, class R, class W, class S>
@@ -126,7 +79,6 @@ class AdamPass {
   }
 
   const R& rounds() const { return rounds_; }
-
   bool dirty() const {
     std::int32_t any = 0;
     for (int lane = 0; lane < lanes; ++lane) any |= dirty_[lane];
