@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from .select.thresholds import Threshold as Threshold
     from .sparse.semi_structured import SemiStructuredLayer, SemiStructuredReport, to_semi_structured
     from .tensors.masks import Mask, Masks
+    from .tensors.stochastic_rounding import stochastic_round_
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
     from .trackers.movement import MovementTracker
@@ -134,6 +135,7 @@ _MODULES = {
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",
+    "tensors.stochastic_rounding": "stochastic_round_",
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
@@ -281,6 +283,7 @@ __all__ = [
     "scorers",
     "selectors",
     "sparsity",
+    "stochastic_round_",
     "strip",
     "to_semi_structured",
 ]
