@@ -262,7 +262,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     std::vector<const std::uint64_t*> bits(words.begin(), words.end());
     std::vector<std::int64_t> live(free.size());
     engine.popcount(free, bits, live);
-    if (selection.nan > 0 && free.size() == count) {
+    if (!options.tensor_sparsity.empty() && selection.nan > 0 && free.size() == count) {
       std::vector<std::int64_t> alive(count);
       for (std::size_t t = 0; t < count; ++t) alive[t] = numels[t] - dead[t];
       leave_nan(ranges, numels, nonfinite_by_tensor(engine, view, alive, options, workspace));
