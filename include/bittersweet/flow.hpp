@@ -45,8 +45,9 @@ inline void check(const PruneOptions& options) {
   }
   if (!options.tensor_sparsity.empty()) {
     if (options.scope.kind != Scope::global)
-      throw ArgumentError("tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
-                          "them with another scope");
+      throw ArgumentError(
+          "tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
+          "them with another scope");
     if (options.max_tensor_sparsity)
       throw ArgumentError("max_tensor_sparsity: given beside tensor_sparsity; give one of them");
     if (ties_of(options) != Ties::exact)
