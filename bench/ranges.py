@@ -16,14 +16,10 @@ import numpy as np
 
 def model(weights: int, tensors: int) -> list[bs.ScoreInputs]:
     """Normal weights, where later tensors are larger by up to a factor of 4."""
-    draw, numel = np.random.default_rng(0), weights // tensors
-    return [
-        bs.ScoreInputs(
-            draw.normal(0.0, 1.0 + 3.0 * t / tensors, (numel // 256, 256)).astype(np.float32),
-            name=f"layer{t}",
-        )
-        for t in range(tensors)
-    ]
+    draw, rows = np.random.default_rng(0), weights // tensors // 256
+    scales = [1.0 + 3.0 * t / tensors for t in range(tensors)]
+    values = [draw.normal(0.0, scale, (rows, 256)).astype(np.float32) for scale in scales]
+    return [bs.ScoreInputs(weight, name=f"layer{t}") for t, weight in enumerate(values)]
 
 
 ARMS: dict[str, dict[str, Any]] = {

@@ -45,8 +45,9 @@ inline void check(const PruneOptions& options) {
   }
   if (!options.tensor_sparsity.empty()) {
     if (options.scope.kind != Scope::global)
-      throw ArgumentError("tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
-                          "them with another scope");
+      throw ArgumentError(
+          "tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
+          "them with another scope");
     if (options.max_tensor_sparsity)
       throw ArgumentError("max_tensor_sparsity: given beside tensor_sparsity; give one of them");
     if (ties_of(options) != Ties::exact)
@@ -262,7 +263,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     std::vector<const std::uint64_t*> bits(words.begin(), words.end());
     std::vector<std::int64_t> live(free.size());
     engine.popcount(free, bits, live);
-    if (selection.nan > 0 && free.size() == count) {
+    if (!options.tensor_sparsity.empty() && selection.nan > 0 && free.size() == count) {
       std::vector<std::int64_t> alive(count);
       for (std::size_t t = 0; t < count; ++t) alive[t] = numels[t] - dead[t];
       leave_nan(ranges, numels, nonfinite_by_tensor(engine, view, alive, options, workspace));

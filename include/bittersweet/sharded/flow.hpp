@@ -23,9 +23,8 @@ class Sharded {
     for (std::size_t t = 0; t < tensors; ++t) most_parts = std::max(most_parts, model_.map.parts(t).size());
     const std::size_t most_selections =
         in.bins + (tensors + 1) * (SharedSelection::bracket_length + ShardedInputs::fewest_bins);
-    buffer_.resize(
-        1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors), limbs * most_parts,
-                      2 * limbs * tensors}));
+    buffer_.resize(1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors),
+                                 limbs * most_parts, 2 * limbs * tensors}));
     if (model_.options.scope.kind == Scope::global) batch_.begin_global();
   }
   Sharded(const Sharded&) = delete;
@@ -362,7 +361,7 @@ class Sharded {
   std::int64_t rounds_ = 0, bytes_ = 0;
   std::exception_ptr error_{};
 
-  std::vector<std::int32_t> first_sample_;              // until the dead of each tensor are known
+  std::vector<std::int32_t> first_sample_;                       // until the dead of each tensor are known
   std::vector<std::int64_t> dead_, numels_, share_, nonfinite_;  // by tensor
   std::vector<CountRange> ranges_;
   std::vector<bool> fixed_;

@@ -154,10 +154,10 @@ def _plan(
 
 def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
     """Why a layer cannot be packed; empty if it can."""
-    if type(layer) is not nn.Linear and not is_a(layer, "transformers.pytorch_utils", "Conv1D"):
-        return f"a {type(layer).__name__} may do more than a Linear does"
     if reason := no_plain_layer(layer, parent):
         return reason
+    if type(layer) is not nn.Linear and not is_a(layer, "transformers.pytorch_utils", "Conv1D"):
+        return f"a {type(layer).__name__} may do more than a Linear does"
     weight = layer.weight
     if any(getattr(layer, hooks, None) for hooks in _HOOKS):
         return "it has hooks, which would be lost"

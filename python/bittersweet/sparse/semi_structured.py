@@ -162,11 +162,10 @@ def _row(
     name: str, layer: nn.Linear, parent: nn.Module | None, addresses: Counter[int], cls: Any
 ) -> SemiStructuredLayer:
     shape = (layer.out_features, layer.in_features)
-    if type(layer) is not nn.Linear:
-        return SemiStructuredLayer(
-            name, shape, "", False, (f"a {type(layer).__name__} may do more than a Linear does",)
-        )
-    if reason := no_plain_layer(layer, parent):
+    reason = no_plain_layer(layer, parent)
+    if not reason and type(layer) is not nn.Linear:
+        reason = f"a {type(layer).__name__} may do more than a Linear does"
+    if reason:
         return SemiStructuredLayer(name, shape, "", False, (reason,))
     weight = layer.weight.detach()
     reasons = list(_misfits(weight, layer.bias, cls))
