@@ -62,7 +62,7 @@ def regrow_masks(
     members: Members | None = None,
     said: Mapping[str, Any] | None = None,
 ) -> tuple[list[Mask], MaskEvent]:
-    """New masks for the sparsity of the options, scope ``"global"`` or ``"tensor"``; see `Regrowth` for what
+    """New masks for the sparsity of the options, scope ``"global"`` or ``"tensor"``; see `RigL` for what
     stays and what comes.
 
     Args: As `select_masks`; current masks are those of the inputs. Both scorers read what is there now.

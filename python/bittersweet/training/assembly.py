@@ -14,6 +14,7 @@ from ..steps.firing import group_targets
 from ..steps.loop import Loop
 from ..steps.ranks import Ranks
 from ..wanda.input_norms import InputNorms
+from .conflicts import check_ranks
 from .remembering import make_tracker
 from .settings import Settings
 
@@ -107,7 +108,7 @@ def _parts(
         optimizers.require_state(settings.call.reads, settings.call.name, parameters, over_ranks=over_ranks)
     norms.check(plan.targets, skip=settings.missing == "skip")
     if over_ranks:
-        settings.check_ranks(plan.targets, optimizers)
+        check_ranks(settings, plan.targets, optimizers)
     else:
         group_targets(settings.schedule, plan)  # refuses globs that meet nothing
         names = {entry.name: entry.aliases for entry in plan.targets}

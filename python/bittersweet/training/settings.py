@@ -13,7 +13,7 @@ from ..distributed.rounds import agree
 from ..distributed.shards import local
 from ..errors import ArgumentError
 from ..model.targets import require_rows
-from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import STEP_READS, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
 from ..options.ranges import Ranges, checked_ranges
@@ -36,7 +36,7 @@ from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
-from .conflicts import check_growth, check_hold
+from .conflicts import check_growth, check_history, check_hold, check_ranges, require_inputs
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ..steps.ranks import Ranks
 
 _FAR = 2**62
-_IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
 _MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 
@@ -86,9 +85,9 @@ class Settings:
         settings._check_schedule()
         if settings.growth is not None:
             check_growth(settings, settings.growth)
-        settings._check_ranges()
+        check_ranges(settings)
         if settings.schedule is not None and call.name in TRACKED:
-            settings._check_history(optimizers)
+            check_history(settings, optimizers)
         settings.check_optimizers(optimizers)
         if settings.norms_digest is not None and "input_norm" not in call.reads:
             raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
@@ -177,29 +176,6 @@ class Settings:
         alone = self._without_names()
         for entry in targets:
             alone.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
-
-    def check_ranks(self, targets: Iterable[PlanEntry], optimizers: Optimizers) -> None:
-        """Raises ArgumentError for what several ranks cannot decide together."""
-        selector = resolve_selector(self.selector)[0]
-        if self.schedule is not None and selector != "exact":
-            raise ArgumentError(
-                f"selector: '{selector}' over ranks, which agree by exact counts; accepted: 'exact'"
-            )
-        if self.call.name not in TRACKED or self.schedule is None:
-            return
-        tracker = tracker_class(self.call.name)
-        if (name := optimizers.spread()) is not None and set(tracker.roles) & _MOMENT_READS:
-            raise ArgumentError(
-                f"scorer: '{self.call.name}' with {name}, which keeps the moments that it follows on other "
-                "ranks. Use a scorer without a memory, or 'movement'"
-            )
-        for entry in targets:
-            if entry.local_shape != entry.shape and "scores" not in self.call.reads:
-                raise ArgumentError(
-                    f"scorer: '{self.call.name}' with '{entry.name}', of which each rank holds a part: its "
-                    "memory averages, at every step, a number of the whole tensor, and ranks exchange "
-                    "nothing between events. Use 'movement' or a scorer without a memory"
-                )
 
     def to_config(self) -> dict[str, Any]:
         """What must agree for a saved run to go on as if it had not stopped, as plain values."""
@@ -349,34 +325,6 @@ class Settings:
                 "schedule there"
             )
 
-    def _check_ranges(self) -> None:
-        ranges = self.tensor_sparsity
-        if ranges is None:
-            return
-        if self.schedule is None:
-            raise ArgumentError(
-                "tensor_sparsity: given without a schedule, so that no event would heed it. Pass a schedule"
-            )
-        if ranges.has_least and None in self.goals.values():
-            raise ArgumentError(
-                f"tensor_sparsity: a lower share with {self.schedule!r}, which does not say where it ends, "
-                "so that nobody knows how to go towards it. Use a schedule that does (Schedule.goal), or "
-                "ranges from 0"
-            )
-
-    def _check_history(self, optimizers: Optimizers) -> None:
-        assert self.schedule is not None
-        if not optimizers:
-            raise ArgumentError(
-                f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
-            )
-        needed = tracker_class(self.call.name).needed
-        if self.missing == "error" and self.schedule.last_due(0, needed - 1):
-            raise ArgumentError(
-                f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
-                f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
-            )
-
     def _rehearse(self) -> None:
         """Runs the selection once on a toy tensor, so that options which do not go together are refused
         now."""
@@ -404,35 +352,6 @@ class Settings:
             step=1,
             name=name,
         )
-
-
-def require_inputs(
-    call: ScorerCall,
-    optimizers: Optimizers,
-    given: frozenset[str] = frozenset(),
-    *,
-    over_ranks: bool = False,
-) -> None:
-    """Raises ArgumentError if the scorer reads what neither training, these optimizers nor `given` have."""
-    foreign = sorted(call.reads - _IN_TRAINING - given)
-    if foreign:
-        raise ArgumentError(
-            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Pass "
-            "input_norms=Calibrator(model).run(batches).norms for it"
-            if foreign == ["input_norm"]
-            else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
-            "Use make_masks or prune_, which take it as an argument"
-        )
-    moments = sorted(call.reads & _MOMENT_READS)
-    if not moments:
-        return
-    if not optimizers:
-        raise ArgumentError(
-            f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer (of a Trainer: after create_optimizer()), or choose "
-            f"{WITHOUT_STATE}"
-        )
-    optimizers.require_state(call.reads, call.name, over_ranks=over_ranks)
 
 
 def _schedule(given: Any) -> Schedule | Schedules | None:
