@@ -10,9 +10,8 @@ import statistics
 import time
 from typing import Any
 
-import numpy as np
-
 import bittersweet as bs
+import numpy as np
 
 
 def model(weights: int, tensors: int) -> list[bs.ScoreInputs]:
@@ -20,7 +19,8 @@ def model(weights: int, tensors: int) -> list[bs.ScoreInputs]:
     draw, numel = np.random.default_rng(0), weights // tensors
     return [
         bs.ScoreInputs(
-            draw.normal(0.0, 1.0 + 3.0 * t / tensors, (numel // 256, 256)).astype(np.float32), name=f"layer{t}"
+            draw.normal(0.0, 1.0 + 3.0 * t / tensors, (numel // 256, 256)).astype(np.float32),
+            name=f"layer{t}",
         )
         for t in range(tensors)
     ]

@@ -35,6 +35,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import optim as optim
+    from . import prune as prune
     from . import sparse as sparse
     from ._core import __version__
     from .checkpoint_files.pruning import prune_checkpoint
@@ -157,7 +158,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
-_ROOMS = frozenset(("optim", "sparse"))
+_ROOMS = frozenset(("optim", "prune", "sparse"))
 """Names that are modules: public as ``bittersweet.optim.AdamW`` and so on."""
 
 

@@ -29,6 +29,7 @@ SECTIONS = [
     "ranks",
     "selectors",
     "sparse",
+    "torch_prune",
     "trackers",
     "training",
     "wanda",
