@@ -20,23 +20,29 @@ NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_][\w.]*)(\(\))?`(?!`)")
 class CrossReferences(Extension):
     def on_package(self, *, pkg: Module, **_: Any) -> None:
         rooms = re.findall(r"'(\w+)'", str(pkg["_ROOMS"].value))  # modules that are public names
-        public: dict[str, str] = {}
-        for name, member in pkg.members.items():
-            if isinstance(member, Alias) and member.target_path.startswith("bittersweet."):
-                public |= with_members(name, f"{pkg.path}.{name}", pkg[member.target_path.split(".")[1:]])
+        public = led_in(pkg, pkg, [*pkg.members])
         for room in rooms:
-            found = {str(name): f"{pkg.path}.{room}.{name}" for name in pkg[room].exports}
-            refer_in(pkg[room], {**public, **found})
+            own = led_in(pkg, pkg[room], [str(name) for name in pkg[room].exports])
+            refer_in(pkg[room], {**public, **own})
         for name, member in pkg.members.items():
             if isinstance(member, Module) and name not in rooms:
                 refer_in(member, public)
 
 
-def with_members(name: str, path: str, found: Object | Alias) -> dict[str, str]:
-    """A public name, and of a class also its members as ``Class.member``."""
-    members = found.members.items() if isinstance(found, Class) else ()
-    shown = {f"{name}.{key}": member.path for key, member in members if is_shown(key, member)}
-    return {name: path, **shown}
+def led_in(pkg: Module, room: Module, names: list[str]) -> dict[str, str]:
+    """Which of the names in `room` are imported from below, and where the reference has them; of a class also
+    its members, as ``Class.member``."""
+    known = {}
+    for name in names:
+        member = room.members[name]
+        if not isinstance(member, Alias) or not member.target_path.startswith(f"{pkg.path}."):
+            continue
+        known[name] = f"{room.path}.{name}"
+        target = pkg[member.target_path.split(".")[1:]]
+        if isinstance(target, Class):
+            shown = [key for key, found in target.members.items() if is_shown(key, found)]
+            known |= {f"{name}.{key}": target.members[key].path for key in shown}
+    return known
 
 
 def refer_in(found: Object | Alias, known: dict[str, str]) -> None:
