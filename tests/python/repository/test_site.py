@@ -28,7 +28,7 @@ def script(path: str) -> types.ModuleType:
 
 
 def public_names() -> list[str]:
-    """What a user may write after ``bittersweet.``: `__all__`, what is left out of it, rooms and their own."""
+    """What a user may write after ``bittersweet.``: `__all__`, what it leaves out, rooms and their own."""
     names = {*bs.__all__, *bs._HOME, *bs._ROOMS}
     for room in bs._ROOMS:
         names |= {f"{room}.{name}" for name in getattr(bs, room).__all__}
