@@ -20,6 +20,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "ours_ms": ("ours, ms", ".4g"),
     "peer_ms": ("peer, ms", ".4g"),
     "repetitions": ("repetitions of the peer", "d"),
+    "dense_ms": ("dense, ms", ".4g"),
     "torch_ms": ("torch, ms", ".4g"),
     "ours_us": ("ours, us", ".4g"),
     "torch_us": ("torch, us", ".4g"),

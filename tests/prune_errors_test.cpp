@@ -173,7 +173,8 @@ TEST(Arguments, Options) {
       {"max_tensor_sparsity", "global"});
   const auto ranges = [](Call& c) { c.options.tensor_sparsity = {c.inputs.size(), CountRange{0, 0}}; };
   expect_refused<ArgumentError>([&](Call& c) { ranges(c); }, {"tensor_sparsity", "the ranges allow 0"});
-  expect_refused<ArgumentError>([](Call& c) { c.options.tensor_sparsity.resize(99); }, {"tensor_sparsity", "99 ranges"});
+  expect_refused<ArgumentError>([](Call& c) { c.options.tensor_sparsity.resize(99); },
+                                {"tensor_sparsity", "99 ranges"});
   expect_refused<ArgumentError>(
       [&](Call& c) {
         ranges(c);

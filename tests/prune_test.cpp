@@ -244,8 +244,7 @@ TEST(Prune, RangesUnderOneThreshold) {
       PruneOptions options;
       for (const ScoreInputs& tensor : inputs) options.tensor_sparsity.push_back({tensor.numel / 3, tensor.numel / 2});
       options.tensor_sparsity[1] = {700, 700};
-      const PruneReport report =
-          make_masks(inputs, Magnitude{}, {.sparsity = 0.4}, options, masks.table(), workspace);
+      const PruneReport report = make_masks(inputs, Magnitude{}, {.sparsity = 0.4}, options, masks.table(), workspace);
       EXPECT_EQ(report.pruned, report.k);
       for (std::size_t t = 0; t < inputs.size(); ++t) {
         const SortOracle alone({values[t]}, {&inputs[t], 1});

@@ -45,8 +45,9 @@ inline void check(const PruneOptions& options) {
   }
   if (!options.tensor_sparsity.empty()) {
     if (options.scope.kind != Scope::global)
-      throw ArgumentError("tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
-                          "them with another scope");
+      throw ArgumentError(
+          "tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
+          "them with another scope");
     if (options.max_tensor_sparsity)
       throw ArgumentError("max_tensor_sparsity: given beside tensor_sparsity; give one of them");
     if (ties_of(options) != Ties::exact)
@@ -245,8 +246,11 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     for (const ScoreInputs& tensor : free) rest.offset.push_back(rest.offset.back() + tensor.numel);
     const ScoreView& competing = free.size() == count ? view : rest;
     const std::int64_t rank = std::clamp<std::int64_t>(budget - dead_here, 0, competing.size() - dead_here);
-    const Selection selection =
-        select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    Selection selection = select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    const auto share_of = [&](std::int64_t elements) {
+      return static_cast<double>(elements) / static_cast<double>(std::max<std::int64_t>(report.total, 1));
+    };
+    if (free.size() != count) selection.passes *= share_of(competing.size());
     report.count_below = report.count_equal = 0;
     const std::int64_t nan = free.size() == count ? selection.nan : report.nonfinite;  // the first look saw them all
     add(report, selection);
@@ -259,7 +263,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     std::vector<const std::uint64_t*> bits(words.begin(), words.end());
     std::vector<std::int64_t> live(free.size());
     engine.popcount(free, bits, live);
-    if (selection.nan > 0 && free.size() == count) {
+    if (!options.tensor_sparsity.empty() && selection.nan > 0 && free.size() == count) {
       std::vector<std::int64_t> alive(count);
       for (std::size_t t = 0; t < count; ++t) alive[t] = numels[t] - dead[t];
       leave_nan(ranges, numels, nonfinite_by_tensor(engine, view, alive, options, workspace));
@@ -282,6 +286,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
       Selection at_bound = select(engine, only(view, t), leaving.counts[j] - dead[t], numels[t] - dead[t], own,
                                   masks.subspan(t, 1), workspace);
       at_bound.nan = 0;  // counted already
+      at_bound.passes *= share_of(numels[t]);
       add(report, at_bound);
       fixed[t] = true;
       budget -= leaving.counts[j];

@@ -35,7 +35,7 @@ struct PruneOptions {
   std::optional<double> max_tensor_sparsity{};  // scope global: no tensor loses more than this share
   // scope global, ties exact: of each tensor go so many, and of all of them exactly k (bounds.hpp); empty: no bounds
   std::vector<CountRange> tensor_sparsity{};
-  std::function<void()> between_passes = {};    // called between reads of the inputs; may throw to interrupt
+  std::function<void()> between_passes = {};  // called between reads of the inputs; may throw to interrupt
 };
 
 // The outcome of a selection. Counts are of live scores, `pruned`, `k` and `total` include the dead.

@@ -23,9 +23,8 @@ class Sharded {
     for (std::size_t t = 0; t < tensors; ++t) most_parts = std::max(most_parts, model_.map.parts(t).size());
     const std::size_t most_selections =
         in.bins + (tensors + 1) * (SharedSelection::bracket_length + ShardedInputs::fewest_bins);
-    buffer_.resize(
-        1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors), limbs * most_parts,
-                      2 * limbs * tensors}));
+    buffer_.resize(1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors),
+                                 limbs * most_parts, 2 * limbs * tensors}));
     if (model_.options.scope.kind == Scope::global) batch_.begin_global();
   }
   Sharded(const Sharded&) = delete;
@@ -241,13 +240,18 @@ class Sharded {
   void take_bounds(LimbReader& in) {
     const std::vector<std::int64_t> live = take_per_tensor(in, model_.map.tensors());
     const ShardedRun<E>& free = batch_.runs().back();
-    const Selection selection = free.selection();
+    const auto passes_of = [&](const ShardedRun<E>& run) {
+      const auto elements = static_cast<double>(run.shared->plan().elements);
+      return run.part->passes() * elements / static_cast<double>(std::max<std::int64_t>(report_.total, 1));
+    };
+    Selection selection = free.selection();
+    if (looked_) selection.passes = passes_of(free);
     report_.count_below = report_.count_equal = 0;
     if (model_.ranged() && !looked_ && selection.nan > 0)
       leave_nan(ranges_, numels_, take_per_tensor(in, model_.map.tensors()));
     const std::int64_t nan = looked_ ? report_.nonfinite : selection.nan;  // the first look saw them all
     for (const ShardedRun<E>& run : batch_.runs())
-      if (&run != &free) report_.passes += run.part->passes();
+      if (&run != &free) report_.passes += passes_of(run);
     add(report_, selection);
     report_.nonfinite = nan;
     report_.value = selection.value;
@@ -357,7 +361,7 @@ class Sharded {
   std::int64_t rounds_ = 0, bytes_ = 0;
   std::exception_ptr error_{};
 
-  std::vector<std::int32_t> first_sample_;              // until the dead of each tensor are known
+  std::vector<std::int32_t> first_sample_;                       // until the dead of each tensor are known
   std::vector<std::int64_t> dead_, numels_, share_, nonfinite_;  // by tensor
   std::vector<CountRange> ranges_;
   std::vector<bool> fixed_;

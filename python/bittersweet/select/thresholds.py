@@ -103,9 +103,9 @@ def threshold(
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     table = Table(items, call)
     if options.tensor_sparsity is not None:
-        devices_can = (resolve_selector(options.selector)[0], "global", None, None, options.tensor_sparsity)
         if table.device != devices.HOST:
-            devices.require_supported(*devices_can)
+            name, *_ = resolve_selector(options.selector)
+            devices.require_supported(name, "global", None, None, options.tensor_sparsity)
         masks, (arguments, named) = mask_arguments(table, options)
         return _threshold(_core.make_masks(*arguments, **named), table.copied_bytes + _bytes(masks))
     read = find_threshold(

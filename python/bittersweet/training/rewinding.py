@@ -108,8 +108,9 @@ def _check(name: str, tensor: Any, value: Any) -> None:
             "torch.inference_mode"
         )
     if is_dtensor(tensor):
-        alike = is_dtensor(value) and value.placements == tensor.placements
-        if not alike or value.device_mesh != tensor.device_mesh:
+        other: Any = value
+        alike = is_dtensor(other) and other.placements == tensor.placements
+        if not alike or other.device_mesh != tensor.device_mesh:
             raise LayoutError(
                 f"state of '{name}': {shown(value)} for a DTensor of placements {tensor.placements}; "
                 "accepted: DTensors laid out like the model's, such as copies of its state_dict() under "

@@ -36,6 +36,7 @@ from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
+from .bounding import among
 from .conflicts import check_growth, check_history, check_hold, check_ranges, require_inputs
 from .remembering import parameters_of, tracker_class
 
@@ -273,18 +274,7 @@ class Settings:
             ArgumentError: A glob of tensor_sparsity meets none that is scheduled, or the ranges do not allow
                 what the schedule ends at.
         """
-        if self.tensor_sparsity is None or self.schedule is None:
-            return self
-        groups: Mapping[str, Sequence[str]] = {"": list(names)}
-        if isinstance(self.schedule, Schedules):
-            groups = self.schedule.group(names).members
-        ranges = self.tensor_sparsity.among(
-            {name: names[name] for given in groups.values() for name in given}
-        )
-        for glob, goal in self.goals.items():
-            if goal is not None and glob in groups:
-                ranges.check({name: numels[name] for name in groups[glob]}, goal[1])
-        return replace(self, tensor_sparsity=ranges)
+        return replace(self, tensor_sparsity=among(self.tensor_sparsity, self.schedule, names, numels))
 
     def agree(self, ranks: Ranks) -> Settings:
         """These options for the targets of all ranks. Raises, on all of them, what they would disagree about

@@ -268,7 +268,7 @@ def test_what_a_rewind_does_not_go_with_is_refused() -> None:
     with pytest.raises(bs.ArgumentError, match="Adagrad, which fills its state"):
         _pruned(model, optimizer).rewind_to(early)
     for bad in ("reset", None, 3, {"state": {}}):
-        with pytest.raises(bs.ArgumentError, match="optimizer: .*'fresh', 'keep'"):
+        with pytest.raises(bs.ArgumentError, match=r"optimizer: .*'fresh', 'keep'"):
             _pruned(model).rewind_to(early, optimizer=bad)
     adam = torch.optim.Adam(model.parameters())
     remembering = bs.Pruner(model, adam, scorer="bitter10", schedule=bs.OneShot(0.5, step=9))
@@ -287,9 +287,7 @@ def test_an_optimizer_with_copies_of_the_weights_is_named() -> None:
     optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=1e-2)
     optimizer.train()
     pruner = _pruned(model, optimizer)
-    with pytest.raises(
-        bs.ArgumentError, match=r"AdamWScheduleFree, which keeps the weights a second time \(z"
-    ):
+    with pytest.raises(bs.ArgumentError, match=r"ScheduleFree, which keeps the weights a second time \(z"):
         pruner.rewind_to(early)
 
 
