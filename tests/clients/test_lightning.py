@@ -235,6 +235,31 @@ def test_numbers_reach_every_logger_and_the_progress_bar(tmp_path: Path) -> None
     assert float(trainer.callback_metrics["pruning/sparsity"]) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_the_last_number_stays_in_the_progress_bar_and_a_resumed_one_has_it(tmp_path: Path) -> None:
+    shown: list[tuple[int, float, float]] = []
+
+    class Looks(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            found = [metrics.get("pruning/sparsity") for metrics in
+                     (trainer.progress_bar_metrics, trainer.callback_metrics)]  # fmt: skip
+            if None not in found:
+                shown.append((trainer.global_step, *map(float, found)))
+
+    callback = Watched(begin=2, end=6, events=2)
+    fit(tmp_path, Module(), callback, Looks(), batches=3, **OFF)
+    history = {event.step: event.achieved_sparsity for event in callback.report.history}
+    assert [step for step, *_ in shown] == list(range(2, 13))  # over four epochs
+    for step, *found in shown:
+        last = history[max(known for known in history if known <= step)]
+        assert found == [pytest.approx(last)] * 2
+    trainer = fit(tmp_path, Module(), Watched(schedule=bs.OneShot(0.5, 2)), steps=6, batches=3, **OFF)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    shown.clear()
+    callback = Watched(schedule=bs.OneShot(0.5, 2))
+    fit(tmp_path, Module(), callback, Looks(), batches=3, checkpoint=tmp_path / "half.ckpt", **OFF)
+    assert [step for step, *_ in shown] == list(range(7, 13))
+
+
 def test_one_callback_for_one_training_after_the_other(tmp_path: Path) -> None:
     callback = Watched(begin=0.25, end=0.75, events=3)
     fit(tmp_path, Module(), callback, **OFF)

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ArgumentError, CheckpointError
 from ..extras import require
 from ..options.scorers import Scorer
+from ..select.events import MaskEvent
 from ..training.pruner import Pruner
 from ..training.report import PruneReport
 from .recipe import Length, Recipe, numbers, release, restore
@@ -117,6 +118,7 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         self.report: PruneReport | None = None
         self._saved: dict[str, Any] = {}
         self._device: Any = None
+        self._shown: MaskEvent | None = None
         self._told = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -133,7 +135,7 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         self.pruner = self._recipe.pruner(pl_module, trainer.optimizers, length, bool(resumed))
         if resumed:
             restore(self.pruner, saved, str(resumed))
-        self._device = pl_module.device
+        self._device, self._shown = pl_module.device, None
         self._told = self.pruner.steps
         if trainer.is_global_zero:
             _log.info("%s", self.pruner.plan())
@@ -149,8 +151,9 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         if not history:
             return
         event = history[-1]
-        now = event.achieved_sparsity
-        pl_module.log("pruning/sparsity", now, prog_bar=True, logger=False, on_step=True, on_epoch=False)
+        if event is not self._shown:  # Lightning keeps what was logged last; a resumed one has lost it
+            self._shown, now = event, event.achieved_sparsity
+            pl_module.log("pruning/sparsity", now, prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if (event.step or 0) <= self._told:
             return
         self._told = self.pruner.steps
