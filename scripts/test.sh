@@ -49,6 +49,9 @@ check ruff format --check
 check mypy
 check python -m mypy.stubtest bittersweet._core --allowlist scripts/stubtest_allowlist.txt
 
+say "Documentation as a site"
+check env NO_MKDOCS_2_WARNING=1 mkdocs build --strict  # --quiet would hide the warnings from --strict
+
 say "C++ tests"
 check ctest --test-dir build/test --output-on-failure --no-tests=error -j "$jobs"
 

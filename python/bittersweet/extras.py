@@ -9,7 +9,15 @@ from .errors import MissingPackageError
 
 __all__ = ["require"]
 
-_EXTRAS = {"matplotlib": "plot", "safetensors": "files", "torch": "torch", "tqdm": "progress", "peft": None}
+_EXTRAS = {
+    "lightning": "lightning",
+    "matplotlib": "plot",
+    "peft": None,
+    "safetensors": "files",
+    "torch": "torch",
+    "tqdm": "progress",
+    "transformers": "transformers",
+}
 
 
 def require(module: str, purpose: str) -> Any:

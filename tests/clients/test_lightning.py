@@ -1,4 +1,4 @@
-"""Lightning: the Trainer steps with a closure, whatever the module does; and Fabric."""
+"""Lightning with the library's callback: its Trainer steps with a closure, whatever the module does."""
 
 from __future__ import annotations
 
@@ -8,123 +8,25 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
-from client_support import RAMP, Forwards, check_report, loss_of, mlp
-from torch import nn
+from bittersweet.integrations.lightning import BittersweetPruning
+from client_support import RAMP, check_report
+from lightning_support import OFF, STEPS, Keeps, Manual, Module, Two, TwoAdams, Watched, fit, lightning
 
-lightning = pytest.importorskip("lightning")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*GPU available"),
 ]
-STEPS = 12
 
 
-class Module(lightning.LightningModule):  # type: ignore[name-defined]
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = mlp()
-
-    def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-        return self.net(batch).float().square().mean()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2)
-
-
-class Manual(Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: torch.Tensor, i: int) -> None:
-        loss = super().training_step(batch, i)
-        for optimizer in self._optimizers():
-            optimizer.zero_grad()
-        self.manual_backward(loss)
-        for optimizer in self._optimizers():
-            optimizer.step()
-
-    def _optimizers(self) -> list[Any]:
-        found = self.optimizers()
-        return found if isinstance(found, list) else [found]
-
-
-class Two(Manual):
-    def configure_optimizers(self) -> Any:
-        weights = [self.net[0].weight, self.net[2].weight]
-        others = [p for p in self.parameters() if p.ndim < 2]
-        return [torch.optim.Muon(weights, lr=1e-2), torch.optim.AdamW(others, lr=1e-2)]
-
-
-class TwoAdams(Manual):
-    def configure_optimizers(self) -> Any:
-        return [torch.optim.AdamW(self.net[0].parameters()), torch.optim.NAdam(self.net[2].parameters())]
-
-
-class Prune(lightning.Callback):  # type: ignore[name-defined]
-    """What the documents recommend."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options, self.pruner, self.saved, self.report = options, None, None, None
-        self.forwards: Any = None
-
-    def on_fit_start(self, trainer: Any, module: Any) -> None:
-        self.pruner = bs.Pruner(module, trainer.optimizers, **self.options).attach()
-        if self.saved is not None:
-            self.pruner.load_state_dict(self.saved)
-        self.forwards = Forwards(module.net, None)
-        self.forwards.pruner = _Inside(self.pruner)
-
-    def on_fit_end(self, trainer: Any, module: Any) -> None:
-        if trainer.global_step >= STEPS:
-            self.report = self.pruner.finalize()
-        else:
-            self.pruner.detach()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.pruner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.saved = state
-
-
-class _Inside:
-    """A pruner of the LightningModule, by the names of its net."""
-
-    def __init__(self, pruner: bs.Pruner) -> None:
-        self._pruner = pruner
-
-    @property
-    def masks(self) -> dict[str, torch.Tensor]:
-        return {name.removeprefix("net."): mask for name, mask in self._pruner.masks.items()}
-
-    @property
-    def history(self) -> Any:
-        return self._pruner.history
-
-
-def fit(
-    folder: Path,
-    module: Any,
-    *callbacks: Any,
-    steps: int = STEPS,
-    batches: int = 15,
-    checkpoint: Any = None,
-    alike: bool = False,
-    **options: Any,
-) -> Any:
-    torch.manual_seed(5)
-    data = torch.randn(4, 16).repeat(batches, 1) if alike else torch.randn(4 * batches, 16)
-    trainer = lightning.Trainer(
-        max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), **options,
-    )  # fmt: skip
-    loader = torch.utils.data.DataLoader(data, batch_size=4)
-    trainer.fit(module, loader, ckpt_path=checkpoint, **({"weights_only": True} if checkpoint else {}))
-    return trainer
-
-
-OFF = {"enable_checkpointing": False}
+def test_two_lines(tmp_path: Path) -> None:
+    module, callback = Module(), BittersweetPruning(sparsity=0.5)
+    trainer = fit(tmp_path, module, callback, steps=-1, max_epochs=2, **OFF)  # 30 steps
+    assert trainer.global_step == 30
+    events = callback.report.history
+    assert (events[0].step, events[-1].step) == (3, 24)
+    check_report(callback.report, steps=30, events=12)
+    for name, row in callback.report.sparsity.per_tensor.items():
+        assert int((module.get_parameter(name) == 0).sum()) == row.pruned
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -135,46 +37,68 @@ OFF = {"enable_checkpointing": False}
     ids=str,
 )  # fmt: skip
 def test_automatic_optimisation(tmp_path: Path, options: dict[str, Any], accumulate: int) -> None:
-    callback = Prune(schedule=RAMP, **options)
+    callback = Watched(schedule=RAMP, **options)
     fit(tmp_path, Module(), callback, accumulate_grad_batches=accumulate, **OFF)
     check_report(callback.report)
     callback.forwards.check(accumulate * (STEPS - 2))
 
 
-def test_a_step_between_forward_and_backward_is_an_error_of_torch(tmp_path: Path) -> None:
-    """Lightning calls on_before_zero_grad after the forward pass: the pruner would change what it used."""
+@pytest.mark.parametrize(
+    ("when", "options", "first", "last"),
+    [
+        ({"begin": 2, "end": 8}, {}, 2, 8),
+        ({"begin": 0.25, "end": 1.0}, {}, 3, 12),
+        ({"begin": "1 epoch", "end": "2 epochs"}, {"batches": 4}, 4, 8),
+        ({"begin": "1 epoch", "end": "2 epochs"}, {"batches": 7, "accumulate_grad_batches": 2}, 4, 8),
+        ({"begin": 0.25, "end": 0.75}, {"steps": -1, "max_epochs": 4, "batches": 5}, 5, 15),
+        ({"begin": 0.25, "end": 0.75}, {"steps": 12, "max_epochs": 4, "batches": 5}, 3, 9),
+        (
+            {"begin": 0.25, "end": 0.75},
+            {"steps": -1, "max_epochs": 4, "batches": 5, "accumulate_grad_batches": 2},
+            3,
+            9,
+        ),
+    ],
+    ids=str,
+)
+def test_when(tmp_path: Path, when: dict[str, Any], options: dict[str, Any], first: int, last: int) -> None:
+    callback = Watched(events=2, **when)
+    fit(tmp_path, Module(), callback, **options, **OFF)
+    events = callback.report.history
+    assert (events[0].step, events[-1].step) == (first, last)
+    assert callback.report.unfinished is None
 
-    class TooEarly(Prune):
-        def on_fit_start(self, trainer: Any, module: Any) -> None:
-            super().on_fit_start(trainer, module)
-            self.pruner.detach()
 
-        def on_before_zero_grad(self, *_: Any) -> None:
-            self.pruner.step(skipped=self.pruner.steps == 0)
+def test_a_training_without_an_end_needs_steps(tmp_path: Path) -> None:
+    class Stops(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 12
 
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        fit(tmp_path, Module(), TooEarly(schedule=RAMP), **OFF)
+    endless = {"steps": -1, "max_epochs": -1, **OFF}
+    with pytest.raises(bs.ArgumentError, match=r"begin: 0\.1, and nobody knows how long the training is"):
+        fit(tmp_path, Module(), Watched(), Stops(), **endless)
+    callback = Watched(begin=2, end=8)
+    fit(tmp_path, Module(), callback, Stops(), **endless)
+    assert callback.report.unfinished is None
 
 
-def test_by_hand_in_on_train_batch_end(tmp_path: Path) -> None:
-    class ByHand(Prune):
-        def on_fit_start(self, trainer: Any, module: Any) -> None:
-            super().on_fit_start(trainer, module)
-            self.pruner.detach()
+def test_accumulation_that_changes_needs_steps(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.pruner.step()
+    def changing() -> Any:
+        return GradientAccumulationScheduler({0: 1, 1: 2})
 
-    callback = ByHand(schedule=RAMP)
-    fit(tmp_path, Module(), callback, **OFF)
-    check_report(callback.report)
-    callback.forwards.check(STEPS - 2)
+    with pytest.raises(bs.ArgumentError, match=r"begin: 0\.1, and nobody knows how long the training is"):
+        fit(tmp_path, Module(), Watched(), changing(), steps=-1, max_epochs=2, **OFF)
+    callback = Watched(begin=2, end=8)
+    fit(tmp_path, Module(), callback, changing(), steps=-1, max_epochs=2, **OFF)
+    assert callback.report.unfinished is None
 
 
 @pytest.mark.parametrize("hold", ["weights", "grads"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
 def test_precisions(tmp_path: Path, precision: str, hold: str) -> None:
-    callback = Prune(schedule=RAMP, hold=hold)
+    callback = Watched(schedule=RAMP, hold=hold)
     fit(tmp_path, Module(), callback, precision=precision, gradient_clip_val=1.0, **OFF)
     assert callback.report.step >= 8
     assert callback.report.violations == {}
@@ -184,7 +108,16 @@ def test_precisions(tmp_path: Path, precision: str, hold: str) -> None:
 
 def test_double_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(bs.DTypeError, match="float64"):
-        fit(tmp_path, Module(), Prune(schedule=RAMP), precision="64-true", **OFF)
+        fit(tmp_path, Module(), Watched(schedule=RAMP), precision="64-true", **OFF)
+
+
+@pytest.mark.parametrize("hold", ["weights", "grads"])
+def test_compiled(tmp_path: Path, hold: str) -> None:
+    torch._dynamo.reset()
+    callback, module = Watched(schedule=RAMP, hold=hold), Module()
+    fit(tmp_path, torch.compile(module, backend="aot_eager"), callback, **OFF)
+    check_report(callback.report)
+    assert [*callback.pruner.masks] == ["net.0.weight", "net.2.weight"]
 
 
 @pytest.mark.parametrize("hold", ["weights", "grads"])
@@ -195,107 +128,166 @@ def test_double_precision_is_refused(tmp_path: Path) -> None:
 def test_manual_optimisation_and_several_optimizers(
     tmp_path: Path, kind: Any, scorer: str, hold: str
 ) -> None:
+    callback = Watched(scorer, begin=1 / 6, end=2 / 3, events=3, hold=hold)
+    # Each optimizer's step counts as one of Lightning's steps.
+    steps = STEPS * (1 if kind is Manual else 2)
     if (kind, hold) == (Two, "grads"):
         with pytest.raises(bs.ArgumentError, match="hold: 'grads' with Muon"):
-            fit(tmp_path, kind(), Prune(schedule=RAMP, scorer=scorer, hold=hold), **OFF)
+            fit(tmp_path, kind(), callback, steps=steps, **OFF)
         return
-    callback = Prune(schedule=RAMP, scorer=scorer, hold=hold)
-    # Each optimizer's step counts as one of Lightning's steps.
-    fit(tmp_path, kind(), callback, steps=STEPS * (1 if kind is Manual else 2), **OFF)
+    fit(tmp_path, kind(), callback, steps=steps, **OFF)
     check_report(callback.report)
+    assert [event.step for event in callback.report.history] == [2, 4, 6, 8]
     callback.forwards.check(STEPS - 2)
 
 
 def test_muon_keeps_no_second_moment(tmp_path: Path) -> None:
     with pytest.raises(bs.ArgumentError, match="Muon keeps no exp_avg_sq"):
-        fit(tmp_path, Two(), Prune(schedule=RAMP), **OFF)
+        fit(tmp_path, Two(), Watched(schedule=RAMP), **OFF)
 
 
-@pytest.mark.parametrize("hold", ["weights", "grads"])
-def test_resume_is_bitwise_equal(tmp_path: Path, hold: str) -> None:
-    # All batches are alike: a resumed Lightning run repeats one, pruned or not.
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    def run(checkpoint: Any = None) -> tuple[Any, Any]:
-        torch.manual_seed(0)
-        callback, module = Prune(schedule=RAMP, hold=hold), Module()
-        saving = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_epochs=1, save_top_k=-1)
-        fit(tmp_path, module, callback, saving, checkpoint=checkpoint, batches=5, alike=True)
-        return callback, module
-
-    straight, expected = run()
-    resumed, found = run(tmp_path / "step=5.ckpt")
-    check_report(straight.report)
-    check_report(resumed.report)
-    for name, parameter in expected.named_parameters():
-        assert torch.equal(parameter, found.get_parameter(name)), name
-
-
-def test_resume_without_the_pruner_state_is_said(tmp_path: Path, said: Any) -> None:
-    early = Prune(schedule=RAMP)
-    trainer = fit(tmp_path, Module(), early, steps=8, **OFF)
-    trainer.save_checkpoint(tmp_path / "half.ckpt")
-
-    class Forgets(Prune):  # Lightning keeps the states of callbacks by the names of their classes
-        pass
-
-    callback = Forgets(schedule=RAMP)
-    fit(tmp_path, Module(), callback, checkpoint=tmp_path / "half.ckpt", **OFF)
-    said.expect("the schedule was not finished")
-
-
-class _Ema(Prune):
-    """Finalizes in on_fit_end, after EMAWeightAveraging has put its average into the module."""
-
-    def on_fit_end(self, trainer: Any, module: Any) -> None:
-        self.before = self.pruner.sparsity()
-        self.after = self.pruner.apply_to(module)
-        super().on_fit_end(trainer, module)
+@pytest.mark.parametrize("regrow", [bs.RigL(0.3), bs.SET(0.3)], ids=repr)
+def test_a_sparse_start_and_regrowth(tmp_path: Path, regrow: Any) -> None:
+    given = {"sparsity": 0.75, "initial_sparsity": 0.75, "start": "random", "begin": 2, "end": 8, "events": 3}
+    callback = Watched(**given, regrow=regrow)
+    fit(tmp_path, Module(), callback, **OFF)
+    assert [event.step for event in callback.report.history] == [0, 2, 4, 6, 8]
+    assert callback.report.history[1].churn > 0  # some have grown
+    assert callback.report.sparsity.masked == pytest.approx(0.75, abs=1e-3)
+    assert callback.report.violations == {}
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_ema_weights_get_the_zeros(tmp_path: Path, first: bool) -> None:
     from lightning.pytorch.callbacks import EMAWeightAveraging
 
-    callback, module = _Ema(schedule=RAMP), Module()
+    callback, module = Watched(schedule=RAMP), Module()
     callbacks = [callback, EMAWeightAveraging(decay=0.9)]
-    fit(tmp_path, module, *(callbacks if first else callbacks[::-1]), **OFF)
-    assert callback.before.zero < 0.4  # the average has few zeros
-    assert callback.after.zero == callback.after.masked
+    trained: list[torch.Tensor] = []
+
+    class Looks(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            trained[:] = [pl_module.net[0].weight.detach().clone()]
+
+    fit(tmp_path, module, Looks(), *(callbacks if first else callbacks[::-1]), **OFF)
     check_report(callback.report)
     for name in ("net.0.weight", "net.2.weight"):
         assert torch.equal(module.get_parameter(name) != 0, callback.pruner.masks[name])
+    assert not torch.equal(module.net[0].weight, trained[0])  # it is the average
 
 
-def test_ema_weights_without_the_zeros_are_reported(tmp_path: Path, said: Any) -> None:
-    from lightning.pytorch.callbacks import EMAWeightAveraging
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_swa_weights_get_the_zeros(tmp_path: Path, norm: bool, first: bool) -> None:
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
 
-    callback = Prune(schedule=RAMP)
-    fit(tmp_path, Module(), callback, EMAWeightAveraging(decay=0.9), **OFF)
-    said.expect(r"finalize\(\) found pruned weights that were not 0")
-    assert callback.report.sparsity.zero == callback.report.sparsity.masked
+    callback, module = Watched(begin=1, end=9, events=2), Module()
+    if norm:  # SWA then makes one more pass over the data, without steps
+        module.net.insert(1, torch.nn.BatchNorm1d(32))
+    callbacks = [callback, StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1, annealing_epochs=1)]
+    fit(
+        tmp_path, module, *(callbacks if first else callbacks[::-1]), steps=-1, max_epochs=4, batches=3, **OFF
+    )
+    report = callback.report
+    assert report.violations == {} and report.unfinished is None
+    assert report.sparsity.zero == report.sparsity.masked == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("hold", ["weights", "grads"])
-@pytest.mark.parametrize("attached", [True, False])
-def test_fabric(hold: str, attached: bool) -> None:
-    fabric = lightning.Fabric(accelerator="cpu", devices=1)
-    inner = mlp()
-    model, optimizer = fabric.setup(inner, torch.optim.AdamW(inner.parameters(), lr=1e-2))
-    pruner = bs.Pruner(model, optimizer, schedule=RAMP, hold=hold)
-    assert [entry.name for entry in pruner.plan().targets] == ["0.weight", "2.weight"]
-    if attached:
-        pruner.attach()
-    seen = Forwards(inner, pruner)
-    for _ in range(STEPS):
-        fabric.backward(loss_of(model))
-        optimizer.step()
-        if not attached:
-            pruner.step()
-        optimizer.zero_grad()
-    seen.check(STEPS - 2)
-    check_report(pruner.finalize())
-    plain = bs.Pruner(mlp(), None, scorer="magnitude", schedule=RAMP)
-    plain.load_masks(dict(pruner.masks.items()))
-    other: nn.Module = mlp()
-    assert pruner.apply_to(other).zero == pytest.approx(0.5, abs=1e-3)
+def test_numbers_reach_every_logger_and_the_progress_bar(tmp_path: Path) -> None:
+    loggers, callback = [Keeps(), Keeps()], Watched(begin=2, end=8, events=3)
+    trainer = fit(tmp_path, Module(), callback, logger=loggers, log_every_n_steps=5, **OFF)
+    events = callback.report.history
+    for logger in loggers:
+        assert [step for step, _ in logger.pruning] == [event.step for event in events] == [2, 4, 6, 8]
+        for event, (_, row) in zip(events, logger.pruning, strict=True):
+            assert row["pruning/sparsity"] == event.achieved_sparsity
+            assert row["pruning/churn"] == event.churn
+            assert all(isinstance(value, (int, float)) for value in row.values())
+        assert "pruning/threshold" not in logger.pruning[0][1]  # -inf, where nothing is pruned yet
+    assert float(trainer.progress_bar_metrics["pruning/sparsity"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(trainer.callback_metrics["pruning/sparsity"]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_one_callback_for_one_training_after_the_other(tmp_path: Path) -> None:
+    callback = Watched(begin=0.25, end=0.75, events=3)
+    fit(tmp_path, Module(), callback, **OFF)
+    before = callback.report
+    trainer = fit(tmp_path, Module(), callback, steps=16, **OFF)
+    check_report(before)
+    check_report(callback.report, steps=16)
+    trainer.fit_loop.epoch_loop.max_steps = 24
+    trainer.fit(trainer.lightning_module, torch.utils.data.DataLoader(torch.randn(60, 16), batch_size=4))
+    assert callback.pruner.steps == 8
+    assert callback.report.unfinished is None
+
+
+def test_after_a_training_that_broke_off(tmp_path: Path) -> None:
+    class Breaks(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                raise ValueError("broken off")
+
+    callback, module = Watched(begin=2, end=8, events=3), Module()
+    with pytest.raises(ValueError, match="broken off"):
+        fit(tmp_path, module, callback, Breaks(), **OFF)
+    assert callback.report is None
+    fit(tmp_path, module, callback, **OFF)
+    check_report(callback.report)
+
+
+def test_a_module_configures_the_callback_itself(tmp_path: Path) -> None:
+    class Own(Module):
+        def configure_callbacks(self) -> list[Any]:
+            self.own = Watched(begin=2, end=8, events=3)
+            return [self.own]
+
+    module = Own()
+    fit(tmp_path, module, **OFF)
+    check_report(module.own.report)
+
+
+def test_under_the_other_name_of_the_package(tmp_path: Path) -> None:
+    other = pytest.importorskip("pytorch_lightning")
+
+    class Plain(other.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 8))
+
+        def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+    callback = Watched(begin=2, end=8, events=3)
+    fit(tmp_path, Plain(), callback, package=other, **OFF)
+    check_report(callback.report)
+
+
+@pytest.mark.parametrize(
+    ("argument", "counterpart"),
+    [
+        ("amount", "sparsity"),
+        ("pruning_fn", "scorer is 'magnitude' for l1_unstructured"),
+        ("parameters_to_prune", "targets"),
+        ("apply_pruning", "begin and end"),
+        ("make_pruning_permanent", "nothing to make permanent"),
+        ("use_lottery_ticket_hypothesis", "weights are not set back"),
+        ("verbose", "logger 'bittersweet"),
+        ("prune_on_train_epoch_end", "after optimizer steps"),
+    ],
+)
+def test_arguments_of_model_pruning_name_their_counterpart(argument: str, counterpart: str) -> None:
+    with pytest.raises(bs.ArgumentError, match=rf"^{argument}: .*ModelPruning.*{counterpart}"):
+        BittersweetPruning(**{argument: True})
+
+
+def test_every_argument_of_model_pruning_has_a_counterpart() -> None:
+    import inspect
+
+    from lightning.pytorch.callbacks import ModelPruning
+
+    for argument in list(inspect.signature(ModelPruning.__init__).parameters)[1:]:
+        with pytest.raises(bs.ArgumentError, match=f"^{argument}: an argument of Lightning's ModelPruning"):
+            BittersweetPruning(**{argument: 1})

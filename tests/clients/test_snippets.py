@@ -1,4 +1,6 @@
-"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0."""
+"""The snippets of docs/clients.md run, each on a model and data of its own, and leave half of it at 0.
+
+So do whole pages that need a package."""
 
 from __future__ import annotations
 
@@ -13,28 +15,19 @@ from client_support import mlp
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/clients.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python (\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
-PACKAGES = {"trainer": "transformers", "lora": "peft", "average": "torch", "several": "torch"}
+PACKAGES = {"lora": "peft", "average": "torch", "several": "torch"}
 
 
-def given(name: str, folder: Path) -> dict[str, Any]:
-    if name == "trainer":
-        from test_trainer import Tokens, arguments, tiny_llama
-
-        return {"model": tiny_llama(), "dataset": Tokens(), "arguments": arguments(folder)}
+def given() -> dict[str, Any]:
     loader = torch.utils.data.DataLoader(torch.randn(128, 16), batch_size=4)
-    if name == "lightning":
-        from test_lightning import Module
-
-        return {"module": Module(), "loader": loader}
     model = mlp()
     return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-2), "loader": loader}
 
 
 def test_all_are_here() -> None:
-    assert set(BLOCKS) == {"trainer", "lightning", "accelerate", "average", "lora", "several"}
+    assert set(BLOCKS) == {"accelerate", "average", "lora", "several"}
 
 
-@pytest.mark.filterwarnings("ignore:.*(GPU available|many workers|does not have a)")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_snippet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(PACKAGES.get(name, name))
@@ -43,15 +36,29 @@ def test_snippet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         import accelerate
 
         accelerate.state.AcceleratorState._reset_state(True)
-    names: dict[str, Any] = {"__name__": "__main__", **given(name, tmp_path)}
+    names: dict[str, Any] = {"__name__": "__main__", **given()}
     exec(compile(BLOCKS[name], f"docs/clients.md, {name}", "exec"), names)
-    if "trainer" in names:
-        trainer = names["trainer"]
-        callbacks = trainer.callbacks if name == "lightning" else trainer.callback_handler.callbacks
-        (callback,) = (one for one in callbacks if isinstance(one, names["Prune"]))
-        report = callback.pruner.finalize()
-        assert (report.violations, report.unfinished) == ({}, None)
-        assert report.sparsity.zero == pytest.approx(0.5, abs=1e-3)
-        return
     found = names["average"] if name == "average" else names["model"]
     assert bs.sparsity(found).matrices.zero == pytest.approx(0.5, abs=1e-3)
+
+
+PAGES = {
+    "coming_from/lightning.md": "lightning",
+    "guides/lightning.md": "lightning",
+    "guides/lora.md": "peft",
+    "guides/trainer.md": "transformers",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(GPU available|many workers|does not have a)")
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_as_printed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, with data of its own, and with the assertions that the page prints."""
+    pytest.importorskip(PAGES[page])
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[2] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python \w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks and all("assert " in block for block in blocks)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"docs/{page}, block {number}", "exec"), names)

@@ -12,7 +12,7 @@ from client_support import RAMP, check_report
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-from test_trainer import STEPS, Prune, trainer  # noqa: E402
+from trainer_support import STEPS, Watched, trainer  # noqa: E402
 
 WORKS = [
     ("adamw_torch", "torch"),
@@ -53,7 +53,7 @@ def model() -> Any:
 
 
 def run(folder: Path, name: str, **options: Any) -> None:
-    callback = Prune(schedule=RAMP, **options)
+    callback = Watched(schedule=RAMP, **options)
     trainer(folder, callback, model(), optim=name).train()
     check_report(callback.report)
     callback.forwards.check(STEPS - 2)
@@ -77,7 +77,7 @@ def test_without_second_moments(tmp_path: Path, name: str, package: str) -> None
 def test_a_best_checkpoint_of_a_schedule_free_optimizer(tmp_path: Path) -> None:
     """The Trainer takes such an optimizer into eval mode to save; the saved weights have the zeros."""
     need("schedulefree")
-    callback = Prune(schedule=RAMP)
+    callback = Watched(schedule=RAMP)
     own = trainer(
         tmp_path, callback, model(), optim="schedule_free_adamw", save_strategy="steps", save_steps=10
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import ArgumentError
@@ -31,20 +31,25 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
-def refuse(function: Callable[..., Any], given: Mapping[str, object]) -> None:
+def refuse(
+    function: Callable[..., Any], given: Mapping[str, object], passed_on: Collection[str] = ()
+) -> None:
     """Raises ArgumentError if `given`, what a function caught beside its own keywords, holds any.
 
-    The message names the argument that is meant, where that can be told.
+    The message names the argument that is meant, where that can be told; among those that the function passes
+    on to another one too.
     """
     for keyword in given:
         parameters = inspect.signature(function).parameters.values()
         accepted = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+        accepted += [one for one in passed_on if one not in accepted]
         ours = _ELSEWHERE.get(keyword)
         if ours not in accepted:
             ours = next(iter(difflib.get_close_matches(keyword, accepted, n=1)), None)
         if keyword == "density":
             ours = "sparsity, which is 1 - density"
-        if _ELSEWHERE.get(keyword, keyword) == "sparsity" and "schedule" in accepted:
+        means = _ELSEWHERE.get(keyword, keyword)
+        if means == "sparsity" and "schedule" in accepted and "sparsity" not in accepted:
             ours = "schedule, which says how much and when: schedule=OneShot(0.5, step=100)"
         hint = f"the argument is {ours}" if ours else f"accepted: {', '.join(accepted)}"
         raise ArgumentError(f"{keyword}: {function.__name__} has no such argument; {hint}")

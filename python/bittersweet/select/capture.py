@@ -35,8 +35,7 @@ class CapturableStep:
 
     Args:
         inputs: A ScoreInputs or a list of them, all row-major torch tensors on one CUDA device. Their masks,
-        where
-            given, say what is dead at first; they are copied.
+            where given, say what is dead at first; they are copied.
         scorer, ties, nonfinite, seed, eps, regrow: See `make_masks`. Scope and selector are ``"global"`` and
             ``"exact"``. A scorer that reads `step` keeps the step count of now.
         mask_optimizer_state: See `prune_`.

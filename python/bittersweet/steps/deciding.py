@@ -49,7 +49,7 @@ def decide(
             raise unscorable(step, ours[0].skipped, settings, len(ranks.members.names))
         return ours[0].skipped
 
-    members = ranks.competing(left_out)
+    members = ranks.competing(left_out, asked=settings.growth is not None)
     skipped = [name for name in ranks.members.names if name not in members.index]
     if not members.names:
         raise unscorable(step, skipped, settings, len(ranks.members.names))

@@ -73,14 +73,15 @@ class Ranks:
             "Save its state_dict()"
         )
 
-    def competing(self, left_out: Callable[[], Iterable[str]]) -> Members:
+    def competing(self, left_out: Callable[[], Iterable[str]], *, asked: bool = False) -> Members:
         """The members without what this rank, or another, leaves out, which `left_out` says. All ranks are on
         their way to an event: what it raises on one is raised on all.
 
         Where not all ranks decide about the same targets, they tell each other; elsewhere the first round
-        proves that they leave out the same.
+        proves that they leave out the same. `asked`: they talk of something else before that round, so that
+        they tell each other too.
         """
-        if self._alike:
+        if self._alike and not asked:
             with reported(self.group):
                 return self.members.without(left_out())
         told = self.group.gathered(lambda: sorted(left_out()))

@@ -396,3 +396,27 @@ def stages_of_which_one_lacks_something(rank: int, size: int) -> None:
             del state["exp_avg_sq"]
         with all_raise(bs.MissingStateError, f"not one of the {size} targets"):
             all_left[2].step()
+
+
+def gradients_that_growth_cannot_read_on_one_rank(rank: int, size: int) -> None:
+    """A missing one, and a NaN, which the second of the two decisions finds."""
+    for culprit in range(size):
+        for scope in ("global", "tensor"):
+            model, optimizer, pruner = prepared(scorer="magnitude", scope=scope, regrow=bs.RigL(0.5, end=200))
+            weight = model.b.weight
+            grad = weight.grad
+            if rank == culprit:
+                weight.grad = None
+            text = "'b.weight' has no gradient"
+            with all_raise(bs.MissingStateError, text, culprit), unchanged(model, optimizer, pruner):
+                pruner.step()
+            weight.grad = grad
+            kept = here(grad).clone()
+            if rank == 0:
+                here(grad).fill_(torch.nan)
+            with all_raise(bs.NonFiniteScoreError, "b.weight"), unchanged(model, optimizer, pruner):
+                pruner.step()
+            here(grad).copy_(kept)
+            event = pruner.step()
+            assert event is not None and event.grown and event.pruned == event.k
+            require_held(model, optimizer, pruner)

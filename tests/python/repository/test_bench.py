@@ -27,6 +27,7 @@ SECTIONS = [
     "sizes",
     "peers",
     "ranks",
+    "rounding",
     "selectors",
     "sparse",
     "torch_prune",
