@@ -13,8 +13,8 @@ from .task import Start, Task
 
 
 def task(quick: bool) -> Task:
-    steps = 24 if quick else 400
-    plan = Plan(steps, 0, steps, 1, width=64, heads=4, layers=2, context=32, batch=24, held_out_windows=96)
+    steps = 24 if quick else 900
+    plan = Plan(steps, 0, steps, 1, width=64, heads=4, layers=2, context=32, batch=8, held_out_windows=96)
     corpus = load_corpus(None)
 
     def begin(seed: int) -> Start:
@@ -29,7 +29,7 @@ def task(quick: bool) -> Task:
         "held-out loss, nats per byte",
         False,
         steps,
-        6e-3,
+        4e-3,
         f"{corpus.source}, {platform.python_version()}, {corpus.sha256[:12]}",
         begin,
     )

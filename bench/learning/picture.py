@@ -41,5 +41,6 @@ def draw(results: Results, path: Path) -> None:
         axes.set_xlabel("pruned", fontsize=9)
         axes.grid(alpha=0.25)
         axes.tick_params(labelsize=8)
-    figure.axes[0].legend(fontsize=8, loc="best")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     figure.savefig(path, dpi=90)

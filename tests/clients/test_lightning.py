@@ -141,6 +141,15 @@ def test_manual_optimisation_and_several_optimizers(
     callback.forwards.check(STEPS - 2)
 
 
+def test_a_module_without_an_optimizer_is_refused(tmp_path: Path) -> None:
+    class NoOptimizer(Module):
+        def configure_optimizers(self) -> None:
+            return None
+
+    with pytest.raises(bs.ArgumentError, match="nothing to prune .*not in the optimizer"):
+        fit(tmp_path, NoOptimizer(), Watched(schedule=RAMP), **OFF)
+
+
 def test_muon_keeps_no_second_moment(tmp_path: Path) -> None:
     with pytest.raises(bs.ArgumentError, match="Muon keeps no exp_avg_sq"):
         fit(tmp_path, Two(), Watched(schedule=RAMP), **OFF)
@@ -155,6 +164,24 @@ def test_a_sparse_start_and_regrowth(tmp_path: Path, regrow: Any) -> None:
     assert callback.report.history[1].churn > 0  # some have grown
     assert callback.report.sparsity.masked == pytest.approx(0.75, abs=1e-3)
     assert callback.report.violations == {}
+
+
+@pytest.mark.parametrize("scorer", ["bitter7", "movement", "bitter10"])
+def test_masks_follow_a_module_that_was_moved_in_the_end(tmp_path: Path, scorer: str) -> None:
+    """As Lightning does from a GPU to the host; here only the note of where it was says so."""
+
+    class Moved(Watched):
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            self._device = torch.device("cuda")
+            super().on_fit_end(trainer, pl_module)
+
+    plain, moved, module, again = Watched(scorer, begin=3), Moved(scorer, begin=3), Module(), Module()
+    again.load_state_dict(module.state_dict())
+    fit(tmp_path, module, plain, **OFF)
+    fit(tmp_path, again, moved, **OFF)
+    assert moved.report.violations == {} and moved.report.unfinished is None
+    assert torch.equal(module.net[0].weight, again.net[0].weight)
+    assert len(moved.report.history) == len(plain.report.history)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -149,14 +149,8 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         if not history:
             return
         event = history[-1]
-        pl_module.log(
-            "pruning/sparsity",
-            event.achieved_sparsity,
-            prog_bar=True,
-            logger=False,
-            on_step=True,
-            on_epoch=False,
-        )
+        now = event.achieved_sparsity
+        pl_module.log("pruning/sparsity", now, prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if (event.step or 0) <= self._told:
             return
         self._told = self.pruner.steps
@@ -169,9 +163,8 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         # Not in on_train_end: whether callbacks that average weights run before this one there, nobody knows.
         if self.pruner is None:
             return
-        if (
-            pl_module.device != self._device
-        ):  # Lightning moves the module to the host in the end; masks follow
+        moved = pl_module.device != self._device
+        if moved:  # to the host, as Lightning does in the end: the masks follow
             self.pruner.load_state_dict(self.pruner.state_dict())
         if _averages(trainer):
             self._apply(pl_module)
@@ -198,7 +191,7 @@ def _averages(trainer: Any) -> bool:
 
 def _length(trainer: Any, done: int) -> Length:
     """Of the training that begins, in steps of all optimizers; `done` steps of Lightning's came before it."""
-    each = len(trainer.optimizers)  # Lightning counts the steps of every one
+    each = max(len(trainer.optimizers), 1)  # Lightning counts the steps of every one
     steps = trainer.estimated_stepping_batches
     if trainer.max_steps != -1:
         steps = min(steps, trainer.max_steps // each)

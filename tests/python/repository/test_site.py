@@ -28,7 +28,7 @@ def script(path: str) -> types.ModuleType:
 
 
 def public_names() -> list[str]:
-    """What a user may write after ``bittersweet.``: `__all__`, what is left out of it, rooms and their own."""
+    """What a user may write after ``bittersweet.``: `__all__`, what it leaves out, rooms and their own."""
     names = {*bs.__all__, *bs._HOME, *bs._ROOMS}
     for room in bs._ROOMS:
         names |= {f"{room}.{name}" for name in getattr(bs, room).__all__}
@@ -77,8 +77,21 @@ PAGE = r"""# Page
 print("[x](../../nothing)")
 ```
 
-::: bittersweet.optim.equals_torch
+::: bittersweet.room.written
 """
+PACKAGE = {
+    "__init__.py": (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from . import room as room\n    from .below import Thing\n"
+        '_ROOMS = frozenset(("room",))\n__all__ = ["Thing"]\n'
+    ),
+    "below.py": (
+        'class Thing:\n    """Is `made`, see docs/guides/page.md."""\n\n'
+        '    def made(self):\n        """Made."""\n'
+    ),
+    "room/__init__.py": 'from .inside import written\n__all__ = ["written"]\n',
+    "room/inside.py": 'def written():\n    """Writes a `Thing`, once `Thing.made`."""\n',
+}
 NOWHERE = {
     "[a](../gone.md)": "gone.md",
     "[b](../../src/gone.cpp)": "gone.cpp",
@@ -94,18 +107,19 @@ NOWHERE = {
 def small(tmp_path: Path) -> Path:
     """A repository of two pages, with everything that is special about links and docstrings."""
     pytest.importorskip("mkdocstrings")
-    for name in ("scripts", "python/bittersweet"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
     settings = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
-    nav = "nav: [index.md, guides/page.md, changelog.md, contributing.md]\n"
+    nav = "nav: [index.md, guides/page.md, reference/below.md, changelog.md, contributing.md]\n"
     texts = {
         "mkdocs.yml": settings[: settings.index("nav:\n")] + nav,
         "CONTRIBUTING.md": "# Contributing\n\n[inside](docs/guides/page.md#two-words)\n",
         "CHANGELOG.md": "# Changes\n",
         "README.md": "# Readme\n",
-        "docs/index.md": "# Start\n\n::: bittersweet.optim.Adam\n\n::: bittersweet.optim.AdamW\n",
+        "docs/index.md": "# Start\n",
+        "docs/reference/below.md": "# Below\n\n::: bittersweet.Thing\n",
         "docs/guides/page.md": PAGE,
         "docs/stylesheets/site.css": "",
+        **{f"python/bittersweet/{name}": text for name, text in PACKAGE.items()},
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +149,11 @@ def test_what_is_written_for_github_reads_the_same(small: Path) -> None:
     assert text == (REPOSITORY / "scripts/site_links.py").read_text(encoding="utf-8")
     assert "site_links.py\n" in (site / "source/scripts.txt").read_text(encoding="utf-8")
     assert 'href="../guides/page/#two-words"' in (site / "contributing/index.html").read_text()
-    start = (site / "index.html").read_text(encoding="utf-8")
-    assert re.search(r'<a [^>]*href="guides/page/#bittersweet.optim[\w.]*equals_torch"[^>]*><code>', start)
+    for name in ("Thing", "Thing.made"):
+        assert re.search(rf'href="../../reference/below/#bittersweet.[\w.]*{name}"[^>]*><code>{name}<', page)
+    below = (site / "reference/below/index.html").read_text(encoding="utf-8")
+    assert re.search(r'href="#bittersweet.[\w.]*Thing.made"[^>]*><code>made<', below)
+    assert '<a href="../../guides/page/">docs/guides/page.md</a>' in below
 
 
 @pytest.mark.parametrize(
