@@ -1,8 +1,8 @@
 """Peak resident memory of one call beyond its inputs, or of training beyond the model, each in a process of
 its own.
 
-Run by the headline and training sections: ``python bench/memory.py WHAT WEIGHTS THREADS`` prints one JSON
-object. WHAT is one of CALLS, or one of `arms.ARMS`.
+Run by the headline, training and torch_prune sections: ``python bench/memory.py WHAT WEIGHTS THREADS`` prints
+one JSON object. WHAT is one of CALLS or PRUNES, or one of `arms.ARMS`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 CALLS = ("threshold", "masks")
+PRUNES = ("prune ours", "prune torch")
 
 
 def in_fresh_process(call: str, weights: int, threads: int) -> dict[str, Any]:
     """`peak_bytes` beyond the inputs, the library's own `extra_bytes`, and `mask_bytes`, of one cold call.
-    Of an arm: `peak_bytes` beyond the model, over the first event and the steps after it.
+    Of an arm: `peak_bytes` beyond the model, over the first event and the steps after it. Of PRUNES: what
+    `sections.torch_prune.measure_memory` says.
 
     Raises RuntimeError with what the process printed when it fails.
     """
@@ -88,6 +90,11 @@ def main(call: str, weights: int, threads: int) -> None:
 
     warnings.simplefilter("ignore")
     set_threads(threads)
+    if call in PRUNES:
+        from sections.torch_prune import measure_memory
+
+        print(json.dumps(measure_memory(call.removeprefix("prune "), weights)))
+        return
     if call not in CALLS:
         print(json.dumps(_of_training(call, weights)))
         return

@@ -27,6 +27,7 @@ import numpy as np
 import tables
 import torch
 from floor import Floor
+from machine import processor
 from measure import Bench, Neighbours
 from sections import (
     cliffs,
@@ -35,9 +36,11 @@ from sections import (
     orders,
     peers,
     ranks,
+    rounding,
     selectors,
     sizes,
     sparse,
+    torch_prune,
     trackers,
     training,
     wanda,
@@ -52,8 +55,10 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "sizes": sizes.run,
     "peers": peers.run,
     "ranks": ranks.run,
+    "rounding": rounding.run,
     "selectors": selectors.run,
     "sparse": sparse.run,
+    "torch_prune": torch_prune.run,
     "trackers": trackers.run,
     "training": training.run,
     "wanda": wanda.run,
@@ -110,7 +115,7 @@ def facts(options: argparse.Namespace, floor: Floor) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "command": command(options),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpus": os.cpu_count(),
         "isa": build["isa"],
         "isa_of_the_floor": floor.isa,
@@ -122,19 +127,6 @@ def facts(options: argparse.Namespace, floor: Floor) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(aliased=True, terse=True),
     }
-
-
-def _cpu() -> str:
-    """The processor's name, with family and model: a virtual machine may hide all but these."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict((part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line)
-    name = fields.get("model name", platform.machine())
-    if "cpu family" not in fields:
-        return name
-    return f"{name} (family {fields['cpu family']}, model {fields.get('model', '?')})"
 
 
 def save(options: argparse.Namespace, about: dict[str, Any], results: dict[str, list[Table]]) -> None:

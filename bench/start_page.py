@@ -64,16 +64,14 @@ def draw(path: Path) -> None:
     }
     with pyplot.rc_context(settings):
         figure, panels = pyplot.subplots(2, figsize=(7, 5), height_ratios=(3, 4), layout="constrained")
-        titles = (
-            "An exact threshold",
-            "A training step with masks",
-        )
+        figure.get_layout_engine().set(hspace=0.1, w_pad=0.1, h_pad=0.1)
+        titles = ("An exact threshold", "An optimizer step with masks")
         for panel, title, bars in zip(panels, titles, (selection(), training()), strict=True):
             colors = [OURS if "Bittersweet" in name else OTHERS for name in bars]
             drawn = panel.barh(list(bars), list(bars.values()), color=colors, height=0.7)
             panel.bar_label(drawn, [f"{value:,.0f} ms" for value in bars.values()], padding=4)
             panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
-            panel.margins(x=0.16)
+            panel.margins(x=0.2)
             panel.invert_yaxis()
             panel.xaxis.set_visible(False)
             panel.tick_params(length=0)

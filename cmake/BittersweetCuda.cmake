@@ -3,13 +3,18 @@
 set(BITTERSWEET_CUDA auto CACHE STRING
   "CUDA engine: auto (if a CUDA compiler from 12.4 works), on (an error if none does) or off")
 set_property(CACHE BITTERSWEET_CUDA PROPERTY STRINGS auto on off)
-# A wheel is for every machine; who develops compiles for one architecture, in a sixth of the time.
+# Who develops compiles for one architecture. `pip install` compiles for the GPU at hand and, where there is none, for
+# two generations and PTX that newer ones compile at first use: six would take twice as long (docs/compatibility.md).
 set(architectures 90)
 if(SKBUILD)
-  set(architectures all-major)
+  set(architectures 80-real 90)
+  execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpus ERROR_QUIET RESULT_VARIABLE ignored)
+  if(gpus MATCHES "GPU [0-9]+:")
+    set(architectures native)
+  endif()
 endif()
 set(BITTERSWEET_CUDA_ARCHITECTURES ${architectures} CACHE STRING
-  "GPU architectures to compile for: all-major, native, or a list such as 90 or 80;90")
+  "GPU architectures to compile for: native, all-major, or a list such as 90 or 80;90")
 
 set(BITTERSWEET_HAS_CUDA OFF)
 string(TOLOWER "${BITTERSWEET_CUDA}" cuda)
@@ -40,7 +45,8 @@ else()
 endif()
 
 if(BITTERSWEET_HAS_CUDA)
-  message(STATUS "CUDA engine: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  message(STATUS "CUDA engine: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES} "
+    "(BITTERSWEET_CUDA_ARCHITECTURES)")
 elseif(cuda STREQUAL "on")
   message(FATAL_ERROR
     "BITTERSWEET_CUDA=on, but ${BITTERSWEET_CUDA_ABSENT_REASON}. Install the CUDA Toolkit 12.4 or newer and put nvcc on "

@@ -8,10 +8,10 @@ need_system lacks_python lacks_compiler
 make_venv
 install_torch_and_build_tools
 say "Building and installing bittersweet (a few minutes the first time)"
-# The CUDA engine takes minutes to compile: only where a GPU can use it, and for that GPU alone.
-cuda=(--config-settings cmake.define.BITTERSWEET_CUDA=off)
-if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
-  cuda=(--config-settings cmake.define.BITTERSWEET_CUDA_ARCHITECTURES=native)
+# The CUDA engine takes minutes to compile: only where a GPU can use it.
+cuda=()
+if ! { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }; then
+  cuda=(--config-settings cmake.define.BITTERSWEET_CUDA=off)
 fi
 pip_install --no-build-isolation --config-settings build-dir=build/demo "${cuda[@]}" ".[torch,demo]"
 say "Running: python -m bittersweet demo $*"

@@ -1,34 +1,48 @@
-"""An extension of Griffe: a `name` in a docstring leads to where the reference has it.
+"""An extension of Griffe: names and pages in docstrings lead to where the site has them.
 
 Docstrings write names of the package between single backticks. One that is a member of the class at hand, or
-public in the package, becomes a cross-reference; all others stay code.
+public in the package, becomes a cross-reference; all others stay code. Pages are named by their path, as in
+docs/training.md, which becomes a link.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from griffe import Alias, Class, Extension, Module, Object
 
-NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_]\w*)(\(\))?`(?!`)")
-ROOMS = ("optim", "sparse")
+PAGE = re.compile(r"\bdocs/([\w/]+)\.md\b")
+NAME = re.compile(r"(?<![`\w\[])`([A-Za-z_][\w.]*)(\(\))?`(?!`)")
 
 
 class CrossReferences(Extension):
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        public = {name: f"{pkg.path}.{name}" for name, found in pkg.members.items() if leads_in(found)}
-        for room in ROOMS:
-            found = {str(name): f"{pkg.path}.{room}.{name}" for name in pkg[room].exports}
-            refer_in(pkg[room], {**public, **found})
+        rooms = re.findall(r"'(\w+)'", str(pkg["_ROOMS"].value))  # modules that are public names
+        public = led_in(pkg, pkg, [*pkg.members])
+        for room in rooms:
+            own = led_in(pkg, pkg[room], [str(name) for name in pkg[room].exports])
+            refer_in(pkg[room], {**public, **own})
         for name, member in pkg.members.items():
-            if isinstance(member, Module) and name not in ROOMS:
+            if isinstance(member, Module) and name not in rooms:
                 refer_in(member, public)
 
 
-def leads_in(member: Object | Alias) -> bool:
-    """Whether this name of the package is one of its own, imported from a room below."""
-    return isinstance(member, Alias) and member.target_path.startswith("bittersweet.")
+def led_in(pkg: Module, room: Module, names: list[str]) -> dict[str, str]:
+    """Which of the names in `room` are imported from below, and where the reference has them; of a class also
+    its members, as ``Class.member``."""
+    known = {}
+    for name in names:
+        member = room.members[name]
+        if not isinstance(member, Alias) or not member.target_path.startswith(f"{pkg.path}."):
+            continue
+        known[name] = f"{room.path}.{name}"
+        target = pkg[member.target_path.split(".")[1:]]
+        if isinstance(target, Class):
+            shown = [key for key, found in target.members.items() if is_shown(key, found)]
+            known |= {f"{name}.{key}": target.members[key].path for key in shown}
+    return known
 
 
 def refer_in(found: Object | Alias, known: dict[str, str]) -> None:
@@ -39,8 +53,8 @@ def refer_in(found: Object | Alias, known: dict[str, str]) -> None:
         own = {name: member.path for name, member in found.members.items() if is_shown(name, member)}
         known = {**known, **own}
     if found.docstring is not None:
-        refer = lambda match: reference(match, known, found.name)  # noqa: E731
-        found.docstring.value = NAME.sub(refer, found.docstring.value)
+        refer = partial(reference, known=known, here=found.name)
+        found.docstring.value = PAGE.sub(link, NAME.sub(refer, found.docstring.value))
     for member in found.members.values():
         refer_in(member, known)
 
@@ -54,3 +68,8 @@ def reference(match: re.Match[str], known: dict[str, str], here: str) -> str:
     if name not in known or name == here:
         return match[0]
     return f"[`{name}{match[2] or ''}`][{known[name]}]"
+
+
+def link(match: re.Match[str]) -> str:
+    """As a page of the reference writes it. MkDocs refuses what is not there."""
+    return f"[{match[0]}](../{match[1]}.md)"

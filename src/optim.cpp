@@ -28,6 +28,7 @@ struct Checked {
       : tensors(given.begin(), given.end()) {
     check_adam_length("options", options.size(), given.size());
     check_adam_length("steps", counts.size(), given.size());
+    if (!call.draws.empty()) check_adam_length("draws", call.draws.size(), given.size());
     check_alignment(given);
     check_adam_rounding(call.rounding);
     steps.reserve(given.size());
@@ -36,6 +37,7 @@ struct Checked {
       if (!same) check_adam_options(options[t]);
       if (!(counts[t] >= 1)) throw ArgumentError("step: " + std::to_string(counts[t]) + "; accepted: a count from 1");
       check_adam_tensor(given[t], options[t].amsgrad);
+      if (const RoundingKey* const draw = call.draw_of(t)) check_adam_draw(given[t], *draw);
       if (!options[t].amsgrad) tensors[t].max_exp_avg_sq = {};
       tensors[t].bias_correction1 = static_cast<float>(1.0 - std::pow(options[t].beta1, counts[t]));
       steps.push_back(same ? steps.back() : make_adam_step(options[t], counts[t], call.scale));

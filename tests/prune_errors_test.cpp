@@ -171,6 +171,34 @@ TEST(Arguments, Options) {
         c.options.max_tensor_sparsity = 0.5;
       },
       {"max_tensor_sparsity", "global"});
+  const auto ranges = [](Call& c) { c.options.tensor_sparsity = {c.inputs.size(), CountRange{0, 0}}; };
+  expect_refused<ArgumentError>([&](Call& c) { ranges(c); }, {"tensor_sparsity", "the ranges allow 0"});
+  expect_refused<ArgumentError>([](Call& c) { c.options.tensor_sparsity.resize(99); },
+                                {"tensor_sparsity", "99 ranges"});
+  expect_refused<ArgumentError>(
+      [&](Call& c) {
+        ranges(c);
+        c.options.tensor_sparsity[0] = {2, 1};
+      },
+      {"tensor_sparsity", "least <= most"});
+  expect_refused<ArgumentError>(
+      [&](Call& c) {
+        ranges(c);
+        c.options.scope = {Scope::tensor};
+      },
+      {"tensor_sparsity", "global"});
+  expect_refused<ArgumentError>(
+      [&](Call& c) {
+        ranges(c);
+        c.options.ties = Ties::below;
+      },
+      {"tensor_sparsity", "ties"});
+  expect_refused<ArgumentError>(
+      [&](Call& c) {
+        ranges(c);
+        c.options.max_tensor_sparsity = 0.5;
+      },
+      {"max_tensor_sparsity", "one of them"});
   for (const double wrong : {-0.1, 1.1, std::nan("")})
     expect_refused<ArgumentError>([&](Call& c) { c.options.max_tensor_sparsity = wrong; },
                                   {"max_tensor_sparsity", "0 to 1"});

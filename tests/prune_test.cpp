@@ -226,6 +226,42 @@ TEST(Prune, MaxTensorSparsity) {
       }
 }
 
+// A tensor beyond its range gives exactly the bound, the rest comes from the others, by one threshold.
+TEST(Prune, RangesUnderOneThreshold) {
+  Workspace workspace;
+  for (const char* name : {"row_scale", "three_values", "half_zeros"})
+    for (const bool masked : {false, true}) {
+      SCOPED_TRACE(std::string(name) + (masked ? ", masked" : ""));
+      std::vector<Values> values;
+      for (const std::int64_t n : {100, 5000, 333, 40000, 0, 1, 70000}) {
+        values.push_back(values_named(name, n, static_cast<std::uint64_t>(n) + 1));
+        for (float& x : values.back()) x *= static_cast<float>(values.size());
+      }
+      Model model = model_of(values);
+      if (masked) model.set_masks(0.1, 3);
+      const auto inputs = model.inputs();
+      FreshMasks masks(inputs);
+      PruneOptions options;
+      for (const ScoreInputs& tensor : inputs) options.tensor_sparsity.push_back({tensor.numel / 3, tensor.numel / 2});
+      options.tensor_sparsity[1] = {700, 700};
+      const PruneReport report = make_masks(inputs, Magnitude{}, {.sparsity = 0.4}, options, masks.table(), workspace);
+      EXPECT_EQ(report.pruned, report.k);
+      for (std::size_t t = 0; t < inputs.size(); ++t) {
+        const SortOracle alone({values[t]}, {&inputs[t], 1});
+        const std::int64_t given = report.tensor_pruned[t], dead = inputs[t].numel - alone.live();
+        EXPECT_GE(given, options.tensor_sparsity[t].least);
+        EXPECT_LE(given, options.tensor_sparsity[t].most);
+        ASSERT_TRUE(same_words(alone.masks_without(given - dead)[0], masks.bits()[t])) << "tensor " << t;
+        if (given < options.tensor_sparsity[t].most) {
+          EXPECT_GE(alone.value(given - dead + 1), *report.value);
+        }
+        if (given > std::max(dead, options.tensor_sparsity[t].least)) {
+          EXPECT_LE(alone.value(given - dead), *report.value);
+        }
+      }
+    }
+}
+
 TEST(Prune, MaxTensorSparsityHoldsUnderEveryRuleOfTies) {
   const Model model = model_of({Values(100, 1.0f), Values(1000, 2.0f)});
   const auto inputs = model.inputs();

@@ -109,7 +109,7 @@ def stepper(
 ) -> Callable[[], None]:
     """Our AdamW step, on the CUDA engine `native` or, where that is None, on the CPU engine."""
     table = state.table()
-    groups = array("d", [LR, *options["betas"], EPS, options["weight_decay"], 1.0, 0.0, 0.0])
+    groups = array("d", [LR, *options["betas"], EPS, options["weight_decay"], 1.0, *[0.0] * 5])
     if native is None:
         return lambda: void(_core.step_adam(table, groups, *rounding, 0.0, False))
     bytes_needed = native.cuda_adam_bytes(table, groups)

@@ -1,8 +1,10 @@
-"""Keeping masks between events, which a training loop pays on every step, beside the optimizer's own step."""
+"""Keeping masks between events, which a training loop pays on every step, beside the optimizer's own step;
+and what events cost that grow by another score."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import bittersweet as bs
 import models
@@ -109,4 +111,62 @@ def run(bench: Bench) -> list[Table]:
         notes += rounds.packing_note("packing", "hold w")
     notes.insert(0, "torch: `tensor.mul_(mask)` over torch.bool masks, or what the row says.")
     size = f"{bench.weights:,} weights in {len(w)} tensors, half of them pruned"
-    return [Table(f"Holding masks on every step ({size})", rows, notes)]
+    held = Table(f"Holding masks on every step ({size})", rows, notes)
+    return [held, _growing(bench, net, adamw, names)]
+
+
+def _growing(bench: Bench, net: Net, adamw: torch.optim.Optimizer, names: list[str]) -> Table:
+    """Whole events to 90 %, zeros in w, m, v included: from 80 % by the pruner's scorer alone, and at 90 %
+    with 30 % of the live weights dropped and opened."""
+    parameters = [p.detach() for p in net.parameters()]
+    grads = [p.grad for p in net.parameters()]
+    saved = models.like(parameters)
+
+    def always(step: int) -> tuple[bool, float]:
+        return True, 0.9
+
+    def pruner(scope: str, regrow: Any) -> tuple[bs.Pruner, Callable[[], None]]:
+        options = {"scorer": "magnitude", "schedule": always, "scope": scope, "targets": names}
+        made = bs.Pruner(net, adamw, regrow=regrow, **options)
+        made.start(0.9 if regrow else 0.8, "magnitude")
+        before = dict(made.masks)
+        models.copy(parameters, saved)
+
+        def restore() -> None:
+            made.load_masks(before)
+            models.copy(parameters, saved)
+
+        return made, restore
+
+    ways = {"prune": False, "RigL": bs.RigL(decay="constant"), "SET": bs.SET()}
+    cases = {(way, scope): pruner(scope, ways[way]) for scope in ("global", "tensor") for way in ways}
+    keep = [cases["RigL", "tensor"][0].masks[name] for name in names]
+    rows = []
+    for threads in bench.threads:
+        bench.say(f"events that grow, {in_words(threads)}")
+        rounds = Rounds(bench, threads, bench.floor.over(parameters, grads))
+        rounds.add_read_floor("w, gradients", parameters, grads)
+        for (way, scope), (made, restore) in cases.items():
+            rounds.add(f"{way} {scope}", made.step, after=restore)
+        rounds.add("torch", lambda: [*map(_as_torch, parameters, grads, keep)])
+        rounds.run()
+        for way, scope in cases:
+            more = {"event_ratio": rounds.ms(f"{way} {scope}") / rounds.ms(f"prune {scope}")}
+            name = f"{way}, scope {scope}"
+            rows.append(rounds.against(name, f"{way} {scope}", "w, gradients", None, **more))
+        other = {"case": "RigL by torch.topk, tensor by tensor", "threads": threads}
+        rows.append({**other, "torch_ms": rounds.ms("torch")})
+    size = f"{bench.weights:,} weights in {len(names)} tensors, to 90 %"
+    note = "torch: masks alone, by two calls of topk a tensor; ours: whole events, zeros in w, m, v included."
+    return Table(f"Events that drop and grow ({size})", rows, [note])
+
+
+def _as_torch(weight: torch.Tensor, grad: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """RigL's update of one tensor at a drop fraction of 0.3."""
+    live = int(keep.sum())
+    dropped = int(0.3 * live + 0.5)
+    score = torch.where(keep, weight.abs(), -1.0).flatten()
+    mask = torch.zeros_like(score, dtype=torch.bool)
+    mask[score.topk(live - dropped).indices] = True
+    mask[grad.abs().flatten().masked_fill_(mask, -1.0).topk(dropped).indices] = True
+    return mask.view_as(keep)

@@ -12,6 +12,7 @@
 //   blockwise.hpp  the same of tensors that are never in memory together
 //   track.hpp what scorers with a memory do on every training step
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
+//   rounding.hpp  float32 to bfloat16 without a loss in the mean; stochastic_rounding.hpp has the formula
 //   sparse.hpp  matrices without their zeros, and products with them; sparse/ has their layout
 //   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation
 #pragma once
@@ -20,12 +21,14 @@
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/reference.hpp"
 #include "bittersweet/engine/reference_optim.hpp"
+#include "bittersweet/engine/reference_rounding.hpp"
 #include "bittersweet/engine/reference_sparse.hpp"
 #include "bittersweet/engine/reference_track.hpp"
 #include "bittersweet/error.hpp"
 #include "bittersweet/flow.hpp"
 #include "bittersweet/optim.hpp"
 #include "bittersweet/prune.hpp"
+#include "bittersweet/rounding.hpp"
 #include "bittersweet/sharded.hpp"
 #include "bittersweet/sharded/flow.hpp"
 #include "bittersweet/sparse.hpp"

@@ -43,6 +43,18 @@ inline void check(const PruneOptions& options) {
       throw ArgumentError("max_tensor_sparsity: " + std::to_string(*options.max_tensor_sparsity) +
                           "; a fraction from 0 to 1 is accepted");
   }
+  if (!options.tensor_sparsity.empty()) {
+    if (options.scope.kind != Scope::global)
+      throw ArgumentError(
+          "tensor_sparsity: ranges are for scope 'global', where one threshold decides for all; drop "
+          "them with another scope");
+    if (options.max_tensor_sparsity)
+      throw ArgumentError("max_tensor_sparsity: given beside tensor_sparsity; give one of them");
+    if (ties_of(options) != Ties::exact)
+      throw ArgumentError("tensor_sparsity: it promises counts, and these ties or selector '" +
+                          std::string(name_of(options.selector)) +
+                          "' do not; use an exact selector, with ties 'exact' or without");
+  }
   if (const auto* sampling = std::get_if<Sampling>(&options.selector);
       sampling && !(sampling->fraction > 0.0 && sampling->fraction <= 1.0))
     throw ArgumentError("fraction: " + std::to_string(sampling->fraction) +
@@ -175,6 +187,8 @@ template <Engine E>
 PruneReport threshold(E& engine, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                       const PruneOptions& options, Workspace& workspace) {
   check(options);
+  if (!options.tensor_sparsity.empty())
+    throw ArgumentError("tensor_sparsity: a threshold alone has no bounds; make_masks reports one with them");
   const Ties ties = ties_of(options);
   const std::vector<ScoreInputs> competing = competitors(tensors, options.regrow);
   const ScoreView view = make_view(competing, scorer);
@@ -190,13 +204,30 @@ PruneReport threshold(E& engine, std::span<const ScoreInputs> tensors, const Sco
   return report;
 }
 
-// Scope global under a cap: tensors that would lose more give exactly their cap, the others share what is left.
+// NaN scores in each tensor. Slow; where bounds meet NaN that are kept.
+template <Engine E>
+std::vector<std::int64_t> nonfinite_by_tensor(E& engine, const ScoreView& view, std::span<const std::int64_t> live,
+                                              PruneOptions options, Workspace& workspace) {
+  options.selector = Exact{};
+  std::vector<std::int64_t> found(view.tensors.size());
+  for (std::size_t t = 0; t < found.size(); ++t)
+    found[t] = select(engine, only(view, t), live[t], live[t], options, {}, workspace).nan;
+  return found;
+}
+
+// Scope global. Under bounds, tensors beyond one give exactly that, and the others share what is left (bounds.hpp).
 template <Engine E>
 void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const ScoreView& view, PruneReport& report,
                     std::span<const std::int64_t> dead, const PruneOptions& options, MaskTable masks,
                     Workspace& workspace) {
   const std::size_t count = tensors.size();
-  std::vector<bool> capped(count);
+  const bool bounded = options.max_tensor_sparsity || !options.tensor_sparsity.empty();
+  std::vector<std::int64_t> numels(count);
+  for (std::size_t t = 0; t < count; ++t) numels[t] = tensors[t].numel;
+  if (!options.tensor_sparsity.empty()) check_ranges(options.tensor_sparsity, numels);
+  std::vector<CountRange> ranges = ranges_of(options.tensor_sparsity, options.max_tensor_sparsity, numels, dead);
+  if (!options.tensor_sparsity.empty()) require_within(ranges, report.k, report.dead, report.total);
+  std::vector<bool> fixed(count);
   std::int64_t budget = report.k;
   for (;;) {
     std::vector<ScoreInputs> free;
@@ -204,7 +235,7 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     std::vector<std::size_t> index;
     std::int64_t dead_here = 0;
     for (std::size_t t = 0; t < count; ++t) {
-      if (capped[t]) continue;
+      if (fixed[t]) continue;
       free.push_back(tensors[t]);
       free.back().origin = origin_of(view, t);  // whoever left the selection, random scores stay
       words.push_back(masks[t]);
@@ -215,8 +246,11 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     for (const ScoreInputs& tensor : free) rest.offset.push_back(rest.offset.back() + tensor.numel);
     const ScoreView& competing = free.size() == count ? view : rest;
     const std::int64_t rank = std::clamp<std::int64_t>(budget - dead_here, 0, competing.size() - dead_here);
-    const Selection selection =
-        select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    Selection selection = select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    const auto share_of = [&](std::int64_t elements) {
+      return static_cast<double>(elements) / static_cast<double>(std::max<std::int64_t>(report.total, 1));
+    };
+    if (free.size() != count) selection.passes *= share_of(competing.size());
     report.count_below = report.count_equal = 0;
     const std::int64_t nan = free.size() == count ? selection.nan : report.nonfinite;  // the first look saw them all
     add(report, selection);
@@ -224,30 +258,39 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     report.value = selection.value;
     std::fill(report.tensor_threshold.begin(), report.tensor_threshold.end(), std::nullopt);
     for (const std::size_t t : index) report.tensor_threshold[t] = selection.value;
-    if (!options.max_tensor_sparsity) return;
+    if (!bounded) return;
 
     std::vector<const std::uint64_t*> bits(words.begin(), words.end());
     std::vector<std::int64_t> live(free.size());
     engine.popcount(free, bits, live);
-    bool changed = false;
+    if (!options.tensor_sparsity.empty() && selection.nan > 0 && free.size() == count) {
+      std::vector<std::int64_t> alive(count);
+      for (std::size_t t = 0; t < count; ++t) alive[t] = numels[t] - dead[t];
+      leave_nan(ranges, numels, nonfinite_by_tensor(engine, view, alive, options, workspace));
+    }
+    std::vector<std::int64_t> pruned(free.size());
+    std::vector<CountRange> bounds(free.size());
     for (std::size_t i = 0; i < free.size(); ++i) {
-      const auto most = std::max(
-          dead[index[i]],
-          static_cast<std::int64_t>(std::floor(*options.max_tensor_sparsity * static_cast<double>(free[i].numel))));
-      if (free[i].numel - live[i] <= most) continue;
-      const std::size_t t = index[i];
+      pruned[i] = free[i].numel - live[i];
+      bounds[i] = ranges[index[i]];
+    }
+    const Fixed leaving = beyond(pruned, bounds, budget);
+    if (leaving.places.empty()) return;
+    for (std::size_t j = 0; j < leaving.places.size(); ++j) {
+      const std::size_t t = index[leaving.places[j]];
       PruneOptions own = options;
       own.max_tensor_sparsity.reset();
-      own.selector = Exact{};  // a cap is a count, whatever the rule outside it
+      own.tensor_sparsity.clear();
+      own.selector = Exact{};  // a bound is a count, whatever the rule within it
       own.ties = Ties::exact;
-      Selection at_cap =
-          select(engine, only(view, t), most - dead[t], free[i].numel - dead[t], own, masks.subspan(t, 1), workspace);
-      at_cap.nan = 0;  // counted already
-      add(report, at_cap);
-      capped[t] = changed = true;
-      budget -= most;
+      Selection at_bound = select(engine, only(view, t), leaving.counts[j] - dead[t], numels[t] - dead[t], own,
+                                  masks.subspan(t, 1), workspace);
+      at_bound.nan = 0;  // counted already
+      at_bound.passes *= share_of(numels[t]);
+      add(report, at_bound);
+      fixed[t] = true;
+      budget -= leaving.counts[j];
     }
-    if (!changed) return;
   }
 }
 

@@ -2,7 +2,7 @@
 // and their states at +0. It costs what the step alone costs, so that holding masks costs nothing.
 //
 // Promises: an error changes nothing; the same inputs give the same bits whatever the number of threads or the
-// instruction set; with the rounding of an installation of torch, those of its fused=True step followed by
+// instruction set; with the rounding of an installation of torch and no draws, those of its fused=True step followed by
 // apply_masks; the caller's floating-point environment is the one that is computed in.
 #pragma once
 
@@ -20,6 +20,7 @@ namespace bittersweet {
 // its dead elements at +0, and a null one keeps everything alive. Arrays of one tensor are stored as f32, bf16, or
 // 16-bit weight and gradient with f32 states (adam_takes). `steps[t]` counts the steps of tensor t, this one included.
 // `trusted[t]`, if there are any: the dead elements of tensor t are known to hold zeros and may be left unread.
+// With `call.draws`, bf16 weights and moments are rounded stochastically; 16 bits a number are then enough to train in.
 // Returns, per tensor, whether a dead weight that was read was not zero before it.
 //
 // Throws MissingStateError, DTypeError, LayoutError, ShapeError, or ArgumentError for options outside lr >= 0,

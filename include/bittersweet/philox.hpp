@@ -1,5 +1,6 @@
 // Random numbers without state: Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3).
-// The key is (seed, purpose), the counter an element's position, so a number depends on neither threads nor order.
+// The key is the seed, the counter an element's position and what the number is for, so that it depends on neither
+// threads nor order.
 #pragma once
 
 #include <array>
@@ -9,13 +10,20 @@
 
 namespace bittersweet {
 
-enum class Purpose : std::uint32_t { random_score = 1, bracket_sample = 2, sampling = 3, sketch = 4, digest = 5 };
+// Below 256 each: a stream stands above it in the same word.
+enum class Purpose : std::uint32_t {
+  random_score = 1,
+  bracket_sample = 2,
+  sampling = 3,
+  sketch = 4,
+  digest = 5,
+  rounding = 6
+};
 
-BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, std::uint64_t seed,
-                                                        Purpose purpose) noexcept {
-  std::uint32_t c0 = static_cast<std::uint32_t>(counter), c1 = static_cast<std::uint32_t>(counter >> 32);
-  std::uint32_t c2 = static_cast<std::uint32_t>(purpose), c3 = 0;
-  std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox_4x32(const std::array<std::uint32_t, 4>& counter,
+                                                             std::uint64_t key) noexcept {
+  std::uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+  std::uint32_t k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0;
     const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2;
@@ -27,6 +35,13 @@ BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, s
     k1 += 0xBB67AE85u;
   }
   return {c0, c1, c2, c3};
+}
+
+BITTERSWEET_FORMULA std::array<std::uint32_t, 4> philox(std::uint64_t counter, std::uint64_t seed,
+                                                        Purpose purpose) noexcept {
+  return philox_4x32({static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+                      static_cast<std::uint32_t>(purpose), 0},
+                     seed);
 }
 
 // A uniform float in [0, 1) with 24 bits for one position; four neighbours share one Philox block.

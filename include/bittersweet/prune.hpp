@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bittersweet/bounds.hpp"
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/engine/workspace.hpp"
 #include "bittersweet/scope.hpp"
@@ -32,7 +33,9 @@ struct PruneOptions {
   Rounding rounding = Rounding::nearest;        // scope row
   Remainder remainder = Remainder::error;       // scope N:M
   std::optional<double> max_tensor_sparsity{};  // scope global: no tensor loses more than this share
-  std::function<void()> between_passes = {};    // called between reads of the inputs; may throw to interrupt
+  // scope global, ties exact: of each tensor go so many, and of all of them exactly k (bounds.hpp); empty: no bounds
+  std::vector<CountRange> tensor_sparsity{};
+  std::function<void()> between_passes = {};  // called between reads of the inputs; may throw to interrupt
 };
 
 // The outcome of a selection. Counts are of live scores, `pruned`, `k` and `total` include the dead.

@@ -121,8 +121,9 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
 // number, or nothing at all.
 void step_adam(const QueueSpec& queue, const py::buffer& table, const py::buffer& groups, bool contracted,
                int lanes_f32, int lanes_16bit, bool weights_only, const py::buffer& rates, const py::tuple& memory) {
-  const std::vector<AdamOptions> options = groups_of(groups);
+  const std::vector<GroupOptions> options = groups_of(groups);
   const OptimRows rows(table, options);
+  if (!rows.draws.empty()) throw ArgumentError("groups: the step of the CUDA engine rounds to nearest alone");
   if (memory.size() != 5) throw ArgumentError("memory: (grad_scale, found_inf, dirty, workspace, bytes) is needed");
   const auto word = [&](std::size_t i) { return memory[i].cast<std::uintptr_t>(); };
   const auto number = [&](std::size_t i, const char* what) { return address<const float>(word(i), 0, what); };

@@ -14,14 +14,20 @@ namespace bittersweet::python {
 namespace {
 
 AdamCall to_call(bool contracted, int lanes_f32, int lanes_16bit, float scale, bool weights_only) {
-  return {
-      {contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)}, scale, weights_only};
+  return {{contracted, static_cast<std::uint8_t>(lanes_f32), static_cast<std::uint8_t>(lanes_16bit)},
+          scale,
+          weights_only,
+          {}};
 }
 
-std::vector<double> next_steps(const OptimRows& rows) {
+// The counts of the step that is made, which its draws are numbered by.
+std::vector<double> next_steps(OptimRows& rows) {
   std::vector<double> steps;
   steps.reserve(rows.counts.size());
   for (const float* const count : rows.counts) steps.push_back(static_cast<double>(*count + 1.0f));
+  for (std::size_t t = 0; t < rows.draws.size(); ++t)
+    if (rows.draws[t])
+      rows.draws[t]->step = steps[t] < 0x1p62 ? static_cast<std::uint32_t>(static_cast<std::int64_t>(steps[t])) : 0;
   return steps;
 }
 
@@ -36,19 +42,21 @@ std::vector<std::size_t> marked(const std::vector<std::uint8_t>& flags) {
 std::vector<std::size_t> step(const py::buffer& table, const py::buffer& groups, bool contracted, int lanes_f32,
                               int lanes_16bit, float scale, bool weights_only) {
   OptimRows rows(table, groups_of(groups));
-  const AdamCall call = to_call(contracted, lanes_f32, lanes_16bit, scale, weights_only);
+  AdamCall call = to_call(contracted, lanes_f32, lanes_16bit, scale, weights_only);
   const std::vector<double> steps = next_steps(rows);
+  call.draws = rows.draws;
   const py::gil_scoped_release release;
   const std::vector<std::uint8_t> dirty = step_adam(rows.tensors, rows.options, steps, call, rows.trusted);
   for (float* const count : rows.counts) *count += 1.0f;
   return marked(dirty);
 }
 
-// The elements of v at these places, in their order.
+// The elements of v at these places, in their order; none of an empty one.
 template <class T>
 std::vector<T> chosen(const std::vector<T>& v, const std::vector<std::size_t>& places) {
   std::vector<T> found;
   found.reserve(places.size());
+  if (v.empty()) return found;
   for (const std::size_t place : places) found.push_back(v[place]);
   return found;
 }
@@ -62,6 +70,7 @@ py::tuple step_and_make_masks(const py::buffer& table, const py::buffer& groups,
   OptimRows rows(table, groups_of(groups));
   Table targets(competing, std::move(names));
   const AdamCall call = to_call(contracted, lanes_f32, lanes_16bit, scale, weights_only);
+  AdamCall of_targets = call, of_rest = call;
   const Scorer s = to_scorer(scorer);
   MaskArguments arguments(selector, given);
   arguments.options.between_passes = nullptr;  // a step is not interrupted half-way
@@ -81,14 +90,17 @@ py::tuple step_and_make_masks(const py::buffer& table, const py::buffer& groups,
   }
   const std::vector<std::size_t> rest = marked(others);
   const std::vector<double> steps = next_steps(rows);
+  const auto draws = chosen(rows.draws, order), other_draws = chosen(rows.draws, rest);
+  of_targets.draws = draws;
+  of_rest.draws = other_draws;
   SteppedMasks found;
   {
     const py::gil_scoped_release release;
     BorrowedWorkspace workspace;
-    found = step_adam_and_make_masks(targets.tensors, chosen(rows.options, order), chosen(steps, order), call, s,
+    found = step_adam_and_make_masks(targets.tensors, chosen(rows.options, order), chosen(steps, order), of_targets, s,
                                      arguments.budget, arguments.options, targets.new_masks, *workspace);
     const std::vector<std::uint8_t> dirty = step_adam(chosen(rows.tensors, rest), chosen(rows.options, rest),
-                                                      chosen(steps, rest), call, chosen(rows.trusted, rest));
+                                                      chosen(steps, rest), of_rest, chosen(rows.trusted, rest));
     std::vector<std::uint8_t> all(rows.tensors.size());
     for (std::size_t t = 0; t < order.size(); ++t) all[order[t]] = found.dirty[t];
     for (std::size_t t = 0; t < rest.size(); ++t) all[rest[t]] = dirty[t];

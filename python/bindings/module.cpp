@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_blockwise(module);
   bittersweet::python::bind_optim(module);
+  bittersweet::python::bind_rounding(module);
   bittersweet::python::bind_sparse(module);
   bittersweet::python::bind_track(module);
   bittersweet::python::bind_addresses(module);

@@ -71,6 +71,9 @@ MaskArguments::MaskArguments(const py::tuple& selector, const py::kwargs& given)
   options.remainder = choose<Remainder>("remainder", take<std::string>(given, "remainder"),
                                         {{"error", Remainder::error}, {"keep", Remainder::keep}});
   options.max_tensor_sparsity = take<std::optional<double>>(given, "max_tensor_sparsity");
+  using Counts = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  for (const auto& [least, most] : take<std::optional<Counts>>(given, "tensor_sparsity").value_or(Counts{}))
+    options.tensor_sparsity.push_back({least, most});
 }
 
 py::dict to_dict(const PruneReport& report) {

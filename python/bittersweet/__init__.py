@@ -35,6 +35,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import optim as optim
+    from . import prune as prune
     from . import sparse as sparse
     from ._core import __version__
     from .checkpoint_files.pruning import prune_checkpoint
@@ -94,7 +95,9 @@ if TYPE_CHECKING:
     from .select.events import MaskEvent, MaskHistory
     from .select.functional import kth_value, score
     from .select.thresholds import Threshold as Threshold
+    from .sparse.semi_structured import SemiStructuredLayer, SemiStructuredReport, to_semi_structured
     from .tensors.masks import Mask, Masks
+    from .tensors.stochastic_rounding import stochastic_round_
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
     from .trackers.movement import MovementTracker
@@ -107,6 +110,7 @@ if TYPE_CHECKING:
     from .whole.masking import apply_masks_, count_violations
     from .whole.pruning import make_masks, prune_
     from .whole.pruning import threshold as threshold
+    from .whole.strip import strip
     from .whole.zero_count import TensorZeros, ZeroCount
     from .whole.zeros import sparsity
 
@@ -131,6 +135,7 @@ _MODULES = {
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
     "tensors.masks": "Mask Masks",
+    "tensors.stochastic_rounding": "stochastic_round_",
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",
     "training.pruner": "Pruner",
@@ -147,13 +152,15 @@ _MODULES = {
     "whole.mask_file": "load_masks save_masks",
     "whole.masking": "apply_masks_ count_violations",
     "whole.pruning": "make_masks prune_ threshold",
+    "whole.strip": "strip",
+    "sparse.semi_structured": "SemiStructuredLayer SemiStructuredReport to_semi_structured",
     "whole.zero_count": "TensorZeros ZeroCount",
     "whole.zeros": "sparsity",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
-_ROOMS = frozenset(("optim", "sparse"))
+_ROOMS = frozenset(("optim", "prune", "sparse"))
 """Names that are modules: public as ``bittersweet.optim.AdamW`` and so on."""
 
 
@@ -242,6 +249,8 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScoreInputs",
+    "SemiStructuredLayer",
+    "SemiStructuredReport",
     "SequentialReport",
     "ShapeError",
     "SketchTracker",
@@ -274,4 +283,7 @@ __all__ = [
     "scorers",
     "selectors",
     "sparsity",
+    "stochastic_round_",
+    "strip",
+    "to_semi_structured",
 ]

@@ -8,6 +8,7 @@ __version__: str
 TABLE_COLUMNS: tuple[str, ...]
 OPTIM_COLUMNS: tuple[str, ...]
 OPTION_COLUMNS: tuple[str, ...]
+ROUNDING_STREAMS: int
 COHERENCE_WIDTH: int  # doubles of one tensor's scalars
 SKETCH_PLACES: int
 STRIP_HEIGHT: int
@@ -114,6 +115,7 @@ def make_masks(
     rounding: str,
     remainder: str,
     max_tensor_sparsity: float | None,
+    tensor_sparsity: list[tuple[int, int]] | None,
     ties: str | None,
     nonfinite: str,
     seed: int,
@@ -180,6 +182,9 @@ def step_adam(
     scale: float,
     weights_only: bool,
 ) -> list[int]: ...
+
+# Rows of (address of float32, address of bfloat16, elements); row i draws from `stream` + i.
+def stochastic_round(rows: array[int], seed: int, step: int, stream: int) -> None: ...
 
 # `memory` holds addresses, for each row of the table: previous, average, scalars; positions, their number,
 # previous, scalars; previous; snapshot, scalars; the sums.

@@ -38,7 +38,8 @@ Skip skip_of(const std::uint64_t* keep, std::int64_t count) {
 
 }  // namespace
 
-AdamChunk cpu::adam_chunk(const ScoreInputs& tensor, std::int64_t first, std::int64_t count, const AdamCall& call) {
+AdamChunk cpu::adam_chunk(const ScoreInputs& tensor, std::size_t t, std::int64_t first, std::int64_t count,
+                          const AdamCall& call) {
   return {.w = at(tensor.weight, first),
           .g = at(tensor.grad, first),
           .m = at(tensor.exp_avg, first),
@@ -47,7 +48,9 @@ AdamChunk cpu::adam_chunk(const ScoreInputs& tensor, std::int64_t first, std::in
           .keep = tensor.mask == nullptr ? nullptr : tensor.mask + first / bits::per_word,
           .count = count,
           .rest = first + count == tensor.numel ? adam_rest(tensor, call.rounding) : 0,
-          .weights_only = call.weights_only};
+          .weights_only = call.weights_only,
+          .draw = call.draw_of(t),
+          .first = first};
 }
 
 void cpu::step_chunk(const Kernels& kernels, const ScoreInputs& tensor, const AdamStep& step, const AdamCall& call,
@@ -66,7 +69,7 @@ void CpuEngine::step_adam(std::span<const ScoreInputs> tensors, std::span<const 
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
     const AdamStep& step = steps[chunk.tensor];
-    AdamChunk arrays = adam_chunk(tensor, chunk.first, chunk.count, call);
+    AdamChunk arrays = adam_chunk(tensor, chunk.tensor, chunk.first, chunk.count, call);
     const bool may_skip = trusted[chunk.tensor] && !step.scaled && !call.weights_only;
     if (may_skip && arrays.keep != nullptr) arrays.skip = skip_of(arrays.keep, chunk.count);
     step_chunk(kernels_, tensor, step, call, arrays, dirty[chunk.tensor]);

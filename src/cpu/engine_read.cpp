@@ -87,7 +87,7 @@ void score_stepped_runs(const Kernels& kernels, const ScoreView& view, const Ste
       array->data = to;
     }
     std::uint8_t ignored = 0;
-    AdamChunk chunk = adam_chunk(copy, 0, copy.numel, step.call);
+    AdamChunk chunk = adam_chunk(copy, t, 0, copy.numel, step.call);
     chunk.rest = 0;
     {
       const FpEnvironment of_the_step(step.mode);
@@ -227,8 +227,8 @@ BracketResult CpuEngine::step_and_bracket(const ScoreView& view, std::span<const
   const auto before = [&](const Chunk& chunk, std::int64_t first, std::int64_t count) {
     const FpEnvironment of_the_step(step.mode);
     const ScoreInputs& tensor = view.tensors[chunk.tensor];
-    step_chunk(kernels_, tensor, step.steps[chunk.tensor], step.call, adam_chunk(tensor, first, count, step.call),
-               step.dirty[chunk.tensor]);
+    step_chunk(kernels_, tensor, step.steps[chunk.tensor], step.call,
+               adam_chunk(tensor, chunk.tensor, first, count, step.call), step.dirty[chunk.tensor]);
   };
   return bracket_after(view, chunks, bracket, masks, capacity, workspace, false, before);
 }

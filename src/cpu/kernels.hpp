@@ -107,6 +107,8 @@ struct AdamChunk {
   std::int64_t rest = 0;
   Skip skip = Skip::nothing;
   bool weights_only = false;
+  const RoundingKey* draw = nullptr;  // of the tensor, if its bf16 arrays are rounded stochastically
+  std::int64_t first = 0;             // place of the chunk in the tensor, a multiple of 64
 };
 
 struct Kernels {
@@ -135,6 +137,8 @@ struct Kernels {
   TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);
   void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
+  void (*stochastic_round)(const float* from, std::uint16_t* to, std::int64_t count, const RoundingKey&,
+                           std::int64_t first);
   // One step by [arrays][contracted]; true if a dead weight that it read was not zero.
   bool (*adam[static_cast<std::size_t>(AdamArrays::count)][2])(const AdamStep&, const AdamChunk&);
 };

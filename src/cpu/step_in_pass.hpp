@@ -21,8 +21,9 @@ struct StepInPass {
   std::span<std::uint8_t> dirty;
 };
 
-// Elements first .. first + count of a tensor, a multiple of a mask word each unless they reach its end.
-AdamChunk adam_chunk(const ScoreInputs& tensor, std::int64_t first, std::int64_t count, const AdamCall& call);
+// Elements first .. first + count of tensor t of the pass, a multiple of a mask word each unless they reach its end.
+AdamChunk adam_chunk(const ScoreInputs& tensor, std::size_t t, std::int64_t first, std::int64_t count,
+                     const AdamCall& call);
 
 // Steps them.
 void step_chunk(const Kernels& kernels, const ScoreInputs& tensor, const AdamStep& step, const AdamCall& call,

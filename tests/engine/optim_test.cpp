@@ -53,7 +53,10 @@ std::vector<std::uint8_t> run(E&& engine, const Model& model, const Case& c, boo
   const std::vector<AdamStep> steps(inputs.size(), make_adam_step(c.options, c.step, c.call.scale));
   const std::vector<std::uint8_t> trust(inputs.size(), trusted);
   std::vector<std::uint8_t> dirty(inputs.size(), 9);
-  engine.step_adam(inputs, make_chunks(inputs), steps, c.call, trust, dirty);
+  const auto draws = draws_of(c, inputs.size());
+  AdamCall call = c.call;
+  call.draws = draws;
+  engine.step_adam(inputs, make_chunks(inputs), steps, call, trust, dirty);
   return dirty;
 }
 
@@ -231,7 +234,51 @@ TEST(Optim, RefusesBeforeAnythingIsWritten) {
         AdamOptions{.weight_decay = -1}, AdamOptions{.lr = std::nan("")}})
     EXPECT_THROW(step_adam(model.inputs(), std::vector<AdamOptions>{{}, bad}, steps), ArgumentError);
   EXPECT_THROW(step_adam(model.inputs(), options, steps, {.rounding = {.lanes_f32 = 0}}), ArgumentError);
+  std::vector<std::optional<RoundingKey>> draws(1);
+  EXPECT_THROW(step_adam(model.inputs(), options, steps, {.draws = draws}), ShapeError);
+  draws = {RoundingKey{}, RoundingKey{.stream = 1u << 22}};
+  EXPECT_THROW(step_adam(model.inputs(), options, steps, {.draws = draws}), ArgumentError);
   EXPECT_EQ(model.bytes(), before);
+  const Model halves = optim_model({5, 9}, DType::f16, f32, 12);
+  const auto untouched = halves.bytes();
+  draws = {std::nullopt, RoundingKey{}};
+  EXPECT_THROW(step_adam(halves.inputs(), options, steps, {.draws = draws}), DTypeError);
+  EXPECT_EQ(halves.bytes(), untouched);
+}
+
+// What is drawn is one of the neighbours of what f32 arrays would hold, and over many steps their mean.
+TEST(Optim, DrawsWithoutBias) {
+  constexpr std::int64_t numel = 1003;
+  const Model start = optim_model({numel}, DType::bf16, DType::bf16, 21);
+  Model exact = start;
+  for (Array* array : {&exact.tensors[0].weight, &exact.tensors[0].grad, &exact.tensors[0].exp_avg,
+                       &exact.tensors[0].exp_avg_sq, &exact.tensors[0].max_exp_avg_sq})
+    *array = Array(values_of(*array), f32);
+  const std::vector<AdamOptions> options{{.lr = 1e-3, .weight_decay = 0.1}};
+  const std::vector<double> step{3};
+  step_adam(exact.inputs(), options, step, {.rounding = {.lanes_f32 = 1, .lanes_16bit = 1}});
+  std::vector<double> sums(3, 0.0);
+  double weighed = 0;
+  constexpr int rounds = 400;
+  for (std::uint32_t round = 0; round < rounds; ++round) {
+    Model drawn = start;
+    const std::vector<std::optional<RoundingKey>> draws{RoundingKey{5, round, 0}};
+    step_adam(drawn.inputs(), options, step, {.rounding = {.lanes_f32 = 1, .lanes_16bit = 1}, .draws = draws});
+    const Tensor &found = drawn.tensors[0], &wanted = exact.tensors[0];
+    for (std::size_t i = 0; i < numel; ++i)
+      for (const auto& [a, b, sum] :
+           {std::tuple{&found.weight, &wanted.weight, &sums[0]}, std::tuple{&found.exp_avg, &wanted.exp_avg, &sums[1]},
+            std::tuple{&found.exp_avg_sq, &wanted.exp_avg_sq, &sums[2]}}) {
+        const float x = (*b)[i];
+        const float low = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffff0000u);
+        const float high = std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) & 0xffff0000u) + 0x10000u);
+        const float y = (*a)[i];
+        ASSERT_TRUE(y == low || (y == high && x != low)) << x << " became " << y;
+        *sum += (static_cast<double>(y) - x) / (static_cast<double>(high) - low);
+      }
+    weighed += numel;
+  }
+  for (const double sum : sums) EXPECT_LT(std::fabs(sum / weighed), 5 * 0.5 / std::sqrt(weighed));
 }
 
 }  // namespace

@@ -30,7 +30,10 @@ Outcome in_one_pass(Model model, const Case& c, const Scorer& scorer, double spa
   Workspace workspace;
   const std::vector<AdamOptions> adam(model.tensors.size(), c.options);
   const std::vector<double> steps(model.tensors.size(), c.step);
-  SteppedMasks found = step_adam_and_make_masks(model.inputs(), adam, steps, c.call, scorer, {.sparsity = sparsity},
+  const auto draws = draws_of(c, adam.size());
+  AdamCall call = c.call;
+  call.draws = draws;
+  SteppedMasks found = step_adam_and_make_masks(model.inputs(), adam, steps, call, scorer, {.sparsity = sparsity},
                                                 options, masks.table, workspace);
   Outcome outcome{std::move(model), {}, found.report, found.dirty};
   for (const Words& one : masks.words) outcome.masks.emplace_back(one.words().begin(), one.words().end());
@@ -46,7 +49,10 @@ Outcome one_after_the_other(Model model, const Case& c, const Scorer& scorer, do
     for (ScoreInputs& tensor : inputs) tensor.mask = nullptr;
   const std::vector<AdamOptions> adam(inputs.size(), c.options);
   const std::vector<double> steps(inputs.size(), c.step);
-  std::vector<std::uint8_t> dirty = step_adam(inputs, adam, steps, c.call);
+  const auto draws = draws_of(c, inputs.size());
+  AdamCall call = c.call;
+  call.draws = draws;
+  std::vector<std::uint8_t> dirty = step_adam(inputs, adam, steps, call);
   inputs = model.inputs();
   for (ScoreInputs& tensor : inputs)
     tensor.bias_correction1 = static_cast<float>(1.0 - std::pow(c.options.beta1, c.step));
@@ -85,7 +91,8 @@ TEST(StepAndMasks, AreTheOneAfterTheOther) {
       for (const Scorer& scorer : all_scorers()) {
         Model model = optim_model(sizes, weight, state, ++seed);
         if (seed % 3 != 0) model.set_masks(0.3, seed);
-        for (const Case& c : {cases()[0], cases()[3], cases()[4]}) {
+        for (const Case& c : {cases()[0], cases()[3], cases()[4], cases()[6], cases()[7]}) {
+          if (c.drawn && weight == DType::f16) continue;
           const std::string where = std::string(info_of(scorer).name) + ", " + c.name + ", " + name_of(weight);
           for (const PruneOptions& options :
                {PruneOptions{}, PruneOptions{.nonfinite = NonFinite::keep, .regrow = true}})

@@ -22,6 +22,25 @@ Shape random_shape(Generator& random, std::int64_t most) {
   return shape;
 }
 
+// Ranges that allow the budget: around the counts that chance alone would take.
+std::vector<CountRange> random_ranges(const World& world, double sparsity, bool regrow, Generator& random) {
+  ReferenceEngine reference;
+  Workspace workspace;
+  const std::vector<ScoreInputs> inputs = world.whole_inputs();
+  const FreshMasks masks(inputs);
+  const PruneReport by_chance = flow::make_masks(reference, inputs, Random{.seed = 5}, {.sparsity = sparsity},
+                                                 {.regrow = regrow}, masks.table(), workspace);
+  std::vector<CountRange> ranges;
+  for (std::size_t t = 0; t < inputs.size(); ++t) {
+    const std::int64_t count = by_chance.tensor_pruned[t], above = inputs[t].numel - count;
+    ranges.push_back({count - random.below(count + 1), count + random.below(above + 1)});
+    if (random.below(4) == 0) ranges.back() = {count, count};
+    if (random.below(4) == 0) ranges.back().least = 0;
+    if (random.below(4) == 0) ranges.back().most = inputs[t].numel;
+  }
+  return ranges;
+}
+
 // One seeded case: shapes, cut, values, masks, rules, budget, brackets and sizes of vectors.
 template <class E>
 void try_case(E& engine, std::uint64_t seed, std::int64_t most) {
@@ -86,6 +105,9 @@ void try_case(E& engine, std::uint64_t seed, std::int64_t most) {
     options.distribution.reset();
     options.max_tensor_sparsity.reset();
   }
+  const bool exact_counts = options.ties.value_or(Ties::exact) == Ties::exact && !settings.threshold_only;
+  if (options.scope.kind == Scope::global && exact_counts && !options.max_tensor_sparsity && random.below(2) == 0)
+    options.tensor_sparsity = random_ranges(world, s, options.regrow, random);
   expect_as_whole(engine, world, scorer, {.sparsity = s}, options, settings);
 }
 

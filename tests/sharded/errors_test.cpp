@@ -166,6 +166,10 @@ TEST(ShardedErrors, RanksThatDisagree) {
     differ(only([](PruneOptions& o) { o.nonfinite = NonFinite::keep; }), {});
     differ(only([](PruneOptions& o) { o.regrow = true; }), {});
     differ(only([](PruneOptions& o) { o.max_tensor_sparsity = 0.9; }), {});
+    differ(only([&](PruneOptions& o) {
+             for (const Tensor& tensor : world.whole.tensors) o.tensor_sparsity.push_back({0, tensor.numel});
+           }),
+           {});
     differ(only([](PruneOptions& o) { o.selector = Exact{.guess = Bracket{0.1f, 0.2f}}; }), {});
     differ(only([](PruneOptions& o) { o.scope = {Scope::tensor}; }), {});
   }

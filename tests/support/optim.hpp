@@ -36,7 +36,18 @@ struct Case {
   AdamOptions options;
   double step;
   AdamCall call;
+  bool drawn = false;
 };
+
+// Which of a model's tensors round stochastically in a case: two of three.
+inline std::vector<std::optional<RoundingKey>> draws_of(const Case& c, std::size_t tensors) {
+  std::vector<std::optional<RoundingKey>> draws(c.drawn ? tensors : 0);
+  for (std::size_t t = 0; t < draws.size(); ++t)
+    if (t % 3 != 2)
+      draws[t] =
+          RoundingKey{0xfedcba9876543210u, static_cast<std::uint32_t>(c.step), static_cast<std::uint32_t>(1000 + t)};
+  return draws;
+}
 
 inline const std::vector<Case>& cases() {
   static const std::vector<Case> all{
@@ -52,6 +63,13 @@ inline const std::vector<Case>& cases() {
       {"AMSGrad, maximize", {.lr = 1e-2, .beta1 = 0.5, .eps = 0, .amsgrad = true, .maximize = true}, 7, {}},
       {"scaled", {.lr = 1e-2, .decoupled = false}, 2, {.scale = 1024.0f}},
       {"weights alone", {.lr = 1e-2, .weight_decay = 0.1, .amsgrad = true}, 2, {.weights_only = true}},
+      {"drawn", {.lr = 1e-2, .weight_decay = 0.1}, 4, {}, true},
+      {"drawn, AMSGrad, scaled, rounded one by one",
+       {.lr = 1e-2, .beta1 = 0.5, .weight_decay = 0.1, .amsgrad = true},
+       70000,
+       {.rounding = {.contracted = false}, .scale = 8.0f},
+       true},
+      {"drawn, weights alone", {.lr = 1e-2, .decoupled = false}, 9, {.weights_only = true}, true},
   };
   return all;
 }

@@ -51,6 +51,10 @@ inline std::vector<Try> tries() {
       {"digits", large_world("half_normal", cuts()[2], 4), {.selector = Exact{.guess = Bracket{1.0f, 2.0f}}}});
   all.push_back({"by tensor", large_world("half_normal", cuts()[4], 4), {.scope = {Scope::tensor}}});
   all.push_back({"caps", large_world("row_scale", cuts()[0], 2), {.max_tensor_sparsity = 0.6}});
+  const World ranged = large_world("row_scale", cuts()[0], 2);
+  std::vector<CountRange> ranges;
+  for (const Tensor& tensor : ranged.whole.tensors) ranges.push_back({tensor.numel / 3, tensor.numel * 3 / 5});
+  all.push_back({"ranges", large_world("row_scale", cuts()[0], 2), {.tensor_sparsity = ranges}});
   all.push_back({"rows", large_world("half_normal", cuts()[0], 2), {.scope = {Scope::row}}});
   all.push_back({"threshold", large_world("half_normal", cuts()[1], 4), {}, {.threshold_only = true}});
   return all;

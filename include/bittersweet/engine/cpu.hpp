@@ -1,11 +1,12 @@
 // The CPU engine: threads over chunks, kernels per instruction set. The verbs' contracts are in engine.hpp,
-// optim.hpp and track.hpp.
+// optim.hpp, rounding.hpp and track.hpp.
 #pragma once
 
 #include <string>
 
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/engine/optim.hpp"
+#include "bittersweet/engine/rounding.hpp"
 #include "bittersweet/engine/track.hpp"
 
 namespace bittersweet {
@@ -25,7 +26,8 @@ class CpuEngine {
 
   void write_scores(const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs);
   void sample(const ScoreView& view, const LineSample& plan, float* out);
-  // The scores that these elements will have after a step, but for the last few of a tensor, whose rounding may differ.
+  // The scores that these elements will have after a step, but for the last few of a tensor, whose rounding may differ,
+  // and for what draws, which it does anew.
   void sample_before_step(const ScoreView& view, const LineSample& plan, const cpu::StepInPass& step, float* out);
   void gather(const ScoreView& view, std::span<const std::int64_t> positions, float* out);
   BracketResult bracket(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket, MaskTable masks,
@@ -70,6 +72,8 @@ class CpuEngine {
   void step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks, std::span<const AdamStep> steps,
                  const AdamCall& call, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);
 
+  void stochastic_round(std::span<const RoundedArray> arrays);
+
  private:
   template <class F>
   BracketResult bracket_after(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
@@ -83,6 +87,6 @@ class CpuEngine {
   int forced_threads_ = 0;
 };
 
-static_assert(Engine<CpuEngine> && TrackingEngine<CpuEngine> && SteppingEngine<CpuEngine>);
+static_assert(Engine<CpuEngine> && TrackingEngine<CpuEngine> && SteppingEngine<CpuEngine> && RoundingEngine<CpuEngine>);
 
 }  // namespace bittersweet

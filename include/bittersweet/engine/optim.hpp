@@ -4,15 +4,19 @@
 // stored as one of adam_arrays(); every element is adam() of optim/adam.hpp, the last numel % lanes ones of each tensor
 // by Contraction::fused_rest. Where a tensor's keep bit is 0, w, m, v and the buffer end as +0 whatever they and the
 // gradient were, NaN included. The floating-point environment is the caller's, on every thread: a mode that flushes
-// denormals flushes here as in the step that this one stands for.
+// denormals flushes here as in the step that this one stands for. bf16 weights and moments of a tensor that draws are
+// rounded stochastically, element i by rounding_bits(adam_key(...), i), i in the order of memory. Everything else, and
+// the AMSGrad buffer, which sums nothing, is rounded to nearest.
 #pragma once
 
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/optim/adam.hpp"
+#include "bittersweet/stochastic_rounding.hpp"
 
 namespace bittersweet {
 
@@ -29,11 +33,23 @@ constexpr std::int64_t adam_rest(const ScoreInputs& tensor, const AdamRounding& 
   return tensor.numel % (tensor.weight.dtype == DType::f32 ? rounding.lanes_f32 : rounding.lanes_16bit);
 }
 
-// What is the same for all tensors of a call.
+// The arrays of a tensor that may draw, each from a stream of its own.
+enum class AdamArray : std::uint32_t { weight, exp_avg, exp_avg_sq };
+
+// That of one array; `tensor.stream` counts tensors.
+constexpr RoundingKey adam_key(const RoundingKey& tensor, AdamArray array) noexcept {
+  return {tensor.seed, tensor.step, 4 * tensor.stream + static_cast<std::uint32_t>(array)};
+}
+
+// What is the same for all tensors of a call, or stands for each.
 struct AdamCall {
   AdamRounding rounding{};
   float scale = 0.0f;         // what the gradients were multiplied by; they are divided by it in place. 0: nothing
   bool weights_only = false;  // masks hold the weights alone: states of dead ones go on, and none is trusted
+  std::span<const std::optional<RoundingKey>>
+      draws{};  // tensors whose bf16 arrays are rounded stochastically; or empty
+
+  const RoundingKey* draw_of(std::size_t t) const { return !draws.empty() && draws[t] ? &*draws[t] : nullptr; }
 };
 
 template <class E>

@@ -31,6 +31,18 @@ inline void check_adam_rounding(const AdamRounding& rounding) {
                         std::to_string(rounding.lanes_16bit) + "; accepted: 1 to 16, and 1 to 32");
 }
 
+inline void check_adam_draw(const ScoreInputs& tensor, const RoundingKey& key) {
+  const std::string name(tensor.name);
+  if (key.stream >= RoundingKey::streams / 4)
+    throw ArgumentError("draws: stream " + std::to_string(key.stream) + " of tensor '" + name +
+                        "'; accepted: below 2^22");
+  if (tensor.weight.dtype == DType::f16)
+    throw DTypeError(
+        "weight of '" + name +
+        "' is float16, and stochastic rounding is to bfloat16; accepted: bfloat16, or float32, which needs "
+        "none");
+}
+
 inline void check_adam_tensor(const ScoreInputs& tensor, bool amsgrad) {
   const std::string name(tensor.name);
   if (tensor.numel < 0) throw ShapeError("numel: " + std::to_string(tensor.numel) + " in tensor '" + name + "'");

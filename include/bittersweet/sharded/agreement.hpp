@@ -72,6 +72,10 @@ inline std::string agreement_text(std::string text, const ShardMap& map, std::sp
   line("rounding", options.rounding == Rounding::nearest ? "nearest" : "floor");
   line("remainder", options.remainder == Remainder::error ? "error" : "keep");
   line("max_tensor_sparsity", detail::number_or_none(options.max_tensor_sparsity));
+  std::string ranges;
+  for (const CountRange& range : options.tensor_sparsity)
+    ranges += std::to_string(range.least) + "-" + std::to_string(range.most) + " ";
+  line("tensor_sparsity", ranges);
   line("shards", std::to_string(map.digest()[0]) + " " + std::to_string(map.digest()[1]));
   std::string all;
   for (const std::string& name : names) all += name + '\n';

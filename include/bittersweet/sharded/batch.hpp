@@ -1,5 +1,5 @@
-// The selections that ranks make side by side: one over the whole model, one a tensor, or, under a cap, one of each
-// tensor over it and one of the others.
+// The selections that ranks make side by side: one over the whole model, one a tensor, or, under bounds, one of each
+// tensor beyond them and one of the others.
 #pragma once
 
 #include "bittersweet/sharded/model.hpp"
@@ -110,14 +110,14 @@ class ShardedBatch {
     }
   }
 
-  // One selection for each of `capped`, which prunes exactly caps[i], and one over `rest`, which prunes `budget`.
-  void begin_capped(std::span<const std::size_t> capped, std::span<const std::int64_t> caps,
-                    std::vector<std::size_t> rest, std::int64_t budget, std::span<const std::int64_t> dead) {
-    runs_ = std::vector<ShardedRun<E>>(capped.size() + 1);
-    for (std::size_t r = 0; r < capped.size(); ++r) {
-      const std::size_t t = capped[r];
+  // One selection for each of `fixed`, which prunes exactly counts[i], and one over `rest`, which prunes `budget`.
+  void begin_bounded(std::span<const std::size_t> fixed, std::span<const std::int64_t> counts,
+                     std::vector<std::size_t> rest, std::int64_t budget, std::span<const std::int64_t> dead) {
+    runs_ = std::vector<ShardedRun<E>>(fixed.size() + 1);
+    for (std::size_t r = 0; r < fixed.size(); ++r) {
+      const std::size_t t = fixed[r];
       runs_[r].tensors = {t};
-      begin(runs_[r], caps[r] - dead[t], model_.map.numel(t) - dead[t], true);
+      begin(runs_[r], counts[r] - dead[t], model_.map.numel(t) - dead[t], true);
     }
     std::int64_t live = 0, lost = 0;
     for (const std::size_t t : rest) {
@@ -129,13 +129,13 @@ class ShardedBatch {
   }
 
  private:
-  // `at_cap`: a cap is a count, whatever the rule outside it.
-  void begin(ShardedRun<E>& run, std::int64_t rank, std::int64_t live, bool at_cap) {
-    if (!at_cap) run.capacity = model_.exact().capacity;
+  // `at_bound`: a bound is a count, whatever the rule within it.
+  void begin(ShardedRun<E>& run, std::int64_t rank, std::int64_t live, bool at_bound) {
+    if (!at_bound) run.capacity = model_.exact().capacity;
     const std::size_t bins =
         std::max(model_.in.bins / runs_.size(), std::min(model_.in.bins, ShardedInputs::fewest_bins));
-    SharedPlan plan = plan_of(run, rank, live, bins, at_cap ? Ties::exact : model_.options.ties);
-    if (!at_cap) plan.guess = model_.exact().guess;
+    SharedPlan plan = plan_of(run, rank, live, bins, at_bound ? Ties::exact : model_.options.ties);
+    if (!at_bound) plan.guess = model_.exact().guess;
     run.shared = std::make_unique<SharedSelection>(plan);
   }
 

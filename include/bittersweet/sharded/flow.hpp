@@ -23,8 +23,8 @@ class Sharded {
     for (std::size_t t = 0; t < tensors; ++t) most_parts = std::max(most_parts, model_.map.parts(t).size());
     const std::size_t most_selections =
         in.bins + (tensors + 1) * (SharedSelection::bracket_length + ShardedInputs::fewest_bins);
-    buffer_.resize(
-        1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors), limbs * most_parts}));
+    buffer_.resize(1 + std::max({first_length(), most_selections, ShardedProof<E>::most_length(tensors),
+                                 limbs * most_parts, 2 * limbs * tensors}));
     if (model_.options.scope.kind == Scope::global) batch_.begin_global();
   }
   Sharded(const Sharded&) = delete;
@@ -73,7 +73,7 @@ class Sharded {
   }
 
  private:
-  enum class Stage { agree, live, select, caps, nonfinite, first_nonfinite, prove, replicas, done, failed };
+  enum class Stage { agree, live, select, bounds, nonfinite, first_nonfinite, prove, replicas, done, failed };
 
   // ---- the stages ----
 
@@ -82,6 +82,7 @@ class Sharded {
       case Stage::agree: return first_length();
       case Stage::select: return batch_.length();
       case Stage::first_nonfinite: return limbs * model_.map.parts(culprit_).size();
+      case Stage::bounds: return (model_.ranged() ? 2 : 1) * limbs * model_.map.tensors();
       case Stage::prove: return proof_.length();
       case Stage::replicas: return proof_.length_of_prints();
       default: return limbs * model_.map.tensors();
@@ -94,13 +95,13 @@ class Sharded {
       case Stage::agree: return put_agreement_and_sample(to);
       case Stage::live: return put_per_tensor(model_.local_live(), out);
       case Stage::select: return batch_.put(to);
-      case Stage::caps: return put_live_under_new(out);
+      case Stage::bounds: return put_live_under_new(out);
       case Stage::nonfinite: return put_per_tensor(batch_.nonfinite(), out);
       case Stage::first_nonfinite: return put_first_nonfinite(to);
       case Stage::prove:
         if (model_.options.scope.in_groups())
           nonfinite_ = model_.prune_groups(share_);
-        else if (!model_.capped() && !model_.in.threshold_only)
+        else if (!model_.bounded() && !model_.in.threshold_only)
           batch_.complete();
         return proof_.put(out, nonfinite_);
       case Stage::replicas: return proof_.put_prints(out);
@@ -124,7 +125,7 @@ class Sharded {
         if (batch_.take(sums)) return go_on_if_selected();
         stage_ = Stage::nonfinite;
         return;
-      case Stage::caps: return take_caps(in);
+      case Stage::bounds: return take_bounds(in);
       case Stage::nonfinite:
         return name_culprit(take_per_tensor(in, model_.map.tensors()), model_.options.scope.kind != Scope::global);
       case Stage::first_nonfinite: return raise_first_nonfinite(in);
@@ -192,8 +193,12 @@ class Sharded {
   void take_live(LimbReader& in) {
     dead_ = take_per_tensor(in, model_.map.tensors());
     for (std::size_t t = 0; t < dead_.size(); ++t) dead_[t] = model_.map.numel(t) - dead_[t];
-    if (model_.capped()) {
-      capped_.resize(dead_.size());
+    if (model_.bounded()) {
+      fixed_.resize(dead_.size());
+      numels_.resize(dead_.size());
+      for (std::size_t t = 0; t < dead_.size(); ++t) numels_[t] = model_.map.numel(t);
+      ranges_ = ranges_of(model_.options.tensor_sparsity, model_.options.max_tensor_sparsity, numels_, dead_);
+      if (model_.ranged()) require_within(ranges_, report_.k, report_.dead, report_.total);
       budget_ = report_.k;
       return select_globally(budget_ - report_.dead, first_sample_);
     }
@@ -215,13 +220,13 @@ class Sharded {
 
   void go_on_if_selected() {
     if (!batch_.done()) return;
-    stage_ = model_.capped() ? Stage::caps : Stage::prove;
+    stage_ = model_.bounded() ? Stage::bounds : Stage::prove;
     if (!model_.in.threshold_only || model_.moments()) return;
     report_selections();
     stage_ = Stage::done;
   }
 
-  // ---- tensors over their cap ----
+  // ---- tensors beyond their bounds ----
 
   void put_live_under_new(LimbWriter& out) {
     batch_.complete();
@@ -229,38 +234,48 @@ class Sharded {
     for (const ShardedRun<E>& run : batch_.runs())
       for (const auto& [t, live] : model_.live_under_new(run.local)) found[t] += live;
     put_per_tensor(found, out);
+    if (model_.ranged()) put_per_tensor(batch_.nonfinite(), out);
   }
 
-  void take_caps(LimbReader& in) {
+  void take_bounds(LimbReader& in) {
     const std::vector<std::int64_t> live = take_per_tensor(in, model_.map.tensors());
     const ShardedRun<E>& free = batch_.runs().back();
-    const Selection selection = free.selection();
+    const auto passes_of = [&](const ShardedRun<E>& run) {
+      const auto elements = static_cast<double>(run.shared->plan().elements);
+      return run.part->passes() * elements / static_cast<double>(std::max<std::int64_t>(report_.total, 1));
+    };
+    Selection selection = free.selection();
+    if (looked_) selection.passes = passes_of(free);
     report_.count_below = report_.count_equal = 0;
+    if (model_.ranged() && !looked_ && selection.nan > 0)
+      leave_nan(ranges_, numels_, take_per_tensor(in, model_.map.tensors()));
     const std::int64_t nan = looked_ ? report_.nonfinite : selection.nan;  // the first look saw them all
     for (const ShardedRun<E>& run : batch_.runs())
-      if (&run != &free) report_.passes += run.part->passes();
+      if (&run != &free) report_.passes += passes_of(run);
     add(report_, selection);
     report_.nonfinite = nan;
     report_.value = selection.value;
     looked_ = true;
     std::fill(report_.tensor_threshold.begin(), report_.tensor_threshold.end(), std::nullopt);
-    std::vector<std::size_t> over, rest;
-    std::vector<std::int64_t> caps;
+    std::vector<std::int64_t> pruned;
+    std::vector<CountRange> bounds;
     for (const std::size_t t : free.tensors) {
       report_.tensor_threshold[t] = report_.value;
-      const double share = *model_.options.max_tensor_sparsity * static_cast<double>(model_.map.numel(t));
-      const auto most = std::max(dead_[t], static_cast<std::int64_t>(std::floor(share)));
-      if (model_.map.numel(t) - live[t] <= most) continue;
-      capped_[t] = true;
-      budget_ -= most;
-      over.push_back(t);
-      caps.push_back(most);
+      pruned.push_back(numels_[t] - live[t]);
+      bounds.push_back(ranges_[t]);
     }
     stage_ = Stage::prove;
-    if (over.empty()) return;
-    for (std::size_t t = 0; t < capped_.size(); ++t)
-      if (!capped_[t]) rest.push_back(t);
-    batch_.begin_capped(over, caps, std::move(rest), budget_, dead_);
+    const Fixed leaving = beyond(pruned, bounds, budget_);
+    if (leaving.places.empty()) return;
+    std::vector<std::size_t> fixed, rest;
+    for (std::size_t j = 0; j < leaving.places.size(); ++j) {
+      fixed.push_back(free.tensors[leaving.places[j]]);
+      fixed_[fixed.back()] = true;
+      budget_ -= leaving.counts[j];
+    }
+    for (std::size_t t = 0; t < fixed_.size(); ++t)
+      if (!fixed_[t]) rest.push_back(t);
+    batch_.begin_bounded(fixed, leaving.counts, std::move(rest), budget_, dead_);
     stage_ = Stage::select;
     go_on_if_selected();
   }
@@ -321,7 +336,7 @@ class Sharded {
       report_.passes = 1;
       return;
     }
-    if (model_.capped()) return;  // reported as they were made
+    if (model_.bounded()) return;  // reported as they were made
     for (const ShardedRun<E>& run : batch_.runs()) {
       const Selection selection = run.selection();
       add(report_, selection);
@@ -346,10 +361,11 @@ class Sharded {
   std::int64_t rounds_ = 0, bytes_ = 0;
   std::exception_ptr error_{};
 
-  std::vector<std::int32_t> first_sample_;              // until the dead of each tensor are known
-  std::vector<std::int64_t> dead_, share_, nonfinite_;  // by tensor
-  std::vector<bool> capped_;
-  std::int64_t budget_ = 0;  // of what is not capped
+  std::vector<std::int32_t> first_sample_;                       // until the dead of each tensor are known
+  std::vector<std::int64_t> dead_, numels_, share_, nonfinite_;  // by tensor
+  std::vector<CountRange> ranges_;
+  std::vector<bool> fixed_;
+  std::int64_t budget_ = 0;  // of what is not fixed
   bool looked_ = false;
   std::size_t culprit_ = 0;  // the tensor with the first NaN
   std::int64_t nonfinite_count_ = 0;

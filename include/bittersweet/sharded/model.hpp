@@ -38,6 +38,7 @@ struct ShardedModel {
       options.scope = {};
       options.distribution.reset();
       options.max_tensor_sparsity.reset();
+      options.tensor_sparsity.clear();
     }
     parts = match_parts(in);
     check_sharded(in, scorer, options);
@@ -56,8 +57,9 @@ struct ShardedModel {
 
   std::size_t whole(std::size_t local) const { return static_cast<std::size_t>(in.whole[local]); }
   bool counts(std::size_t local) const { return parts[local] != nullptr && parts[local]->rank == in.rank; }
-  bool capped() const { return options.max_tensor_sparsity.has_value(); }
-  bool by_tensor() const { return options.scope.kind != Scope::global || capped(); }
+  bool ranged() const { return !options.tensor_sparsity.empty(); }
+  bool bounded() const { return options.max_tensor_sparsity || ranged(); }
+  bool by_tensor() const { return options.scope.kind != Scope::global || bounded(); }
   bool moments() const { return info_of(scorer).reads & reads::exp_avg_sq; }
   bool uniform() const { return options.distribution.value_or(Distribution::uniform) == Distribution::uniform; }
   const Exact& exact() const { return std::get<Exact>(options.selector); }

@@ -72,6 +72,11 @@ inline void check_sharded(const ShardedInputs& in, const Scorer& scorer, const P
     throw ArgumentError("selector: '" + std::string(name_of(options.selector)) +
                         "' over ranks; 'exact' is accepted there");
   const ShardMap& map = *in.map;
+  if (!options.tensor_sparsity.empty()) {
+    std::vector<std::int64_t> numels(map.tensors());
+    for (std::size_t t = 0; t < numels.size(); ++t) numels[t] = map.numel(t);
+    check_ranges(options.tensor_sparsity, numels);
+  }
   if (info_of(scorer).reads & reads::position)
     for (std::size_t t = 0; t < map.tensors(); ++t)
       if (map.boxed(t))

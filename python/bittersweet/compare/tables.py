@@ -170,7 +170,8 @@ def _training(document: dict[str, Any]) -> Section:
         f"seed; PolynomialDecay, {plan['mask_events']} mask events from step {plan['begin_step']} to "
         f"{plan['ramp_end']} of {plan['steps']}; what is pruned stays pruned. gradient and taylor use the "
         "gradient of the step's own batch. bitter4 has its published scope and distribution "
-        "(layer_adaptive), wanda its rows and norms measured anew at each event.",
+        "(layer_adaptive), wanda its rows and norms measured anew at each event. RigL and SET are sparse "
+        "from the first step (erk), drop by magnitude, and open as many places at each event.",
     )
 
 

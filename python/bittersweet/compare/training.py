@@ -87,6 +87,8 @@ def train_pruned(
     pruner: Stepper
     if entry.name == "wanda":
         pruner = WandaPruner(model, optimizer, schedule, windows)
+    elif entry.grows:
+        pruner = _growing(plan, trainer, seed, entry.name, sparsity)
     else:
         pruner = bittersweet.Pruner(model, optimizer, scorer=entry.name, schedule=schedule, seed=seed)
     result = ArmResult(Arm(entry.name, sparsity), seed)
@@ -94,3 +96,23 @@ def train_pruned(
     advance(trainer, result, 1, plan.steps, progress, pruner)
     check_pruned(pruner, trainer, result, wanted=result.events[-1]["k"] if entry.scope == "row" else None)
     return result
+
+
+def _growing(plan: Plan, trainer: Trainer, seed: int, name: str, sparsity: float) -> bittersweet.Pruner:
+    """As the papers have it: sparse from the first step, Erdos-Renyi-Kernel, weights dropped by magnitude.
+    The first event of the schedule of the others prunes nothing, and is left out."""
+    schedule = bittersweet.ConstantSparsity(
+        sparsity, plan.begin_step + plan.frequency, plan.ramp_end, plan.frequency
+    )
+    pruner = bittersweet.Pruner(
+        trainer.model,
+        trainer.optimizer,
+        scorer="magnitude",
+        schedule=schedule,
+        scope="tensor",
+        distribution="erk",
+        regrow={"RigL": bittersweet.RigL, "SET": bittersweet.SET}[name](),
+        seed=seed,
+    )
+    pruner.start()
+    return pruner

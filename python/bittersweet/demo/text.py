@@ -63,7 +63,7 @@ def _read_stdlib() -> tuple[bytes, str]:
     root = Path(sysconfig.get_path("stdlib"))
     pieces: list[bytes] = []
     size = files = 0
-    for file in _sources(root):
+    for file in stdlib_sources(root):
         if size >= STDLIB_BYTES:
             break
         pieces.append(file.read_bytes())
@@ -73,7 +73,7 @@ def _read_stdlib() -> tuple[bytes, str]:
     return text, f"{files} source files of Python's standard library"
 
 
-def _sources(root: Path) -> list[Path]:
+def stdlib_sources(root: Path) -> list[Path]:
     """The `.py` files sorted by their path below `root`, without tests, tables and generated files."""
     found: list[Path] = []
     for folder, folders, files in os.walk(root):

@@ -9,7 +9,7 @@ from ..errors import ArgumentError, CheckpointError
 from ..options.values import shown
 from .targets import PlanEntry
 
-__all__ = ["counterparts", "match_names", "shape_of"]
+__all__ = ["counterparts", "match_names", "same_names", "shape_of"]
 
 _PREFIXES = frozenset(("_orig_mod", "module"))
 
@@ -67,6 +67,41 @@ def counterparts(
                 "the names of the pruned model"
             )
         found[name] = others[0] if own is None else own
+    return found
+
+
+def same_names(argument: str, own: Iterable[Sequence[str]], given: Sequence[str]) -> dict[str, str]:
+    """Own name -> given name, where both mean the same tensors, all of them. Of a tensor with several names
+    one is enough. Prefixes of wrappers are taken off on both sides.
+
+    Raises:
+        ArgumentError: A tensor has no counterpart or several, or a given name means none.
+    """
+    exact = set(given)
+    bare: dict[str, list[str]] = {}
+    for name in given:
+        bare.setdefault(_bare(name), []).append(name)
+    found: dict[str, str] = {}
+    known: list[str] = []
+    for names in own:
+        known += names
+        for name in names:
+            others = [name] if name in exact else bare.get(_bare(name), [])
+            if len(others) > 1:
+                raise ArgumentError(f"{argument}: {' and '.join(others)} both stand for '{name}'. Pass one")
+            if others:
+                found[name] = others[0]
+        if not any(name in found for name in names):
+            raise ArgumentError(
+                f"{argument}: it lacks '{names[0]}'. {_near(names[0], given)}Pass the state of this model, "
+                "with all parameters and buffers"
+            )
+    unknown = [name for name in given if name not in found.values()]
+    if unknown:
+        raise ArgumentError(
+            f"{argument}: the model has no '{unknown[0]}' ({len(unknown)} such names). "
+            f"{_near(unknown[0], known)}Pass the state of this model"
+        )
     return found
 
 

@@ -9,8 +9,9 @@ import torch
 from torch.optim.adam import adam  # torch.optim itself lacks these names
 from torch.optim.adamw import adamw
 
-from ..errors import ArgumentError
-from ..options.values import shown
+from ..distributed.shards import is_dtensor
+from ..errors import ArgumentError, DTypeError
+from ..options.values import as_int, one_of, shown
 from .masked import MaskedStep
 from .rows import Gathered, here, why_outside
 
@@ -21,6 +22,8 @@ __all__ = ["Adam", "AdamW"]
 
 _PLAIN = torch.nn.Parameter
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_NARROW = frozenset((torch.float16, torch.bfloat16))
+_ROUNDING = ("rounding", "rounding_seed")
 
 
 class _AdamStep(MaskedStep):
@@ -28,14 +31,29 @@ class _AdamStep(MaskedStep):
 
     _state_dtype: torch.dtype | None = None
 
-    def _prepare(self, state_dtype: torch.dtype | None) -> None:
+    def _prepare(self, state_dtype: torch.dtype | None, rounding: str, rounding_seed: int) -> None:
         if state_dtype not in (None, torch.float32):
             raise ArgumentError(
                 f"state_dtype: {shown(state_dtype)}; accepted: torch.float32, or None for that of each "
                 "parameter"
             )
         self._state_dtype = state_dtype
+        given = {"rounding": rounding, "rounding_seed": rounding_seed}
+        if _seed_of(given) is not None:
+            self.defaults.update(given)
+        self._complete()
         self._begin()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        _seed_of(param_group)
+        super().add_param_group(param_group)
+
+    def _complete(self) -> None:
+        """Groups that do not say how they are rounded, as those of torch's checkpoints, take the default."""
+        for group in self.param_groups:
+            for key in _ROUNDING if "rounding" in self.defaults else ():
+                group.setdefault(key, self.defaults[key])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's. With ``state_dtype``, saved states keep the precision that they were saved in."""
@@ -71,6 +89,7 @@ class _AdamStep(MaskedStep):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._complete()
         for kept in self.state.values():  # torch's other steps may count in float64
             if torch.is_tensor(kept.get("step")) and kept["step"].dtype != torch.float32:
                 kept["step"] = kept["step"].float()
@@ -79,7 +98,9 @@ class _AdamStep(MaskedStep):
         beta1, beta2 = group["betas"]
         decoupled = group.get("decoupled_weight_decay", isinstance(self, AdamW))
         numbers = group["lr"], beta1, beta2, group["eps"], group["weight_decay"]
-        return (*map(float, numbers), decoupled, group["amsgrad"], group["maximize"])
+        seed = _seed_of(group)
+        drawn = (0, 0, 0) if seed is None else (1, seed & 0xFFFFFFFF, seed >> 32)
+        return (*map(float, numbers), decoupled, group["amsgrad"], group["maximize"], *drawn)
 
     def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
         amsgrad, states = group["amsgrad"], self.state
@@ -102,6 +123,33 @@ class _AdamStep(MaskedStep):
                 parameter, dtype=self._state_dtype, memory_format=torch.preserve_format
             )
 
+    def _check(self, inside: Gathered, outside: Gathered) -> None:
+        drawing = [_seed_of(group) is not None for group in self.param_groups]
+        if not any(drawing):
+            return
+        for parameter, group in zip(inside.parameters, inside.groups, strict=True):
+            if drawing[group] and parameter.dtype == torch.float16:
+                raise DTypeError(
+                    f"rounding: 'stochastic' with a parameter of {parameter.dtype} and shape "
+                    f"{tuple(parameter.shape)}; accepted: bfloat16, and float32, which needs no rounding"
+                )
+            if drawing[group] and type(parameter) is not _PLAIN and is_dtensor(parameter):
+                raise ArgumentError(
+                    f"rounding: 'stochastic' with a DTensor of shape {tuple(parameter.shape)}, whose parts "
+                    "on the ranks would draw the same bits; accepted: plain parameters. Leave it out, or "
+                    "give this parameter a group with rounding='nearest'"
+                )
+        for entry, group in zip(outside.entries(), outside.groups, strict=True):
+            stored = (entry.parameter.dtype, entry.exp_avg.dtype, entry.exp_avg_sq.dtype)
+            if drawing[group] and not _NARROW.isdisjoint(stored):
+                why = why_outside(entry) or "it shares memory with another one"
+                raise ArgumentError(
+                    f"rounding: 'stochastic' with a parameter of {entry.parameter.dtype} and shape "
+                    f"{tuple(entry.parameter.shape)} that is left to torch's step ({why}), which rounds "
+                    "to nearest. Make it row-major (contiguous()) on the CPU, or give it a group with "
+                    "rounding='nearest'"
+                )
+
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
         for entry in outside.entries():
             if entry.grad.is_sparse:
@@ -121,7 +169,7 @@ class _AdamStep(MaskedStep):
             ]
             if not chosen:
                 continue
-            _, _, _, _, _, decoupled, amsgrad, maximize = self._options(group)
+            _, _, _, _, _, decoupled, amsgrad, maximize, *_ = self._options(group)
             parameters, grads, first, second, largest, steps = map(list, zip(*chosen, strict=True))
             step = adamw if decoupled else adam
             beta1, beta2 = group["betas"]
@@ -151,10 +199,20 @@ class Adam(_AdamStep, torch.optim.Adam):
             step does is accepted.
         state_dtype: ``torch.float32`` keeps the states of 16-bit parameters in float32, which torch does not
             do. None: in the dtype of each parameter.
+        rounding: ``"stochastic"`` rounds bfloat16 weights, ``exp_avg`` and ``exp_avg_sq`` to one of their two
+            neighbours, the nearer the likelier (see `stochastic_round_`), so that no small update is lost. It
+            is the same pass; pruned weights stay 0, float32 tensors are not rounded, ``max_exp_avg_sq`` is to
+            nearest. ``"nearest"``: as torch.
+        rounding_seed: Of the random bits, which are drawn by seed, step count, number of the parameter and
+            element in the order of memory: replicas stay equal, and a run that is resumed from
+            ``state_dict()`` has the same bits. Both are options of a parameter group and part of its
+            checkpoint, as ``lr`` is.
 
     Raises:
         ArgumentError: ``foreach=True``, ``fused=False``, ``capturable=True`` or ``differentiable=True``,
-            in a parameter group too, or another ``state_dtype``.
+            in a parameter group too, or another ``state_dtype`` or ``rounding``. By ``step()``, before
+            anything is written: stochastic rounding of a 16-bit parameter that torch steps, or of a DTensor.
+        DTypeError: By ``step()``: stochastic rounding of a float16 parameter.
     """
 
     def __init__(
@@ -173,13 +231,15 @@ class Adam(_AdamStep, torch.optim.Adam):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         state_dtype: torch.dtype | None = None,
+        rounding: str = "nearest",
+        rounding_seed: int = 0,
     ) -> None:
         self._refuse(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
         newer = {"decoupled_weight_decay": True} if decoupled_weight_decay else {}  # not in every torch
         torch.optim.Adam.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True, **newer
         )
-        self._prepare(state_dtype)
+        self._prepare(state_dtype, rounding, rounding_seed)
 
 
 class AdamW(_AdamStep, torch.optim.AdamW):
@@ -203,9 +263,20 @@ class AdamW(_AdamStep, torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
+        rounding: str = "nearest",
+        rounding_seed: int = 0,
     ) -> None:
         self._refuse(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
         torch.optim.AdamW.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True
         )
-        self._prepare(state_dtype)
+        self._prepare(state_dtype, rounding, rounding_seed)
+
+
+def _seed_of(group: Mapping[str, Any]) -> int | None:
+    """The seed of stochastic rounding; None if a group rounds to nearest."""
+    if (rounding := group.get("rounding", "nearest")) == "nearest":
+        return None
+    one_of("rounding", rounding, ("nearest", "stochastic"))
+    seed = group.get("rounding_seed", 0)
+    return as_int("rounding_seed", seed, 0, 2**63 - 1, "an integer from 0 to 2**63 - 1")

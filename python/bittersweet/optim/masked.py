@@ -252,6 +252,10 @@ class MaskedStep(torch.optim.Optimizer):
     def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
         raise NotImplementedError
 
+    def _check(self, inside: Gathered, outside: Gathered) -> None:
+        """Raises what this step cannot do, before anything has changed."""
+        raise NotImplementedError
+
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
         raise NotImplementedError
 
@@ -264,6 +268,7 @@ class MaskedStep(torch.optim.Optimizer):
             self._gather(now, group, number)
         self._violated = []
         inside, outside = self._parted(now)
+        self._check(inside, outside)
         if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]
@@ -305,7 +310,9 @@ class MaskedStep(torch.optim.Optimizer):
         self._outside = [i for i, entry in enumerate(entries) if i in shared or why_outside(entry)]
         self._inside = [i for i in range(len(entries)) if i not in self._outside]
         inside, outside = now.only(self._inside), now.only(self._outside)
-        self._rows.build(inside)
+        known = (parameter for group in self.param_groups for parameter in group["params"])
+        numbers = {id(parameter): number for number, parameter in enumerate(known)}
+        self._rows.build(inside, [numbers[id(parameter)] for parameter in inside.parameters])
         return inside, outside
 
     def _entry(self, parameter: torch.Tensor) -> Entry:

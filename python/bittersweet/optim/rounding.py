@@ -35,7 +35,8 @@ _OPTIONS = {"lr": 1e-2, "beta1": 0.3, "beta2": 0.95, "eps": 1e-8, "weight_decay"
 
 
 def equals_torch() -> bool:
-    """Whether the step of `Adam` and `AdamW` on the CPU gives the bits of torch's with ``fused=True``.
+    """Whether the step of `Adam` and `AdamW` on the CPU gives the bits of torch's with ``fused=True``, if it
+    rounds to nearest.
 
     Found at the first call, or the first step, by running both: float32 and bfloat16, several steps, odd
     sizes. It holds for weights, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` and a gradient that is
@@ -106,11 +107,11 @@ def _own(dtype: torch.dtype, decoupled: bool, rule: Rounding) -> list[bytes]:
     places, gradients = _tensors(dtype)
     steps = [torch.zeros((), dtype=torch.float32, device="cpu") for _ in _SIZES]
     code = 1 if dtype == torch.float32 else 3
-    groups = array("d", (*_OPTIONS.values(), decoupled, 0, 0))
+    groups = array("d", (*_OPTIONS.values(), decoupled, 0, 0, 0, 0, 0))
     for of_step in gradients:
         rows = array("Q")
         for (w, m, v), g, step in zip(places, of_step, steps, strict=True):
             addresses = (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0, 0, step.data_ptr())
-            rows.extend((*addresses, code, code, w.numel(), 0, 0))
+            rows.extend((*addresses, code, code, w.numel(), 0, 0, 0))
         _core.step_adam(rows, groups, *rule, 0.0, False)
     return _bits(places)

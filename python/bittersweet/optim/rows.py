@@ -128,13 +128,13 @@ class Rows:
         self._now = now
         return self._where == [self._table[column::WIDTH] for column in _WRITTEN]
 
-    def build(self, now: Gathered) -> None:
-        """Makes the table for entries that `why_outside` takes."""
+    def build(self, now: Gathered, numbers: Sequence[int]) -> None:
+        """Makes the table for entries that `why_outside` takes, numbered as their optimizer's parameters."""
         self._now, self._masks, self._skippable, self._orders = now, None, [], []
         self._table = array("Q", bytes(8 * WIDTH * len(now.parameters)))
         rows = range(0, len(self._table), WIDTH)
         self._places = array("Q", (row + COLUMN[name] for row in rows for name in _ADDRESSED))
-        for start, entry, group in zip(rows, now.entries(), now.groups, strict=True):
+        for start, entry, group, number in zip(rows, now.entries(), now.groups, numbers, strict=True):
             for name, tensor in zip(_ADDRESSED, entry, strict=True):
                 self._table[start + COLUMN[name]] = 0 if tensor is None else tensor.data_ptr()
             weight = _view(entry.parameter)
@@ -143,6 +143,7 @@ class Rows:
             self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
             self._table[start + COLUMN["numel"]] = entry.parameter.numel()
             self._table[start + COLUMN["group"]] = group
+            self._table[start + COLUMN["number"]] = number
         self._where = [self._table[column::WIDTH] for column in _WRITTEN]
         self._written = [_written(now.tensors, with_gradients) for with_gradients in (False, True)]
         self._can_point = self._walk.remember(now.tensors)

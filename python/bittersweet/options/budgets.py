@@ -17,7 +17,7 @@ from .custom_schedule import checked_schedule
 from .schedules import Schedule
 from .values import as_fraction, shown
 
-__all__ = ["Groups", "Schedules", "group", "shares"]
+__all__ = ["Groups", "Schedules", "check_globs", "group", "shares"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def shares(sparsity: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ArgumentError: The mapping is empty, a key is no text, or a share is no fraction.
     """
-    _check_globs("sparsity", sparsity)
+    check_globs("sparsity", sparsity)
     return {glob: as_fraction(f"sparsity of '{glob}'", share) for glob, share in sparsity.items()}
 
 
@@ -81,7 +81,7 @@ class Schedules:
     """
 
     def __init__(self, schedules: Mapping[str, Any]) -> None:
-        _check_globs("schedule", schedules)
+        check_globs("schedule", schedules)
         self.by_glob: dict[str, Schedule | None] = {}
         for glob, given in schedules.items():
             try:
@@ -145,7 +145,8 @@ def _meets(pattern: str, names: Sequence[str]) -> bool:
     return False
 
 
-def _check_globs(argument: str, mapping: Mapping[str, Any]) -> None:
+def check_globs(argument: str, mapping: Mapping[str, Any]) -> None:
+    """Raises ArgumentError for an empty mapping, and for a key that is no text."""
     if not mapping:
         raise ArgumentError(f"{argument}: an empty mapping; accepted: at least one glob of names")
     for glob in mapping:

@@ -17,28 +17,8 @@ _DECAYS = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True)
 class Regrowth:
-    """What is dropped at an event beyond the budget, and by which score as many places are opened instead.
-
-    The base of `RigL` and `SET`. At an event of a `Pruner` with budget K (live weights after it) and `a` live
-    weights before it, all counts exact, per tensor (scope ``"tensor"``) or over all of them (``"global"``):
-
-    - of the live weights the best ``r - floor(f * r + 0.5)`` by the pruner's scorer stay, ``r = min(a, K)``;
-    - of all others, dropped ones included, the best by `grows_by` are opened, until K are live.
-
-    Among equal scores the lower (tensor, flat index) goes first and comes back last. An opened weight starts
-    from 0 with all per-element state of the optimizer 0; one that was dropped and opened in the same event
-    has never been away, and keeps its value and state.
-
-    Args:
-        drop_fraction: f at step 0, from 0 to 1.
-        decay: How f falls until `end`: ``"cosine"`` is ``drop_fraction / 2 * (1 + cos(pi * t / end))`` at
-            step t, ``"linear"`` is ``drop_fraction * (1 - t / end)``, ``"constant"`` does not fall. From
-            `end` on f is 0, but for ``"constant"`` without an `end` of its own.
-        end: A step, from 1; None: the last due step of the schedule.
-
-    Raises:
-        ArgumentError: A value outside these ranges.
-    """
+    """What is dropped at an event beyond the budget, and by which score as many places are opened instead:
+    the base of `RigL`, which has the contract, and `SET`."""
 
     drop_fraction: float = 0.3
     decay: str = "cosine"
@@ -85,11 +65,30 @@ class Regrowth:
 
 @dataclass(frozen=True)
 class RigL(Regrowth):
-    """Grows by ``|gradient|``, the dense gradient that ``backward()`` left for the step of the event.
+    """Weights come back by ``|gradient|``: ``Pruner(..., regrow=RigL())``. The dense gradient that
+    ``backward()`` left for the step of the event is read at events alone, where it is, and never stored.
 
-    It is read at events alone, where it is, and never stored. Arguments and counts: `Regrowth`.
-    Source: Evci et al., Rigging the Lottery, 2020 (arXiv 1911.11134), where scorer is ``"magnitude"``, scope
-    ``"tensor"`` and distribution ``"erk"``.
+    At an event with budget K (live weights after it) and ``a`` live weights before it, all counts exact, per
+    tensor (scope ``"tensor"``) or over all of them (``"global"``):
+
+    - of the live weights the best ``r - floor(f * r + 0.5)`` by the pruner's scorer stay, ``r = min(a, K)``;
+    - of all others, dropped ones included, those with the largest gradients are opened, until K are live.
+
+    Among equal scores the lower (tensor, flat index) goes first and comes back last. A NaN score of either
+    kind is an error at the event. An opened weight starts from 0 with all per-element state of the optimizer
+    0; one that was dropped and opened in the same event has never been away, and keeps its value and state.
+    Source: Evci et al., Rigging the Lottery, 2020 (arXiv 1911.11134), where the scorer is ``"magnitude"``,
+    the scope ``"tensor"`` and the distribution ``"erk"``.
+
+    Args:
+        drop_fraction: f at step 0, from 0 to 1.
+        decay: How f falls until `end`: ``"cosine"`` is ``drop_fraction / 2 * (1 + cos(pi * t / end))`` at
+            step t, ``"linear"`` is ``drop_fraction * (1 - t / end)``, ``"constant"`` does not fall. From
+            `end` on f is 0, but for ``"constant"`` without an `end` of its own.
+        end: A step, from 1; None: the last due step of the schedule.
+
+    Raises:
+        ArgumentError: A value outside these ranges.
     """
 
     grows_by: ClassVar[str] = "gradient"
@@ -98,14 +97,19 @@ class RigL(Regrowth):
 
 @dataclass(frozen=True)
 class SET(Regrowth):
-    """Grows at random, uniformly among all places that are not live, anew at each event.
+    """Weights come back at random, uniformly among all places that are not live, anew at each event:
+    ``Pruner(..., regrow=SET())``. Otherwise as `RigL`; the drop fraction is constant by default.
 
     Numbers come from `seed`, the step of the event and the position of the weight, so that a resumed run
-    draws the same. Other arguments and counts: `Regrowth`; the drop fraction is constant by default.
-    Source: Mocanu et al., 2018 (arXiv 1707.04780), with magnitudes of either sign dropped by one threshold.
+    draws the same. Source: Mocanu et al., 2018 (arXiv 1707.04780), with weights of either sign dropped by one
+    threshold.
 
     Args:
+        drop_fraction, decay, end: As `RigL` has them.
         seed: 0 to 2**63 - 1; None: that of the pruner.
+
+    Raises:
+        ArgumentError: A value outside these ranges.
     """
 
     decay: str = "constant"

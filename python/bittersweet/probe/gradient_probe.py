@@ -24,8 +24,8 @@ from ..select.functional import apply_masks_, make_masks
 from ..tensors import devices
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
+from ..training.conflicts import require_inputs
 from ..training.report import Sparsity, count_sparsity
-from ..training.settings import require_inputs
 from ..wanda.input_norms import InputNorms
 from .gradient_check import Batches, GradientTest, ProbedLayer, Rule
 from .report import ProbeIteration, ProbeLayer, ProbeResult, ProbeRound

@@ -60,6 +60,8 @@ class MaskEvent:
         dropped: How many live weights the scorer let go; None otherwise.
         grown: How many places were opened by the other score. Those just dropped may be among them, so that
             `churn` may be less than both together.
+        at_bounds: Under a cap or ranges, the tensors for which these decided instead of the threshold:
+            ``"low"`` or ``"high"`` by name, or ``"exact"`` where a range is one count.
     """
 
     step: int | None
@@ -96,6 +98,7 @@ class MaskEvent:
     drop_fraction: float | None = None
     dropped: int | None = None
     grown: int | None = None
+    at_bounds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def live_before(self) -> int:
@@ -179,6 +182,9 @@ class MaskEvent:
             notes.append(f"sparsity over all targets {self.achieved_sparsity_all:.4f}")
         if self.dense:
             notes.append(f"left dense: {', '.join(self.dense)}")
+        for side, words in _SIDES.items():
+            if names := [name for name, at in self.at_bounds.items() if at == side]:
+                notes.append(f"{words}: {', '.join(names)}")
         lines += [_group_line(glob, found) for glob, found in self.groups.items()]
         return "\n".join([*lines, "  " + ", ".join(notes)] if notes else lines)
 
@@ -187,8 +193,8 @@ class MaskHistory(list[MaskEvent]):
     """A list of events that prints as a table and reads and writes JSON lines. It stays small.
 
     It holds the first 512 and the last 512 events; `dropped` counts those between that were let go. Of the
-    first 8 and the last 24 it holds everything; of the others `per_tensor` and `per_tensor_threshold`, which
-    are as long as the model has tensors, are empty.
+    first 8 and the last 24 it holds everything; of the others `per_tensor`, `per_tensor_threshold` and
+    `at_bounds`, which are as long as the model has tensors, are empty.
     """
 
     FIRST, LAST = 512, 512
@@ -241,7 +247,7 @@ class MaskHistory(list[MaskEvent]):
         known = has_failed(self[place])
         try:
             read(self[place])
-            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={})
+            self[place] = replace(self[place], per_tensor={}, per_tensor_threshold={}, at_bounds={})
         except NonFiniteScoreError as error:
             self._news = self._news or (None if known else error)
 
@@ -287,6 +293,11 @@ _NUMBERS = (
     *("passes", "milliseconds", "extra_bytes", "standard_error", "ranks", "rounds", "bytes_sent"),
     *("drop_fraction", "dropped", "grown"),
 )
+_SIDES = {
+    "low": "at the low end of their range",
+    "high": "at the high end",
+    "exact": "held to an exact share",
+}
 _FLOAT_FIELDS = frozenset(
     (
         "threshold", "per_tensor_threshold", "requested_sparsity", "achieved_sparsity", "v_below_eps",

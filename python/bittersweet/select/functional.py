@@ -185,6 +185,7 @@ def make_masks(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    tensor_sparsity: Any = None,
     sync: bool = True,
     process_group: Any = None,
 ) -> Masks:
@@ -197,7 +198,7 @@ def make_masks(
     def given() -> Given:
         options = Options(
             sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, sync,
+            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, sync,
         )  # fmt: skip
         return as_items(inputs)[1], options, ()
 
@@ -223,6 +224,7 @@ def prune_(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    tensor_sparsity: Any = None,
     sync: bool = True,
     process_group: Any = None,
 ) -> MaskEvent:
@@ -243,7 +245,7 @@ def prune_(
     def given() -> Given:
         options = Options(
             sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, sync,
+            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, sync,
         )  # fmt: skip
         with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         return as_items(inputs)[1], options, ("weight", *_MOMENTS) if with_state else ("weight",)

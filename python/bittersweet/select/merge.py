@@ -65,6 +65,7 @@ def _merged(events: Mapping[str, MaskEvent], dense: Mapping[str, int]) -> MaskEv
         drop_fraction=_live_mean(found, [event.drop_fraction for event in found]),
         dropped=_sum([event.dropped for event in found]),
         grown=_sum([event.grown for event in found]),
+        at_bounds={name: side for event in found for name, side in event.at_bounds.items()},
     )
 
 

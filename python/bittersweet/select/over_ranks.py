@@ -87,7 +87,12 @@ def check(members: Members, options: Options) -> None:
     """
     call, scope = supported(options)
     named = {name: getattr(options, name) for name in _TO_THE_MODULE}
-    named |= {"scope": scope.text, "rounding": scope.rounding, "remainder": scope.remainder}
+    named |= {
+        "tensor_sparsity": options.counts(members),
+        "scope": scope.text,
+        "rounding": scope.rounding,
+        "remainder": scope.remainder,
+    }
     _core.check_over_ranks(members.map, members.names, call.spec, resolve_selector(options.selector), **named)
 
 
@@ -154,6 +159,7 @@ def agreement(
         "distribution": str(options.distribution),
         "what is written": ", ".join(sorted(writes)) or "nothing",
         "skipped tensors": ", ".join(members.skipped) or "none",
+        "tensor_sparsity": str(options.tensor_sparsity),
     }
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,14 @@ from .. import _core
 from ..notices import warn_once
 from ..options.scopes import resolve_scope
 from ..options.scorers import resolve_scorer
+from ..options.selectors import resolve_selector
 from ..tensors.combining import kept_by_both, kept_by_either, opposite
-from ..tensors.masks import Mask, kept_counts
+from ..tensors.masks import WIDTH, Mask, kept_counts
 from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table
 from .events import MaskEvent
 from .merge import merge_events
-from .selection import Options, select_masks
+from .selection import EventSource, Options, mask_arguments, select_masks
 
 if TYPE_CHECKING:
     from ..distributed.members import Members
@@ -40,6 +41,14 @@ class Growth:
     seed: int
 
 
+class Wanted(NamedTuple):
+    """A group of tensors that compete, all or one; how many of them are to be pruned; the seed of numbers."""
+
+    names: list[str]
+    k: int
+    seed: int
+
+
 def drawn(seed: int, *words: int) -> int:
     """A seed of its own for each series of words, the same everywhere."""
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -53,7 +62,7 @@ def regrow_masks(
     members: Members | None = None,
     said: Mapping[str, Any] | None = None,
 ) -> tuple[list[Mask], MaskEvent]:
-    """New masks for the sparsity of the options, scope ``"global"`` or ``"tensor"``; see `Regrowth` for what
+    """New masks for the sparsity of the options, scope ``"global"`` or ``"tensor"``; see `RigL` for what
     stays and what comes.
 
     Args: As `select_masks`; current masks are those of the inputs. Both scorers read what is there now.
@@ -66,19 +75,20 @@ def regrow_masks(
     here = _gathered(items, options, growth, table, members, said or {})
     former, sizes = here.current, dict(zip(here.names, here.numels, strict=True))
     live = here.count(former)
-    dropping, growing = [], []
+    dropping: list[Wanted] = []
+    growing: list[Wanted] = []
     for place, (names, k) in enumerate(_budgets(options, here)):
         total, before = sum(sizes[name] for name in names), sum(live[name] for name in names)
         reached = min(before, total - k)
         stay = reached - math.floor(growth.fraction * reached + 0.5)
-        dropping.append((names, total - stay, options.seed))
+        dropping.append(Wanted(names, total - stay, options.seed))
         if stay < total - k:
-            growing.append((names, stay + k, drawn(growth.seed, place)))
-    kept, drops = _selected(here, dropping, options, former)
+            growing.append(Wanted(names, stay + k, (growth.seed + place) % 2**63))
+    kept, drops = here.select(dropping, options, former)
     if not growing:
         return _finished(here, kept, former, drops, None, options, growth, started)
     candidates = {name: opposite(mask) for name, mask in kept.items()}
-    opened, grown = _selected(here, growing, replace(options, scorer=growth.scorer), candidates)
+    opened, grown = here.select(growing, replace(options, scorer=growth.scorer), candidates)
     _warn_of_equal(growth, grown)
     masks = {name: kept_by_either(m, opened[name]) if name in opened else m for name, m in kept.items()}
     return _finished(here, masks, former, drops, grown, options, growth, started)
@@ -101,26 +111,29 @@ class _Here:
         """Kept elements by name."""
         return dict(zip(masks, kept_counts(list(masks.values())), strict=True))
 
-    def select(self, names: Sequence[str], options: Options, masks: Mapping[str, Mask]) -> Found:
-        """New masks of these tensors, all or one, where `masks` say what competes."""
-        return self._selected(
-            self.table if len(names) == len(self.names) else self._row(names), options, masks
-        )
-
-    def _row(self, names: Sequence[str]) -> Table:
-        return self.table.row(self.table.names.index(names[0]))
-
-    def _selected(
-        self,
-        table: Table,
-        options: Options,
-        masks: Mapping[str, Mask],
-        members: Members | None = None,
-        said: Mapping[str, Any] | None = None,
-    ) -> Found:
+    def select(self, wanted: Sequence[Wanted], options: Options, masks: Mapping[str, Mask]) -> Found:
+        """New masks for each group that is wanted, where `masks` say what competes; and one event of all."""
+        table = self.table
         table.compete([masks[name] for name in table.names])
-        _, made, event = select_masks([], options, (), table, None, members, said)
-        return {mask.name: mask for mask in made}, event
+        if len(wanted) == 1 and len(wanted[0].names) == len(self.names):
+            _, made, event = select_masks([], _of_group(options, wanted[0]), (), table)
+            return {mask.name: mask for mask in made}, event
+        call, selector = resolve_scorer(options.scorer, options.eps, 0), resolve_selector(options.selector)
+        made, (_, named) = mask_arguments(table, _of_group(options, wanted[0]))
+        rows = {name: row for row, name in enumerate(table.names)}
+        found, started = [], time.perf_counter()
+        for one in wanted:
+            row = rows[one.names[0]]
+            data = table.data[row * WIDTH : (row + 1) * WIDTH]
+            spec = (*call.spec[:3], one.seed)
+            found.append(
+                _core.make_masks(data, one.names, spec, selector, **{**named, "k": one.k, "seed": one.seed})
+            )
+        names = [one.names[0] for one in wanted]
+        source = EventSource(table, call, selector[0], "tensor", None)
+        source.names, source.numels = names, [table.numels[rows[name]] for name in names]
+        event = source.event(_together(found), started)
+        return {name: made[rows[name]] for name in names}, event
 
 
 class _OverRanks(_Here):
@@ -144,13 +157,23 @@ class _OverRanks(_Here):
                 counted[name] += kept
         return counted
 
-    def select(self, names: Sequence[str], options: Options, masks: Mapping[str, Mask]) -> Found:
-        said = {**self.said, "k": options.k}
-        if len(names) == len(self.names):
-            return self._selected(self.table, options, masks, self.members, said)
-        members = self.members.without(name for name in self.names if name not in names)
-        table = self._row(names) if names[0] in self.table.names else Table([])
-        return self._selected(table, options, masks, members, said)
+    def select(self, wanted: Sequence[Wanted], options: Options, masks: Mapping[str, Mask]) -> Found:
+        made: dict[str, Mask] = {}
+        events: dict[str, MaskEvent] = {}
+        for one in wanted:
+            table, members = self.table, self.members
+            if len(one.names) < len(self.names):
+                table = self._row(one.names[0])
+                members = members.without(name for name in self.names if name not in one.names)
+            table.compete([masks[name] for name in table.names])
+            options, said = _of_group(options, one), {**self.said, "k": one.k}
+            _, parts, events[one.names[0]] = select_masks([], options, (), table, None, members, said)
+            made.update((mask.name, mask) for mask in parts)
+        return made, replace(merge_events(events, {}), groups={})
+
+    def _row(self, name: str) -> Table:
+        names = self.table.names
+        return self.table.row(names.index(name)) if name in names else Table([])
 
 
 def _gathered(
@@ -175,30 +198,44 @@ def _gathered(
     return _OverRanks(members.group.together(checked), members, said)
 
 
-def _budgets(options: Options, here: _Here) -> list[tuple[Sequence[str], int]]:
+def _budgets(options: Options, here: _Here) -> list[tuple[list[str], int]]:
     """Who competes with whom, and how many of them are to be pruned in the end."""
     if resolve_scope(options.scope, "nearest", "error").text == "global":
-        return [(here.names, _core.resolve_budget(options.sparsity, None, sum(here.numels)))]
+        return [(list(here.names), _core.resolve_budget(options.sparsity, None, sum(here.numels)))]
     assert options.sparsity is not None
     shapes = [list(shape) for shape in here.shapes]
     budgets = _core.tensor_budgets(shapes, options.sparsity, options.distribution or "uniform")
     return [([name], k) for name, k in zip(here.names, budgets, strict=True)]
 
 
-def _selected(
-    here: _Here,
-    wanted: Sequence[tuple[Sequence[str], int, int]],
-    options: Options,
-    masks: Mapping[str, Mask],
-) -> Found:
-    """One selection for each group of names, with its number to be pruned and its seed."""
-    made: dict[str, Mask] = {}
-    events: dict[str, MaskEvent] = {}
-    for names, k, seed in wanted:
-        own = replace(options, sparsity=None, k=k, scope="global", distribution=None, seed=seed, sync=True)
-        found, events[names[0] if names else ""] = here.select(names, own, masks)
-        made.update(found)
-    return made, merge_events(events, {})
+def _of_group(options: Options, wanted: Wanted) -> Options:
+    """The same for one group, whose tensors compete for a count."""
+    return replace(
+        options, sparsity=None, k=wanted.k, scope="global", distribution=None, seed=wanted.seed, sync=True
+    )
+
+
+def _together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the engine says of several selections, a tensor each, as of one."""
+    totals = [one["total"] for one in found]
+
+    def mean(key: str, weights: Sequence[int]) -> float | None:
+        pairs = [(one[key], by) for one, by in zip(found, weights, strict=True) if one[key] is not None]
+        weight = sum(by for _, by in pairs)
+        return sum(value * by for value, by in pairs) / weight if weight else None
+
+    live = [one["total"] - one["dead"] for one in found]
+    counts = ("k", "total", "pruned", "count_below", "count_equal", "churn", "empty_rows", "nonfinite")
+    return {
+        **{key: sum(one[key] for one in found) for key in counts},
+        **{key: mean(key, live) for key in ("v_below_eps", "v_zero")},
+        **{key: [x for one in found for x in one[key]] for key in ("tensor_pruned", "tensor_threshold")},
+        "value": None,
+        "passes": mean("passes", totals) or 0.0,
+        "extra_bytes": max(one["extra_bytes"] for one in found),
+        "standard_error": None,
+        "converged": True,
+    }
 
 
 def _finished(
@@ -233,7 +270,6 @@ def _finished(
         scope=resolve_scope(options.scope, "nearest", "error").text,
         passes=drops.passes + (0.0 if grown is None else grown.passes),
         extra_bytes=max(drops.extra_bytes, also.extra_bytes) + 2 * bits,
-        groups={},
         rounds=_sum(drops.rounds, None if grown is None else grown.rounds),
         bytes_sent=_sum(drops.bytes_sent, None if grown is None else grown.bytes_sent),
         milliseconds=1e3 * (time.perf_counter() - started),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _core
 from ..distributed import rounds
 from ..notices import warn_once
+from ..options.ranges import Ranges, checked_ranges
 from ..options.scopes import Scope, resolve_scope
 from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
@@ -48,6 +49,7 @@ class Options:
     eps: float | None
     regrow: bool
     max_tensor_sparsity: float | None
+    tensor_sparsity: Ranges | None
     sync: bool
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class Options:
             "k": count_or_none(self.k),
             "distribution": checked_distribution(self.distribution),
             "max_tensor_sparsity": fraction_or_none("max_tensor_sparsity", self.max_tensor_sparsity),
+            "tensor_sparsity": checked_ranges(self.tensor_sparsity),
             "ties": checked_ties(self.ties),
             "nonfinite": checked_nonfinite(self.nonfinite),
             "seed": check_seed(self.seed),
@@ -65,13 +68,23 @@ class Options:
         for name, value in found.items():
             object.__setattr__(self, name, value)
 
+    def counts(self, whole: Table | Members) -> list[tuple[int, int]] | None:
+        """How many elements of each tensor are pruned, at least and at most; None without ranges."""
+        ranges = self.tensor_sparsity
+        if ranges is None:
+            return None
+        return ranges.counts(whole.names, whole.numels, self.sparsity, self.k)
+
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Those of `_core.make_masks`, by position and by keyword."""
 
 
-def mask_arguments(table: Table, options: Options) -> tuple[list[Mask], Arguments]:
-    """New masks to be written for a checked table on the host, attached to it, and what writes them."""
+def mask_arguments(
+    table: Table, options: Options, members: Members | None = None
+) -> tuple[list[Mask], Arguments]:
+    """New masks to be written for a checked table on the host, attached to it, and what writes them; with
+    `members`, as their part of a decision."""
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
     masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
@@ -84,6 +97,7 @@ def mask_arguments(table: Table, options: Options) -> tuple[list[Mask], Argument
         "rounding": scope.rounding,
         "remainder": scope.remainder,
         "max_tensor_sparsity": options.max_tensor_sparsity,
+        "tensor_sparsity": options.counts(table if members is None else members),
         "ties": options.ties,
         "nonfinite": options.nonfinite,
         "seed": options.seed,
@@ -123,7 +137,9 @@ def select_masks(
     table = Table(items, call, writes) if table is None else table
     read: Callable[[], Any]
     if table.device != devices.HOST:
-        devices.require_supported(selector[0], scope.text, options.distribution, most)
+        devices.require_supported(
+            selector[0], scope.text, options.distribution, most, options.tensor_sparsity
+        )
         masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         table.attach(masks)
         zero = sum(ROLES[role] for role in writes)
@@ -142,7 +158,8 @@ def select_masks(
         def read() -> Any:
             return found
 
-    source = EventSource(table, call, selector[0], scope.text, _requested(options, table.total))
+    requested = _requested(options, table.total)
+    source = EventSource(table, call, selector[0], scope.text, requested, options.counts(table))
     if options.sync or table.device == devices.HOST:
         return table, masks, source.event(read(), started)
     spent = time.perf_counter()
@@ -179,7 +196,7 @@ def _select_over_ranks(
         mask.shard = members.parts[mask.name].shard
     call, scope = over_ranks.supported(options)
     requested = _requested(options, sum(members.numels))
-    source = EventSource(own, call, "exact", scope.text, requested, members)
+    source = EventSource(own, call, "exact", scope.text, requested, options.counts(members), members)
     return own, masks, source.event(found, started)
 
 
@@ -197,7 +214,7 @@ def start_over_ranks(
     """
     call, _ = over_ranks.supported(options)
     table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
-    new, ((data, names, spec, selector), named) = mask_arguments(table, options)
+    new, ((data, names, spec, selector), named) = mask_arguments(table, options, members)
     agreed = over_ranks.agreement(members, options, writes, said)
     prune = _core.ShardedPrune(
         members.map,
@@ -271,6 +288,7 @@ class EventSource:
         selector: str,
         scope: str,
         sparsity: float | None,
+        ranges: Sequence[tuple[int, int]] | None = None,
         members: Members | None = None,
     ) -> None:
         whole: Table | Members = table if members is None else members
@@ -278,6 +296,7 @@ class EventSource:
         self.ranks = None if members is None else members.group.size
         self.half = table.has_dtype("exp_avg_sq", FLOAT16)
         self.call, self.selector, self.scope, self.sparsity = call, selector, scope, sparsity
+        self.ranges = ranges or [(0, numel) for numel in self.numels]
 
     def event(self, found: Any, started: float, ended: float | None = None) -> MaskEvent:
         """The event of a `_core.MasksResult`; warns about scores that are less than they seem."""
@@ -313,9 +332,21 @@ class EventSource:
             ranks=self.ranks,
             rounds=found.get("rounds"),
             bytes_sent=found.get("bytes_sent"),
+            at_bounds=self._at_bounds(found),
         )
         _warn_about(event, self.call, self.half)
         return event
+
+    def _at_bounds(self, found: Any) -> dict[str, str]:
+        """Tensors for which not the one threshold decided, but a bound."""
+        if self.scope != "global":
+            return {}
+        bounds: dict[str, str] = {}
+        columns = (self.names, found["tensor_threshold"], found["tensor_pruned"], self.numels, self.ranges)
+        for name, value, pruned, numel, (least, most) in zip(*columns, strict=True):
+            if value is None and numel:
+                bounds[name] = "exact" if least == most else "low" if pruned <= least else "high"
+        return bounds
 
 
 def _warn_about(event: MaskEvent, call: ScorerCall, half: bool) -> None:

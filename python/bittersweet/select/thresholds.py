@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .. import _core
 from ..distributed.rounds import Agreement, decide
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..tensors import devices
 from ..tensors.lazy import lazily
+from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table, as_items
 from .over_ranks import Given, group_of, meet
-from .selection import Options, find_threshold, start_over_ranks
+from .selection import Options, find_threshold, mask_arguments, start_over_ranks
 
 if TYPE_CHECKING:
     from ..distributed.members import Members
@@ -70,6 +72,7 @@ def threshold(
     seed: int = 0,
     eps: float | None = None,
     regrow: bool = False,
+    tensor_sparsity: Any = None,
     sync: bool = True,
     process_group: Any = None,
 ) -> Threshold:
@@ -77,7 +80,8 @@ def threshold(
 
     The arguments are those of `make_masks` under scope ``"global"``. The value is the k-th smallest score,
     1-based, where dead elements (current mask False) count as already pruned: it is taken at rank max(0, k -
-    dead) of the live.
+    dead) of the live. With `tensor_sparsity` it is that of the tensors which no bound decides for, and
+    `count_below` and `count_equal` are theirs.
 
     Raises:
         NonFiniteScoreError: A live score is NaN and `nonfinite` is ``"error"``.
@@ -88,7 +92,7 @@ def threshold(
     def given() -> Given:
         options = Options(
             sparsity, k, "global", None, "nearest", "error", scorer, selector, ties, nonfinite, seed, eps,
-            regrow, None, sync,
+            regrow, None, tensor_sparsity, sync,
         )  # fmt: skip
         return as_items(inputs)[1], options, ()
 
@@ -98,6 +102,12 @@ def threshold(
     items, options, _ = given()
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     table = Table(items, call)
+    if options.tensor_sparsity is not None:
+        if table.device != devices.HOST:
+            name, *_ = resolve_selector(options.selector)
+            devices.require_supported(name, "global", None, None, options.tensor_sparsity)
+        masks, (arguments, named) = mask_arguments(table, options)
+        return _threshold(_core.make_masks(*arguments, **named), table.copied_bytes + _bytes(masks))
     read = find_threshold(
         table, call, resolve_selector(selector), options.sparsity, options.k, options.ties,
         options.nonfinite, options.seed, options.regrow,
@@ -114,15 +124,21 @@ def threshold_over_ranks(
     """The threshold of the parts that all ranks hold; `table` is one of `items` that has been checked.
     Collective.
     """
-    tables: list[Table] = []
+    copied: list[int] = []
 
     def start() -> tuple[Agreement, Any]:
-        own, _, agreed, prune = start_over_ranks(items, options, (), table, members, {}, False)
-        tables.append(own)
+        bounded = options.tensor_sparsity is not None
+        own, masks, agreed, prune = start_over_ranks(items, options, (), table, members, {}, bounded)
+        copied.append(own.copied_bytes + (_bytes(masks) if bounded else 0))
         return agreed, prune
 
     found = decide(members.group, start)
-    return _threshold(found, tables[0].copied_bytes, members.group.size)
+    return _threshold(found, copied[0], members.group.size)
+
+
+def _bytes(masks: Sequence[Mask]) -> int:
+    """Bounds hold for masks, so that under them a threshold is found by making some."""
+    return 8 * sum((mask.numel + 63) // 64 for mask in masks)
 
 
 def _threshold(found: Any, copied: int, ranks: int | None = None) -> Threshold:

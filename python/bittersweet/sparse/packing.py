@@ -154,19 +154,13 @@ def _plan(
 
 def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
     """Why a layer cannot be packed; empty if it can."""
-    if parametrize.is_parametrized(layer):
-        return "it is parametrized; parametrize.remove_parametrizations first"
+    if reason := no_plain_layer(layer, parent):
+        return reason
     if type(layer) is not nn.Linear and not is_a(layer, "transformers.pytorch_utils", "Conv1D"):
         return f"a {type(layer).__name__} may do more than a Linear does"
-    weight = layer._parameters.get("weight")
-    if weight is None:
-        return "its weight is no parameter (torch.nn.utils.prune makes such; call prune.remove first)"
+    weight = layer.weight
     if any(getattr(layer, hooks, None) for hooks in _HOOKS):
         return "it has hooks, which would be lost"
-    if isinstance(parent, nn.TransformerEncoderLayer):
-        return "its parent, a TransformerEncoderLayer, reads the weight itself"
-    if type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:
-        return f"its weight is a {type(weight.data).__name__}"
     if weight.device.type != "cpu":
         return f"its weight is on {weight.device}, not on the CPU"
     if weight.dtype not in strips.CODES:
@@ -175,6 +169,20 @@ def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
         return f"its bias is {str(layer.bias.dtype)[6:]} and its weight {str(weight.dtype)[6:]}"
     if weight.data_ptr() in shared:
         return "its weight is tied to another parameter"
+    return ""
+
+
+def no_plain_layer(layer: Any, parent: nn.Module | None) -> str:
+    """Why the weight of a layer cannot be replaced; empty if it can."""
+    if parametrize.is_parametrized(layer):
+        return "it is parametrized; parametrize.remove_parametrizations first"
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is no parameter (torch.nn.utils.prune makes such; call prune.remove first)"
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        return "its parent, a TransformerEncoderLayer, reads the weight itself"
+    if type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:
+        return f"its weight is a {type(weight.data).__name__}"
     return ""
 
 

@@ -62,6 +62,7 @@ class InStep:
         self._competition, self._settings, self._keeper = competition, settings, keeper
         scope = resolve_scope(settings.scope, "nearest", "error").text
         plain = possible and scope == "global" and settings.max_tensor_sparsity is None
+        plain = plain and settings.tensor_sparsity is None
         self._possible = plain and resolve_selector(settings.selector)[0] == "exact"
         self._made: _Made | None = None
 

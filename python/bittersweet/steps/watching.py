@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..model.targets import PlanEntry
     from ..optimizers.optimizers import Optimizers
 
-__all__ = ["Watch", "left_alone"]
+__all__ = ["Watch", "left_alone", "prunes"]
 
 _STATE = frozenset(("exp_avg", "exp_avg_sq", "step", "bias_correction1"))
 
@@ -151,6 +151,12 @@ class Watch:
                     "prune them. Call detach() or finalize() of the other one first (in a notebook: before "
                     "a cell that makes a Pruner runs again)",
                 )
+
+
+def prunes(model: torch.nn.Module) -> bool:
+    """Whether a pruner that is not finalized works on a parameter of this model."""
+    own = {id(parameter) for parameter in model.parameters()}
+    return any(watch._parameters & own for watch in list(_watches))
 
 
 class _Everybody:

@@ -19,8 +19,10 @@ def kept_by_either(mask: Mask, other: Mask) -> Mask:
 
 def opposite(mask: Mask) -> Mask:
     """A mask that keeps what `mask` prunes."""
-    full = Mask.full(mask.shape, mask.name, mask.framework, mask.device)
-    return mask.of_words(full.held & ~mask.held)
+    words, rest = ~mask.held, mask.numel % 64
+    if rest:
+        words[-1:] &= (1 << rest) - 1
+    return mask.of_words(words)
 
 
 def all_but_opened(mask: Mask, former: Mask | None) -> Mask | None:

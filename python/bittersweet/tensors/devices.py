@@ -105,7 +105,11 @@ def name_of(device: int) -> str:
 
 
 def require_supported(
-    selector: str, scope: str, distribution: str | None, max_tensor_sparsity: float | None
+    selector: str,
+    scope: str,
+    distribution: str | None,
+    max_tensor_sparsity: float | None,
+    tensor_sparsity: object = None,
 ) -> None:
     """Raises ArgumentError for what only the CPU engine does."""
     for argument, found, accepted in (
@@ -113,6 +117,7 @@ def require_supported(
         ("scope", scope, "global"),
         ("distribution", distribution, None),
         ("max_tensor_sparsity", max_tensor_sparsity, None),
+        ("tensor_sparsity", None if tensor_sparsity is None else str(tensor_sparsity), None),
     ):
         if found != accepted:
             raise ArgumentError(

@@ -14,6 +14,7 @@ from ..steps.firing import group_targets
 from ..steps.loop import Loop
 from ..steps.ranks import Ranks
 from ..wanda.input_norms import InputNorms
+from .conflicts import check_ranks
 from .remembering import make_tracker
 from .settings import Settings
 
@@ -63,7 +64,7 @@ def assemble(
     elsewhere = parts.optimizers.kept_elsewhere() if parts.settings.reads_state else set()
     others = {entry.name for entry in entries if id(lookup(model, entry)) in elsewhere}
     ranks = Ranks.meet(group, entries, order, frozenset(others))
-    parts.settings.agree(ranks)
+    parts = parts._replace(settings=parts.settings.agree(ranks))
     return Loop(*parts, ranks)
 
 
@@ -107,9 +108,11 @@ def _parts(
         optimizers.require_state(settings.call.reads, settings.call.name, parameters, over_ranks=over_ranks)
     norms.check(plan.targets, skip=settings.missing == "skip")
     if over_ranks:
-        settings.check_ranks(plan.targets, optimizers)
+        check_ranks(settings, plan.targets, optimizers)
     else:
         group_targets(settings.schedule, plan)  # refuses globs that meet nothing
+        names = {entry.name: entry.aliases for entry in plan.targets}
+        settings = settings.among(names, {entry.name: entry.numel for entry in plan.targets})
     tracker = None
     if settings.schedule is not None and plan.targets:
         tracker = make_tracker(scorer, settings.seed, model, optimizers, plan.targets)

@@ -25,6 +25,7 @@ from .apply_to import apply_masks_to
 from .assembly import assemble
 from .from_zeros import take_zeros
 from .report import PruneReport, Sparsity, count_sparsity, plot, report_of
+from .rewinding import rewind
 from .saving import restore, saved, saved_whole
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Pruner:
         ignore: The same, for what is to be left alone.
         in_dim: Axes of the inputs, by the same patterns, for parameters whose class does not say them.
         max_tensor_sparsity: Cap per tensor under a global threshold.
+        tensor_sparsity: Ranges under a global threshold, ``{glob: (low, high)}`` or ``{glob: share}``, as in
+            `make_masks`. Upper shares hold at every event; lower ones are reached when the schedule ends, and
+            at events before it in proportion to what is pruned by then.
         mask_optimizer_state: Zero ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` of pruned weights as well.
             In the optimizer's step: of newly pruned ones by the next step, or ``state_dict()`` before it.
         hold: How pruned weights stay 0 between events. ``"step"``: the optimizer's own step leaves them at 0,
@@ -109,6 +113,7 @@ class Pruner:
         ignore: Any = None,
         in_dim: Mapping[Any, int] | None = None,
         max_tensor_sparsity: float | None = None,
+        tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
         mask_optimizer_state: bool = True,
         hold: str = "auto",
         regrow: bool | Regrowth = False,
@@ -128,8 +133,9 @@ class Pruner:
             model, optimizer, scorer, targets, ignore, in_dim, sync, input_norms,
             process_group=process_group, order=order, shards=shards,
             schedule=schedule, selector=selector, scope=scope, distribution=distribution,
-            max_tensor_sparsity=max_tensor_sparsity, mask_optimizer_state=mask_optimizer_state, hold=hold,
-            regrow=regrow, missing=missing, nonfinite=nonfinite, ties=ties, seed=seed,
+            max_tensor_sparsity=max_tensor_sparsity, tensor_sparsity=tensor_sparsity,
+            mask_optimizer_state=mask_optimizer_state, hold=hold, regrow=regrow, missing=missing,
+            nonfinite=nonfinite, ties=ties, seed=seed,
         )  # fmt: skip
 
     def start(self, sparsity: float | None = None, scorer: str | Scorer = "random") -> MaskEvent:
@@ -331,6 +337,30 @@ class Pruner:
         loop.require_open()
         loop.gathering.require_sharded()
         loop.keeper.apply({**loop.keeper.masks, **masks_of(loop.plan.targets, masks)})
+
+    def rewind_to(self, state: Mapping[str, torch.Tensor], *, optimizer: Any = "fresh") -> None:
+        """Writes the weights of an early step into the model, under the masks of now: what is pruned stays 0.
+
+        For lottery tickets (docs/training.md): train, prune, rewind, repeat. All parameters and saved buffers
+        are written, biases and norms too, in place, so that each has its autograd version raised. Steps,
+        schedule, masks and history of the pruner go on as they are, and so do gradients, learning rate
+        schedulers and random generators, which are the caller's.
+
+        Args:
+            state: Copies of the model's tensors by name, as ``model.state_dict()`` names them, of the same
+                shapes and dtypes, on any device; prefixes of wrappers are understood, and of tied weights one
+                name is enough. Over ranks: DTensors laid out like the model's. Not collective.
+            optimizer: ``"fresh"`` empties the state of the optimizers, as before their first step; their
+                options stay. ``"keep"`` leaves it. A state dict (of several optimizers: a list) is loaded,
+                options included, and zeroed where the masks say so.
+
+        Raises:
+            ArgumentError, ShapeError, DTypeError, LayoutError: A name, a shape, a dtype, a layout or the
+                optimizer's state does not fit; the state is the model's own memory; or the optimizer keeps
+                copies of the weights. Nothing has been changed.
+            Error: After `finalize`, or with a scorer that has a memory.
+        """
+        self._loop.eagerly(rewind, self._loop, state, optimizer)
 
     @classmethod
     def from_zeros(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from ..distributed.rounds import agree
 from ..distributed.shards import local
 from ..errors import ArgumentError
 from ..model.targets import require_rows
-from ..optimizers.optimizers import STEP_READS, WITHOUT_STATE, Optimizers
+from ..optimizers.optimizers import STEP_READS, Optimizers
 from ..options.budgets import Schedules
 from ..options.custom_schedule import checked_schedule
+from ..options.ranges import Ranges, checked_ranges
 from ..options.regrowth import Regrowth, checked_regrowth
 from ..options.schedules import Schedule
 from ..options.scopes import Global, Scope, resolve_scope
@@ -35,7 +36,8 @@ from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
-from .conflicts import check_growth, check_hold
+from .bounding import among
+from .conflicts import check_growth, check_history, check_hold, check_ranges, require_inputs
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from ..steps.ranks import Ranks
 
 _FAR = 2**62
-_IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
 _MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 
@@ -60,6 +61,7 @@ class Settings:
     scope: str | Scope
     distribution: str | None
     max_tensor_sparsity: float | None
+    tensor_sparsity: Ranges | None
     mask_optimizer_state: bool
     hold: str
     regrow: bool | Regrowth
@@ -84,8 +86,9 @@ class Settings:
         settings._check_schedule()
         if settings.growth is not None:
             check_growth(settings, settings.growth)
+        check_ranges(settings)
         if settings.schedule is not None and call.name in TRACKED:
-            settings._check_history(optimizers)
+            check_history(settings, optimizers)
         settings.check_optimizers(optimizers)
         if settings.norms_digest is not None and "input_norm" not in call.reads:
             raise ArgumentError(f"input_norms: given, and scorer '{call.name}' does not read them")
@@ -118,14 +121,17 @@ class Settings:
     ) -> Masks:
         """New masks for `inputs`, by these options, at a step; with those of a glob of the schedule, or all
         (""). The others are those of `select_masks`."""
-        options = self.options(sparsity, sync)
+        options = self.options(sparsity, sync, glob)
         if (growth := self._growth(step, glob)) is not None:
             return Masks(*regrow_masks(inputs, options, growth, table, members, said))
         _, masks, event = select_masks(inputs, options, (), table, made, members, said)
         return Masks(masks, event)
 
-    def options(self, sparsity: float, sync: bool = True) -> Options:
+    def options(self, sparsity: float, sync: bool = True, glob: str = "") -> Options:
         """These options as the arguments of `make_masks`."""
+        ranges, goal = self.tensor_sparsity, self.goals.get(glob)
+        if ranges is not None and goal is not None:
+            ranges = ranges.towards(goal[1])
         return Options(
             sparsity=sparsity,
             k=None,
@@ -141,6 +147,7 @@ class Settings:
             eps=None,
             regrow=self.regrow is True,
             max_tensor_sparsity=self.max_tensor_sparsity,
+            tensor_sparsity=ranges,
             sync=sync,
         )
 
@@ -155,7 +162,9 @@ class Settings:
                 require_host(entry.name, device)
         scope = resolve_scope(self.scope, "nearest", "error").text
         selector = resolve_selector(self.selector)[0]
-        devices.require_supported(selector, scope, self.distribution, self.max_tensor_sparsity)
+        devices.require_supported(
+            selector, scope, self.distribution, self.max_tensor_sparsity, self.tensor_sparsity
+        )
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the
@@ -165,31 +174,9 @@ class Settings:
         require_rows(targets, scope.text)
         if scope.fixed_sparsity is None:
             return
+        alone = self._without_names()
         for entry in targets:
-            self.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
-
-    def check_ranks(self, targets: Iterable[PlanEntry], optimizers: Optimizers) -> None:
-        """Raises ArgumentError for what several ranks cannot decide together."""
-        selector = resolve_selector(self.selector)[0]
-        if self.schedule is not None and selector != "exact":
-            raise ArgumentError(
-                f"selector: '{selector}' over ranks, which agree by exact counts; accepted: 'exact'"
-            )
-        if self.call.name not in TRACKED or self.schedule is None:
-            return
-        tracker = tracker_class(self.call.name)
-        if (name := optimizers.spread()) is not None and set(tracker.roles) & _MOMENT_READS:
-            raise ArgumentError(
-                f"scorer: '{self.call.name}' with {name}, which keeps the moments that it follows on other "
-                "ranks. Use a scorer without a memory, or 'movement'"
-            )
-        for entry in targets:
-            if entry.local_shape != entry.shape and "scores" not in self.call.reads:
-                raise ArgumentError(
-                    f"scorer: '{self.call.name}' with '{entry.name}', of which each rank holds a part: its "
-                    "memory averages, at every step, a number of the whole tensor, and ranks exchange "
-                    "nothing between events. Use 'movement' or a scorer without a memory"
-                )
+            alone.select([self._stand_in(entry.one_row, entry.name, entry.in_dim)], 0.0)
 
     def to_config(self) -> dict[str, Any]:
         """What must agree for a saved run to go on as if it had not stopped, as plain values."""
@@ -203,9 +190,11 @@ class Settings:
             zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
         )
         scope = resolve_scope(self.scope, "nearest", "error")
-        norms = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
+        given: dict[str, Any] = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
+        if self.tensor_sparsity is not None:
+            given["tensor_sparsity"] = self.tensor_sparsity.to_config()
         return {
-            **norms,
+            **given,
             "scorer": {"name": name, "eps": eps, "q": q, "seed": seed, **tracked},
             "schedule": None if self.schedule is None else self.schedule.to_config(),
             "selector": selector,
@@ -239,6 +228,7 @@ class Settings:
             "scope": scope if self.distribution is None else f"{scope}, {self.distribution}",
             "schedule": repr(self.schedule),
             **({} if self.growth is None else {"regrow": repr(self.growth)}),
+            **({} if self.tensor_sparsity is None else {"tensor_sparsity": str(self.tensor_sparsity)}),
             **text,
         }
 
@@ -277,8 +267,18 @@ class Settings:
         config = self.to_config()
         return {key: repr(value) for key, value in {"seed": config["seed"], **config}.items()}
 
-    def agree(self, ranks: Ranks) -> None:
-        """Raises, on all ranks, what they would disagree about at an event. Collective."""
+    def among(self, names: Mapping[str, Sequence[str]], numels: Mapping[str, int]) -> Settings:
+        """These options, with ranges for the targets: their names with aliases, and their sizes.
+
+        Raises:
+            ArgumentError: A glob of tensor_sparsity meets none that is scheduled, or the ranges do not allow
+                what the schedule ends at.
+        """
+        return replace(self, tensor_sparsity=among(self.tensor_sparsity, self.schedule, names, numels))
+
+    def agree(self, ranks: Ranks) -> Settings:
+        """These options for the targets of all ranks. Raises, on all of them, what they would disagree about
+        at an event. Collective."""
         agree(ranks.group, self.agreement())
         if not ranks.members.names:
             raise ArgumentError(
@@ -286,10 +286,13 @@ class Settings:
             )
         if isinstance(self.schedule, Schedules):
             ranks.groups(self.schedule)
+        members = ranks.members
+        settings = self.among(ranks.aliases(), dict(zip(members.names, members.numels, strict=True)))
         if self.schedule is not None:
-            check(ranks.members, self.options(0.0))
+            check(members, settings.options(0.0))
             if self.growth is not None:
-                check(ranks.members, replace(self.options(0.0), scorer=self.growth.grows_by))
+                check(members, replace(settings.options(0.0), scorer=self.growth.grows_by))
+        return settings
 
     @property
     def goals(self) -> dict[str, tuple[int, float] | None]:
@@ -312,26 +315,18 @@ class Settings:
                 "schedule there"
             )
 
-    def _check_history(self, optimizers: Optimizers) -> None:
-        assert self.schedule is not None
-        if not optimizers:
-            raise ArgumentError(
-                f"optimizer: None, and scorer '{self.call.name}' follows its steps. Pass the optimizer"
-            )
-        needed = tracker_class(self.call.name).needed
-        if self.missing == "error" and self.schedule.last_due(0, needed - 1):
-            raise ArgumentError(
-                f"schedule: {self.schedule!r} is due before step {needed}, and scorer '{self.call.name}' "
-                f"needs {needed} steps before its first use. Begin later, or pass missing='skip'"
-            )
-
     def _rehearse(self) -> None:
         """Runs the selection once on a toy tensor, so that options which do not go together are refused
         now."""
         scope = resolve_scope(self.scope, "nearest", "error")
         width = int(scope.text.partition(":")[2]) if scope.fixed_sparsity is not None else 4
         glob = next(iter(self.ends), "")
-        self.select([self._stand_in((1, width), "rehearsal", None)], 0.0, glob=glob)
+        self._without_names().select([self._stand_in((1, width), "rehearsal", None)], 0.0, glob=glob)
+
+    def _without_names(self) -> Settings:
+        """These options for a tensor of another name than the targets'."""
+        ranges = self.tensor_sparsity
+        return self if ranges is None else replace(self, tensor_sparsity=replace(ranges, by_name={}))
 
     def _stand_in(self, shape: tuple[int, ...], name: str, in_dim: int | None) -> ScoreInputs:
         ones = np.ones(shape, dtype=np.float32)
@@ -349,35 +344,6 @@ class Settings:
         )
 
 
-def require_inputs(
-    call: ScorerCall,
-    optimizers: Optimizers,
-    given: frozenset[str] = frozenset(),
-    *,
-    over_ranks: bool = False,
-) -> None:
-    """Raises ArgumentError if the scorer reads what neither training, these optimizers nor `given` have."""
-    foreign = sorted(call.reads - _IN_TRAINING - given)
-    if foreign:
-        raise ArgumentError(
-            f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. Pass "
-            "input_norms=Calibrator(model).run(batches).norms for it"
-            if foreign == ["input_norm"]
-            else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
-            "Use make_masks or prune_, which take it as an argument"
-        )
-    moments = sorted(call.reads & _MOMENT_READS)
-    if not moments:
-        return
-    if not optimizers:
-        raise ArgumentError(
-            f"optimizer: None, and scorer '{call.name}' reads {', '.join(moments)} of the optimizer. Pass "
-            "the optimizer (of a Trainer: after create_optimizer()), or choose "
-            f"{WITHOUT_STATE}"
-        )
-    optimizers.require_state(call.reads, call.name, over_ranks=over_ranks)
-
-
 def _schedule(given: Any) -> Schedule | Schedules | None:
     if given is None:
         return None
@@ -393,6 +359,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
         "mask_optimizer_state": as_bool("mask_optimizer_state", options["mask_optimizer_state"]),
         "regrow": checked_regrowth(options["regrow"]),
         "max_tensor_sparsity": None if most is None else as_fraction("max_tensor_sparsity", most),
+        "tensor_sparsity": checked_ranges(options["tensor_sparsity"]),
         "distribution": checked_distribution(options["distribution"]),
         "nonfinite": checked_nonfinite(options["nonfinite"]),
         "ties": checked_ties(options["ties"]),

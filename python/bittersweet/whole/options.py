@@ -27,6 +27,7 @@ class _Common(TypedDict, total=False):
     eps: float | None
     regrow: bool
     max_tensor_sparsity: float | None
+    tensor_sparsity: Mapping[str, float | tuple[float, float]] | None
     sync: bool
     process_group: Any
 

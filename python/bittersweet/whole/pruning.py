@@ -24,7 +24,7 @@ from ..select.selection import Options
 from ..select.thresholds import Threshold
 from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs
-from .selecting import SelectOptions, mapped, select
+from .selecting import SelectOptions, mapped, ranges_among, select
 from .weights import Given, gather, is_module
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def prune_(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
@@ -89,7 +90,7 @@ def prune_(
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     options = SelectOptions(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
-        max_tensor_sparsity, sync,
+        max_tensor_sparsity, tensor_sparsity, sync,
     )  # fmt: skip
     if not is_module(inputs):
         given.refuse()
@@ -135,6 +136,7 @@ def make_masks(
     eps: float | None = None,
     regrow: bool = False,
     max_tensor_sparsity: float | None = None,
+    tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
@@ -174,7 +176,14 @@ def make_masks(
         seed: For selectors that sample and for scorer ``"random"``; never moves an exact result.
         eps: Overrides the scorer's default.
         regrow: Whether dead elements compete again. False: what is dead stays dead.
-        max_tensor_sparsity: Cap per tensor under a global threshold. None: no cap.
+        max_tensor_sparsity: Cap per tensor under a global threshold: ``tensor_sparsity={"*": (0, cap)}``, but
+            that where caps allow less than is asked for, less is pruned, with a warning. None: no cap.
+        tensor_sparsity: Ranges under a global threshold, ``{glob: (low, high)}``, or ``{glob: share}`` for
+            exactly that share: of a tensor that meets a glob (the first one counts, as in `sparsity`) no less
+            and no more is pruned, and of all tensors together exactly what `sparsity` or `k` say. A range
+            that holds no whole number of elements is the count next to its middle. NaN scores that are kept
+            are pruned for no range. Needs an exact selector and exact ties, and is an error if the ranges do
+            not allow the budget (docs/budgets.md). Of ScoreInputs the globs are of their names.
         sync: Whether numbers are read from a CUDA device at once; False: when a field of the event is first
             looked at. A step (with shares by glob: a group) that finds NaN leaves the masks as they were.
         masks: For a module: the current masks by parameter name, such as ``pruner.masks`` or what
@@ -201,7 +210,7 @@ def make_masks(
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     options = SelectOptions(
         scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
-        max_tensor_sparsity, sync,
+        max_tensor_sparsity, tensor_sparsity, sync,
     )  # fmt: skip
     if not is_module(inputs):
         given.refuse()
@@ -234,6 +243,7 @@ def threshold(
     seed: int = 0,
     eps: float | None = None,
     regrow: bool = False,
+    tensor_sparsity: Mapping[str, float | tuple[float, float]] | None = None,
     sync: bool = True,
     masks: Any = None,
     input_norms: Mapping[str, Any] | None = None,
@@ -252,21 +262,24 @@ def threshold(
     share = _one_share(sparsity)
     given = Given(optimizer, targets, ignore, masks, input_norms, in_dim, missing)
     found: Any = inputs
+    ranges: Any = tensor_sparsity
     if is_module(inputs):
         weights = gather(inputs, given, scorer, eps, seed, process_group)
         if weights.members is not None:
             with reported(weights.group):
                 options = Options(
                     share, k, "global", None, "nearest", "error", weights.scorer, selector, ties, nonfinite,
-                    seed, eps, regrow, None, sync,
+                    seed, eps, regrow, None, ranges_among(weights, tensor_sparsity), sync,
                 )  # fmt: skip
             return thresholds.threshold_over_ranks(weights.items, options, weights.members)
+        ranges = ranges_among(weights, tensor_sparsity)
         found, scorer = weights.items, weights.scorer
     else:
         given.refuse()
     return thresholds.threshold(
         found, sparsity=share, k=k, scorer=_or_default(scorer), selector=selector, ties=ties,
-        nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, sync=sync, process_group=process_group,
+        nonfinite=nonfinite, seed=seed, eps=eps, regrow=regrow, tensor_sparsity=ranges, sync=sync,
+        process_group=process_group,
     )  # fmt: skip
 
 

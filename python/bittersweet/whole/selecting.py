@@ -10,6 +10,7 @@ from ..distributed.rounds import reported
 from ..errors import ArgumentError, MissingStateError
 from ..notices import warn
 from ..options import budgets
+from ..options.ranges import Ranges, checked_ranges
 from ..options.scopes import Scope
 from ..options.selectors import Selector
 from ..select import functional
@@ -21,7 +22,7 @@ from ..tensors.masks import Mask, kept_counts
 from ..tensors.table import ScoreInputs
 from .weights import ModelWeights
 
-__all__ = ["SelectOptions", "mapped", "select"]
+__all__ = ["SelectOptions", "mapped", "ranges_among", "select"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SelectOptions:
     eps: float | None
     regrow: bool
     max_tensor_sparsity: float | None
+    tensor_sparsity: Any
     sync: bool
 
 
@@ -50,6 +52,8 @@ def select(
     if isinstance(sparsity, Mapping):
         made, event, dense = _select_groups(weights, sparsity, k, options)
     else:
+        with reported(weights.group):
+            options = replace(options, tensor_sparsity=ranges_among(weights, options.tensor_sparsity))
         made, event = _decide(weights, weights.items, sparsity, k, options)
     new = {**weights.masks, **made}
     if not (weights.skipped or dense):
@@ -70,6 +74,8 @@ def _select_groups(
             raise ArgumentError("k: given beside sparsity by glob; give one of them")
         shares = budgets.shares(sparsity)
         groups = budgets.group("sparsity", shares, _aliases(weights))
+        ranges = ranges_among(weights, options.tensor_sparsity, groups.dense)
+        options = replace(options, tensor_sparsity=ranges)
     items = {str(item.name): item for item in weights.items}
     made: dict[str, Mask] = {}
     events: dict[str, MaskEvent] = {}
@@ -109,6 +115,18 @@ def _decide(
             chosen = Options(sparsity=share, k=k, scorer=weights.scorer, **vars(options))
         _, found, event = select_masks(list(items), chosen, (), members=members)
     return {mask.name: mask for mask in found}, mapped(event, lambda event: _said(event, options))
+
+
+def ranges_among(weights: ModelWeights, given: Any, dense: Collection[str] = ()) -> Ranges | None:
+    """Ranges for the weights of this model (of all ranks) that are not `dense`.
+
+    Raises:
+        ArgumentError: See `checked_ranges`; or a glob meets none of them.
+    """
+    ranges = checked_ranges(given)
+    if ranges is None:
+        return None
+    return ranges.among({name: also for name, also in _aliases(weights).items() if name not in dense})
 
 
 def _aliases(weights: ModelWeights) -> dict[str, tuple[str, ...]]:

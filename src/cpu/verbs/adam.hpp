@@ -2,9 +2,11 @@
 // arrays at the same place of their pages would otherwise wait for each other's stores.
 #pragma once
 
+#include <type_traits>
+
 #include "bittersweet/optim/adam.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/simd.hpp"
+#include "cpu/verbs/adam_rounding.hpp"
 
 namespace bittersweet {
 namespace {
@@ -22,9 +24,10 @@ template <class W, class S>
 struct AdamPlace {
   W *w, *g;
   S *m, *v, *largest;
+  std::int64_t index;  // in the tensor
 
   BITTERSWEET_INLINE AdamPlace from(std::int64_t i) const {
-    return {w + i, g + i, m + i, v + i, largest == nullptr ? nullptr : largest + i};
+    return {w + i, g + i, m + i, v + i, largest == nullptr ? nullptr : largest + i, index + i};
   }
   BITTERSWEET_INLINE void ask() const {
     prefetch(w);
@@ -35,10 +38,11 @@ struct AdamPlace {
   }
 };
 
-template <Contraction C, bool Largest, class W, class S>
+template <Contraction C, bool Largest, class R, class W, class S>
 class AdamPass {
  public:
-  AdamPass(const AdamStep& step, bool weights_only) : step_(step), weights_only_(weights_only) {}
+  AdamPass(const AdamStep& step, const cpu::AdamChunk& chunk)
+      : step_(step), weights_only_(chunk.weights_only), rounds_(chunk.draw) {}
 
   BITTERSWEET_INLINE void word(const AdamPlace<W, S>& at, std::uint64_t keep) {
     Vec w[vectors_per_word], m[vectors_per_word], v[vectors_per_word], largest[vectors_per_word];
@@ -50,6 +54,9 @@ class AdamPass {
       else
         compute(at, k, load(at.w, k * lanes), w[k], m[k], v[k], largest[k]);
     }
+    const auto rounding = rounds_.word(at.index);
+#pragma GCC unroll 8
+    for (int k = 0; k < vectors_per_word; ++k) rounding.vector(k, w[k], m[k], v[k]);
     store_word(at.w, w);
     store_word(at.m, m);
     store_word(at.v, v);
@@ -58,10 +65,12 @@ class AdamPass {
 
   // Those vectors of a word that have a live element.
   BITTERSWEET_INLINE void live_vectors(const AdamPlace<W, S>& at, std::uint64_t keep) {
+    const auto rounding = rounds_.word(at.index);
     for (int k = 0; k < vectors_per_word; ++k) {
       if ((keep >> (k * lanes) & ((std::uint64_t{1} << lanes) - 1)) == 0) continue;
       Vec w, m, v, largest;
       held(at, k, w, m, v, largest, lanes_on(keep, k));
+      rounding.vector(k, w, m, v);
       store(at.w, k * lanes, w);
       store(at.m, k * lanes, m);
       store(at.v, k * lanes, v);
@@ -69,6 +78,7 @@ class AdamPass {
     }
   }
 
+  const R& rounds() const { return rounds_; }
   bool dirty() const {
     std::int32_t any = 0;
     for (int lane = 0; lane < lanes; ++lane) any |= dirty_[lane];
@@ -99,12 +109,13 @@ class AdamPass {
 
   const AdamStep step_;
   const bool weights_only_;
+  const R rounds_;
   IntVector dirty_{};
 };
 
 // The elements behind the last whole word: vectors on a copy, then one by one those of the scalar loop.
-template <Contraction C, bool Largest, class W, class S>
-bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const AdamPlace<W, S>& at, std::uint64_t keep,
+template <Contraction C, bool Largest, class R, class W, class S>
+bool adam_end(AdamPass<C, Largest, R, W, S>& pass, const AdamStep& step, const AdamPlace<W, S>& at, std::uint64_t keep,
               std::int64_t count, const cpu::AdamChunk& chunk) {
   alignas(64) W w[bits::per_word]{}, g[bits::per_word]{};
   alignas(64) S m[bits::per_word]{}, v[bits::per_word]{}, largest[bits::per_word]{};
@@ -114,7 +125,7 @@ bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const Adam
   std::copy_n(at.m, whole, m);
   std::copy_n(at.v, whole, v);
   if constexpr (Largest) std::copy_n(at.largest, whole, largest);
-  pass.word({w, g, m, v, Largest ? largest : nullptr}, keep);
+  pass.word({w, g, m, v, Largest ? largest : nullptr, at.index}, keep);
   std::copy_n(w, whole, at.w);
   std::copy_n(m, whole, at.m);
   std::copy_n(v, whole, at.v);
@@ -129,6 +140,9 @@ bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const Adam
     const bool live = (keep >> i & 1u) != 0;
     dirty |= !live && x != 0.0f;
     adam<one_by_one>(step, x, d, first, second, Largest ? &most : nullptr);
+    x = pass.rounds().one(x, AdamArray::weight, at.index + i);
+    first = pass.rounds().one(first, AdamArray::exp_avg, at.index + i);
+    second = pass.rounds().one(second, AdamArray::exp_avg_sq, at.index + i);
     narrow(live ? x : 0.0f, at.w[i]);
     const bool state_lives = live || chunk.weights_only;
     narrow(state_lives ? first : 0.0f, at.m[i]);
@@ -139,11 +153,11 @@ bool adam_end(AdamPass<C, Largest, W, S>& pass, const AdamStep& step, const Adam
   return dirty;
 }
 
-template <Contraction C, bool Largest, class W, class S>
+template <Contraction C, bool Largest, class R, class W, class S>
 bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
-  const AdamPlace<W, S> at{static_cast<W*>(chunk.w), static_cast<W*>(chunk.g), static_cast<S*>(chunk.m),
-                           static_cast<S*>(chunk.v), static_cast<S*>(chunk.largest)};
-  AdamPass<C, Largest, W, S> pass(step, chunk.weights_only);
+  const AdamPlace<W, S> at{static_cast<W*>(chunk.w), static_cast<W*>(chunk.g),       static_cast<S*>(chunk.m),
+                           static_cast<S*>(chunk.v), static_cast<S*>(chunk.largest), chunk.first};
+  AdamPass<C, Largest, R, W, S> pass(step, chunk);
   const std::int64_t whole = chunk.count / bits::per_word, rest = chunk.count % bits::per_word;
   const auto keep = [&](std::int64_t word) { return bits::live(chunk.keep, chunk.count, word); };
   if (chunk.skip == cpu::Skip::nothing) {
@@ -173,7 +187,13 @@ bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
 template <bool Contracted, class W, class S>
 bool adam_chunk(const AdamStep& step, const cpu::AdamChunk& chunk) {
   constexpr Contraction c = Contracted ? Contraction::fused : Contraction::none;
-  return chunk.largest != nullptr ? adam_pass<c, true, W, S>(step, chunk) : adam_pass<c, false, W, S>(step, chunk);
+  const auto pass = [&]<class R>() {
+    return chunk.largest != nullptr ? adam_pass<c, true, R, W, S>(step, chunk)
+                                    : adam_pass<c, false, R, W, S>(step, chunk);
+  };
+  if constexpr (std::is_same_v<W, std::uint16_t>)
+    if (chunk.draw != nullptr) return pass.template operator()<Drawn<std::is_same_v<S, std::uint16_t>>>();
+  return pass.template operator()<ToNearest>();
 }
 
 }  // namespace

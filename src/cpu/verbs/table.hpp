@@ -10,6 +10,7 @@
 #include "cpu/verbs/group.hpp"
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/moments.hpp"
+#include "cpu/verbs/rounding.hpp"
 #include "cpu/verbs/score.hpp"
 #include "cpu/verbs/track.hpp"
 #include "cpu/verbs/write_mask.hpp"
@@ -44,6 +45,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.retention = &against_update<false>;
   k.snapshot = &against_update<true>;
   k.movement = &movement_block;
+  k.stochastic_round = &stochastic_round_chunk;
   const auto steps = [&]<class W, class S>(cpu::AdamArrays arrays, W, S) {
     auto& row = k.adam[static_cast<std::size_t>(arrays)];
     row[false] = &adam_chunk<false, W, S>;

@@ -86,6 +86,7 @@ def scopes(rank: int, size: int) -> None:
     _compare("fsdp", torch.float32, scope="tensor", distribution="erk")
     _compare("fsdp", torch.float32, scope="row", scorer="magnitude")
     _compare("fsdp", torch.float32, max_tensor_sparsity=0.7)
+    _compare("fsdp", torch.float32, tensor_sparsity={"a*": (0.1, 0.62), "b*": (0.25, 1)})
     _compare_masks("fsdp", scope="2:4", remainder="keep", scorer="magnitude")
 
 

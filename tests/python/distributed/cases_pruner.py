@@ -134,6 +134,7 @@ def fsdp2_by_other_scopes(rank: int, size: int) -> None:
         {"scope": "tensor", "distribution": "erk"},
         {"scope": "row"},
         {"max_tensor_sparsity": 0.85},
+        {"tensor_sparsity": {"a": (0, 0.7), "*": (0, 0.95)}},
     ]
     for given in options:
         model = sharded(net())
@@ -156,6 +157,32 @@ def fsdp2_by_other_scopes(rank: int, size: int) -> None:
             optimizer.zero_grad()
         require_held(model, optimizer, pruner)
         assert len(events) == 3
+
+
+def fsdp2_rewound(rank: int, size: int) -> None:
+    model = sharded(net())
+    optimizer = adamw(model)
+    early = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = {name: full(value).clone() for name, value in early.items()}
+    pruner = bs.Pruner(model, optimizer, schedule=RAMP)
+    train(model, optimizer, pruner, number=rank)
+    whole = {name: torch.zeros_like(value) for name, value in wanted.items()}
+    before = {name: full(value).clone() for name, value in model.state_dict().items()}
+    try:
+        pruner.rewind_to(whole)
+        raise AssertionError("whole tensors were taken for parts")
+    except bs.LayoutError as error:
+        assert "DTensors laid out like the model's" in str(error)
+    assert all(torch.equal(full(value), before[name]) for name, value in model.state_dict().items())
+    pruner.rewind_to(early)
+    for name, value in model.state_dict().items():
+        keep = full(pruner.masks[name]) if name in pruner.masks else True
+        expected = wanted[name] * keep if keep is not True else wanted[name]
+        assert torch.equal(full(value), expected), name
+    backward(model, rank)
+    optimizer.step()
+    pruner.step()
+    require_held(model, optimizer, pruner)
 
 
 def fsdp2_by_globs(rank: int, size: int) -> None:

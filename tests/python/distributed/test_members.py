@@ -202,7 +202,9 @@ def test_options_are_checked_with_a_name_for_each_tensor(names: list[str]) -> No
     box = [*[0] * 8, 2, 2, *[0] * 6]
     map = _core.ShardMap([[2, 2], [2, 2]], array("q", [0, 0, *box, 1, 0, *box]), 1)
     call = resolve_scorer("magnitude", None, 0)
-    options: dict[str, Any] = dict.fromkeys(("k", "distribution", "max_tensor_sparsity", "ties"))
+    options: dict[str, Any] = dict.fromkeys(
+        ("k", "distribution", "max_tensor_sparsity", "tensor_sparsity", "ties")
+    )
     options |= {"sparsity": 0.5, "scope": "global", "rounding": "nearest", "remainder": "error"}
     options |= {"nonfinite": "error", "seed": 0, "regrow": False}
     with pytest.raises(bs.ShapeError, match=f"names: {len(names)} for 2 tensors"):

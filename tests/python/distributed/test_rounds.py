@@ -164,6 +164,8 @@ def test_scopes_of_tensors_and_rows(ranks: int) -> None:
             {"scope": "row", "sparsity": 0.6, "distribution": "erk"},
             {"scope": "2:4", "remainder": "keep"},
             {"sparsity": 0.5, "max_tensor_sparsity": 0.6},
+            {"sparsity": 0.5, "tensor_sparsity": {"*": (0.4, 0.6)}},
+            {"sparsity": 0.5, "tensor_sparsity": {"*": 0.5}},
         ):
             split = any(item.weight.ndim == 1 and item.weight.size > 1 for item in model.items)
             if split and options.get("scope") in ("row", "2:4"):

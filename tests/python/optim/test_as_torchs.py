@@ -36,10 +36,11 @@ def test_the_classes_are_torchs(kind: str) -> None:
     own, theirs = KINDS[kind]
     assert issubclass(own, theirs) and own.__name__ == theirs.__name__
     wanted, found = (inspect.signature(one).parameters for one in (theirs, own))
-    assert [*wanted, "state_dtype"] == list(found)
+    more = ["state_dtype", "rounding", "rounding_seed"]
+    assert [*wanted, *more] == list(found)
     for name, parameter in wanted.items():
         assert (parameter.default, parameter.kind) == (found[name].default, found[name].kind), name
-    assert found["state_dtype"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert {found[name].kind for name in more} == {inspect.Parameter.KEYWORD_ONLY}
     optimizer = own([nn.Parameter(torch.ones(3))])
     its = theirs([nn.Parameter(torch.ones(3))], fused=True)
     assert optimizer.defaults == its.defaults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -27,8 +28,8 @@ def script(path: str) -> types.ModuleType:
 
 
 def public_names() -> list[str]:
-    """What a user may write after ``bittersweet.``: `__all__`, what is left out of it, and its rooms' own."""
-    names = {*bs.__all__, *bs._HOME}
+    """What a user may write after ``bittersweet.``: `__all__`, what is left out of it, rooms and their own."""
+    names = {*bs.__all__, *bs._HOME, *bs._ROOMS}
     for room in bs._ROOMS:
         names |= {f"{room}.{name}" for name in getattr(bs, room).__all__}
     return sorted(names)
@@ -38,7 +39,15 @@ def test_every_public_name_is_in_the_reference_once() -> None:
     pytest.importorskip("torch")
     pages = [path.read_text(encoding="utf-8") for path in sorted(REFERENCE.glob("*.md"))]
     found = [name for page in pages for name in re.findall(r"^::: bittersweet\.(\S+)$", page, re.MULTILINE)]
-    assert sorted(found) == public_names()
+    assert [name for name in {*found} if found.count(name) > 1] == []
+    others = {*found} - {*public_names()}
+    assert {*found} - others == {*public_names()}
+    for name in others:  # what public functions return or build on, under the module that defines it
+        module, _, short = name.rpartition(".")
+        source = REPOSITORY / "python/bittersweet" / f"{module.replace('.', '/')}.py"
+        defined = [getattr(node, "name", None) for node in ast.parse(source.read_text(encoding="utf-8")).body]
+        assert short in defined, name
+        assert short not in dir(bs), f"{short} is public: write bittersweet.{short}"
 
 
 def test_every_command_is_in_the_reference() -> None:
@@ -128,6 +137,22 @@ def test_what_is_written_for_github_reads_the_same(small: Path) -> None:
     assert 'href="../guides/page/#two-words"' in (site / "contributing/index.html").read_text()
     start = (site / "index.html").read_text(encoding="utf-8")
     assert re.search(r'<a [^>]*href="guides/page/#bittersweet.optim[\w.]*equals_torch"[^>]*><code>', start)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("see `Pruner`.", "see [`Pruner`][p]."),
+        ("`Pruner.step()`, (`step`)", "[`Pruner.step()`][p.step], (`step`)"),
+        ("``Pruner``, `w * g`, `Pruner.gone`", "``Pruner``, `w * g`, `Pruner.gone`"),
+        ("[`Pruner`][q], `Here`", "[`Pruner`][q], `Here`"),
+    ],
+)
+def test_which_names_are_cross_references(text: str, read: str) -> None:
+    pytest.importorskip("griffe")
+    docstrings = script("scripts/site_docstrings.py")
+    known = {"Pruner": "p", "Pruner.step": "p.step", "Here": "h"}
+    assert docstrings.NAME.sub(lambda match: docstrings.reference(match, known, "Here"), text) == read
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bittersweet as bs
+import ml_dtypes
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -254,6 +255,15 @@ def use_out(x: Any, expected: Any) -> None:
     check(np.array_equal(as_numpy(x), np.full_like(expected, 2.0)), "out")
 
 
+def use_rounding(x: Any, expected: Any) -> None:
+    """Small integers are bfloat16 already, so nothing is left to chance."""
+    dst: Any = torch.zeros(SHAPE if expected is None else expected.shape, dtype=torch.bfloat16)
+    if not isinstance(x, torch.Tensor):
+        dst = np.zeros(dst.shape, ml_dtypes.bfloat16)
+    bs.stochastic_round_(dst, x, seed=1, step=2)
+    check(np.array_equal(as_numpy(dst).astype(np.float32), expected), "rounded values")
+
+
 def use_norms(x: Any, expected: Any) -> None:
     shape = tuple(getattr(x, "shape", ()))
     weight = torch.ones(2, *shape) if isinstance(x, torch.Tensor) else np.ones((2, *shape), np.float32)
@@ -378,14 +388,14 @@ def use_saved_state(x: Any, expected: Any) -> None:
 
 USES: list[Callable[[Any, Any], None]] = [
     use_score, use_make_masks, use_threshold, use_kth_value, use_prune, use_apply, use_violations,
-    use_moments, use_grad, use_out, use_norms, use_mask, use_words, use_current_mask, use_pruner, use_state,
-    use_tracked_gradient, use_loaded_masks, use_input_norms, use_saved_state,
+    use_moments, use_grad, use_out, use_rounding, use_norms, use_mask, use_words, use_current_mask,
+    use_pruner, use_state, use_tracked_gradient, use_loaded_masks, use_input_norms, use_saved_state,
 ]  # fmt: skip
 
 # These refuse or pass over whatever they are given, or ask for a shape that not all have.
 PACKAGE = os.path.dirname(bs.__file__)
 ANYTHING = {use_words, use_current_mask, use_loaded_masks, use_input_norms, use_saved_state}
-SHAPED = {use_out, use_pruner, use_norms, use_state, use_tracked_gradient}
+SHAPED = {use_out, use_rounding, use_pruner, use_norms, use_state, use_tracked_gradient}
 
 
 def complaints() -> Iterator[str]:

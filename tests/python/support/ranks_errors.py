@@ -166,6 +166,7 @@ OPTION: list[tuple[str, dict[str, Any]]] = [  # what ranks say differently, and 
     ("regrow: ", {"regrow": True}),
     ("scope: ", {"scope": "tensor"}),
     ("max_tensor_sparsity: ", {"max_tensor_sparsity": 0.9}),
+    ("tensor_sparsity: ", {"tensor_sparsity": {"*": (0, 0.9)}}),
 ]
 FAULTS = [
     *OWN,

@@ -7,7 +7,7 @@ from typing import Any
 SAID = (
     "requested_sparsity", "achieved_sparsity", "threshold", "k", "total", "pruned", "count_below",
     "count_equal", "churn", "per_tensor", "per_tensor_threshold", "v_below_eps", "v_zero", "nonfinite",
-    "selector", "scorer", "scope",
+    "selector", "scorer", "scope", "at_bounds",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 from bittersweet import ArgumentError, DeviceError, DTypeError, LayoutError, MissingStateError, _core
 
 SIZES = (1, 0, 31, 64, 1030, 4097)
-OPTIONS = (1e-3, 0.3, 0.95, 1e-8, 0.1, 1.0, 0.0, 0.0)  # rows of OPTION_COLUMNS
+OPTIONS = (1e-3, 0.3, 0.95, 1e-8, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # rows of OPTION_COLUMNS
 CODES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 STORAGES = [
     (torch.float32, torch.float32),
@@ -135,7 +135,7 @@ def test_steps_have_the_bits_of_the_cpu(
     cuda: Any, storage: Any, rounding: Any, weights_only: bool, amsgrad: bool
 ) -> None:
     here = model(*storage)
-    here.groups = [OPTIONS, (0.1, 0.5, 0.5, 0.0, 0.0, 0.0, float(amsgrad), 1.0)]
+    here.groups = [OPTIONS, (0.1, 0.5, 0.5, 0.0, 0.0, 0.0, float(amsgrad), 1.0, 0.0, 0.0, 0.0)]
     for parameter in here.parameters[::2]:
         parameter.group = 1
     there = here.on(cuda)

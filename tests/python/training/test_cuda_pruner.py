@@ -261,6 +261,7 @@ def test_a_single_write_that_the_hold_has_repaired_is_said(cuda: Any) -> None:
         ({"scope": "row"}, "scope: 'row' with CUDA tensors"),
         ({"scorer": "bitter4"}, "scope: 'tensor' with CUDA tensors"),
         ({"max_tensor_sparsity": 0.8}, r"max_tensor_sparsity: 0\.8 with CUDA tensors"),
+        ({"tensor_sparsity": {"*": (0, 0.8)}}, r"tensor_sparsity: \"'\*' 0 to 0\.8\" with CUDA tensors"),
     ],
 )
 def test_what_the_engine_lacks_is_refused_when_the_pruner_is_made(

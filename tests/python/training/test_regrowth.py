@@ -235,6 +235,28 @@ def test_set_draws_evenly_anew_at_every_event_and_again_from_its_seed() -> None:
     assert np.array_equal(one[0], run(regrow=bs.SET(0.5, seed=0))[0])
 
 
+def test_set_draws_by_the_step_and_the_glob() -> None:
+    """From the same weights and masks, at other steps and for the tensors of other globs."""
+
+    def opened(schedule: Any) -> list[list[bool]]:
+        names = nn.ParameterDict({f"t{i}": nn.Parameter(torch.ones(400)) for i in range(2)})
+        optimizer = torch.optim.SGD(names.parameters(), lr=0.0)
+        pruner = made(names, optimizer, schedule=schedule, regrow=bs.SET(0.0), targets=["t0", "t1"])
+        pruner.load_masks(dict.fromkeys(names, torch.arange(400) < 40))
+        while not pruner.history:
+            for parameter in names.values():
+                parameter.grad = torch.ones(400)
+            optimizer.step()
+            pruner.step()
+        return [mask.tolist() for mask in pruner.masks.values()]
+
+    first, again, second = (opened(bs.OneShot(0.5, step)) for step in (1, 1, 2))
+    assert first == again and first != second
+    assert all(one != other for one, other in zip(first, second, strict=True)) and first[0] != first[1]
+    by_glob = opened({"t0": bs.OneShot(0.5, 1), "t1": bs.OneShot(0.5, 1)})
+    assert by_glob[0] != by_glob[1]
+
+
 @pytest.mark.parametrize("scope", ["global", "tensor"])
 def test_set_opens_uniformly(scope: str) -> None:
     """Each of 4,000 candidates in 200 draws of 400: the counts are those of independent draws."""

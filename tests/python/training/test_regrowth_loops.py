@@ -206,6 +206,14 @@ def test_events_from_before_there_was_growth_are_read() -> None:
     assert "dropped" in str(pruner.history[-1]) and "RigL" in str(pruner.report())
 
 
+def test_no_selection_is_made_in_the_step_that_would_not_be_used() -> None:
+    model, optimizer, pruner = run(bs.RigL(0.5), OPTIMIZERS["bs.optim.AdamW"], last=2)
+    shown: list[Any] = []
+    optimizer.let_select = shown.append
+    plain(model, optimizer, pruner, 3)
+    assert pruner.history[-1].grown and not shown
+
+
 def test_a_skipped_step_leaves_the_event_to_the_next() -> None:
     model = mlp()
     optimizer = OPTIMIZERS["AdamW"](model)

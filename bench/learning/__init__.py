@@ -1,0 +1,1 @@
+"""The tasks, arms and results of bench/trainings.py."""
