@@ -15,7 +15,7 @@ from client_support import mlp
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/clients.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python (\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
-PACKAGES = {"lora": "peft", "average": "torch", "several": "torch"}
+PACKAGES = {"several": "torch"}
 
 
 def given() -> dict[str, Any]:
@@ -25,7 +25,7 @@ def given() -> dict[str, Any]:
 
 
 def test_all_are_here() -> None:
-    assert set(BLOCKS) == {"accelerate", "average", "lora", "several"}
+    assert set(BLOCKS) == {"accelerate", "several"}
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -38,8 +38,7 @@ def test_snippet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         accelerate.state.AcceleratorState._reset_state(True)
     names: dict[str, Any] = {"__name__": "__main__", **given()}
     exec(compile(BLOCKS[name], f"docs/clients.md, {name}", "exec"), names)
-    found = names["average"] if name == "average" else names["model"]
-    assert bs.sparsity(found).matrices.zero == pytest.approx(0.5, abs=1e-3)
+    assert bs.sparsity(names["model"]).matrices.zero == pytest.approx(0.5, abs=1e-3)
 
 
 PAGES = {
