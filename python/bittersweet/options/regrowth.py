@@ -22,7 +22,9 @@ class Regrowth:
 
     drop_fraction: float = 0.3
     decay: str = "cosine"
+    begin: int = 0
     end: int | None = None
+    allow_same: bool = True
 
     grows_by: ClassVar[str] = ""
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -32,10 +34,11 @@ class Regrowth:
             raise ArgumentError("regrow: Regrowth says not what to grow by; use RigL or SET")
         _set(self, "drop_fraction", as_fraction("drop_fraction", self.drop_fraction))
         _set(self, "decay", one_of("decay", self.decay, _DECAYS))
+        _set(self, "begin", as_int("begin", self.begin, 0, what="a step from 0"))
+        _set(self, "allow_same", as_bool("allow_same", self.allow_same))
         if self.end is not None:
-            _set(
-                self, "end", as_int("end", self.end, 1, what="a step from 1, or None for the schedule's end")
-            )
+            what = f"a step after begin ({self.begin}), or None for the schedule's end"
+            _set(self, "end", as_int("end", self.end, self.begin + 1, what=what))
 
     def fraction(self, step: int, end: int | None) -> float:
         """The share of the live weights to be dropped at `step`; `end` is that of the schedule, None if it
@@ -45,13 +48,19 @@ class Regrowth:
             return self.drop_fraction
         if step >= end:
             return 0.0
+        done = max(step - self.begin, 0) / (end - self.begin)
         if self.decay == "cosine":
-            return self.drop_fraction / 2.0 * (1.0 + math.cos(math.pi * step / end))
-        return self.drop_fraction * (1.0 - step / end) if self.decay == "linear" else self.drop_fraction
+            return self.drop_fraction / 2.0 * (1.0 + math.cos(math.pi * done))
+        return self.drop_fraction * (1.0 - done) if self.decay == "linear" else self.drop_fraction
 
     def require_end(self, end: int | None) -> None:
-        """Raises ArgumentError if the drop fraction is to decay and nothing says until when; `end` is that of
-        the schedule."""
+        """Raises ArgumentError if the drop fraction is to decay and nothing says until when, or it would be 0
+        before it begins; `end` is that of the schedule."""
+        if self.end is None and end is not None and self.decay != "constant" and end <= self.begin:
+            raise ArgumentError(
+                f"regrow: {self!r} begins at step {self.begin:,}, and the schedule ends at step {end:,}. "
+                "Begin earlier, or give an end"
+            )
         if self.decay != "constant" and self.end is None and end is None:
             raise ArgumentError(
                 f"regrow: {self!r} lets the drop fraction decay until the end of the schedule, and this "
@@ -72,7 +81,8 @@ class RigL(Regrowth):
     tensor (scope ``"tensor"``) or over all of them (``"global"``):
 
     - of the live weights the best ``r - floor(f * r + 0.5)`` by the pruner's scorer stay, ``r = min(a, K)``;
-    - of all others, dropped ones included, those with the largest gradients are opened, until K are live.
+    - of all others those with the largest gradients are opened, until K are live. Dropped ones are among
+      them with `allow_same`; without, no more are dropped than there are others to open.
 
     Among equal scores the lower (tensor, flat index) goes first and comes back last. A NaN score of either
     kind is an error at the event. An opened weight starts from 0 with all per-element state of the optimizer
@@ -81,11 +91,14 @@ class RigL(Regrowth):
     the scope ``"tensor"`` and the distribution ``"erk"``.
 
     Args:
-        drop_fraction: f at step 0, from 0 to 1.
-        decay: How f falls until `end`: ``"cosine"`` is ``drop_fraction / 2 * (1 + cos(pi * t / end))`` at
-            step t, ``"linear"`` is ``drop_fraction * (1 - t / end)``, ``"constant"`` does not fall. From
-            `end` on f is 0, but for ``"constant"`` without an `end` of its own.
-        end: A step, from 1; None: the last due step of the schedule.
+        drop_fraction: f at step `begin`, from 0 to 1.
+        decay: How f falls until `end`, with x from 0 at `begin` to 1: ``"cosine"`` is ``drop_fraction / 2 *
+            (1 + cos(pi * x))``, ``"linear"`` is ``drop_fraction * (1 - x)``, ``"constant"`` does not fall.
+            From `end` on f is 0, but for ``"constant"`` without an `end` of its own.
+        begin: A step, from 0, where it is in the paper.
+        end: A later step; None: the last due step of the schedule.
+        allow_same: Whether a weight may be dropped and opened in the same event, as in the paper and its
+            code.
 
     Raises:
         ArgumentError: A value outside these ranges.
@@ -105,7 +118,7 @@ class SET(Regrowth):
     threshold.
 
     Args:
-        drop_fraction, decay, end: As `RigL` has them.
+        drop_fraction, decay, begin, end, allow_same: As `RigL` has them.
         seed: 0 to 2**63 - 1; None: that of the pruner.
 
     Raises:

@@ -34,11 +34,12 @@ Found = tuple[dict[str, Mask], MaskEvent]
 @dataclass(frozen=True)
 class Growth:
     """How an event grows: the share of the live weights that is dropped beyond the budget, the scorer that
-    says what is opened instead, and the seed of its numbers."""
+    says what is opened instead, the seed of its numbers, and whether what is dropped may be opened."""
 
     fraction: float
     scorer: str
     seed: int
+    allow_same: bool = True
 
 
 class Wanted(NamedTuple):
@@ -80,14 +81,18 @@ def regrow_masks(
     for place, (names, k) in enumerate(_budgets(options, here)):
         total, before = sum(sizes[name] for name in names), sum(live[name] for name in names)
         reached = min(before, total - k)
-        stay = reached - math.floor(growth.fraction * reached + 0.5)
+        dropped = math.floor(growth.fraction * reached + 0.5)
+        if not growth.allow_same:
+            dropped = min(dropped, k - before + reached)
+        stay = reached - dropped
         dropping.append(Wanted(names, total - stay, options.seed))
         if stay < total - k:
             growing.append(Wanted(names, stay + k, (growth.seed + place) % 2**63))
     kept, drops = here.select(dropping, options, former)
     if not growing:
         return _finished(here, kept, former, drops, None, options, growth, started)
-    candidates = {name: opposite(mask) for name, mask in kept.items()}
+    closed = kept if growth.allow_same else former
+    candidates = {name: opposite(closed[name]) for name in kept}
     opened, grown = here.select(growing, replace(options, scorer=growth.scorer), candidates)
     _warn_of_equal(growth, grown)
     masks = {name: kept_by_either(m, opened[name]) if name in opened else m for name, m in kept.items()}

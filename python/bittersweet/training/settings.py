@@ -248,7 +248,8 @@ class Settings:
             return None
         own = getattr(growth, "seed", None)
         seed = drawn(self.seed if own is None else own, step, zlib.crc32(glob.encode()))
-        return Growth(growth.fraction(step, self.ends[glob]), growth.grows_by, seed)
+        fraction = growth.fraction(step, self.ends[glob])
+        return Growth(fraction, growth.grows_by, seed, growth.allow_same)
 
     @property
     def ends(self) -> dict[str, int | None]:

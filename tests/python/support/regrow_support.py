@@ -30,13 +30,17 @@ def best(scores: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
 
 
 def updated(
-    drop: np.ndarray, grow: np.ndarray, live: np.ndarray, k: int, fraction: float
+    drop: np.ndarray, grow: np.ndarray, live: np.ndarray, k: int, fraction: float, same: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New keep flags of flat arrays in which `k` are to be dead; and what stays of the live ones."""
+    """New keep flags of flat arrays in which `k` are to be dead; and what stays of the live ones. `same`:
+    what is dropped may be opened."""
     wanted = len(drop) - k
     reached = min(int(live.sum()), wanted)
-    stay = best(drop, live, reached - math.floor(fraction * reached + 0.5))
-    return stay | best(grow, ~stay, wanted - int(stay.sum())), stay
+    dropped = math.floor(fraction * reached + 0.5)
+    while not same and wanted - (reached - dropped) > int((~live).sum()):
+        dropped -= 1
+    stay = best(drop, live, reached - dropped)
+    return stay | best(grow, ~stay if same else ~live, wanted - int(stay.sum())), stay
 
 
 def budgets(shapes: Sequence[tuple[int, ...]], sparsity: float, distribution: str | None) -> list[int]:
@@ -56,6 +60,7 @@ def expected(
     fraction: float,
     scope: str,
     distribution: str | None = None,
+    same: bool = True,
 ) -> dict[str, np.ndarray]:
     """New masks by name: drop by ``|w|``, grow by ``|g|``."""
     names = list(masks)
@@ -66,11 +71,11 @@ def expected(
     sizes = [len(x) for x in drop]
     if scope == "global":
         whole = (np.concatenate(x) for x in (drop, grow, live))
-        keep, _ = updated(*whole, budget(sparsity, sum(sizes)), fraction)
+        keep, _ = updated(*whole, budget(sparsity, sum(sizes)), fraction, same)
         parts = np.split(keep, np.cumsum(sizes)[:-1])
     else:
         counts = budgets([masks[name].shape for name in names], sparsity, distribution)
-        parts = [updated(*x, k, fraction)[0] for *x, k in zip(drop, grow, live, counts, strict=True)]
+        parts = [updated(*x, k, fraction, same)[0] for *x, k in zip(drop, grow, live, counts, strict=True)]
     return {name: part.reshape(masks[name].shape) for name, part in zip(names, parts, strict=True)}
 
 

@@ -85,10 +85,11 @@ def test_an_event_is_the_update_of_the_paper(
     assert opened > 0 and len([e for e in pruner.history if e.step]) == 5 and pruner.history[-1].grown == 0
 
 
+@pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("scope", "distribution"), SCOPES[:4:3])
 def test_every_dtype_and_ties_by_the_thousand(
-    dtype: torch.dtype, scope: str, distribution: str | None
+    dtype: torch.dtype, scope: str, distribution: str | None, same: bool
 ) -> None:
     generator = torch.Generator().manual_seed(3)
     shapes = [(37, 65), (70, 129), (5, 3), (1, 64)]
@@ -98,13 +99,17 @@ def test_every_dtype_and_ties_by_the_thousand(
     for fraction in (0.0, 0.1, 0.5, 1.0):
         pruner, event = one_event(
             weights, grads, keep, scope=scope, distribution=distribution,
-            schedule=bs.OneShot(0.7, 1), regrow=bs.RigL(fraction, decay="constant"),
+            schedule=bs.OneShot(0.7, 1), regrow=bs.RigL(fraction, decay="constant", allow_same=same),
         )  # fmt: skip
         named = [{f"t{i}": x.double().numpy() for i, x in enumerate(xs)} for xs in (weights, grads)]
         before = {f"t{i}": k.numpy() for i, k in enumerate(keep)}
-        wanted = expected(*named, before, 0.7, fraction, scope, distribution)
+        wanted = expected(*named, before, 0.7, fraction, scope, distribution, same)
         after = flags(pruner)
         assert all(np.array_equal(after[name], wanted[name]) for name in wanted)
+        if not same and scope == "global":
+            changed = sum(int((after[name] != before[name]).sum()) for name in after)
+            assert event.dropped is not None and event.grown is not None
+            assert changed == event.dropped + event.grown
         assert event.pruned == event.k
 
 
@@ -128,21 +133,22 @@ def test_other_layouts_of_memory_give_the_same_masks() -> None:
 
 @pytest.mark.parametrize("scope", ["global", "tensor"])
 @pytest.mark.parametrize("sparsity", [0.0, 1e-9, 0.5, 1.0])
+@pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("shapes", [[(1,)], [(0, 3), (4, 4)], [(1, 1), (1, 2), (3, 0)], [(64,)], [(65,)]])
 def test_small_and_empty_tensors(
-    shapes: list[tuple[int, ...]], fraction: float, sparsity: float, scope: str
+    shapes: list[tuple[int, ...]], fraction: float, same: bool, sparsity: float, scope: str
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     weights, grads = ([torch.randn(s, generator=generator) for s in shapes] for _ in range(2))
     keep = [torch.rand(s, generator=generator) < 0.6 for s in shapes]
     pruner, event = one_event(
         weights, grads, keep, scope=scope, schedule=bs.OneShot(sparsity, 1),
-        regrow=bs.RigL(fraction, decay="constant"),
+        regrow=bs.RigL(fraction, decay="constant", allow_same=same),
     )  # fmt: skip
     named = [{f"t{i}": x.double().numpy() for i, x in enumerate(xs)} for xs in (weights, grads)]
     before = {f"t{i}": k.numpy() for i, k in enumerate(keep)}
-    wanted, after = expected(*named, before, sparsity, fraction, scope), flags(pruner)
+    wanted, after = expected(*named, before, sparsity, fraction, scope, same=same), flags(pruner)
     assert all(np.array_equal(after[name], wanted[name]) for name in wanted)
     assert event.pruned == event.k == sum(int((~x).sum()) for x in after.values())
 
