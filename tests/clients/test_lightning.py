@@ -146,7 +146,7 @@ def test_a_module_without_an_optimizer_is_refused(tmp_path: Path) -> None:
         def configure_optimizers(self) -> None:
             return None
 
-    with pytest.raises(bs.ArgumentError, match="nothing to prune .*not in the optimizer"):
+    with pytest.raises(bs.ArgumentError, match=r"nothing to prune .*not in the optimizer"):
         fit(tmp_path, NoOptimizer(), Watched(schedule=RAMP), **OFF)
 
 
@@ -300,7 +300,7 @@ def test_under_the_other_name_of_the_package(tmp_path: Path) -> None:
         ("parameters_to_prune", "targets"),
         ("apply_pruning", "begin and end"),
         ("make_pruning_permanent", "nothing to make permanent"),
-        ("use_lottery_ticket_hypothesis", "weights are not set back"),
+        ("use_lottery_ticket_hypothesis", "callback.pruner.rewind_to"),
         ("verbose", "logger 'bittersweet"),
         ("prune_on_train_epoch_end", "after optimizer steps"),
     ],
