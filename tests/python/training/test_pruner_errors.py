@@ -168,6 +168,12 @@ def test_every_written_tensor_has_its_version_raised() -> None:
     ("options", "message"),
     [
         ({"scorer": "bitter77"}, "bitter77.*known names"),
+        ({"scorer": "Magnitude"}, r"'Magnitude' \(did you mean 'magnitude'\?\); known names"),
+        ({"scorer": "L1Unstructured"}, r"\(did you mean 'magnitude'\?\)"),
+        ({"scorer": "random_unstructured"}, r"\(did you mean 'random'\?\)"),
+        ({"scorer": "obs"}, "no scorer is called 'obs'; known names"),
+        ({"frequency": 10}, r"frequency: Pruner .*schedule, which says when: schedule=PolynomialDecay\("),
+        ({"begin_step": 10}, "begin_step: Pruner .*schedule, which says when"),
         ({"scorer": "wanda"}, "reads input_norm"),
         ({"scorer": "identity"}, "reads scores"),
         ({"selector": "guess"}, "guess"),
