@@ -338,10 +338,11 @@ def resolve_scorer(scorer: str | Scorer, eps: float | None, seed: int) -> Scorer
 
 def _meant(name: str) -> str:
     """Which scorer others call so, or which name is nearest; empty if that cannot be told."""
-    known = scorers()
-    ours = _ELSEWHERE.get(name.lower()) or next(
-        iter(difflib.get_close_matches(name.lower(), known, 1, 0.8)), None
-    )
+    name, ours = name.lower(), _ELSEWHERE.get(name.lower())
+    if ours is None and not (
+        name.startswith("bitter") and name not in scorers()
+    ):  # one digit is another scorer
+        ours = next(iter(difflib.get_close_matches(name, scorers(), 1, 0.8)), None)
     return f" (did you mean '{ours}'?)" if ours else ""
 
 

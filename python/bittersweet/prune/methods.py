@@ -71,7 +71,7 @@ class BasePruningMethod(ABC):
         if scores.shape != t.shape:
             raise ShapeError(f"importance_scores: shape {tuple(scores.shape)}; t has {tuple(t.shape)}")
         mask = torch.ones_like(t) if default_mask is None else default_mask
-        return t * self.compute_mask(scores.detach(), mask)
+        return t * self.compute_mask(scores.detach(), default_mask=mask)
 
     def new_masks(self, items: Sequence[ScoreInputs]) -> list[Mask]:
         """The masks after this method, of tensors that compete with each other: each item has the weights, or
@@ -97,7 +97,7 @@ class BasePruningMethod(ABC):
         elif kind == "structured":
             place = channels_along(live, self.dim)  # type: ignore[attr-defined]
         part, before = t[place], live[place]
-        found = self.compute_mask(part, before.to(t.dtype))
+        found = self.compute_mask(part, default_mask=before.to(t.dtype))
         if not isinstance(found, torch.Tensor) or found.shape != part.shape:
             raise ShapeError(
                 f"{type(self).__name__}.compute_mask: returned {shown(found)}; accepted: a tensor of the "

@@ -270,8 +270,7 @@ class Pruner:
         """Zeroes the gradients of pruned weights, in one pass; before clipping, for example.
 
         Parameters without a gradient are passed over; a sparse one is a LayoutError. With ``hold="grads"``
-        this happens before every optimizer step, inside its closure if it has one. In a step that an event
-        of `RigL` follows it takes away what weights are opened by, and is warned of.
+        this happens before every optimizer step, in its closure too. Before an event of `RigL` it warns.
         """
         self._loop.eagerly(self._loop.mask_grads)
 

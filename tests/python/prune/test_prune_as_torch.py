@@ -215,7 +215,7 @@ def test_a_method_of_ones_own_is_written_as_for_torch() -> None:
 @pytest.mark.parametrize("kind", ["unstructured", "structured", "global"])
 @pytest.mark.parametrize("of", ["linear", "conv", "grouped", "transposed"])
 def test_a_first_method_of_ones_own_sees_the_shape_of_the_parameter(kind: str, of: str) -> None:
-    def above_the_mean_of_its_row(self: Any, t: torch.Tensor, default_mask: torch.Tensor) -> torch.Tensor:
+    def above_the_mean_of_its_row(self: Any, t: torch.Tensor, *, default_mask: torch.Tensor) -> torch.Tensor:
         size = t.abs()
         return default_mask * (size >= size.mean(dim=tuple(range(1, t.ndim)), keepdim=True))
 

@@ -171,6 +171,8 @@ def test_every_written_tensor_has_its_version_raised() -> None:
         ({"scorer": "Magnitude"}, r"'Magnitude' \(did you mean 'magnitude'\?\); known names"),
         ({"scorer": "L1Unstructured"}, r"\(did you mean 'magnitude'\?\)"),
         ({"scorer": "random_unstructured"}, r"\(did you mean 'random'\?\)"),
+        ({"scorer": "Bitter7"}, r"\(did you mean 'bitter7'\?\)"),
+        ({"scorer": "bitter11"}, "no scorer is called 'bitter11'; known names"),
         ({"scorer": "obs"}, "no scorer is called 'obs'; known names"),
         ({"frequency": 10}, r"frequency: Pruner .*schedule, which says when: schedule=PolynomialDecay\("),
         ({"begin_step": 10}, "begin_step: Pruner .*schedule, which says when"),
