@@ -325,7 +325,7 @@ def test_under_the_other_name_of_the_package(tmp_path: Path) -> None:
         ("parameters_to_prune", "targets"),
         ("apply_pruning", "begin and end"),
         ("make_pruning_permanent", "nothing to make permanent"),
-        ("use_lottery_ticket_hypothesis", "weights are not set back"),
+        ("use_lottery_ticket_hypothesis", "callback.pruner.rewind_to"),
         ("verbose", "logger 'bittersweet"),
         ("prune_on_train_epoch_end", "after optimizer steps"),
     ],

@@ -43,7 +43,7 @@ _OF_MODEL_PRUNING = {
     "resample_parameters": "weights are not made anew: give the Pruner of a new module these masks, by "
     "load_masks(callback.pruner.masks)",
     "use_global_unstructured": "scope is 'global' for True and 'tensor' for False",
-    "use_lottery_ticket_hypothesis": "weights are not set back in training",
+    "use_lottery_ticket_hypothesis": "weights go back by callback.pruner.rewind_to(early_state)",
     "verbose": "the logger 'bittersweet' says it at level INFO, and callback.report prints it",
 }
 
@@ -73,9 +73,10 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
         schedule: A schedule in steps as in `Pruner`, in place of the five arguments above.
         keep_zeros: Whether the zeros that the module has when training begins are kept (`Pruner.from_zeros`).
         start: A scorer, such as ``"random"`` or ``"magnitude"``, by which the first masks are made before the
-            first step, with `initial_sparsity` (`Pruner.start`); for `RigL` and `SET`. None: there are none.
+            first step (`Pruner.start`): with `initial_sparsity`, above 0, or what `schedule` begins with. For
+            `RigL` and `SET`. None: there are none.
         options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold``, ``regrow`` and
-            so on.
+            so on; with `keep_zeros` the ``min_sparsity`` of `Pruner.from_zeros` too.
 
     Attributes:
         pruner: The pruner of the training that runs, or ran last; None before the first.

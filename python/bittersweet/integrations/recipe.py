@@ -14,6 +14,7 @@ from ..errors import ArgumentError, CheckpointError
 from ..options import keywords
 from ..options.budgets import shares
 from ..options.schedules import PolynomialDecay, Schedule
+from ..options.scorers import resolve_scorer
 from ..options.values import as_bool, as_fraction, as_int, shown
 from ..training.pruner import Pruner
 
@@ -91,7 +92,7 @@ class Recipe:
         scorer: As in `Pruner`.
         sparsity, begin, end, events, initial_sparsity, schedule, keep_zeros, start: As the callbacks describe
             them.
-        options: Further arguments of `Pruner`.
+        options: Further arguments of `Pruner`; with `keep_zeros` the ``min_sparsity`` of `Pruner.from_zeros`.
 
     Raises:
         ArgumentError: One is out of range or unknown, or two exclude each other.
@@ -112,7 +113,7 @@ class Recipe:
         start: Any,
         options: Mapping[str, Any],
     ) -> None:
-        known = [*_keyword_only(Pruner), "sparsity"]
+        known = [*_keyword_only(Pruner), "sparsity", "min_sparsity"]
         keywords.refuse(callback, {key: options[key] for key in options if key not in known}, known)
         self._begin, self._end = _When.of("begin", begin), _When.of("end", end)
         self._events = as_int("events", events, 1)
@@ -125,7 +126,14 @@ class Recipe:
                 "Give one of the two"
             )
         self._keep_zeros, self._start = as_bool("keep_zeros", keep_zeros), start
+        if start is not None:
+            _check_start(start, schedule is None and not self._initial)
         self._options = {"scorer": scorer, **options}
+        self._zeros = {"min_sparsity": self._options.pop("min_sparsity")} if "min_sparsity" in options else {}
+        if self._zeros and not self._keep_zeros:
+            raise ArgumentError(
+                "min_sparsity: given without keep_zeros=True, which reads it. Give both or none"
+            )
         if schedule is not None:
             defaults = inspect.signature(callback).parameters
             given = {"sparsity": sparsity, "begin": begin, "end": end, "events": events}
@@ -176,8 +184,11 @@ class Recipe:
     ) -> Pruner:
         """A pruner of this model for a training of this length, attached to its optimizers. Of one that is
         `resumed` the masks are yet to come, by `restore`."""
-        make = Pruner.from_zeros if self._keep_zeros and not resumed else Pruner
-        pruner = make(model, optimizer, schedule=self.schedule(length), **self._options)
+        schedule, options = self.schedule(length), self._options
+        if self._keep_zeros and not resumed:
+            pruner = Pruner.from_zeros(model, optimizer, schedule=schedule, **self._zeros, **options)
+        else:
+            pruner = Pruner(model, optimizer, schedule=schedule, **options)
         if self._start is not None and not resumed:
             pruner.start(scorer=self._start)
         return pruner.attach()
@@ -224,6 +235,18 @@ def _advised(message: str, state: Any) -> str:
 def _keyword_only(function: Any) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+
+
+def _check_start(start: Any, empty: bool) -> None:
+    try:
+        resolve_scorer(start, None, 0)
+    except ArgumentError as error:
+        raise ArgumentError(f"start: {shown(start)}; {error}") from None
+    if empty:
+        raise ArgumentError(
+            f"start: {shown(start)} with initial_sparsity=0.0, so that nothing would be pruned then. Give "
+            "initial_sparsity, which may equal sparsity, or a schedule that begins with a share"
+        )
 
 
 def _goal(sparsity: Any, initial: float) -> float | dict[str, float] | None:

@@ -48,9 +48,10 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
         schedule: A schedule in steps as in `Pruner`, in place of the five arguments above.
         keep_zeros: Whether the zeros that the model has when training begins are kept (`Pruner.from_zeros`).
         start: A scorer, such as ``"random"`` or ``"magnitude"``, by which the first masks are made before the
-            first step, with `initial_sparsity` (`Pruner.start`); for `RigL` and `SET`. None: there are none.
+            first step (`Pruner.start`): with `initial_sparsity`, above 0, or what `schedule` begins with. For
+            `RigL` and `SET`. None: there are none.
         options: Further arguments of `Pruner`: ``scope``, ``targets``, ``ignore``, ``hold``, ``regrow`` and
-            so on.
+            so on; with `keep_zeros` the ``min_sparsity`` of `Pruner.from_zeros` too.
 
     Attributes:
         pruner: The pruner of the training that runs, or ran last; None before the first.

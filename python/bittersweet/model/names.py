@@ -93,8 +93,8 @@ def same_names(argument: str, own: Iterable[Sequence[str]], given: Sequence[str]
                 found[name] = others[0]
         if not any(name in found for name in names):
             raise ArgumentError(
-                f"{argument}: it lacks '{names[0]}'. {_near(names[0], given)}Pass the state of this model, "
-                "with all parameters and buffers"
+                f"{argument}: it lacks '{names[0]}'. {_near(names[0], given) or _begins(given)}"
+                "Pass the state of this model, with all parameters and buffers"
             )
     unknown = [name for name in given if name not in found.values()]
     if unknown:
@@ -114,6 +114,10 @@ def shape_of(saved: object) -> tuple[int, ...]:
 
 def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _PREFIXES)
+
+
+def _begins(names: Sequence[str]) -> str:
+    return f"It begins with {', '.join(map(repr, names[:3]))}. " if names else "It is empty. "
 
 
 def _near(name: str, names: Iterable[str]) -> str:

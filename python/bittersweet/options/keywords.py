@@ -28,7 +28,13 @@ _ELSEWHERE = {
     **dict.fromkeys(("scheduler", "pruning_schedule", "sparsity_schedule"), "schedule"),
     **dict.fromkeys(("random_state", "generator"), "seed"),
     **dict.fromkeys(("mask", "prune_mask"), "masks"),
+    **dict.fromkeys(("min_tensor_sparsity", "min_sparsity_per_layer", "layer_sparsity"), "tensor_sparsity"),
+    **dict.fromkeys(("frequency", "update_frequency", "every"), "events"),
 }  # fmt: skip
+
+_WHEN = ("begin", "begin_step", "end", "end_step", "events", "start_step", "start_epoch", "end_epoch")
+_RAMP = "PolynomialDecay(0.0, 0.5, begin_step=100, end_step=1000, frequency=100)"
+_BROUGHT = ("model", "optimizer")
 
 
 def refuse(
@@ -49,6 +55,12 @@ def refuse(
         if keyword == "density":
             ours = "sparsity, which is 1 - density"
         means = _ELSEWHERE.get(keyword, keyword)
+        if means in _WHEN and "schedule" in accepted and "events" not in accepted:
+            ours = f"schedule, which says when: schedule={_RAMP}"
+        if keyword in _BROUGHT and "events" in accepted:
+            raise ArgumentError(
+                f"{keyword}: {function.__name__} has no such argument; the trainer brings it. Leave it out"
+            )
         if means == "sparsity" and "schedule" in accepted and "sparsity" not in accepted:
             ours = "schedule, which says how much and when: schedule=OneShot(0.5, step=100)"
         hint = f"the argument is {ours}" if ours else f"accepted: {', '.join(accepted)}"

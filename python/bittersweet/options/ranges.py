@@ -126,7 +126,10 @@ def checked_ranges(given: Any) -> Ranges | None:
 def _range(glob: str, given: Any) -> Range:
     argument = f"tensor_sparsity of '{glob}'"
     if not isinstance(given, (tuple, list)):
-        share = as_fraction(argument, given)
+        try:
+            share = as_fraction(argument, given)
+        except ArgumentError as error:
+            raise ArgumentError(f"{error}, or two of them: (low, high)") from None
         return share, share
     if len(given) != 2:
         raise ArgumentError(f"{argument}: {len(given)} numbers; accepted: (low, high), or one share")

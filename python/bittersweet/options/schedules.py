@@ -120,7 +120,11 @@ class _Ramp(Schedule):
             _set(self, argument, as_int(argument, getattr(self, argument), what="an integer number of steps"))
         for argument in ("initial_sparsity", "final_sparsity"):
             _set(self, argument, as_fraction(argument, getattr(self, argument)))
-        _set(self, "frequency", as_int("frequency", self.frequency, 1, what="at least 1 step"))
+        _set(
+            self,
+            "frequency",
+            as_int("frequency", self.frequency, 1, what="an integer number of steps, from 1"),
+        )
         if self.initial_sparsity > self.final_sparsity:
             raise ArgumentError(
                 f"initial_sparsity: {self.initial_sparsity} is above final_sparsity {self.final_sparsity}; "
@@ -274,7 +278,11 @@ class ConstantSparsity(Schedule):
     def __post_init__(self) -> None:
         _set(self, "sparsity", as_fraction("sparsity", self.sparsity))
         _set(self, "begin_step", as_int("begin_step", self.begin_step, 0, what="a number of steps from 0"))
-        _set(self, "frequency", as_int("frequency", self.frequency, 1, what="at least 1 step"))
+        _set(
+            self,
+            "frequency",
+            as_int("frequency", self.frequency, 1, what="an integer number of steps, from 1"),
+        )
         if self.end_step is not None:
             least = max(self.begin_step, 1)
             what = f"an integer from {least} (begin_step, and at least 1), or None for no end"

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 from dataclasses import dataclass, fields
@@ -15,6 +16,16 @@ from typing import ClassVar, NamedTuple
 from .. import _core
 from ..errors import ArgumentError
 from .values import BELOW_ONE, FINITE, as_int, as_number, shown, shown_choice
+
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("l1", "l2", "l1_norm", "l2_norm", "l1_unstructured", "l1unstructured", "global_magnitude"),
+        "magnitude",
+    ),
+    **dict.fromkeys(("random_unstructured", "randomunstructured"), "random"),
+    **dict.fromkeys(("saliency", "global_saliency", "snip"), "taylor"),
+    **dict.fromkeys(("grad", "gradients"), "gradient"),
+}
 
 
 @dataclass(frozen=True)
@@ -314,13 +325,25 @@ def resolve_scorer(scorer: str | Scorer, eps: float | None, seed: int) -> Scorer
         )
     row = scorer_rows().get(name)
     if row is None:
-        raise ArgumentError(f"scorer: no scorer is called '{name}'; known names: {', '.join(scorers())}")
+        raise ArgumentError(
+            f"scorer: no scorer is called '{name}'{_meant(name)}; known names: {', '.join(scorers())}"
+        )
     if row["default_eps"] is None and eps is not None:
         raise ArgumentError(f"eps: scorer '{name}' ({row['formula']}) has no eps; leave it out")
     if eps is not None:
         eps = _as_eps(eps)
     effective = row["default_eps"] if eps is None else eps
     return ScorerCall(name, effective, (name, eps, q, seed), frozenset(row["reads"]))
+
+
+def _meant(name: str) -> str:
+    """Which scorer others call so, or which name is nearest; empty if that cannot be told."""
+    name, ours = name.lower(), _ELSEWHERE.get(name.lower())
+    if ours is None and not (
+        name.startswith("bitter") and name not in scorers()
+    ):  # one digit is another scorer
+        ours = next(iter(difflib.get_close_matches(name, scorers(), 1, 0.8)), None)
+    return f" (did you mean '{ours}'?)" if ours else ""
 
 
 def check_seed(seed: int) -> int:

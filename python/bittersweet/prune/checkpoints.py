@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..options.values import shown
 from ..tensors.masks import Mask
 from .held import Held, all_held
 from .methods import as_bools
@@ -40,10 +41,15 @@ def load_torch_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any],
         strict: As in ``model.load_state_dict``, whose result is returned.
 
     Raises:
-        CheckpointError: A mask of another shape than its parameter or with other numbers than 0 and 1, or a
-            pair for which the model has no parameter. Nothing has been loaded then.
+        CheckpointError: No mapping; a mask of another shape than its parameter or with other numbers than 0
+            and 1; a pair for which the model has no parameter. Nothing has been loaded then.
     """
     require_module(model)
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(
+            f"state_dict: {shown(state_dict)}; accepted: a mapping from names to tensors, as "
+            "state_dict() of a model returns that torch.nn.utils.prune has pruned"
+        )
     plain, masks = dict(state_dict), {}
     for key in [name.removesuffix("_orig") for name in state_dict if name.endswith("_orig")]:
         if f"{key}_mask" not in state_dict:

@@ -104,9 +104,14 @@ def global_unstructured(
         raise ArgumentError(f"importance_scores: {shown(given)}; accepted: a dict by (module, name)")
     scores = [given.get((place.module, place.name)) for place in places]
     if len(given) != sum(one is not None for one in scores):
-        raise ArgumentError("importance_scores: a key that is none of the (module, name) pairs in parameters")
-    if places:
-        prune_parameters(pruning_method(**kwargs), places, scores)
+        ours = {(place.module, place.name) for place in places}
+        other = next(key for key in given if key not in ours)
+        raise ArgumentError(
+            f"importance_scores: the key {shown(other)} is none of the (module, name) pairs in parameters"
+        )
+    if not places:
+        raise ArgumentError("parameters: no pair at all; accepted: at least one (module, name) pair")
+    prune_parameters(pruning_method(**kwargs), places, scores)
 
 
 def custom_from_mask(module: Module, name: str, mask: Any) -> Module:

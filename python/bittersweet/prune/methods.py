@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, DTypeError, ShapeError
 from ..options.values import one_of, shown
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
@@ -36,7 +36,9 @@ class BasePruningMethod(ABC):
         """A new mask: 1 keeps, 0 prunes.
 
         Args:
-            t: The weights, or the importance scores given in their place; not to be written.
+            t: The weights, or the importance scores given in their place; not to be written. In their own
+                shape while nothing of the parameter is pruned; after that what `PRUNING_TYPE` says, where
+                "unstructured" gives the live ones as one row.
             default_mask: The mask so far, in the dtype of `t`.
         """
 
@@ -69,7 +71,7 @@ class BasePruningMethod(ABC):
         if scores.shape != t.shape:
             raise ShapeError(f"importance_scores: shape {tuple(scores.shape)}; t has {tuple(t.shape)}")
         mask = torch.ones_like(t) if default_mask is None else default_mask
-        return t * self.compute_mask(scores.detach(), mask)
+        return t * self.compute_mask(scores.detach(), default_mask=mask)
 
     def new_masks(self, items: Sequence[ScoreInputs]) -> list[Mask]:
         """The masks after this method, of tensors that compete with each other: each item has the weights, or
@@ -77,7 +79,9 @@ class BasePruningMethod(ABC):
         kinds = [one_of("PRUNING_TYPE", self.PRUNING_TYPE, TYPES)]
         live = [bools(item) for item in items]
         if len(items) == 1:
-            made = [self._over(items[0].weight, live[0], kinds[0])]
+            # as in torch, the first method sees the parameter in its own shape, later ones what is left of it
+            kind = "global" if items[0].mask is None else kinds[0]
+            made = [self._over(items[0].weight, live[0], kind)]
         else:
             weights = torch.cat([item.weight.reshape(-1) for item in items])
             mask = self._over(weights, torch.cat([one.reshape(-1) for one in live]), kinds[0])
@@ -93,7 +97,7 @@ class BasePruningMethod(ABC):
         elif kind == "structured":
             place = channels_along(live, self.dim)  # type: ignore[attr-defined]
         part, before = t[place], live[place]
-        found = self.compute_mask(part, before.to(t.dtype))
+        found = self.compute_mask(part, default_mask=before.to(t.dtype))
         if not isinstance(found, torch.Tensor) or found.shape != part.shape:
             raise ShapeError(
                 f"{type(self).__name__}.compute_mask: returned {shown(found)}; accepted: a tensor of the "
@@ -130,6 +134,11 @@ def scores_of(place: Place, given: Any) -> torch.Tensor:
         raise ShapeError(
             f"importance_scores of '{place.name}': shape {tuple(given.shape)}; the parameter has "
             f"{tuple(place.parameter.shape)}"
+        )
+    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise DTypeError(
+            f"importance_scores of '{place.name}' has dtype {str(given.dtype).removeprefix('torch.')}; "
+            "accepted: float32, float16, bfloat16. Convert it first"
         )
     return given.detach()
 

@@ -181,7 +181,7 @@ def _misfits(weight: torch.Tensor, bias: torch.Tensor | None, cls: Any) -> Itera
     wanted = cls._DTYPE_SHAPE_CONSTRAINTS.get(weight.dtype)
     if wanted is None:
         names = ", ".join(str(known).removeprefix("torch.") for known in cls._DTYPE_SHAPE_CONSTRAINTS)
-        yield f"{cls.BACKEND} takes {names}, not {dtype}"
+        yield f"{cls.BACKEND} takes {names}, not {dtype}; convert it first"
     else:
         rows, columns = wanted.sparse_min_rows, wanted.sparse_min_cols
         if not weight.numel() or weight.shape[0] % rows or weight.shape[1] % columns:
@@ -190,7 +190,7 @@ def _misfits(weight: torch.Tensor, bias: torch.Tensor | None, cls: Any) -> Itera
         yield "its weight is not contiguous; weight.data = weight.data.contiguous()"
     if bias is not None and bias.dtype != weight.dtype:
         yield f"its bias is {str(bias.dtype).removeprefix('torch.')} and its weight {dtype}"
-    keep, of = (1, 2) if weight.dtype == torch.float32 else (2, 4)
+    keep, of = (1, 2) if wanted is not None and weight.dtype == torch.float32 else (2, 4)
     if weight.is_meta:
         yield "its weight has no values (meta device)"
     elif weight.shape[1] % of:

@@ -334,6 +334,17 @@ class Loop:
         by_glob = found if isinstance(found, dict) else {} if found is None else {"": found}
         return {glob: sparsity for glob, (_, sparsity) in by_glob.items()} or None
 
+    def mask_grads(self) -> None:
+        """See `Pruner.mask_grads_`."""
+        growth = self.settings.regrow
+        if "grad" in getattr(growth, "reads", ()) and self.keeper.masks and self._due(self.step + 1):
+            self.watch.say(
+                "grads",
+                f"mask_grads_: a mask event follows in this step, and {type(growth).__name__} opens weights "
+                "by the gradients that are 0 now, so that position alone decides. Leave it out in such steps",
+            )
+        self.keeper.mask_grads()
+
     def _drifts(self) -> bool:
         """Whether dead weights may move in this optimizer step: they compete again at the event after it."""
         return self.settings.regrow is True and self._due(self.step + 1) is not None

@@ -89,4 +89,9 @@ def _budgets(settings: Settings, sparsity: Any) -> dict[str, float]:
         raise ArgumentError(
             "sparsity: None, and no schedule says what it begins with. Pass a share, such as start(0.9)"
         )
+    if given is None and not any(wanted.values()):
+        raise ArgumentError(
+            "sparsity: None, and the schedule begins with 0, so that nothing would be pruned. Pass a share, "
+            "such as start(0.9), or begin the schedule with one"
+        )
     return {glob: share for glob, share in wanted.items() if share is not None}

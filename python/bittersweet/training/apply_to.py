@@ -46,10 +46,10 @@ def apply_masks_to(
         ShapeError: A tensor has another shape than its mask.
         DTypeError, DeviceError, LayoutError: A tensor cannot be written. Nothing has been written then.
     """
-    if not masks:
-        warn("apply_to: there are no masks yet, so that no zero was written. Call it after a mask event")
     known = aliases or {}
     tensors = tensors_of(module)
+    if not masks:
+        warn("apply_to: there are no masks yet, so that no zero was written. Call it after a mask event")
     names = counterparts("module", {name: known.get(name, ()) for name in masks}, list(tensors))
     chosen = {name: local(tensors[own]).detach() for name, own in names.items()}
     for name, tensor in chosen.items():

@@ -50,7 +50,7 @@ def check_growth(settings: Settings, growth: Regrowth) -> None:
         ("ties", settings.ties, settings.ties in (None, "exact"), "None, 'exact'"),
         ("nonfinite", settings.nonfinite, settings.nonfinite == "error", "'error'"),
         ("max_tensor_sparsity", most, most is None, "None"),
-        ("tensor_sparsity", ranges, ranges is None, "None"),
+        ("tensor_sparsity", ranges and dict(ranges.by_glob), ranges is None, "None"),
     ):
         if not right:
             raise ArgumentError(

@@ -151,7 +151,8 @@ class Pruner:
                 (``"magnitude"``), or, if a backward() has been, ``"gradient"`` and ``"taylor"``.
 
         Raises:
-            ArgumentError: No share is given or known, or the scorer reads what there is not yet.
+            ArgumentError: No share is given or known, or the schedule begins with 0; or the scorer reads what
+                there is not yet.
             MissingStateError: The scorer reads gradients, and there are none.
             Error: There are masks already, or steps have been taken.
         """
@@ -269,9 +270,9 @@ class Pruner:
         """Zeroes the gradients of pruned weights, in one pass; before clipping, for example.
 
         Parameters without a gradient are passed over; a sparse one is a LayoutError. With ``hold="grads"``
-        this happens before every optimizer step, inside its closure if it has one.
+        this happens before every optimizer step, in its closure too. Before an event of `RigL` it warns.
         """
-        self._loop.eagerly(self._loop.keeper.mask_grads)
+        self._loop.eagerly(self._loop.mask_grads)
 
     def finalize(self) -> PruneReport:
         """Holds the masks once more, verifies that every pruned weight is 0, and removes all hooks.

@@ -114,11 +114,17 @@ class Calibrator:
             The calibrator itself.
 
         Raises:
-            ArgumentError: No batches, or an input that is not finite: the message names layer and count.
-                Nothing is kept then.
+            ArgumentError: `batches` is no iterable or gives none, or an input is not finite: the message has
+                its layer and count. Nothing is kept then.
         """
         if self._sums:
             return self
+        try:
+            iter(batches)
+        except TypeError:
+            raise ArgumentError(
+                f"batches: {shown(batches)}; accepted: a DataLoader, a list or another iterable of batches"
+            ) from None
         forward = call_model if forward is None else forward
         found = samples = 0
         with self:

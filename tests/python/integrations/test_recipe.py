@@ -150,11 +150,19 @@ def test_times_that_are_none(argument: str, value: Any) -> None:
         ({"schedule": bs.OneShot(0.5, 3), "begin": 3}, "schedule, begin: "),
         ({"schedule": bs.OneShot(0.5, 3), "events": 3}, "schedule, events: "),
         ({"start": "random", "keep_zeros": True}, "start, keep_zeros: the first masks are either made or"),
+        ({"start": 0.9}, "start: 0.9; scorer: 0.9; accepted: a scorer"),
+        ({"start": "rand"}, "start: 'rand'; scorer: no scorer"),
+        ({"start": "random"}, "start: 'random' with initial_sparsity=0.0"),
+        ({"start": "random", "sparsity": {"a": 0.5}}, "start: 'random' with initial_sparsity=0.0"),
+        ({"min_sparsity": 0.1}, "min_sparsity: given without keep_zeros"),
+        ({"frequency": 10}, "frequency: Callback has no such argument; the argument is events"),
+        ({"begin_step": 10}, "begin_step: Callback has no such argument; the argument is begin"),
+        ({"model": None}, "model: Callback has no such argument; the trainer brings it"),
         ({"amount": 0.5}, "amount: Callback has no such argument; the argument is sparsity"),
         ({"layers": "0.*"}, "layers: Callback has no such argument; the argument is targets"),
         ({"exclude": "0.*"}, "exclude: Callback has no such argument; the argument is ignore"),
         ({"hodl": "grads"}, "hodl: Callback has no such argument; the argument is hold"),
-        ({"optimizer": None}, "optimizer: Callback has no such argument"),
+        ({"optimizer": None}, "optimizer: Callback has no such argument; the trainer brings it"),
     ],
     ids=str,
 )
@@ -209,6 +217,19 @@ def test_zeros_are_kept_and_more_is_pruned() -> None:
     train(model, optimizer, 6)
     assert pruner.finalize().sparsity.zero == pytest.approx(0.5, abs=1e-2)
     assert torch.all(model[0].weight[zeros] == 0)
+
+
+def test_what_counts_as_a_sparse_layer_can_be_said() -> None:
+    model, optimizer = make()
+    with torch.no_grad():
+        model[0].weight[0, 0] = 0.0  # one of 512
+    recipe = Callback(keep_zeros=True, sparsity=None, min_sparsity=1 / 512).recipe
+    pruner = recipe.pruner(model, optimizer, Length(6, None), False)
+    assert pruner.sparsity().per_tensor["0.weight"].pruned == 1
+    pruner.finalize()
+    recipe.pruner(model, optimizer, Length(6, None), True)  # resumed: the masks are in the checkpoint
+    with pytest.raises(bs.ArgumentError, match=r"min_sparsity: no weight has a share of 0\.01"):
+        Callback(keep_zeros=True, sparsity=None).recipe.pruner(model, optimizer, Length(6, None), False)
 
 
 def test_a_sparse_start_and_regrowth() -> None:

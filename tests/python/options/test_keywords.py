@@ -20,6 +20,7 @@ from bittersweet.options.keywords import refuse
         ("exclude", "the argument is ignore"),
         ("sparsty", "the argument is sparsity"),
         ("optim", "the argument is optimizer"),
+        ("min_tensor_sparsity", "the argument is tensor_sparsity"),
         ("zzz", "accepted: sparsity, k, scope"),
     ],
 )

@@ -130,6 +130,7 @@ def test_positional_order_and_defaults() -> None:
         ({"begin_step": 1.5}, "begin_step"),
         ({"end_step": None}, "end_step"),
         ({"frequency": 0}, "frequency"),
+        ({"frequency": 5.0}, "frequency: 5.0; accepted: an integer"),
     ],
 )
 @pytest.mark.parametrize("cls", RAMPS)
@@ -190,6 +191,7 @@ def test_a_constant_sparsity_without_end_answers_for_any_step() -> None:
         ({"end_step": -1}, "None for no end"),
         ({"begin_step": 0, "end_step": 0}, "end_step"),
         ({"frequency": 0}, "frequency"),
+        ({"frequency": 5.0}, "frequency: 5.0; accepted: an integer"),
         ({"frequency": True}, "frequency"),
     ],
 )

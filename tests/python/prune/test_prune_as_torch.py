@@ -212,6 +212,23 @@ def test_a_method_of_ones_own_is_written_as_for_torch() -> None:
             same(a[i], b[i])
 
 
+@pytest.mark.parametrize("kind", ["unstructured", "structured", "global"])
+@pytest.mark.parametrize("of", ["linear", "conv", "grouped", "transposed"])
+def test_a_first_method_of_ones_own_sees_the_shape_of_the_parameter(kind: str, of: str) -> None:
+    def above_the_mean_of_its_row(self: Any, t: torch.Tensor, *, default_mask: torch.Tensor) -> torch.Tensor:
+        size = t.abs()
+        return default_mask * (size >= size.mean(dim=tuple(range(1, t.ndim)), keepdim=True))
+
+    a, b = pair(MODULES[of])
+    for lib, module in ((ours, a), (torchs, b)):
+        body = {"PRUNING_TYPE": kind, "dim": 0, "compute_mask": above_the_mean_of_its_row}
+        type("M", (lib.BasePruningMethod,), body).apply(module, "weight")
+    same(a, b)
+    for lib, module in ((ours, a), (torchs, b)):  # and the next one what is left
+        lib.l1_unstructured(module, "weight", 0.3)
+    same(a, b)
+
+
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [("L1Unstructured", {"amount": 0.3}), ("LnStructured", {"amount": 0.3, "n": 2, "dim": 0})],

@@ -27,7 +27,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda m: prune.l1_unstructured(m.weight, "weight", 1), bs.ArgumentError, "module: a float32 tensor"),
     (lambda m: prune.l1_unstructured(m, "weight", 1, torch.ones(3)), bs.ShapeError, r"shape \(3,\)"),
     (lambda m: prune.l1_unstructured(m, "weight", 1, 3.0), bs.ArgumentError, "'weight': 3.0"),
-    (lambda m: prune.l1_unstructured(m, "weight", 1, m.weight.double()), bs.DTypeError, "float64"),
+    (lambda m: prune.l1_unstructured(m, "weight", 1, m.weight.double()), bs.DTypeError,
+     "^importance_scores of 'weight' has dtype float64"),
     (lambda m: prune.l1_unstructured(m, "weight", 1, m.weight * float("nan")), bs.Error, "NaN"),
     (lambda m: prune.l1_unstructured(m.double(), "weight", 1), bs.DTypeError, "float64"),
     (lambda m: prune.l1_unstructured(nn.Linear(3, 3, device="meta"), "weight", 1), bs.Error, "weight"),
@@ -46,6 +47,12 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda m: prune.is_pruned(None), bs.ArgumentError, "module: None"),
     (lambda m: _globally(m, [(m, "weight"), (m, "weight")]), bs.ArgumentError, "listed twice"),
     (lambda m: _globally(m, [(m, "weight"), m]), bs.ArgumentError, r"parameters\[1\]"),
+    (lambda m: _globally(m, []), bs.ArgumentError, "parameters: no pair at all"),
+    (lambda m: _globally(m, (pair for pair in ())), bs.ArgumentError, "parameters: no pair at all"),
+    (lambda m: _globally(m, [(m, "weight")], scores={("0", "weight"): m.weight}), bs.ArgumentError,
+     re.escape("the key ('0', 'weight') is none of the")),
+    (lambda m: prune.load_torch_state_dict(m, None), bs.CheckpointError, "state_dict: None; accepted"),
+    (lambda m: prune.load_torch_state_dict(m, [m.weight]), bs.CheckpointError, "state_dict: .*accepted"),
     (lambda m: _globally(m, 3), bs.ArgumentError, "parameters: 3"),
     (lambda m: _globally(m, [(m, "weight")], prune.LnStructured), bs.ArgumentError, "single weights"),
     (lambda m: _globally(m, [(m, "weight")], torchs.L1Unstructured), bs.ArgumentError, "bittersweet.prune"),
@@ -83,9 +90,9 @@ def test_methods_of_ones_own_that_return_something_else() -> None:
         with pytest.raises(bs.ShapeError, match=r"M\.compute_mask"):
             method(returned).apply(module, "weight")
     with pytest.raises(bs.ArgumentError, match="than 0 and 1"):
-        method(torch.full((24,), 0.5)).apply(module, "weight")
+        method(torch.full((4, 6), 0.5)).apply(module, "weight")
     with pytest.raises(bs.ArgumentError, match="PRUNING_TYPE: 'rows'"):
-        method(torch.ones(24), "rows").apply(module, "weight")
+        method(torch.ones(4, 6), "rows").apply(module, "weight")
     assert not prune.is_pruned(module)
 
 

@@ -127,6 +127,12 @@ def test_cutlass_keeps_what_fits_bit_for_bit(cutlass: None) -> None:
         assert torch.equal(dense, weight)
 
 
+def test_a_pattern_of_two_of_four_fits_once_float32_is_converted() -> None:
+    assert row(pruned(dtype=torch.float32)).reasons == (
+        "cusparselt takes float8_e4m3fn, int8, float16, bfloat16, not float32; convert it first",
+    )
+
+
 def test_layers_that_do_not_fit_say_all_that_is_missing() -> None:
     model = nn.Sequential(nn.Linear(36, 24), nn.Linear(24, 10)).double()
     reasons = row(model).reasons

@@ -132,4 +132,6 @@ def test_without_masks_nothing_is_written() -> None:
     before = copy.deepcopy(model.state_dict())
     with pytest.warns(UserWarning, match="no masks yet"):
         assert apply_masks_to(model, {}).per_tensor == {}
+    with pytest.raises(bs.ArgumentError, match="module: found OrderedDict"):  # and no warning beside it
+        apply_masks_to(model.state_dict(), {})
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

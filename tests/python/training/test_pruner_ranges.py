@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import bittersweet as bs
+import numpy as np
 import pytest
 import torch
 from pruner_support import mlp
@@ -98,6 +99,10 @@ def test_ranges_hold_within_groups_of_schedules() -> None:
         ({"tensor_sparsity": {"*": (0, 1)}, "ties": "below"}, "ties"),
         ({"tensor_sparsity": {"*": (0, 1)}, "max_tensor_sparsity": 0.9}, "one of them"),
         ({"tensor_sparsity": "half"}, "accepted: {glob"),
+        (
+            {"tensor_sparsity": {"*": np.array([0.1, 0.9])}},
+            r"a fraction from 0 to 1, or two of them: \(low, high\)",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_when_the_pruner_is_made(options: Any, message: str) -> None:

@@ -336,6 +336,7 @@ def budget_of(sparsity: float, n: int, fraction: float) -> int:
         ({"ties": "below"}, "ties: 'below'"),
         ({"nonfinite": "keep"}, "nonfinite: 'keep'"),
         ({"max_tensor_sparsity": 0.9}, "max_tensor_sparsity: 0.9"),
+        ({"tensor_sparsity": {"*": (0, 0.9)}}, r"^tensor_sparsity: \{'\*': \(0.0, 0.9\)\} with regrow=RigL"),
         ({"hold": "grads"}, "hold: 'grads' zeroes the gradients"),
         ({"schedule": None}, r"regrow: RigL without a schedule"),
         ({"schedule": lambda step: (step % 5 == 0, 0.5)}, "Pass end=step"),

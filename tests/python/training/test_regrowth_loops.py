@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -228,3 +229,25 @@ def test_a_skipped_step_leaves_the_event_to_the_next() -> None:
     assert len(pruner.history) == 1
     plain(model, optimizer, pruner, 4)
     assert pruner.history[-1].step == 4 and pruner.history[-1].grown
+
+
+def test_masked_gradients_before_an_event_are_warned_of() -> None:
+    for regrow, warned in ((bs.RigL(), True), (bs.SET(), False), (False, False)):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        pruner = bs.Pruner(model, optimizer, scorer="magnitude", schedule=SCHEDULE, regrow=regrow)
+        pruner.start()
+        said = []
+        for step in range(1, 7):
+            backward(model, step)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                pruner.mask_grads_()
+                optimizer.step()
+                pruner.step()
+            said += [(step, str(one.message)) for one in caught]
+            optimizer.zero_grad()
+        assert [step for step, _ in said] == [3] * warned  # at the first event, once
+        assert all(
+            "mask_grads_: a mask event follows" in message and "RigL" in message for _, message in said
+        )

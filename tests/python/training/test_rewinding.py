@@ -228,6 +228,12 @@ def _with(name: str, value: Any) -> Callable[[Any], Any]:
     ("change", "error", "message"),
     [
         (_without("first.bias"), bs.ArgumentError, r"lacks 'first\.bias'.*Near names"),
+        (
+            lambda state: {"model": state, "optimizer": {}},
+            bs.ArgumentError,
+            "It begins with 'model', 'optimizer'",
+        ),
+        (lambda state: {}, bs.ArgumentError, "It is empty"),
         (_without("norm.running_mean"), bs.ArgumentError, r"lacks 'norm\.running_mean'"),
         (_with("fourth.weight", torch.ones(2)), bs.ArgumentError, r"no 'fourth\.weight' \(1 such"),
         (_with("module.first.bias", torch.ones(16)), bs.ArgumentError, r"no 'module\.first\.bias'"),

@@ -13,6 +13,7 @@ from regrow_support import budgets, flags
 from torch import nn
 
 CONSTANT = bs.ConstantSparsity(0.7, 3, 9, 3)
+RAMP = bs.PolynomialDecay(0.0, 0.5, 3, 9, frequency=3)
 
 
 @pytest.mark.parametrize("scorer", ["random", "magnitude", bs.Random(seed=4)], ids=str)
@@ -160,6 +161,23 @@ def test_bad_starts_are_refused(arguments: tuple[Any, ...], match: str) -> None:
         pruner.start(*arguments)
     assert not pruner.history
     pruner.start(0.5)
+
+
+@pytest.mark.parametrize("schedule", [RAMP, {"0.*": RAMP}, {"0.*": RAMP, "2.*": RAMP}], ids=str)
+def test_a_schedule_that_begins_with_nothing_is_no_sparse_start(schedule: Any) -> None:
+    model = mlp()
+    optimizer = adamw(model)
+    pruner = bs.Pruner(model, optimizer, schedule=schedule)
+    with unchanged(model, optimizer), pytest.raises(bs.ArgumentError, match=r"begins with 0.*start\(0\.9\)"):
+        pruner.start()
+    assert not pruner.history and pruner.sparsity().masked == 0
+    assert pruner.start(0.0).pruned == 0  # who says 0 means it
+
+
+def test_one_part_of_a_schedule_may_begin_with_nothing() -> None:
+    model = mlp()
+    pruner = bs.Pruner(model, adamw(model), schedule={"0.*": RAMP, "2.*": ONCE})
+    assert pruner.start().per_tensor == {"0.weight": 0.0, "2.weight": 0.5}
 
 
 def test_a_function_as_schedule_must_be_told() -> None:

@@ -253,6 +253,9 @@ def test_what_has_no_norm_per_input_is_refused_by_name() -> None:
         bs.Calibrator(nn.Sequential(nn.Linear(2, 2))).run([torch.ones(3, 5)])
     with pytest.raises(bs.ArgumentError, match="batches: it gave none"):
         bs.Calibrator(nn.Sequential(nn.Linear(2, 2))).run([])
+    for batches in (None, 3, nn.Linear(2, 2)):
+        with pytest.raises(bs.ArgumentError, match=r"batches: .*; accepted: a DataLoader, a list"):
+            bs.Calibrator(nn.Sequential(nn.Linear(2, 2))).run(batches)
 
 
 def test_norms_are_cached_until_invalidated_so_that_layers_share_one_calibration() -> None:
