@@ -146,7 +146,7 @@ def test_a_module_without_an_optimizer_is_refused(tmp_path: Path) -> None:
         def configure_optimizers(self) -> None:
             return None
 
-    with pytest.raises(bs.ArgumentError, match="nothing to prune .*not in the optimizer"):
+    with pytest.raises(bs.ArgumentError, match=r"nothing to prune .*not in the optimizer"):
         fit(tmp_path, NoOptimizer(), Watched(schedule=RAMP), **OFF)
 
 
