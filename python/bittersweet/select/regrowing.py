@@ -199,8 +199,8 @@ def _gathered(
 
 
 def _budgets(options: Options, here: _Here) -> list[tuple[list[str], int]]:
-    """Who competes with whom, and how many of them are to be pruned in the end. Where there is nobody, that is
-    one group too."""
+    """Who competes with whom, and how many of them are to be pruned in the end. Where there is nobody to
+    compete, that is one group too."""
     if not here.names or resolve_scope(options.scope, "nearest", "error").text == "global":
         return [(list(here.names), _core.resolve_budget(options.sparsity, None, sum(here.numels)))]
     assert options.sparsity is not None
