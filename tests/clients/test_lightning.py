@@ -69,6 +69,18 @@ def test_when(tmp_path: Path, when: dict[str, Any], options: dict[str, Any], fir
     assert callback.report.unfinished is None
 
 
+def test_a_training_of_no_steps_writes_nothing(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    callback = BittersweetPruning(sparsity=0.5)
+    trainer = fit(tmp_path, Module(), callback, EMAWeightAveraging(decay=0.9), **OFF)
+    report, other = callback.report, Module()
+    before = [parameter.detach().clone() for parameter in other.parameters()]
+    trainer.fit(other, torch.utils.data.DataLoader(torch.randn(8, 16), batch_size=4))  # max_steps is reached
+    assert all(map(torch.equal, before, other.parameters()))
+    assert callback.report is report
+
+
 def test_a_training_without_an_end_needs_steps(tmp_path: Path) -> None:
     class Stops(lightning.Callback):  # type: ignore[name-defined]
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

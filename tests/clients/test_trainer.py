@@ -265,6 +265,14 @@ def test_a_training_that_ends_early_is_said(tmp_path: Path, said: Any) -> None:
     assert callback.report.violations == {}
 
 
+def test_two_that_would_write_one_file_are_refused(tmp_path: Path) -> None:
+    model, callbacks = tiny_llama(), [Watched(targets=["*mlp*"]), Watched(targets=["*attn*"])]
+    with pytest.raises(bs.ArgumentError, match=r"callbacks: 2 of \w+, .*pruner\.pt.*Give one"):
+        trainer(tmp_path, callbacks, model).train()
+    assert all(callback.pruner is None for callback in callbacks)
+    bs.strip(model)
+
+
 def test_what_does_not_go_with_the_optimizer_is_refused_when_training_begins(tmp_path: Path) -> None:
     with pytest.raises(bs.ArgumentError, match=r"keeps no exp_avg_sq.*magnitude"):
         trainer(tmp_path, Watched(), optim="sgd").train()

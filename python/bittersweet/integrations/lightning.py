@@ -165,7 +165,7 @@ class BittersweetPruning(_callbacks.Callback):  # type: ignore[misc]
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         # Not in on_train_end: whether callbacks that average weights run before this one there, nobody knows.
-        if self.pruner is None:
+        if self.pruner is None or self.report is not None:  # there was nothing left to train
             return
         moved = pl_module.device != self._device
         if moved:  # to the host, as Lightning does in the end: the masks follow

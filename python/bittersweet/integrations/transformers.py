@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import CheckpointError, Error
+from ..errors import ArgumentError, CheckpointError, Error
 from ..extras import require
 from ..options.scorers import Scorer
 from ..training.pruner import Pruner
@@ -60,7 +60,7 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
     Raises:
         MissingPackageError: transformers is not installed; when this module is imported.
         ArgumentError: An argument is out of range or unknown. What depends on model, optimizer and length of
-            the training is refused when that begins.
+            the training is refused when that begins, and so is a second callback of this kind.
         CheckpointError: When a resumed training begins, or the best model is loaded: its folder has no state
             of a pruner, or one of other settings.
     """
@@ -102,6 +102,14 @@ class BittersweetCallback(_TrainerCallback):  # type: ignore[misc]
         release(self.pruner)
         self.report = None
         self._trainer, resumed = _calling()
+        callbacks = self._trainer.callback_handler.callbacks
+        alike = [one for one in callbacks if isinstance(one, BittersweetCallback)]
+        if len(alike) > 1:
+            raise ArgumentError(
+                f"callbacks: {len(alike)} of {type(self).__name__}, of which the last one's state would take "
+                f"the place of the others' in checkpoints ({_FILE}). Give one; sparsity={{glob: share}} and "
+                "schedule={glob: schedule} tell tensors apart"
+            )
         length, goes_on = _length(args, state, train_dataloader), state.global_step > 0
         self.pruner = self._recipe.pruner(model, optimizer, length, goes_on)
         if goes_on:

@@ -10,7 +10,7 @@ from torch.optim.adam import adam  # torch.optim itself lacks these names
 from torch.optim.adamw import adamw
 
 from ..distributed.shards import is_dtensor
-from ..errors import ArgumentError, DTypeError
+from ..errors import ArgumentError, DTypeError, ShapeError
 from ..options.values import as_int, one_of, shown
 from .masked import MaskedStep
 from .rows import Gathered, here, why_outside
@@ -156,6 +156,13 @@ class _AdamStep(MaskedStep):
                 raise RuntimeError(
                     "Adam does not support sparse gradients, please consider SparseAdam instead"
                 )
+            shapes = [tuple(tensor.shape) for tensor in entry[:5] if tensor is not None]
+            if len(set(shapes)) > 1:  # torch's fused step would read and write beyond their ends
+                raise ShapeError(
+                    f"state of a parameter of shape {shapes[0]}: gradient, exp_avg and so on have the shapes "
+                    f"{', '.join(map(str, shapes[1:]))}; they must be equal. Load the state_dict() of an "
+                    "optimizer of this model"
+                )
             if self._state_dtype not in (None, entry.parameter.dtype):
                 raise ArgumentError(
                     f"state_dtype: {self._state_dtype} with a parameter of {entry.parameter.dtype} and shape "
@@ -213,6 +220,8 @@ class Adam(_AdamStep, torch.optim.Adam):
             in a parameter group too, or another ``state_dtype`` or ``rounding``. By ``step()``, before
             anything is written: stochastic rounding of a 16-bit parameter that torch steps, or of a DTensor.
         DTypeError: By ``step()``: stochastic rounding of a float16 parameter.
+        ShapeError: By ``step()``, before anything is written: states that were loaded are of another shape
+            than their parameter.
     """
 
     def __init__(

@@ -7,9 +7,11 @@ How the zeros hold. Pruning writes +0 to the weights and leaves a forward pre-ho
 the Parameter's gradient. Gradients of pruned weights are +0. After every step of a torch optimizer that has
 the Parameter its zeros are written again, whatever momentum, weight decay or NaN moved there, and so they are
 before a forward pass that finds the Parameter written since (a checkpoint, an average, another Parameter).
-A write through ``.data`` that no optimizer's step contains is not noticed before the next one that is.
+A write through ``.data`` that no optimizer's step contains is not noticed before the next one that is, and
+so is any write to the ``out_proj`` of torch's MultiheadAttention, which has no forward pass of its own.
 
-Copies (`copy.deepcopy`), pickles, ``torch.save(model)`` and moves to another device or dtype keep the masks.
+Copies (`copy.deepcopy`), pickles, ``torch.save(model)`` and moves to another device or dtype (not
+float64, which the next write refuses) keep the masks.
 ``state_dict()`` has the plain names and no masks; `to_torch_state_dict` and `load_torch_state_dict` speak
 torch's layout.
 

@@ -94,7 +94,6 @@ def regrow_masks(
     closed = kept if growth.allow_same else former
     candidates = {name: opposite(closed[name]) for name in kept}
     opened, grown = here.select(growing, replace(options, scorer=growth.scorer), candidates)
-    _warn_of_equal(growth, grown)
     masks = {name: kept_by_either(m, opened[name]) if name in opened else m for name, m in kept.items()}
     return _finished(here, masks, former, drops, grown, options, growth, started)
 
@@ -204,8 +203,9 @@ def _gathered(
 
 
 def _budgets(options: Options, here: _Here) -> list[tuple[list[str], int]]:
-    """Who competes with whom, and how many of them are to be pruned in the end."""
-    if resolve_scope(options.scope, "nearest", "error").text == "global":
+    """Who competes with whom, and how many of them are to be pruned in the end. Where there is nobody to
+    compete, that is one group too."""
+    if not here.names or resolve_scope(options.scope, "nearest", "error").text == "global":
         return [(list(here.names), _core.resolve_budget(options.sparsity, None, sum(here.numels)))]
     assert options.sparsity is not None
     shapes = [list(shape) for shape in here.shapes]
@@ -258,6 +258,8 @@ def _finished(
     both = here.count({name: kept_by_both(mask, former[name]) for name, mask in masks.items()})
     total, kept = sum(here.numels), sum(live.values())
     opened = 0 if grown is None else grown.total - grown.pruned
+    if grown is not None:
+        _warn_of_zeros(growth, grown, total - (kept - opened + drops.churn), kept - sum(both.values()))
     also, bits = grown or drops, sum(mask.nbytes for mask in masks.values())
     event = replace(
         drops,
@@ -285,13 +287,22 @@ def _finished(
     return [masks[name] for name in former], event
 
 
-def _warn_of_equal(growth: Growth, grown: MaskEvent) -> None:
-    thresholds = set(grown.per_tensor_threshold.values())
-    if grown.count_equal == grown.live_before > 1 and thresholds == {0.0}:
+def _warn_of_zeros(growth: Growth, grown: MaskEvent, dead: int, back: int) -> None:
+    """`dead`: how many places had been pruned before the event; `back`: how many of these were opened."""
+    if set(grown.per_tensor_threshold.values()) != {0.0}:
+        return
+    if grown.count_equal == grown.live_before > 1:
         warn_once(
             f"{growth.scorer} all equal",
             f"weights were opened by '{growth.scorer}', and all {grown.live_before:,} candidates have score "
             "0, so that position alone decided. Were the gradients zeroed before pruner.step()?",
+        )
+    elif dead and not back:
+        warn_once(
+            f"{growth.scorer} none back",
+            f"by '{growth.scorer}' weights were opened that had just been dropped, and no others: all those "
+            "that were pruned before have score 0. Were their gradients zeroed (by mask_grads_(), or hooks) "
+            "before pruner.step()?",
         )
 
 

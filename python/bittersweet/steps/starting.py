@@ -32,7 +32,7 @@ def start(loop: Loop, sparsity: Any, scorer: str | Scorer) -> MaskEvent:
         found = f"step {loop.step:,}" if loop.step else "a pruner that has masks already"
         raise Error(
             f"start: {found}; it makes the first masks, before the first step() and before load_masks(). A "
-            "saved state that is loaded later takes their place"
+            "run that goes on needs none: its masks come with load_state_dict()"
         )
     settings, due = _settings(loop.settings, scorer), _budgets(loop.settings, sparsity)
     competition = Competition(

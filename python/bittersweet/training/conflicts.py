@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = [
+    "MOMENT_READS",
     "check_growth",
     "check_history",
     "check_hold",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _IN_TRAINING = frozenset(("weight", "exp_avg", "exp_avg_sq", "grad", "step", "bias_correction1"))
-_MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
+MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 
 def check_growth(settings: Settings, growth: Regrowth) -> None:
@@ -142,7 +143,7 @@ def check_ranks(settings: Settings, targets: Iterable[PlanEntry], optimizers: Op
     if settings.call.name not in TRACKED or settings.schedule is None:
         return
     tracker = tracker_class(settings.call.name)
-    if (name := optimizers.spread()) is not None and set(tracker.roles) & _MOMENT_READS:
+    if (name := optimizers.spread()) is not None and set(tracker.roles) & MOMENT_READS:
         raise ArgumentError(
             f"scorer: '{settings.call.name}' with {name}, which keeps the moments that it follows on other "
             "ranks. Use a scorer without a memory, or 'movement'"
@@ -173,7 +174,7 @@ def require_inputs(
             else f"scorer: '{call.name}' reads {', '.join(foreign)}, which a training loop does not have. "
             "Use make_masks or prune_, which take it as an argument"
         )
-    moments = sorted(call.reads & _MOMENT_READS)
+    moments = sorted(call.reads & MOMENT_READS)
     if not moments:
         return
     if not optimizers:

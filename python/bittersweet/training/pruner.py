@@ -143,7 +143,9 @@ class Pruner:
         much each tensor gives, is what the pruner was given (scope, distribution).
 
         Their zeros are written, and the event is recorded as that of step 0. With ``schedule=None`` they are
-        what is held: static sparse training. OVER RANKS THIS IS COLLECTIVE.
+        what is held: static sparse training. Not for a run that goes on: its masks come with
+        `load_state_dict`, and zeros that are written here into weights loaded before would stay. OVER RANKS
+        THIS IS COLLECTIVE.
 
         Args:
             sparsity: The share to prune, 0 to 1. None: what the schedule begins with (that of each glob).

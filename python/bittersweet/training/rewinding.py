@@ -177,8 +177,9 @@ def _load(optimizers: Optimizers, states: Sequence[Mapping[str, Any]] | None) ->
         return
     former = [one.state_dict() for one in optimizers.inner]
     try:
-        for one, state in zip(optimizers.inner, states, strict=True):
+        for one, state, before in zip(optimizers.inner, states, former, strict=True):
             one.load_state_dict(dict(state))
+            _require_shapes(before["state"], one.state_dict()["state"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         for one, state in zip(optimizers.inner, former, strict=True):
             one.load_state_dict(state)
@@ -186,3 +187,12 @@ def _load(optimizers: Optimizers, states: Sequence[Mapping[str, Any]] | None) ->
             f"optimizer: its state cannot be loaded ({error}). Pass what state_dict() of this optimizer "
             "returned"
         ) from None
+
+
+def _require_shapes(before: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> None:
+    """Raises ShapeError for what torch loads, and fails with, or crashes, at the next step."""
+    for number in before.keys() & loaded.keys():
+        for key in before[number].keys() & loaded[number].keys():
+            was, now = (getattr(one[number][key], "shape", None) for one in (before, loaded))
+            if was is not None and now is not None and was != now:
+                raise ShapeError(f"{key} of parameter {number} has shape {tuple(now)}, not {tuple(was)}")

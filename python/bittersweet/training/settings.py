@@ -37,7 +37,7 @@ from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import ScoreInputs, Table
 from .bounding import among
-from .conflicts import check_growth, check_history, check_hold, check_ranges, require_inputs
+from .conflicts import MOMENT_READS, check_growth, check_history, check_hold, check_ranges, require_inputs
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from ..distributed.members import Members
     from ..model.targets import PlanEntry
     from ..steps.ranks import Ranks
-
-_FAR = 2**62
-_MOMENT_READS = frozenset(("exp_avg", "exp_avg_sq"))
 
 
 @dataclass(frozen=True)
@@ -261,7 +258,7 @@ class Settings:
     @property
     def reads_state(self) -> bool:
         """Whether events read what optimizers keep."""
-        return self.schedule is not None and bool(self.call.reads & (_MOMENT_READS | STEP_READS))
+        return self.schedule is not None and bool(self.call.reads & (MOMENT_READS | STEP_READS))
 
     def agreement(self) -> dict[str, str]:
         """What all ranks of a decision must have alike, as text by what it is called."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,25 @@ def test_float64_is_torchs_and_cannot_be_held() -> None:
     give_gradients(own, 3)
     optimizer.step()
     assert bool((own[0] != 0).all())
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_another_shape_are_refused_before_anything_is_written(kind: str, key: str) -> None:
+    """torch loads them, and its fused step would write beyond their ends."""
+    own = [nn.Parameter(values((20, 30), 7)), nn.Parameter(values((9,), 8))]
+    optimizer = KINDS[kind][0](own)
+    give_gradients(own, 0)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0][key] = torch.zeros(3, 3)
+    optimizer.load_state_dict(state)
+    before = [one.detach().clone() for one in own]
+    give_gradients(own, 1)
+    with pytest.raises(bs.ShapeError, match=r"shape \(20, 30\).*\(3, 3\)"):
+        optimizer.step()
+    assert all(same_bits(one.detach(), was) for one, was in zip(own, before, strict=True))
+    assert all(kept["step"] == 1 for kept in optimizer.state.values())
 
 
 def test_a_gradient_of_another_layout_or_dtype() -> None:

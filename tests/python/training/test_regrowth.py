@@ -174,6 +174,25 @@ def test_gradients_that_are_all_zero_are_said(fresh_warnings: None) -> None:
         one_event([torch.randn(8)], [torch.zeros(8)], regrow=bs.RigL(0.5, decay="constant"))
 
 
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_masked_gradients_are_said(scope: str, fresh_warnings: None) -> None:
+    """They would open what has just been dropped, event after event, and nothing else."""
+    weights, grads = ([torch.arange(1.0, 9.0), torch.arange(2.0, 8.0)] for _ in range(2))
+    keep = [torch.tensor([True, True, False, False] * 2), torch.tensor([True, False] * 3)]
+    masked = [grad * kept for grad, kept in zip(grads, keep, strict=True)]
+    options: dict[str, Any] = {"scope": scope, "schedule": bs.OneShot(0.5, 1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one_event(weights, grads, keep, regrow=bs.RigL(0.5, decay="constant"), **options)
+        one_event(weights, masked, keep, regrow=bs.SET(0.5), **options)
+        one_event(weights, masked, regrow=bs.RigL(0.5, decay="constant"), **options)  # nothing was pruned
+        masked[0][2] = masked[1][1] = 9.0  # some can be zero by themselves
+        one_event(weights, masked, keep, regrow=bs.RigL(0.5, decay="constant"), **options)
+        masked[0][2] = masked[1][1] = 0.0
+    with pytest.warns(UserWarning, match=r"no others: all those that were pruned before have score 0"):
+        one_event(weights, masked, keep, regrow=bs.RigL(0.5, decay="constant"), **options)
+
+
 def test_zero_gradients_where_nothing_is_opened_are_no_news(fresh_warnings: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -245,9 +245,37 @@ def test_masked_gradients_before_an_event_are_warned_of() -> None:
                 pruner.mask_grads_()
                 optimizer.step()
                 pruner.step()
-            said += [(step, str(one.message)) for one in caught]
+            said += [(step, str(one.message)) for one in caught if "mask_grads_: " in str(one.message)]
             optimizer.zero_grad()
         assert [step for step, _ in said] == [3] * warned  # at the first event, once
         assert all(
             "mask_grads_: a mask event follows" in message and "RigL" in message for _, message in said
         )
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("growth", [bs.RigL(0.3), bs.SET(0.3)], ids=str)
+def test_a_group_of_which_nothing_can_be_scored_stays_as_it_is(growth: Any, scope: str) -> None:
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner = bs.Pruner(
+        model,
+        optimizer,
+        scorer="taylor",
+        schedule={"0.*": SCHEDULE, "2.*": SCHEDULE, "4.*": SCHEDULE},
+        scope=scope,
+        regrow=growth,
+        missing="skip",
+    )
+    pruner.start(0.8)
+    before, event = flags(pruner), None
+    for step in range(1, 4):
+        backward(model, step)
+        optimizer.step()
+        model[4].weight.grad = None
+        event = pruner.step()
+    assert event is not None and event.skipped == ("4.weight",) and event.grown
+    assert event.groups["4.*"]["total"] == 0
+    after = flags(pruner)
+    assert (after["4.weight"] == before["4.weight"]).all()
+    assert all((after[name] != before[name]).any() for name in ("0.weight", "2.weight"))

@@ -199,6 +199,21 @@ def test_several_optimizers_take_a_list_of_states_all_or_none() -> None:
     assert not one.state and not other.state
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, bs.optim.AdamW])
+def test_a_state_of_other_shapes_is_refused_before_anything_is_written(kind: Any) -> None:
+    model = made()
+    optimizer = kind(model.parameters(), lr=1e-2)
+    early = copied(model)
+    pruner = _pruned(model, optimizer)
+    before, state = copied(model), copy.deepcopy(optimizer.state_dict())
+    other = copy.deepcopy(state)
+    other["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    with pytest.raises(bs.ArgumentError, match=r"exp_avg of parameter 0 has shape \(3, 3\)"):
+        pruner.rewind_to(early, optimizer=other)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
+
+
 def test_tied_weights_need_one_of_their_names() -> None:
     model = made(tied=True)
     early = copied(model)
