@@ -3,6 +3,7 @@
 
 #include "bittersweet/error.hpp"
 #include "cpu/isa.hpp"
+#include "cpu/x86_levels.hpp"
 
 namespace bittersweet::cpu {
 namespace {
@@ -13,20 +14,14 @@ struct Choice {
   bool runs_here;
 };
 
-// Best last. __builtin_cpu_supports also asks whether the system saves the registers.
+// Best last.
 std::vector<Choice> choices() {
   std::vector<Choice> all{{"portable", &kernels_portable, true}};
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-  const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  all.push_back({"v2", &kernels_v2, v2});
-  all.push_back({"v3", &kernels_v3, v3});
-  all.push_back({"v4", &kernels_v4, v4});
+  const X86Levels has = x86_levels();
+  all.push_back({"v2", &kernels_v2, has.v2});
+  all.push_back({"v3", &kernels_v3, has.v3});
+  all.push_back({"v4", &kernels_v4, has.v4});
 #elif defined(__aarch64__)
   all.push_back({"neon", &kernels_neon, true});
 #endif

@@ -10,6 +10,7 @@
 #include "bittersweet/error.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/strip_kernels.hpp"
+#include "cpu/x86_levels.hpp"
 
 namespace bittersweet::cpu {
 namespace {
@@ -40,15 +41,10 @@ bool has_amx() {
 std::vector<Choice> choices() {
   std::vector<Choice> all{{"portable", &strip_kernels_portable, "portable", true}};
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                  __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("popcnt");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  all.push_back({"v3", &strip_kernels_v3, "v3", v3});
-  all.push_back({"v4", &strip_kernels_v4, "v4", v4});
-  const bool vbmi2 = v4 && __builtin_cpu_supports("avx512vbmi2");
+  const X86Levels has = x86_levels();
+  all.push_back({"v3", &strip_kernels_v3, "v3", has.v3});
+  all.push_back({"v4", &strip_kernels_v4, "v4", has.v4});
+  const bool vbmi2 = has.v4 && __builtin_cpu_supports("avx512vbmi2");
   all.push_back({"v4_vbmi2", &strip_kernels_v4_vbmi2, nullptr, vbmi2});
   all.push_back({"amx", &strip_kernels_amx, nullptr, vbmi2 && has_amx()});
 #endif
