@@ -6,11 +6,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import notices
 from ..errors import Error, ShapeError
 from ..model.targets import Plan, lookup
+from ..model.wrappers import is_a
 from ..optimizers.hooks import watch_all
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Watch:
             )
 
     def meet_others(self) -> None:
-        """Warns if another pruner works on one of these weights by hooks."""
+        """Warns if another pruner, or bittersweet.prune, works on one of these weights by hooks."""
         for other in list(_watches):
             if other is not self and other.hooked and self._parameters & other._parameters:
                 self.say(
@@ -151,6 +152,17 @@ class Watch:
                     "prune them. Call detach() or finalize() of the other one first (in a notebook: before "
                     "a cell that makes a Pruner runs again)",
                 )
+        hooks: list[Any] = [
+            hook for module in self._model.modules() for hook in module._forward_pre_hooks.values()
+        ]
+        held = [hook for hook in hooks if is_a(hook, "bittersweet.prune.held", "Held")]
+        if any(id(hook.parameter) in self._parameters for hook in held):
+            self.say(
+                "held",
+                "bittersweet.prune holds zeros of its own in some of these weights, and what is opened there "
+                "stays 0. Call bittersweet.prune.remove(module, name) first: the zeros stay, and "
+                "Pruner.from_zeros() takes them over",
+            )
 
 
 def prunes(model: torch.nn.Module) -> bool:

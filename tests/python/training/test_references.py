@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import warnings
 import weakref
 from typing import Any
 
@@ -135,6 +136,18 @@ def test_a_second_pruner_with_hooks_on_the_same_weights_is_said(hold: str) -> No
         bs.Pruner(model, optimizer, schedule=NEVER)
     other = mlp(1)
     bs.Pruner(other, adamw(other), schedule=NEVER).attach()
+
+
+def test_weights_that_bittersweet_prune_holds_are_said() -> None:
+    model = mlp()
+    bs.prune.l1_unstructured(model[2], "weight", 0.5)
+    with pytest.warns(UserWarning, match=r"bittersweet\.prune holds zeros.*remove"):
+        bs.Pruner(model, adamw(model), schedule=NEVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bs.Pruner(model, adamw(model), schedule=NEVER, ignore="2.*")
+        bs.prune.remove(model[2], "weight")
+        bs.Pruner(model, adamw(model), schedule=NEVER)
 
 
 def test_finalized_detached_and_forgotten_pruners_are_no_second_ones(recwarn: Any) -> None:
