@@ -5,7 +5,7 @@
 
 Needs scikit-learn, and matplotlib for the picture: pip install ".[trainings]". Every finished training is in
 FILE.json at once, and one that is there already is not run again, so that the command can be stopped and
-given again. On one core it takes about twelve minutes.
+given again. On one busy core it took twenty minutes.
 """
 
 from __future__ import annotations
