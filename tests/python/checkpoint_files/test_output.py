@@ -414,7 +414,8 @@ def test_interrupted(call: str, folder: Path, tmp_path: Path) -> None:
     """By a signal, while the process waits within a call."""
     waiting = tmp_path / "waiting"
     code = (
-        "import os, runpy, sys, time\n"
+        "import os, runpy, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background ignore it
         f"def wait(*_): open({str(waiting)!r}, 'w').close(); time.sleep(600)\n"
         f"os.{call} = wait\n"
         "runpy.run_module('bittersweet', run_name='__main__')"

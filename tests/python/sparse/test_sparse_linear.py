@@ -143,6 +143,7 @@ def small_model() -> tuple[nn.Sequential, nn.Sequential]:
 
 @pytest.mark.slow
 def test_compile_without_graph_breaks() -> None:
+    torch._dynamo.reset()  # what other tests compiled counts towards the limit of compiling again
     model, dense = small_model()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for grad in (torch.no_grad, torch.inference_mode):
