@@ -3,7 +3,7 @@
 # and prints a table of what was really used (docs/compatibility.md). CPU only; minutes for each row.
 # Usage: scripts/try_versions.sh [ROW ...]   (default: all of them; `-` in a row stands for the newest, `none` for none)
 # Environment: PYTHONS, a folder pattern with interpreters, beside those on the PATH, such as "/opt/python/*/bin".
-# Not installed by this script: the interpreters, and the compilers (Debian: apt-get install g++-11 clang-14 ...).
+# Not installed by this script: the interpreters, and the compilers (Debian: apt-get install clang-14 ...).
 # A torch that this machine's package index has only with CUDA is gigabytes to download.
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -14,7 +14,6 @@ home         python3.11  g++-12      -                  -         -       -     
 oldest       python3.10  g++-12      0.11.0             2.10.0    3.25.0  1.22.0  2.4.0
 middle       python3.12  g++-12      -                  2.13.6    3.31.6  1.26.4  2.8.0
 newest       python3.13  g++-12      -                  -         -       -       2.13.0
-g++-11       python3.11  g++-11      -                  -         -       -       2.13.0
 clang-14     python3.11  clang++-14  -                  -         -       -       2.13.0
 clang-16     python3.11  clang++-16  -                  -         -       -       2.13.0
 clang-19     python3.11  clang++-19  -                  -         -       -       2.13.0
