@@ -23,8 +23,9 @@ done
 if [ -n "$architectures" ]; then
   command -v "${CUDACXX:-nvcc}" >/dev/null || die "--cuda needs nvcc 12.4 or newer on the PATH, or CUDACXX"
 fi
-for python in "${pythons[@]}"; do
-  PYTHON=$python need_system lacks_python
+for i in "${!pythons[@]}"; do
+  PYTHON=${pythons[i]} need_system lacks_python
+  pythons[i]=$(command -v "${pythons[i]}")  # pip --python takes a path alone
 done
 need_system lacks_compiler
 make_venv
