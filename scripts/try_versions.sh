@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 # name       python      compiler    scikit-build-core  pybind11  cmake   numpy   torch
 table='
 home         python3.11  g++-12      -                  -         -       -       2.13.0
-oldest       python3.10  g++-12      0.11.0             2.10.0    3.25.0  1.22.0  2.4.0
+oldest       python3.10  g++-12      0.11.0             2.10.0    3.25.0  1.22.0  2.8.0
 middle       python3.12  g++-12      -                  2.13.6    3.31.6  1.26.4  2.8.0
 newest       python3.13  g++-12      -                  -         -       -       2.13.0
 clang-14     python3.11  clang++-14  -                  -         -       -       2.13.0
