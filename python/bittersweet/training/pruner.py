@@ -72,8 +72,7 @@ class Pruner:
             (docs/training.md has the limits), and are one configuration in checkpoints. ``"grads"`` zeroes
             gradients before every ``optimizer.step()`` instead, at a third of the memory traffic; all
             per-element state of newly pruned weights (momentum too) is zeroed at the event, and the zeros are
-            verified at the next one.
-            It needs an optimizer that is known to update element by element.
+            verified at the next one. It needs an optimizer that is known to update element by element.
         regrow: False: what is pruned stays pruned. `RigL` or `SET`: at every event some live weights are
             dropped and as many places opened by another score, by gradient or at random (docs/regrowth.md).
             True: pruned weights compete again at each event, with the scorer's value of what is in them then.
@@ -144,8 +143,7 @@ class Pruner:
 
         Their zeros are written, and the event is recorded as that of step 0. With ``schedule=None`` they are
         what is held: static sparse training. Not for a run that goes on: its masks come with
-        `load_state_dict`, and zeros that are written here into weights loaded before would stay. OVER RANKS
-        THIS IS COLLECTIVE.
+        `load_state_dict`, and zeros written here into weights loaded before would stay. COLLECTIVE OVER RANKS.
 
         Args:
             sparsity: The share to prune, 0 to 1. None: what the schedule begins with (that of each glob).
