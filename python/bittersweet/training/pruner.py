@@ -143,7 +143,7 @@ class Pruner:
 
         Their zeros are written, and the event is recorded as that of step 0. With ``schedule=None`` they are
         what is held: static sparse training. Not for a run that goes on: its masks come with
-        `load_state_dict`, and zeros written here into weights loaded before would stay. COLLECTIVE OVER RANKS.
+        `load_state_dict`, and zeros written here into loaded weights would stay. COLLECTIVE OVER RANKS.
 
         Args:
             sparsity: The share to prune, 0 to 1. None: what the schedule begins with (that of each glob).
