@@ -40,7 +40,7 @@ class StripContract : public testing::TestWithParam<Isa> {
 
 std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "amx"})
+  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "v4_amd", "amx"})
     for (const int threads : {1, 3}) all.push_back({name, threads});
   return all;
 }

@@ -9,12 +9,12 @@ namespace {
 
 constexpr std::int64_t bytes_ahead = 2048;  // nearer is late, farther gains nothing
 
-// One row of a tile: its 32 elements, times those of each column.
+// A row of a tile: its 32 elements, times those of each column.
 template <class T, int B>
-BITTERSWEET_INLINE void add_row(std::uint32_t mask, const T*& from, const Lanes (&first)[B], const Lanes (&second)[B],
-                                Lanes* sums) {
+BITTERSWEET_INLINE void add_row(int row, std::uint32_t mask, const T*& from, const Lanes (&first)[B],
+                                const Lanes (&second)[B], Lanes* sums) {
   Lanes even, odd;
-  decode(mask, from, even, odd);
+  decode(mask, from, even, odd, row);
 #pragma GCC unroll 8
   for (int b = 0; b < B; ++b) sums[b] = add_product(odd, second[b], add_product(even, first[b], sums[b]));
 }
@@ -38,14 +38,16 @@ void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
 #pragma GCC unroll 16
       for (int i = 0; i < strips::height; ++i) {
         if (sizeof(T) == 4 || i % 2 == 0) ask();
-        add_row<T, B>(masks[i], from, first, second, sums + i);
+        add_row<T, B>(i, masks[i], from, first, second, sums + i);
       }
     } else {  // here x does
 #pragma GCC unroll 1
-      for (int i = 0; i < strips::height; ++i) {
-        ask();
-        add_row<T, B>(masks[i], from, first, second, sums + i * B);
-      }
+      for (int i = 0; i < strips::height; i += 2)
+#pragma GCC unroll 2
+        for (int j = i; j < i + 2; ++j) {
+          ask();
+          add_row<T, B>(j - i, masks[j], from, first, second, sums + j * B);
+        }
     }
   }
   for (int b = 0; b < B; ++b)
