@@ -1,7 +1,7 @@
 """Which threads the engine takes: torch's own, as many as the process may use and never more than torch does.
 
-A number that the user set (`set_num_threads`, BITTERSWEET_NUM_THREADS) stands; what torch does not have of it are
-threads that the engine starts for the call, as it does without torch.
+A number that the user set (`set_num_threads`, BITTERSWEET_NUM_THREADS) stands; where torch has fewer, the
+engine starts threads for the call, as it does without torch.
 """
 
 from __future__ import annotations
