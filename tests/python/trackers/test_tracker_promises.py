@@ -319,7 +319,11 @@ def test_other_devices_are_refused_by_name() -> None:
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(3)).sum().backward()
     optimizer.step()
-    for tracker in (bs.CoherenceTracker(model, optimizer), bs.SketchTracker(model, optimizer)):
+    for tracker in (
+        bs.CoherenceTracker(model, optimizer),
+        bs.CoherenceTracker(model, optimizer, storage="bfloat16"),
+        bs.SketchTracker(model, optimizer),
+    ):
         tracker.update()
         optimizer.state[model.weight]["exp_avg"] = torch.zeros(3, 3, device="meta")
         with pytest.raises(bs.DeviceError, match="weight"):
