@@ -19,9 +19,9 @@
 namespace bittersweet {
 
 // bitter10. Call after every optimizer step, before masks are applied. Reads weight and mask; 20 bytes move per f32
-// element, 12 where the memory is bf16. A bf16 `previous` of f32 weights is off by less than its unit in the last
-// place, without bias but anew at every step: steps below 2^-8 of the weights drown in that. The first call of a tensor
-// remembers it, the second gives a first difference, the third compares two.
+// element, 16 with a bf16 average. Keep `previous` in bf16 only where the weights are: of f32 weights it is off by less
+// than its unit in the last place, anew at every step, and steps below 2^-8 of the weights drown in that. The first
+// call of a tensor remembers it, the second gives a first difference, the third compares two.
 void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
 
 // bitter10, where its scores are wanted: retention of each tensor now, 0 where it has no meaning. One read of exp_avg

@@ -14,11 +14,11 @@ static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
 
 Coherence* scalars_at(std::uint64_t word) { return address<Coherence>(word, 1, "scalars"); }
 
-// What is kept of a tensor, `numel` elements at an address, by the dtype code of the table.
-TensorView kept(std::uint64_t word, std::int64_t numel, int code, const char* what) {
-  const auto dtype = static_cast<DType>(code);
-  if (code == static_cast<int>(DType::f32)) return {address<float>(word, numel, what), dtype};
-  if (code == static_cast<int>(DType::bf16)) return {address<std::uint16_t>(word, numel, what), dtype};
+// What is kept of a tensor: an address of `numel` elements and, in the word after it, their dtype code as in the table.
+TensorView kept(const std::uint64_t* word, std::int64_t numel, const char* what) {
+  const std::uint64_t code = word[1];
+  if (code == static_cast<std::uint64_t>(DType::f32)) return {address<float>(*word, numel, what), DType::f32};
+  if (code == static_cast<std::uint64_t>(DType::bf16)) return {address<std::uint16_t>(*word, numel, what), DType::bf16};
   throw DTypeError(std::string(what) + ": dtype code " + std::to_string(code) + "; float32 and bfloat16 are accepted");
 }
 
@@ -50,31 +50,32 @@ void bind_track(py::module_& module) {
   module.attr("SKETCH_PLACES") = SketchMemory::most;
   module.def(
       "track_coherence",
-      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay, int dtype,
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay,
          std::uint64_t seed) {
         const Table rows(table, std::move(names));
-        const auto words = rows_of(memory, rows.tensors.size(), 4);
+        const auto words = rows_of(memory, rows.tensors.size(), 6);
         std::vector<CoherenceMemory> states;
         for (const ScoreInputs& row : rows.tensors) {
-          const std::uint64_t* const word = words.data() + 4 * states.size();
-          states.push_back({kept(word[0], row.numel, dtype, "previous"), kept(word[1], row.numel, dtype, "average"),
-                            scalars_at(word[2]), draws_of(seed, word[3])});
+          const std::uint64_t* const word = words.data() + 6 * states.size();
+          states.push_back({kept(word, row.numel, "previous"), kept(word + 2, row.numel, "average"),
+                            scalars_at(word[4]), draws_of(seed, word[5])});
         }
         const py::gil_scoped_release release;
         track_coherence(rows.tensors, states, decay);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"), py::arg("dtype"), py::arg("seed"));
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"), py::arg("seed"));
   module.def(
       "measure_retention",
-      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, int dtype) {
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
+        const auto words = rows_of(memory, rows.tensors.size(), 2);
         std::vector<CoherenceMemory> states;
-        for (const std::uint64_t word : rows_of(memory, rows.tensors.size(), 1))
-          states.push_back({.previous = kept(word, rows.tensors[states.size()].numel, dtype, "previous")});
+        for (const ScoreInputs& row : rows.tensors)
+          states.push_back({.previous = kept(words.data() + 2 * states.size(), row.numel, "previous")});
         const py::gil_scoped_release release;
         return measure_retention(rows.tensors, states);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("dtype"));
+      py::arg("table"), py::arg("names"), py::arg("memory"));
   module.def(
       "track_sketch",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay) {
@@ -96,35 +97,35 @@ void bind_track(py::module_& module) {
       py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"));
   module.def(
       "compare_snapshot",
-      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, int dtype) {
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
-        const auto words = rows_of(memory, rows.tensors.size(), 2);
+        const auto words = rows_of(memory, rows.tensors.size(), 3);
         std::vector<SnapshotMemory> states;
         for (const ScoreInputs& row : rows.tensors) {
-          const std::uint64_t* const word = words.data() + 2 * states.size();
-          states.push_back({kept(word[0], row.numel, dtype, "snapshot"), scalars_at(word[1])});
+          const std::uint64_t* const word = words.data() + 3 * states.size();
+          states.push_back({kept(word, row.numel, "snapshot"), scalars_at(word[2])});
         }
         const py::gil_scoped_release release;
         compare_snapshot(rows.tensors, states);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("dtype"));
+      py::arg("table"), py::arg("names"), py::arg("memory"));
   module.def(
       "accumulate_movement",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory,
-         const std::vector<float>& rates, int dtype, std::uint64_t seed) {
+         const std::vector<float>& rates, std::uint64_t seed) {
         const Table rows(table, std::move(names));
-        const auto words = rows_of(memory, rows.tensors.size(), 3);
+        const auto words = rows_of(memory, rows.tensors.size(), 4);
         if (rates.size() != rows.tensors.size()) throw ShapeError("rates: one is needed for each tensor");
         std::vector<MovementMemory> states;
         for (const ScoreInputs& row : rows.tensors) {
-          const std::uint64_t* const word = words.data() + 3 * states.size();
-          states.push_back({kept(word[0], row.numel, dtype, "sums"), address<std::int64_t>(word[1], 1, "updates"),
-                            rates[states.size()], draws_of(seed, word[2])});
+          const std::uint64_t* const word = words.data() + 4 * states.size();
+          states.push_back({kept(word, row.numel, "sums"), address<std::int64_t>(word[2], 1, "updates"),
+                            rates[states.size()], draws_of(seed, word[3])});
         }
         const py::gil_scoped_release release;
         accumulate_movement(rows.tensors, states);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("rates"), py::arg("dtype"), py::arg("seed"));
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("rates"), py::arg("seed"));
   module.def("sketch_positions", &sketch_positions, py::arg("name"), py::arg("numel"), py::arg("seed"));
   module.def(
       "coherence_modifiers",

@@ -210,8 +210,8 @@ class Identity(Scorer):
 
 @dataclass(frozen=True)
 class Bitter10(_WithEps):
-    """`Bitter3` times the temporal coherence of its tensor, from a `CoherenceTracker`; two extra copies, of
-    dtype `storage`.
+    """`Bitter3` times the temporal coherence of its tensor, from a `CoherenceTracker`; two extra copies, kept
+    as `storage` says there.
 
     The modifier of a tensor is ``max(floor, alpha * p(1 - flip)^a * p(direction)^b * p(retention)^c / (1 + d
     * jitter))`` with ``p(x) = max(x, floor)``: flip is the share of weights whose step changes sign,

@@ -43,7 +43,7 @@ class Tracker(ABC):
     Attributes:
         names: The tracked parameters; tied ones count once, under their first name.
         milliseconds: What the last update took.
-        storage: The dtype of what is kept for each weight, by its name.
+        storage: How what is kept of each weight is stored: ``"float32"`` or ``"bfloat16"``.
 
     Raises:
         ArgumentError: Nothing to track, or a bad option.
@@ -210,14 +210,13 @@ class Tracker(ABC):
         return [tensor.data_ptr() for tensor in self._kept[i].values()]
 
     @property
-    def _code(self) -> int:
-        """What the compiled module calls the dtype of the arrays that are kept."""
-        return _CODES[self.storage]
-
-    @property
     def _draws(self) -> int:
         """The seed of the random bits that bfloat16 arrays are rounded by."""
         return self._seed ^ _TRACKERS
+
+    def _array(self, i: int, key: str) -> tuple[int, int]:
+        """The address and dtype code of an array that may be bfloat16, after a look at it."""
+        return self._at(i, key), _CODES[self._layout(self._entries[i])[key][0]]
 
     def _at(self, i: int, key: str) -> int:
         """The address of what is kept under `key` of one parameter, after a look at it."""

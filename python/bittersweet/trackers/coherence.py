@@ -43,11 +43,10 @@ class CoherenceTracker(ModifierTracker):
         parameters, optimizer, targets, ignore: See `update` and `find_targets`. A model, or named parameters
             (a mapping or pairs); the optimizer keeps `exp_avg`.
         alpha, a, b, c, d, floor, decay: See `Bitter10`.
-        storage: Of the two copies: ``"float32"`` or ``"bfloat16"``, half of it, or torch's dtypes. What is
-            stored as bfloat16 is computed in float32 and rounded stochastically (`stochastic_round_`), so
-            that a small change counts in the mean. Remembered float32 weights are then off by up to a unit in
-            the last place, without bias, and steps below a few thousandths of a weight drown in that: use it
-            with larger ones, or with bfloat16 weights, which it remembers exactly.
+        storage: ``"float32"`` or ``"bfloat16"``, or torch's dtypes. With bfloat16 the average of steps takes
+            half its memory, and so do remembered weights that are bfloat16; others are remembered as float32,
+            or steps would drown in the rounding. What is stored as bfloat16 is computed in float32 and
+            rounded stochastically (`stochastic_round_`), so that a small change counts in the mean.
         seed: Of the random bits, which are drawn by seed, number of the update, position in `names` and
             element. The saved state has the seed; a `Pruner` gives its own.
     """
@@ -89,21 +88,23 @@ class CoherenceTracker(ModifierTracker):
         table = array("Q")
         for row in rows.values():
             table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
-        memory = array("Q", [self._at(i, "previous") for i in rows])
-        found = _core.measure_retention(table, [self.names[i] for i in rows], memory, self._code)
+        memory = array("Q", [word for i in rows for word in self._array(i, "previous")])
+        found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
         return dict(zip(rows, found, strict=True))
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
             table, names, decay = self._feed.data, self._feed.names, self._parameters.decay
-            _core.track_coherence(table, names, self._memory, decay, self._code, self._draws)
+            _core.track_coherence(table, names, self._memory, decay, self._draws)
 
     def _layout(self, entry: PlanEntry) -> Layout:
-        copy = (self.storage, entry.numel)
-        return {"previous": copy, "average": copy, **self._scalars_layout()}
+        # A bfloat16 that is near a float32 weight differs from it by more than most steps do.
+        exact = self.storage if entry.dtype == "bfloat16" else "float32"
+        copies = {"previous": (exact, entry.numel), "average": (self.storage, entry.numel)}
+        return {**copies, **self._scalars_layout()}
 
     def _words(self, i: int) -> list[int]:
-        return [*super()._words(i), i]
+        return [*self._array(i, "previous"), *self._array(i, "average"), self._at(i, "scalars"), i]
 
 
 class SketchTracker(ModifierTracker):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["MovementTracker"]
 
 _NO_MASKS: Mapping[str, Mask] = {}
-_WORDS = 3
+_WORDS = 4
 """That the compiled module is told of each parameter's memory."""
 
 
@@ -146,10 +146,10 @@ class MovementTracker(Tracker):
                 names = [names[r] for r in rows]
                 memory = array("Q", [x for r in rows for x in memory[r * _WORDS : (r + 1) * _WORDS]])
             if rows:
-                _core.accumulate_movement(table, names, memory, rates, self._code, self._draws)
+                _core.accumulate_movement(table, names, memory, rates, self._draws)
 
     def _words(self, i: int) -> list[int]:
-        return [*super()._words(i), i]
+        return [*self._array(i, "sums"), self._at(i, "updates"), i]
 
     def _layout(self, entry: PlanEntry) -> Layout:
         return {"sums": (self.storage, entry.numel), "updates": ("int64", 1)}

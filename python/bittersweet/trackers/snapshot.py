@@ -46,7 +46,8 @@ class SnapshotTracker(ModifierTracker):
             the order of `names`. It is written beside and renamed, so that it is always whole, and read
             through a memory map. `state_dict` holds a copy all the same.
         storage: Of the snapshot: ``"float32"`` or ``"bfloat16"``, in half the memory; see `CoherenceTracker`.
-            The step of `every` updates should be larger than a few thousandths of a weight then.
+            A bfloat16 snapshot of other weights is off by up to a unit in the last place, without bias: what
+            weights gain in `every` steps should be more than a few thousandths of them.
         seed: See `CoherenceTracker`.
     """
 
@@ -137,11 +138,10 @@ class SnapshotTracker(ModifierTracker):
         self._feed.refresh(self._alive)
         if present := self._feed.present:
             width = _core.COHERENCE_WIDTH
-            pairs = [
-                (self._at(i, "snapshot"), address_of(rows[i], "float64", width, "scalars")) for i in present
-            ]
-            memory = array("Q", [address for pair in pairs for address in pair])
-            _core.compare_snapshot(self._feed.data, self._feed.names, memory, self._code)
+            memory = array("Q")
+            for i in present:
+                memory.extend((*self._array(i, "snapshot"), address_of(rows[i], "float64", width, "scalars")))
+            _core.compare_snapshot(self._feed.data, self._feed.names, memory)
 
     def _take(self, masks: Mapping[str, Mask]) -> None:
         now = [parameter.detach() for parameter in self._source.parameters()]

@@ -151,7 +151,7 @@ def _checked(name: str, kept: Any, layout: Layout, convert: bool) -> dict[str, t
             if not convert:
                 raise CheckpointError(
                     f"the saved {key} of '{name}' is {found}, and this tracker keeps {dtype}. Make it with "
-                    f"storage='{found}'"
+                    "the storage that was saved, for weights of the dtype that was saved"
                 )
         elif found != dtype:
             raise CheckpointError(f"the saved {key} of '{name}' is not {count} elements of {dtype}")
