@@ -27,6 +27,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "torch_ratio": ("ours / torch", ".3f"),
     "event": ("one event more, ms", ".3g"),
     "event_ratio": ("time / pruning event", ".2f"),
+    "ours_gbs": ("ours, GB/s", ".1f"),
     "floor": ("floor", ""),
     "floor_ms": ("floor, ms", ".4g"),
     "floor_gbs": ("floor, GB/s", ".1f"),

@@ -34,6 +34,20 @@ void check(std::span<const ScoreInputs> tensors, std::size_t memory, std::uint32
   check_alignment(tensors);
 }
 
+void check_kept(const ScoreInputs& tensor, const TensorView& array, const char* what) {
+  const std::string which = std::string(what) + " of tensor '" + std::string(tensor.name) + "'";
+  if (array.dtype != DType::f32 && array.dtype != DType::bf16)
+    throw DTypeError(which + ": " + name_of(array.dtype) + "; float32 and bfloat16 are accepted");
+  if ((array.data == nullptr && tensor.numel > 0) ||
+      reinterpret_cast<std::uintptr_t>(array.data) % size_of(array.dtype) != 0)
+    throw LayoutError(which + ": a null pointer, or an address that is not a multiple of its elements' size");
+}
+
+void check_draws(const TrackDraws& draws) {
+  if (draws.stream >= RoundingKey::streams / TrackDraws::arrays)
+    throw ArgumentError("stream: " + std::to_string(draws.stream) + "; accepted: below 2^23");
+}
+
 // Asks the memory for what sketch_tensor will read.
 void prefetch(const ScoreInputs& tensor, const SketchMemory& sketch) {
   for (std::int64_t i = 0; i < sketch.count; i += SketchMemory::run)
@@ -53,6 +67,11 @@ void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Coher
   const FpEnvironment environment;
   check(tensors, memory.size(), reads::weight);
   check_decay(decay);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    check_kept(tensors[t], memory[t].previous, "previous");
+    check_kept(tensors[t], memory[t].average, "average");
+    check_draws(memory[t].draws);
+  }
   std::vector<TrackSums> sums(tensors.size());
   cpu_engine().track_coherence(tensors, make_chunks(tensors), memory, static_cast<float>(decay), sums);
   for (std::size_t t = 0; t < tensors.size(); ++t) observe(*memory[t].scalars, sums[t], decay);
@@ -61,6 +80,7 @@ void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Coher
 std::vector<double> measure_retention(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory) {
   const FpEnvironment environment;
   check(tensors, memory.size(), reads::exp_avg);
+  for (std::size_t t = 0; t < tensors.size(); ++t) check_kept(tensors[t], memory[t].previous, "previous");
   std::vector<TrackSums> sums(tensors.size());
   cpu_engine().measure_retention(tensors, make_chunks(tensors), memory, sums);
   std::vector<double> found;
@@ -82,17 +102,23 @@ void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMe
 void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory) {
   const FpEnvironment environment;
   check(tensors, memory.size(), reads::weight | reads::exp_avg | reads::exp_avg_sq);
+  for (std::size_t t = 0; t < tensors.size(); ++t) check_kept(tensors[t], memory[t].snapshot, "snapshot");
   std::vector<TrackSums> sums(tensors.size());
   cpu_engine().compare_snapshot(tensors, make_chunks(tensors), memory, sums);
   for (std::size_t t = 0; t < tensors.size(); ++t) observe(*memory[t].scalars, sums[t], 0.0);
 }
 
-void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* const> accumulators,
-                         std::span<const float> rates) {
+void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const MovementMemory> memory) {
   const FpEnvironment environment;
-  check(tensors, accumulators.size(), reads::weight | reads::grad);
-  check(tensors, rates.size(), 0);
-  cpu_engine().accumulate_movement(tensors, make_chunks(tensors), accumulators, rates);
+  check(tensors, memory.size(), reads::weight | reads::grad);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    check_kept(tensors[t], memory[t].sums, "sums");
+    if (memory[t].updates == nullptr)
+      throw LayoutError("updates of tensor '" + std::string(tensors[t].name) + "': a null pointer");
+    check_draws(memory[t].draws);
+  }
+  cpu_engine().accumulate_movement(tensors, make_chunks(tensors), memory);
+  for (const MovementMemory& state : memory) ++*state.updates;
 }
 
 std::vector<std::int64_t> sketch_positions(std::string_view name, std::int64_t numel, std::uint64_t seed) {

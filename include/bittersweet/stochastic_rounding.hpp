@@ -43,4 +43,12 @@ BITTERSWEET_FORMULA float stochastic_bf16(float x, std::uint32_t random) noexcep
   return std::bit_cast<float>((bits + random) & 0xffff0000u);
 }
 
+// Writes it to an array of `type` and rounds once: f32 and f16 to nearest, bf16 stochastically.
+BITTERSWEET_FORMULA void store_stochastic(void* data, DType type, std::int64_t index, float x,
+                                          const RoundingKey& key) noexcept {
+  const bool drawn = type == DType::bf16;
+  store_from_float(data, type, index,
+                   drawn ? stochastic_bf16(x, rounding_bits(key, static_cast<std::uint64_t>(index))) : x);
+}
+
 }  // namespace bittersweet

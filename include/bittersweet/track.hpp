@@ -4,6 +4,10 @@
 //
 // Promises: an error changes nothing; weights, gradients and optimizer states are never written; the same inputs give
 // the same bits whatever the number of threads or the instruction set; any floating-point environment is respected.
+//
+// Memory is f32 or bf16, which is half of it and rounded stochastically (engine/track.hpp). DTypeError for another
+// type, LayoutError for a null pointer or one that is no multiple of the elements' size, ArgumentError for a stream
+// from 2^23.
 #pragma once
 
 #include <span>
@@ -15,8 +19,9 @@
 namespace bittersweet {
 
 // bitter10. Call after every optimizer step, before masks are applied. Reads weight and mask; 20 bytes move per f32
-// element. The first call of a tensor remembers it, the second gives a first difference, the third compares
-// two.
+// element, 16 with a bf16 average. Keep `previous` in bf16 only where the weights are: of f32 weights it is off by less
+// than its unit in the last place, anew at every step, and steps below 2^-8 of the weights drown in that. The first
+// call of a tensor remembers it, the second gives a first difference, the third compares two.
 void track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
 
 // bitter10, where its scores are wanted: retention of each tensor now, 0 where it has no meaning. One read of exp_avg
@@ -31,9 +36,9 @@ void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMe
 // what it finds (nothing is averaged), except where that has no meaning.
 void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory);
 
-// movement (Sanh et al.). Call before every optimizer step: accumulators[t] -= (rates[t] * grad) * weight in f32.
-void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<float* const> accumulators,
-                         std::span<const float> rates);
+// movement (Sanh et al.). Call before every optimizer step: sums -= (rate * grad) * weight in f32, and counts the
+// update.
+void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const MovementMemory> memory);
 
 // Where bitter10s looks: 8 runs of 8 neighbours as flat indices in ascending order, one run in each of equal stretches
 // of the tensor, at a place drawn by Philox from the seed and the tensor's name. A tensor of up to 64 elements: all.

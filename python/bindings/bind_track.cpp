@@ -14,6 +14,18 @@ static_assert(sizeof(Coherence) == coherence_width * sizeof(double));
 
 Coherence* scalars_at(std::uint64_t word) { return address<Coherence>(word, 1, "scalars"); }
 
+// What is kept of a tensor: an address of `numel` elements and, in the word after it, their dtype code as in the table.
+TensorView kept(const std::uint64_t* word, std::int64_t numel, const char* what) {
+  const std::uint64_t code = word[1];
+  if (code == static_cast<std::uint64_t>(DType::f32)) return {address<float>(*word, numel, what), DType::f32};
+  if (code == static_cast<std::uint64_t>(DType::bf16)) return {address<std::uint16_t>(*word, numel, what), DType::bf16};
+  throw DTypeError(std::string(what) + ": dtype code " + std::to_string(code) + "; float32 and bfloat16 are accepted");
+}
+
+TrackDraws draws_of(std::uint64_t seed, std::uint64_t stream) {
+  return {seed, static_cast<std::uint32_t>(std::min<std::uint64_t>(stream, RoundingKey::streams))};
+}
+
 // `width` words for each tensor of the table.
 std::span<const std::uint64_t> rows_of(const py::buffer& memory, std::size_t tensors, std::size_t width) {
   const std::span<const std::uint64_t> words = words_of(memory, "memory");
@@ -38,26 +50,28 @@ void bind_track(py::module_& module) {
   module.attr("SKETCH_PLACES") = SketchMemory::most;
   module.def(
       "track_coherence",
-      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay) {
+      [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory, double decay,
+         std::uint64_t seed) {
         const Table rows(table, std::move(names));
-        const auto words = rows_of(memory, rows.tensors.size(), 3);
+        const auto words = rows_of(memory, rows.tensors.size(), 6);
         std::vector<CoherenceMemory> states;
         for (const ScoreInputs& row : rows.tensors) {
-          const std::uint64_t* const word = words.data() + 3 * states.size();
-          states.push_back({address<float>(word[0], row.numel, "previous"),
-                            address<float>(word[1], row.numel, "average"), scalars_at(word[2])});
+          const std::uint64_t* const word = words.data() + 6 * states.size();
+          states.push_back({kept(word, row.numel, "previous"), kept(word + 2, row.numel, "average"),
+                            scalars_at(word[4]), draws_of(seed, word[5])});
         }
         const py::gil_scoped_release release;
         track_coherence(rows.tensors, states, decay);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"));
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("decay"), py::arg("seed"));
   module.def(
       "measure_retention",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
+        const auto words = rows_of(memory, rows.tensors.size(), 2);
         std::vector<CoherenceMemory> states;
-        for (const std::uint64_t word : rows_of(memory, rows.tensors.size(), 1))
-          states.push_back({.previous = address<float>(word, rows.tensors[states.size()].numel, "previous")});
+        for (const ScoreInputs& row : rows.tensors)
+          states.push_back({.previous = kept(words.data() + 2 * states.size(), row.numel, "previous")});
         const py::gil_scoped_release release;
         return measure_retention(rows.tensors, states);
       },
@@ -85,11 +99,11 @@ void bind_track(py::module_& module) {
       "compare_snapshot",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory) {
         const Table rows(table, std::move(names));
-        const auto words = rows_of(memory, rows.tensors.size(), 2);
+        const auto words = rows_of(memory, rows.tensors.size(), 3);
         std::vector<SnapshotMemory> states;
         for (const ScoreInputs& row : rows.tensors) {
-          const std::uint64_t* const word = words.data() + 2 * states.size();
-          states.push_back({address<const float>(word[0], row.numel, "snapshot"), scalars_at(word[1])});
+          const std::uint64_t* const word = words.data() + 3 * states.size();
+          states.push_back({kept(word, row.numel, "snapshot"), scalars_at(word[2])});
         }
         const py::gil_scoped_release release;
         compare_snapshot(rows.tensors, states);
@@ -98,15 +112,20 @@ void bind_track(py::module_& module) {
   module.def(
       "accumulate_movement",
       [](const py::buffer& table, std::vector<std::string> names, const py::buffer& memory,
-         const std::vector<float>& rates) {
+         const std::vector<float>& rates, std::uint64_t seed) {
         const Table rows(table, std::move(names));
-        std::vector<float*> accumulators;
-        for (const std::uint64_t word : rows_of(memory, rows.tensors.size(), 1))
-          accumulators.push_back(address<float>(word, rows.tensors[accumulators.size()].numel, "sums"));
+        const auto words = rows_of(memory, rows.tensors.size(), 4);
+        if (rates.size() != rows.tensors.size()) throw ShapeError("rates: one is needed for each tensor");
+        std::vector<MovementMemory> states;
+        for (const ScoreInputs& row : rows.tensors) {
+          const std::uint64_t* const word = words.data() + 4 * states.size();
+          states.push_back({kept(word, row.numel, "sums"), address<std::int64_t>(word[2], 1, "updates"),
+                            rates[states.size()], draws_of(seed, word[3])});
+        }
         const py::gil_scoped_release release;
-        accumulate_movement(rows.tensors, accumulators, rates);
+        accumulate_movement(rows.tensors, states);
       },
-      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("rates"));
+      py::arg("table"), py::arg("names"), py::arg("memory"), py::arg("rates"), py::arg("seed"));
   module.def("sketch_positions", &sketch_positions, py::arg("name"), py::arg("numel"), py::arg("seed"));
   module.def(
       "coherence_modifiers",

@@ -29,6 +29,27 @@ class Floats {
   alignas(64) float copy_[Moments::block];
 };
 
+// One thread's f32 copy of a block of one array that is kept: in place where it is f32, else read from bf16 and rounded
+// when it is written back.
+class Kept {
+ public:
+  explicit Kept(const Kernels& kernels) : kernels_(kernels) {}
+
+  float* at(const TensorView& array, std::int64_t first, std::int64_t count) {
+    if (array.dtype == DType::f32) return static_cast<float*>(array.data) + first;
+    kernels_.from_bf16(static_cast<const std::uint16_t*>(array.data) + first, count, copy_);
+    return copy_;
+  }
+  void store(const TensorView& array, std::int64_t first, std::int64_t count, const RoundingKey& key) const {
+    if (array.dtype == DType::f32) return;
+    kernels_.stochastic_round(copy_, static_cast<std::uint16_t*>(array.data) + first, count, key, first);
+  }
+
+ private:
+  const Kernels& kernels_;
+  alignas(64) float copy_[Moments::block];
+};
+
 // f(chunk's index, first, count) for every block, of one chunk after the other.
 template <class F>
 void for_each_block(const Chunk& chunk, F&& f) {
@@ -62,8 +83,10 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
     const CoherenceMemory& state = memory[chunk.tensor];
     const bool known = state.scalars->updates > 0;
     Floats weight(kernels_);
+    Kept previous(kernels_), average(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
-      TrackBlock block{.previous = state.previous + first, .average = state.average + first};
+      TrackBlock block{.previous = previous.at(state.previous, first, count),
+                       .average = average.at(state.average, first, count)};
       block.w = weight.at(tensor.weight, first, count);
       block.live = live_at(tensor, first);
       block.count = count;
@@ -72,6 +95,8 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
         std::memset(block.average, 0, static_cast<std::size_t>(count) * sizeof(float));
       }
       const TrackSums found = kernels_.coherence(block, decay);  // writes the zeros of dead elements too
+      previous.store(state.previous, first, count, state.previous_key());
+      average.store(state.average, first, count, state.average_key());
       if (known) of_chunk[static_cast<std::size_t>(c)] += found;
     });
   });
@@ -84,10 +109,12 @@ void CpuEngine::measure_retention(std::span<const ScoreInputs> tensors, std::spa
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
-    Floats exp_avg(kernels_);
+    Floats previous(kernels_), exp_avg(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
-      of_chunk[static_cast<std::size_t>(c)] += kernels_.retention(
-          {.w = memory[chunk.tensor].previous + first, .m = exp_avg.at(tensor.exp_avg, first, count), .count = count});
+      of_chunk[static_cast<std::size_t>(c)] +=
+          kernels_.retention({.w = previous.at(memory[chunk.tensor].previous, first, count),
+                              .m = exp_avg.at(tensor.exp_avg, first, count),
+                              .count = count});
     });
   });
   sum_chunks(chunks, of_chunk, sums);
@@ -99,9 +126,9 @@ void CpuEngine::compare_snapshot(std::span<const ScoreInputs> tensors, std::span
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
-    Floats weight(kernels_), exp_avg(kernels_), exp_avg_sq(kernels_);
+    Floats weight(kernels_), exp_avg(kernels_), exp_avg_sq(kernels_), snapshot(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
-      TrackBlock block{.snapshot = snapshots[chunk.tensor].snapshot + first};
+      TrackBlock block{.snapshot = snapshot.at(snapshots[chunk.tensor].snapshot, first, count)};
       block.w = weight.at(tensor.weight, first, count);
       block.m = exp_avg.at(tensor.exp_avg, first, count);
       block.v = exp_avg_sq.at(tensor.exp_avg_sq, first, count);
@@ -114,14 +141,17 @@ void CpuEngine::compare_snapshot(std::span<const ScoreInputs> tensors, std::span
 }
 
 void CpuEngine::accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                                    std::span<float* const> accumulators, std::span<const float> rates) {
+                                    std::span<const MovementMemory> movements) {
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
+    const MovementMemory& state = movements[chunk.tensor];
     Floats grad(kernels_), weight(kernels_);
+    Kept sums(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
-      kernels_.movement(accumulators[chunk.tensor] + first, grad.at(tensor.grad, first, count),
-                        weight.at(tensor.weight, first, count), count, rates[chunk.tensor]);
+      kernels_.movement(sums.at(state.sums, first, count), grad.at(tensor.grad, first, count),
+                        weight.at(tensor.weight, first, count), count, state.rate);
+      sums.store(state.sums, first, count, state.key());
     });
   });
 }

@@ -62,19 +62,22 @@ void advance(Model& model, std::uint64_t step) {
     }
 }
 
-// f32 memory of every tensor, with known bytes around it.
+// How trackers keep their arrays; every tensor draws from a stream of its own.
+constexpr std::uint64_t seed = 0x0123456789abcdefu;
+constexpr std::uint32_t stream_of(std::size_t t) { return t == 0 ? (1u << 23) - 1 : static_cast<std::uint32_t>(t); }
+
+// Memory of every tensor, with known bytes around it.
 struct Memory {
   std::vector<Array> previous, average;
   std::vector<Coherence> scalars;
   std::vector<CoherenceMemory> states;
 
-  explicit Memory(const Model& model) : scalars(model.tensors.size()) {
+  explicit Memory(const Model& model, DType storage = f32) : scalars(model.tensors.size()) {
     for (const Tensor& tensor : model.tensors)
       for (auto* arrays : {&previous, &average})
-        arrays->emplace_back(Values(static_cast<std::size_t>(tensor.numel), -77.0f), f32, Placement::flush);
+        arrays->emplace_back(Values(static_cast<std::size_t>(tensor.numel), -77.0f), storage, Placement::flush);
     for (std::size_t t = 0; t < scalars.size(); ++t)
-      states.push_back(
-          {static_cast<float*>(previous[t].view().data), static_cast<float*>(average[t].view().data), &scalars[t]});
+      states.push_back({previous[t].view(), average[t].view(), &scalars[t], {seed, stream_of(t)}});
   }
   bool intact() const {
     const auto whole = [](const Array& array) { return array.intact(); };
@@ -107,79 +110,85 @@ std::vector<TrackSums> coherence(E&& engine, Model model, Memory& memory) {
 }
 
 TEST_P(TrackContract, CoherenceIsTheReferences) {
-  for (Variant& variant : variants()) {
-    Memory expected(variant.model), memory(variant.model);
-    const auto wanted = coherence(ReferenceTracker{}, variant.model, expected);
-    const auto found = coherence(CpuEngine(GetParam().isa, GetParam().threads), variant.model, memory);
-    for (std::size_t t = 0; t < wanted.size(); ++t) {
-      expect_same(wanted[t], found[t], variant.name);
-      EXPECT_EQ(expected.previous[t].bytes(), memory.previous[t].bytes()) << variant.name;
-      EXPECT_EQ(expected.average[t].bytes(), memory.average[t].bytes()) << variant.name;
+  for (const DType storage : {f32, bf16})
+    for (Variant& variant : variants()) {
+      Memory expected(variant.model, storage), memory(variant.model, storage);
+      const auto wanted = coherence(ReferenceTracker{}, variant.model, expected);
+      const auto found = coherence(CpuEngine(GetParam().isa, GetParam().threads), variant.model, memory);
+      for (std::size_t t = 0; t < wanted.size(); ++t) {
+        expect_same(wanted[t], found[t], variant.name);
+        EXPECT_EQ(expected.previous[t].bytes(), memory.previous[t].bytes()) << variant.name;
+        EXPECT_EQ(expected.average[t].bytes(), memory.average[t].bytes()) << variant.name;
+      }
+      EXPECT_TRUE(memory.intact()) << variant.name;
     }
-    EXPECT_TRUE(memory.intact()) << variant.name;
-  }
 }
 
 TEST_P(TrackContract, SnapshotIsTheReferences) {
-  for (Variant& variant : variants()) {
-    const auto inputs = variant.model.inputs();
-    const auto chunks = make_chunks(inputs);
-    const auto before = variant.model.bytes();
-    Memory memory(variant.model);
-    std::vector<SnapshotMemory> snapshots;
-    for (std::size_t t = 0; t < inputs.size(); ++t) {
-      for (std::size_t i = 0; i < memory.previous[t].size(); ++i)
-        memory.previous[t].set(i, 0.01f * static_cast<float>(i % 7) - 0.03f);
-      snapshots.push_back({memory.states[t].previous, &memory.scalars[t]});
+  for (const DType storage : {f32, bf16})
+    for (Variant& variant : variants()) {
+      const auto inputs = variant.model.inputs();
+      const auto chunks = make_chunks(inputs);
+      const auto before = variant.model.bytes();
+      Memory memory(variant.model, storage);
+      std::vector<SnapshotMemory> snapshots;
+      for (std::size_t t = 0; t < inputs.size(); ++t) {
+        for (std::size_t i = 0; i < memory.previous[t].size(); ++i)
+          memory.previous[t].set(i, 0.01f * static_cast<float>(i % 7) - 0.03f);
+        snapshots.push_back({memory.states[t].previous, &memory.scalars[t]});
+      }
+      std::vector<TrackSums> wanted(inputs.size()), found(inputs.size());
+      ReferenceTracker{}.compare_snapshot(inputs, chunks, snapshots, wanted);
+      CpuEngine(GetParam().isa, GetParam().threads).compare_snapshot(inputs, chunks, snapshots, found);
+      for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
+      EXPECT_EQ(variant.model.bytes(), before) << variant.name;
+      EXPECT_TRUE(variant.model.intact() && memory.intact());
     }
-    std::vector<TrackSums> wanted(inputs.size()), found(inputs.size());
-    ReferenceTracker{}.compare_snapshot(inputs, chunks, snapshots, wanted);
-    CpuEngine(GetParam().isa, GetParam().threads).compare_snapshot(inputs, chunks, snapshots, found);
-    for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
-    EXPECT_EQ(variant.model.bytes(), before) << variant.name;
-    EXPECT_TRUE(variant.model.intact() && memory.intact());
-  }
 }
 
 TEST_P(TrackContract, RetentionIsTheReferences) {
-  for (Variant& variant : variants()) {
-    const auto inputs = variant.model.inputs();
-    const auto before = variant.model.bytes();
-    Memory memory(variant.model);
-    for (Array& previous : memory.previous)
-      for (std::size_t i = 0; i < previous.size(); ++i)
-        previous.set(i, i % 5 == 0 ? 0.0f : i % 5 == 1 ? -0.0f : 0.01f * static_cast<float>(i % 7) - 0.02f);
-    std::vector<TrackSums> wanted(inputs.size()), found(inputs.size());
-    ReferenceTracker{}.measure_retention(inputs, make_chunks(inputs), memory.states, wanted);
-    CpuEngine(GetParam().isa, GetParam().threads).measure_retention(inputs, make_chunks(inputs), memory.states, found);
-    for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
-    EXPECT_EQ(variant.model.bytes(), before) << variant.name;
-    EXPECT_TRUE(variant.model.intact() && memory.intact());
-  }
+  for (const DType storage : {f32, bf16})
+    for (Variant& variant : variants()) {
+      const auto inputs = variant.model.inputs();
+      const auto before = variant.model.bytes();
+      Memory memory(variant.model, storage);
+      for (Array& previous : memory.previous)
+        for (std::size_t i = 0; i < previous.size(); ++i)
+          previous.set(i, i % 5 == 0 ? 0.0f : i % 5 == 1 ? -0.0f : 0.01f * static_cast<float>(i % 7) - 0.02f);
+      std::vector<TrackSums> wanted(inputs.size()), found(inputs.size());
+      ReferenceTracker{}.measure_retention(inputs, make_chunks(inputs), memory.states, wanted);
+      CpuEngine(GetParam().isa, GetParam().threads)
+          .measure_retention(inputs, make_chunks(inputs), memory.states, found);
+      for (std::size_t t = 0; t < wanted.size(); ++t) expect_same(wanted[t], found[t], variant.name);
+      EXPECT_EQ(variant.model.bytes(), before) << variant.name;
+      EXPECT_TRUE(variant.model.intact() && memory.intact());
+    }
 }
 
 TEST_P(TrackContract, MovementIsTheReferences) {
-  for (Variant& variant : variants()) {
-    const auto inputs = variant.model.inputs();
-    const auto chunks = make_chunks(inputs);
-    Memory expected(variant.model), memory(variant.model);
-    std::vector<float> rates;
-    std::vector<float*> wanted, found;
-    for (std::size_t t = 0; t < inputs.size(); ++t) {
-      rates.push_back(1e-3f * static_cast<float>(t + 1));
-      wanted.push_back(expected.states[t].average);
-      found.push_back(memory.states[t].average);
+  for (const DType storage : {f32, bf16})
+    for (Variant& variant : variants()) {
+      const auto inputs = variant.model.inputs();
+      const auto chunks = make_chunks(inputs);
+      Memory expected(variant.model, storage), memory(variant.model, storage);
+      std::int64_t updates = 0;
+      std::vector<MovementMemory> wanted, found;
+      for (std::size_t t = 0; t < inputs.size(); ++t) {
+        const MovementMemory state{{}, &updates, 1e-3f * static_cast<float>(t + 1), {seed, stream_of(t)}};
+        for (auto* states : {&wanted, &found}) states->push_back(state);
+        wanted.back().sums = expected.average[t].view();
+        found.back().sums = memory.average[t].view();
+      }
+      for (updates = 0; updates < 3; ++updates) {
+        ReferenceTracker{}.accumulate_movement(inputs, chunks, wanted);
+        CpuEngine(GetParam().isa, GetParam().threads).accumulate_movement(inputs, chunks, found);
+      }
+      for (std::size_t t = 0; t < inputs.size(); ++t)
+        for (std::size_t i = 0; i < memory.average[t].size(); ++i)
+          EXPECT_TRUE(same(static_cast<double>(expected.average[t][i]), static_cast<double>(memory.average[t][i])))
+              << variant.name << " " << t << " " << i;
+      EXPECT_TRUE(memory.intact()) << variant.name;
     }
-    for (int step = 0; step < 2; ++step) {
-      ReferenceTracker{}.accumulate_movement(inputs, chunks, wanted, rates);
-      CpuEngine(GetParam().isa, GetParam().threads).accumulate_movement(inputs, chunks, found, rates);
-    }
-    for (std::size_t t = 0; t < inputs.size(); ++t)
-      for (std::size_t i = 0; i < memory.average[t].size(); ++i)
-        EXPECT_TRUE(same(static_cast<double>(expected.average[t][i]), static_cast<double>(memory.average[t][i])))
-            << variant.name << " " << t << " " << i;
-    EXPECT_TRUE(memory.intact()) << variant.name;
-  }
 }
 
 TEST(Coherence, PowersAreProductsAndSquareRoots) {
@@ -238,7 +247,7 @@ TEST(Coherence, ThePastIsReadBeforeItIsUpdated) {
   std::vector<float> w(100, 0.0f), m(100, 1.0f), previous(100), average(100);
   Coherence scalars;
   const ScoreInputs tensor{.weight = view(w.data()), .exp_avg = view(m.data()), .numel = 100, .geometry = flat(100)};
-  const CoherenceMemory memory{previous.data(), average.data(), &scalars};
+  const CoherenceMemory memory{view(previous.data()), view(average.data()), &scalars};
   for (int step = 0; step < 20; ++step) {
     for (float& x : w) x += step % 2 == 0 ? 1.0f : -1.0f;
     track_coherence({&tensor, 1}, {&memory, 1}, 0.5);
@@ -251,7 +260,7 @@ TEST(Coherence, ThePastIsReadBeforeItIsUpdated) {
 TEST(Coherence, RetentionIsThatOfNow) {
   float w[] = {1, 2, -3, 0};  // what is dead, or was 0, takes no part
   const float against[] = {2, 4, -6, 1000}, along[] = {-1, -2, 3, -1000}, none[] = {0, 0, 0, 7};
-  const CoherenceMemory memory{.previous = w};
+  const CoherenceMemory memory{.previous = view(w)};
   ScoreInputs tensor{.numel = 4, .geometry = flat(4)};
   for (const auto& [m, expected] : {std::pair(along, 1.0), std::pair(against, -1.0), std::pair(none, 0.0)}) {
     tensor.exp_avg = view(m);
@@ -282,16 +291,16 @@ TEST(Track, DenormalsCountInEveryMode) {
     Generator random(5);
     Memory memory(model);
     std::vector<float> sums(5000);
+    std::int64_t updates = 0;
     const unsigned before = _mm_getcsr();
     for (int step = 0; step < 4; ++step) {
       for (Array* array : {&model.tensors[0].weight, &model.tensors[0].exp_avg, &model.tensors[0].grad})
         for (std::size_t i = 0; i < 5000; ++i) array->set(i, tiniest * static_cast<float>(random.below(2000) - 1000));
       const auto inputs = model.inputs();
-      float* accumulators[] = {sums.data()};
-      const float rates[] = {1.0f};
+      const MovementMemory movement{view(sums.data()), &updates, 1.0f};
       _mm_setcsr(mode);
       track_coherence(inputs, memory.states, 0.9);
-      accumulate_movement(inputs, accumulators, rates);
+      accumulate_movement(inputs, {&movement, 1});
       EXPECT_EQ(_mm_getcsr() & ~0x3fu, mode);
       _mm_setcsr(before);
     }
@@ -353,9 +362,10 @@ TEST(Track, ErrorsNameWhatIsMissing) {
     EXPECT_NE(std::string(error.what()).find("layer0"), std::string::npos);
   }
   inputs[0].weight.data = static_cast<char*>(inputs[0].weight.data) + 1;
-  float* sums[] = {memory.states[0].average};
-  const float rates[] = {1.0f};
-  EXPECT_THROW(accumulate_movement(inputs, sums, rates), LayoutError);
+  std::int64_t updates = 0;
+  const MovementMemory movement{memory.average[0].view(), &updates, 1.0f};
+  EXPECT_THROW(accumulate_movement(inputs, {&movement, 1}), LayoutError);
+  EXPECT_EQ(updates, 0);
   EXPECT_EQ(memory.scalars[0].updates, 0.0);
 }
 

@@ -67,7 +67,7 @@ class CpuEngine {
   void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                         std::span<const SnapshotMemory> snapshots, std::span<TrackSums> sums);
   void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-                           std::span<float* const> accumulators, std::span<const float> rates);
+                           std::span<const MovementMemory> movements);
 
   void step_adam(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks, std::span<const AdamStep> steps,
                  const AdamCall& call, std::span<const std::uint8_t> trusted, std::span<std::uint8_t> dirty);

@@ -14,25 +14,24 @@ class ReferenceTracker {
     sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
       const ScoreInputs& tensor = tensors[t];
       const CoherenceMemory& state = memory[t];
-      const float w = load_as_float(tensor.weight.data, tensor.weight.dtype, i);
+      const float w = value(tensor.weight, i);
       const bool live = is_live(tensor, i);
       float average = 0.0f;
       if (state.scalars->updates > 0 && live) {
-        const float x = w - state.previous[i], y = state.average[i];
+        const float x = w - value(state.previous, i), y = value(state.average, i);
         lanes.add(lane, static_cast<double>(x), static_cast<double>(y));
         lanes.add_jitter(lane, std::fabs(static_cast<double>(x)));
         average = decay * y + (1.0f - decay) * x;
       }
-      state.average[i] = std::isfinite(average) ? average : 0.0f;
-      state.previous[i] = live ? w : 0.0f;
+      store(state.average, i, std::isfinite(average) ? average : 0.0f, state.average_key());
+      store(state.previous, i, live ? w : 0.0f, state.previous_key());
     });
   }
 
   void measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                          std::span<const CoherenceMemory> memory, std::span<TrackSums> sums) {
     sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
-      const float w = memory[t].previous[i];
-      const float m = load_as_float(tensors[t].exp_avg.data, tensors[t].exp_avg.dtype, i);
+      const float w = value(memory[t].previous, i), m = value(tensors[t].exp_avg, i);
       lanes.add(lane, static_cast<double>(w), w != 0.0f ? static_cast<double>(-m) : 0.0);
     });
   }
@@ -42,25 +41,28 @@ class ReferenceTracker {
     sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
       const ScoreInputs& tensor = tensors[t];
       if (!is_live(tensor, i)) return;
-      const float w = load_as_float(tensor.weight.data, tensor.weight.dtype, i);
-      const float m = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, i);
-      const float v = load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, i);
-      lanes.add(lane, static_cast<double>(w - snapshots[t].snapshot[i]), static_cast<double>(-m));
-      lanes.add_jitter(lane, static_cast<double>(std::sqrt(v)));
+      const float w = value(tensor.weight, i), m = value(tensor.exp_avg, i);
+      lanes.add(lane, static_cast<double>(w - value(snapshots[t].snapshot, i)), static_cast<double>(-m));
+      lanes.add_jitter(lane, static_cast<double>(std::sqrt(value(tensor.exp_avg_sq, i))));
     });
   }
 
   void accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const Chunk>,
-                           std::span<float* const> accumulators, std::span<const float> rates) {
+                           std::span<const MovementMemory> movements) {
     for (std::size_t t = 0; t < tensors.size(); ++t)
       for (std::int64_t i = 0; i < tensors[t].numel; ++i) {
-        const float w = load_as_float(tensors[t].weight.data, tensors[t].weight.dtype, i);
-        const float g = load_as_float(tensors[t].grad.data, tensors[t].grad.dtype, i);
-        accumulators[t][i] = accumulators[t][i] - (rates[t] * g) * w;
+        const float w = value(tensors[t].weight, i), g = value(tensors[t].grad, i);
+        const MovementMemory& state = movements[t];
+        store(state.sums, i, value(state.sums, i) - (state.rate * g) * w, state.key());
       }
   }
 
  private:
+  static float value(const TensorView& array, std::int64_t i) { return load_as_float(array.data, array.dtype, i); }
+  static void store(const TensorView& array, std::int64_t i, float x, const RoundingKey& key) {
+    store_stochastic(array.data, array.dtype, i, x, key);
+  }
+
   template <class F>
   static void sum_blocks(std::span<const Chunk> chunks, std::span<TrackSums> sums, F&& f) {
     std::fill(sums.begin(), sums.end(), TrackSums{});

@@ -4,6 +4,10 @@
 // that threads and instruction sets show in no bit: within blocks of 4,096 consecutive elements of a tensor in 16
 // interleaved lanes (element i to lane i mod 16), the lanes pairwise, the blocks of a chunk in order, then the chunks.
 // Products of two floats are exact in double. Tensors have been checked by the caller (track.hpp).
+//
+// What is kept of a tensor is f32 or bf16, each array for itself. It is read exactly and computed in f32 either way; a
+// bf16 array is then rounded once, when it is stored, by store_stochastic. So what moves by less than a bf16 resolves
+// moves in the mean, which to nearest it would not.
 #pragma once
 
 #include <array>
@@ -13,6 +17,7 @@
 
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/score/coherence.hpp"
+#include "bittersweet/stochastic_rounding.hpp"
 
 namespace bittersweet {
 
@@ -35,11 +40,28 @@ struct TrackSums {
   }
 };
 
+// Which random bits the bf16 arrays of a tensor draw: the step of their keys is the number of updates before this one,
+// which is part of what is kept. So nothing else has to be saved for a resumed run to draw what it would have drawn.
+struct TrackDraws {
+  std::uint64_t seed = 0;
+  std::uint32_t stream = 0;  // the tensor's: below RoundingKey::streams / arrays
+
+  static constexpr std::uint32_t arrays = 2;  // at most, of a tensor
+
+  constexpr RoundingKey key(std::int64_t updates, std::uint32_t array) const noexcept {
+    return {seed, static_cast<std::uint32_t>(updates), arrays * stream + array};
+  }
+};
+
 // The state of one tensor, borrowed. A tensor whose scalars count no update yet is only remembered: nothing is summed.
 struct CoherenceMemory {
-  float* previous = nullptr;  // the weight after the last update, numel of them
-  float* average = nullptr;   // the EMA of its differences, numel of them
+  TensorView previous{};  // the weight after the last update, numel of them
+  TensorView average{};   // the EMA of its differences, numel of them
   Coherence* scalars = nullptr;
+  TrackDraws draws{};
+
+  RoundingKey previous_key() const noexcept { return draws.key(scalars->count(), 0); }
+  RoundingKey average_key() const noexcept { return draws.key(scalars->count(), 1); }
 };
 
 struct SketchMemory {
@@ -52,8 +74,17 @@ struct SketchMemory {
 };
 
 struct SnapshotMemory {
-  const float* snapshot = nullptr;  // the weight as it was, numel of them
+  TensorView snapshot{};  // the weight as it was, numel of them
   Coherence* scalars = nullptr;
+};
+
+struct MovementMemory {
+  TensorView sums{};                // numel of them
+  std::int64_t* updates = nullptr;  // how many there were; accumulate_movement of track.hpp counts
+  float rate = 0;                   // of this step
+  TrackDraws draws{};
+
+  RoundingKey key() const noexcept { return draws.key(*updates, 0); }
 };
 
 // One block's sums, lane by lane. `x` and `y` may be anything that converts to double without rounding.
@@ -127,22 +158,21 @@ inline TrackSums sketch_tensor(const ScoreInputs& tensor, const SketchMemory& sk
 }
 
 template <class E>
-concept TrackingEngine =
-    requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
-             std::span<const CoherenceMemory> memory, std::span<const SnapshotMemory> snapshots,
-             std::span<float* const> accumulators, std::span<const float> rates, std::span<TrackSums> sums) {
-      // x = weight - previous in f32, y = average as it was, r = |x|. Then, in the same pass, average = decay * average
-      // + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for both where dead.
-      engine.track_coherence(tensors, chunks, memory, float{}, sums);
+concept TrackingEngine = requires(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                  std::span<const CoherenceMemory> memory, std::span<const SnapshotMemory> snapshots,
+                                  std::span<const MovementMemory> movements, std::span<TrackSums> sums) {
+  // x = weight - previous in f32, y = average as it was, r = |x|. Then, in the same pass, average = decay * average
+  // + (1 - decay) * x in f32 (+0 where that is not finite), previous = weight; +0 for both where dead.
+  engine.track_coherence(tensors, chunks, memory, float{}, sums);
 
-      // x = previous, y = -exp_avg, +0 where previous is 0 (dead); no r. Writes nothing but the sums.
-      engine.measure_retention(tensors, chunks, memory, sums);
+  // x = previous, y = -exp_avg, +0 where previous is 0 (dead); no r. Writes nothing but the sums.
+  engine.measure_retention(tensors, chunks, memory, sums);
 
-      // x = weight - snapshot in f32, y = -exp_avg, r = the f32 root of exp_avg_sq. Writes nothing but the sums.
-      engine.compare_snapshot(tensors, chunks, snapshots, sums);
+  // x = weight - snapshot in f32, y = -exp_avg, r = the f32 root of exp_avg_sq. Writes nothing but the sums.
+  engine.compare_snapshot(tensors, chunks, snapshots, sums);
 
-      // accumulator -= (rate * grad) * weight in f32, in this order, dead or alive.
-      engine.accumulate_movement(tensors, chunks, accumulators, rates);
-    };
+  // sum -= (rate * grad) * weight in f32, in this order, dead or alive.
+  engine.accumulate_movement(tensors, chunks, movements);
+};
 
 }  // namespace bittersweet

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 
 namespace bittersweet {
@@ -27,6 +28,10 @@ struct Average {
 struct Coherence {  // of one tensor
   double updates = 0;
   Average flip{}, direction{}, jitter{};
+
+  std::int64_t count() const noexcept {
+    return updates > 0 && updates < 0x1p53 ? static_cast<std::int64_t>(updates) : 0;
+  }
 };
 
 struct CoherenceParameters {

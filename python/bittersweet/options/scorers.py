@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import sys
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .. import _core
 from ..errors import ArgumentError
-from .values import BELOW_ONE, FINITE, as_int, as_number, shown, shown_choice
+from .values import BELOW_ONE, FINITE, as_int, as_number, one_of, shown, shown_choice
 
 _ELSEWHERE = {
     **dict.fromkeys(
@@ -209,7 +210,8 @@ class Identity(Scorer):
 
 @dataclass(frozen=True)
 class Bitter10(_WithEps):
-    """`Bitter3` times the temporal coherence of its tensor, from a `CoherenceTracker`; two extra copies.
+    """`Bitter3` times the temporal coherence of its tensor, from a `CoherenceTracker`; two extra copies, kept
+    as `storage` says there.
 
     The modifier of a tensor is ``max(floor, alpha * p(1 - flip)^a * p(direction)^b * p(retention)^c / (1 + d
     * jitter))`` with ``p(x) = max(x, floor)``: flip is the share of weights whose step changes sign,
@@ -227,10 +229,12 @@ class Bitter10(_WithEps):
     d: float = 1.0
     floor: float = 0.05
     decay: float = 0.9
+    storage: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _coherence(self)
+        _set(self, "storage", check_storage(self.storage))
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,8 @@ class Bitter10c(_WithEps):
     """`Bitter3` times the coherence since a snapshot of the weights, taken every `every` steps.
 
     The modifier of a tensor is ``max(cos(-exp_avg, weight - snapshot), floor) / (1 + jitter of
-    sqrt(exp_avg_sq))``. The snapshot lies in memory, or in the file `path` (see `SnapshotTracker`).
+    sqrt(exp_avg_sq))``. The snapshot, of dtype `storage`, lies in memory, or in the file `path` (see
+    `SnapshotTracker`).
     """
 
     name = "bitter10c"
@@ -271,6 +276,7 @@ class Bitter10c(_WithEps):
     every: int = 100
     floor: float = 0.05
     path: str | None = None
+    storage: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -278,12 +284,19 @@ class Bitter10c(_WithEps):
         _set(self, "floor", as_number("floor", self.floor, 0.0, 1.0))
         if self.path is not None:
             _set(self, "path", _as_path(self.path))
+        _set(self, "storage", check_storage(self.storage))
 
 
+@dataclass(frozen=True)
 class Movement(Scorer):
-    """``-sum(lr * g * w)`` over the optimizer's steps so far (`MovementTracker`), by its value."""
+    """``-sum(lr * g * w)`` over the optimizer's steps so far (`MovementTracker`), by its value; sums of dtype
+    `storage`."""
 
     name = "movement"
+    storage: str = "float32"
+
+    def __post_init__(self) -> None:
+        _set(self, "storage", check_storage(self.storage))
 
 
 class ScorerCall(NamedTuple):
@@ -351,6 +364,14 @@ def check_seed(seed: int) -> int:
     return as_int("seed", seed, 0, 2**63 - 1, "an integer from 0 to 2**63 - 1")
 
 
+def check_storage(storage: Any) -> str:
+    """The name of the dtype in which a tracker keeps its arrays. Raises ArgumentError if it is none."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(storage, torch.dtype):
+        storage = str(storage).removeprefix("torch.")
+    return one_of("storage", storage, STORAGES)
+
+
 def _coherence(scorer: Bitter10 | Bitter10s) -> None:
     for argument, most in (("alpha", 1e30), ("d", 1e30), ("floor", 1.0)):
         _set(scorer, argument, as_number(argument, getattr(scorer, argument), 0.0, most))
@@ -380,6 +401,9 @@ def _set(scorer: Scorer, argument: str, value: object) -> None:
     """Puts a plain value into a frozen scorer while it is made."""
     object.__setattr__(scorer, argument, value)
 
+
+STORAGES = ("float32", "bfloat16")
+"""How trackers keep their arrays."""
 
 TRACKED: dict[str, type[Scorer]] = {cls.name: cls for cls in (Bitter10, Bitter10s, Bitter10c, Movement)}
 """Scorers with a memory, by name."""

@@ -21,7 +21,7 @@ __all__ = ["address_of", "flat_copy", "is_plain", "zeros"]
 
 
 def zeros(count: int, dtype: str) -> torch.Tensor:
-    """A flat tensor of zeros in memory of the host; `dtype` is a name such as ``float32``.
+    """A flat tensor of zeros in memory of the host; `dtype` is a name such as ``float32`` or ``bfloat16``.
 
     Raises:
         DeviceError: Inside torch's fake-tensor mode, in which nothing has memory.
@@ -29,7 +29,9 @@ def zeros(count: int, dtype: str) -> torch.Tensor:
     import torch
 
     with torch.inference_mode(False):
-        made = torch.from_numpy(np.zeros(count, np.dtype(dtype)))
+        bfloat16 = dtype == "bfloat16"  # which NumPy has no name for
+        made = torch.from_numpy(np.zeros(count, np.int16 if bfloat16 else np.dtype(dtype)))
+        made = made.view(torch.bfloat16) if bfloat16 else made
     address_of(made, dtype, count, "new memory")
     return made
 

@@ -15,6 +15,7 @@ from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.optimizers import Optimizers
 from ..options.scorers import Scorer
 from ..options.values import one_of
+from ..tensors.arrays import BFLOAT16, FLOAT32
 from ..tensors.owned import address_of, zeros
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ..tensors.masks import Mask
 
 __all__ = ["ModifierTracker", "Tracker"]
+
+_CODES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+_TRACKERS = 0x747261636B657273  # other random bits than those of an optimizer with the same seed
 
 
 class Tracker(ABC):
@@ -39,6 +43,7 @@ class Tracker(ABC):
     Attributes:
         names: The tracked parameters; tied ones count once, under their first name.
         milliseconds: What the last update took.
+        storage: How what is kept of each weight is stored: ``"float32"`` or ``"bfloat16"``.
 
     Raises:
         ArgumentError: Nothing to track, or a bad option.
@@ -53,6 +58,9 @@ class Tracker(ABC):
 
     roles: ClassVar[tuple[str, ...]]
     """What an update reads of each parameter."""
+
+    storage = "float32"
+    _seed = 0
 
     def __init__(
         self,
@@ -114,24 +122,29 @@ class Tracker(ABC):
         """Everything needed to go on, for ``torch.load(weights_only=True)``: plain values, and copies of
         tensors by parameter name."""
         layouts = [self._layout(entry) for entry in self._entries]
-        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept, layouts)
+        seed = self._seed if self.storage == "bfloat16" else None
+        return pack(self.scorer.name, self._entries, self._step, self._counts, self._kept, layouts, seed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a saved state; names may have the prefixes of torch.compile and DDP.
+        """Takes over a saved state, with the `seed` that it was rounded by; names may have the prefixes of
+        torch.compile and DDP.
 
         Raises:
-            CheckpointError: Naming what does not fit. Nothing has been changed.
+            CheckpointError: Naming what does not fit, another `storage` too. Nothing has been changed.
         """
         self.adopt(self.checked(state))
 
-    def checked(self, state: Mapping[str, Any]) -> Restored:
-        """The saved state, if it fits; see `load_state_dict`."""
+    def checked(self, state: Mapping[str, Any], *, convert: bool = False) -> Restored:
+        """The saved state, if it fits; see `load_state_dict`. With `convert`, one of another `storage` fits
+        too, and is rounded to nearest where it is float32."""
         layouts = [self._layout(entry) for entry in self._entries]
-        return validate(state, self.scorer.name, self._entries, layouts, self._counts)
+        return validate(state, self.scorer.name, self._entries, layouts, self._counts, convert)
 
     def adopt(self, restored: Restored) -> None:
         """Takes over what `checked` returned."""
         self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
+        if self.storage == "bfloat16" and restored.seed is not None:
+            self._seed = restored.seed
         self._generation = -1
 
     def follow(self, optimizers: Optimizers) -> None:
@@ -176,7 +189,7 @@ class Tracker(ABC):
                     self._kept[i] = self._created(i)
                 for key in self._kept[i]:
                     self._at(i, key)
-            self._memory = array("Q", [word for i in present for word in self._words(self._kept[i])])
+            self._memory = array("Q", [word for i in present for word in self._words(i)])
             self._generation = self._feed.generation
         return bool(self._feed.names)
 
@@ -192,9 +205,18 @@ class Tracker(ABC):
         layout = self._layout(self._entries[i])
         return {key: zeros(count, dtype) for key, (dtype, count) in layout.items()}
 
-    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
+    def _words(self, i: int) -> list[int]:
         """What the compiled module is told of one parameter's memory, which has been looked at."""
-        return [tensor.data_ptr() for tensor in kept.values()]
+        return [tensor.data_ptr() for tensor in self._kept[i].values()]
+
+    @property
+    def _draws(self) -> int:
+        """The seed of the random bits that bfloat16 arrays are rounded by."""
+        return self._seed ^ _TRACKERS
+
+    def _array(self, i: int, key: str) -> tuple[int, int]:
+        """The address and dtype code of an array that may be bfloat16, after a look at it."""
+        return self._at(i, key), _CODES[self._layout(self._entries[i])[key][0]]
 
     def _at(self, i: int, key: str) -> int:
         """The address of what is kept under `key` of one parameter, after a look at it."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..options.scorers import Bitter10, Bitter10s, check_seed
+from ..options.scorers import Bitter10, Bitter10s, check_seed, check_storage
 from ..tensors.masks import WIDTH
 from .base import ModifierTracker
 from .feeding import Feed
@@ -31,7 +31,7 @@ __all__ = ["CoherenceTracker", "SketchTracker"]
 
 
 class CoherenceTracker(ModifierTracker):
-    """bitter10: how steadily each tensor moves. Keeps two float32 copies of every tracked parameter.
+    """bitter10: how steadily each tensor moves. Keeps two copies of every tracked parameter.
 
     An update reads the weights and these copies. The first remembers the weights, the second sees a step, the
     third compares two. What has no meaning in a step (nothing moved, nothing is live, a number is not finite)
@@ -43,6 +43,12 @@ class CoherenceTracker(ModifierTracker):
         parameters, optimizer, targets, ignore: See `update` and `find_targets`. A model, or named parameters
             (a mapping or pairs); the optimizer keeps `exp_avg`.
         alpha, a, b, c, d, floor, decay: See `Bitter10`.
+        storage: ``"float32"`` or ``"bfloat16"``, or torch's dtypes. With bfloat16 the average of steps takes
+            half its memory, and so do remembered weights that are bfloat16; others are remembered as float32,
+            or steps would drown in the rounding. What is stored as bfloat16 is computed in float32 and
+            rounded stochastically (`stochastic_round_`), so that a small change counts in the mean.
+        seed: Of the random bits, which are drawn by seed, number of the update, position in `names` and
+            element. The saved state has the seed; a `Pruner` gives its own.
     """
 
     scorer = Bitter10
@@ -61,9 +67,12 @@ class CoherenceTracker(ModifierTracker):
         d: float = 1.0,
         floor: float = 0.05,
         decay: float = 0.9,
+        storage: str | torch.dtype = "float32",
+        seed: int = 0,
         **choice: Any,
     ) -> None:
         self._parameters = Bitter10(alpha=alpha, a=a, b=b, c=c, d=d, floor=floor, decay=decay)
+        self.storage, self._seed = check_storage(storage), check_seed(seed)
         super().__init__(parameters, optimizer, **choice)
         self._feed = Feed(self._source, ("weight",))
         self._momentum = Feed(self._source, ("exp_avg",))
@@ -79,17 +88,23 @@ class CoherenceTracker(ModifierTracker):
         table = array("Q")
         for row in rows.values():
             table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
-        memory = array("Q", [self._at(i, "previous") for i in rows])
+        memory = array("Q", [word for i in rows for word in self._array(i, "previous")])
         found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
         return dict(zip(rows, found, strict=True))
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
-            _core.track_coherence(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+            table, names, decay = self._feed.data, self._feed.names, self._parameters.decay
+            _core.track_coherence(table, names, self._memory, decay, self._draws)
 
     def _layout(self, entry: PlanEntry) -> Layout:
-        copy = ("float32", entry.numel)
-        return {"previous": copy, "average": copy, **self._scalars_layout()}
+        # A bfloat16 that is near a float32 weight differs from it by more than most steps do.
+        exact = self.storage if entry.dtype == "bfloat16" else "float32"
+        copies = {"previous": (exact, entry.numel), "average": (self.storage, entry.numel)}
+        return {**copies, **self._scalars_layout()}
+
+    def _words(self, i: int) -> list[int]:
+        return [*self._array(i, "previous"), *self._array(i, "average"), self._at(i, "scalars"), i]
 
 
 class SketchTracker(ModifierTracker):
@@ -143,9 +158,9 @@ class SketchTracker(ModifierTracker):
         kept["positions"].numpy()[:] = _core.sketch_positions(entry.name, entry.numel, self._seed)
         return kept
 
-    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
-        positions, *others = super()._words(kept)
-        return [positions, kept["positions"].numel(), *others]
+    def _words(self, i: int) -> list[int]:
+        positions, *others = super()._words(i)
+        return [positions, self._kept[i]["positions"].numel(), *others]
 
 
 def _answers(

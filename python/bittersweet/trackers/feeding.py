@@ -125,7 +125,7 @@ class Source:
         if len(set(everything)) != len(everything) or not everything:
             raise ArgumentError("parameters: names must differ, and at least one is needed")
         return [
-            PlanEntry(first, tuple(others), first, tuple(p.shape), str(p.dtype), None, None)
+            PlanEntry(first, tuple(others), first, tuple(p.shape), _dtype_name(p), None, None)
             for p, (first, *others) in zip(self._given, names.values(), strict=True)
         ]
 
@@ -216,6 +216,10 @@ class Feed:
             mask = masks.get(name)
             pointer = 0 if mask is None else mask.ordered(ROW_MAJOR).pointer
             self.data[row * WIDTH + COLUMN["mask"]] = pointer
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:

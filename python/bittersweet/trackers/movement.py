@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..optimizers.hooks import listen
-from ..options.scorers import Movement
+from ..options.scorers import Movement, check_seed, check_storage
 from ..tensors.masks import WIDTH, Mask
 from .base import Tracker
 from .state import Layout
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["MovementTracker"]
 
 _NO_MASKS: Mapping[str, Mask] = {}
+_WORDS = 4
+"""That the compiled module is told of each parameter's memory."""
 
 
 class MovementTracker(Tracker):
-    """movement (Sanh et al., https://arxiv.org/abs/2005.07683): ``-sum(lr * g * w)``, one float32 per weight.
+    """movement (Sanh et al., https://arxiv.org/abs/2005.07683): ``-sum(lr * g * w)``, one number per weight.
 
-    ``accumulator -= (lr * g) * w`` runs before every ``optimizer.step()``, with the learning rate of the
+    ``sum -= (lr * g) * w`` runs, in float32, before every ``optimizer.step()``, with the learning rate of the
     parameter's group (the other way round in a group that maximizes) and the gradient that the optimizer is
     given: accumulated and clipped. A step that a GradScaler skips is not counted, and its scale is taken out.
     With ``optimizer.step(closure)`` it looks inside the step, after the closure's first evaluation. A
@@ -37,6 +39,9 @@ class MovementTracker(Tracker):
         parameters, optimizer, targets, ignore: As of `CoherenceTracker`.
         hook: Whether the optimizer calls `update` by itself, until `detach`. False: call it by hand before
             ``optimizer.step()``.
+        storage: Of the sums: ``"float32"`` or ``"bfloat16"``, in half the memory; see `CoherenceTracker`. A
+            sum of many small terms is right in the mean; rounded to nearest it would lose them.
+        seed: See `CoherenceTracker`.
     """
 
     scorer = Movement
@@ -50,8 +55,11 @@ class MovementTracker(Tracker):
         optimizer: torch.optim.Optimizer | Optimizers,
         *,
         hook: bool = True,
+        storage: str | torch.dtype = "float32",
+        seed: int = 0,
         **choice: Any,
     ) -> None:
+        self.storage, self._seed = check_storage(storage), check_seed(seed)
         super().__init__(parameters, optimizer, **choice)
         self._hook = hook
         self._stepping: list[torch.optim.Optimizer] | None = None
@@ -135,17 +143,16 @@ class MovementTracker(Tracker):
             table, names, memory = self._feed.data, self._feed.names, self._memory
             if len(rows) < len(present):
                 table = array("Q", [x for r in rows for x in table[r * WIDTH : (r + 1) * WIDTH]])
-                names, memory = [names[r] for r in rows], array("Q", [memory[r] for r in rows])
+                names = [names[r] for r in rows]
+                memory = array("Q", [x for r in rows for x in memory[r * _WORDS : (r + 1) * _WORDS]])
             if rows:
-                _core.accumulate_movement(table, names, memory, rates)
-            for row in rows:
-                self._kept[present[row]]["updates"] += 1
+                _core.accumulate_movement(table, names, memory, rates, self._draws)
 
-    def _words(self, kept: Mapping[str, torch.Tensor]) -> list[int]:
-        return [kept["sums"].data_ptr()]
+    def _words(self, i: int) -> list[int]:
+        return [*self._array(i, "sums"), self._at(i, "updates"), i]
 
     def _layout(self, entry: PlanEntry) -> Layout:
-        return {"sums": ("float32", entry.numel), "updates": ("int64", 1)}
+        return {"sums": (self.storage, entry.numel), "updates": ("int64", 1)}
 
 
 def _rate(group: Mapping[str, Any]) -> float:

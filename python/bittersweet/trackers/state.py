@@ -6,6 +6,7 @@
      "scorer":  str,                          which tracker it is
      "step":    int | None,                   number of the last step that was observed
      "counts":  {name: int, ...},             what the tracker counts
+     "seed":    int,                          of its random bits; only with storage="bfloat16"
      "shapes":  {name: [int, ...]},           one per tracked parameter
      "seen":    {name: bool},                 whether it has had an update
      "tensors": {name: {key: tensor, ...}}}   what is remembered of it; zeros before its first update
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..model.names import match_names, shape_of
+from ..options.scorers import STORAGES
 from ..options.values import shown
 from ..tensors.owned import flat_copy, is_plain, zeros
 
@@ -48,6 +50,7 @@ class Restored:
     step: int | None
     counts: dict[str, int]
     tensors: list[dict[str, torch.Tensor]]
+    seed: int | None
 
 
 def pack(
@@ -57,6 +60,7 @@ def pack(
     counts: Mapping[str, int],
     tensors: Sequence[Mapping[str, torch.Tensor]],
     layouts: Sequence[Layout],
+    seed: int | None,
 ) -> dict[str, Any]:
     """The saved form, with copies of the tensors."""
     return {
@@ -65,6 +69,7 @@ def pack(
         "scorer": scorer,
         "step": step,
         "counts": dict(counts),
+        **({} if seed is None else {"seed": seed}),
         "shapes": {entry.name: list(entry.shape) for entry in entries},
         "seen": {entry.name: bool(kept) for entry, kept in zip(entries, tensors, strict=True)},
         "tensors": {
@@ -80,8 +85,10 @@ def validate(
     entries: Sequence[PlanEntry],
     layouts: Sequence[Layout],
     counts: Mapping[str, int],
+    convert: bool = False,
 ) -> Restored:
-    """Checks a saved state against a tracker's parameters and what it remembers of each.
+    """Checks a saved state against a tracker's parameters and what it remembers of each; see
+    `Tracker.checked`.
 
     Raises:
         CheckpointError: Naming what differs.
@@ -109,9 +116,12 @@ def validate(
     step, saved_counts = state["step"], state["counts"]
     counted = all(type(count) is int and count >= 0 for count in saved_counts.values())
     counted = counted and saved_counts.keys() == counts.keys()
-    if not (step is None or isinstance(step, int)) or not counted:
+    seed = state.get("seed")
+    sound = seed is None or (type(seed) is int and 0 <= seed < 2**63)
+    if not (step is None or isinstance(step, int)) or not counted or not sound:
         raise CheckpointError(
-            f"the saved tracker has step {shown(step)} and counts {shown(saved_counts)}; it is damaged"
+            f"the saved tracker has step {shown(step)}, counts {shown(saved_counts)} and seed {shown(seed)}; "
+            "it is damaged"
         )
     names = {own: saved for saved, own in match_names(list(state["shapes"]), entries).items()}
     tensors = []
@@ -123,13 +133,11 @@ def validate(
                 f"{entry.shape}. Load it into the model it was saved from"
             )
         seen = state["seen"].get(saved) if "seen" in keys else True
-        tensors.append(_checked(entry.name, state["tensors"].get(saved), layout) if seen else {})
-    return Restored(step, dict(saved_counts), tensors)
+        tensors.append(_checked(entry.name, state["tensors"].get(saved), layout, convert) if seen else {})
+    return Restored(step, dict(saved_counts), tensors, seed)
 
 
-def _checked(name: str, kept: Any, layout: Layout) -> dict[str, torch.Tensor]:
-    import torch
-
+def _checked(name: str, kept: Any, layout: Layout, convert: bool) -> dict[str, torch.Tensor]:
     if not isinstance(kept, Mapping) or not (not kept or kept.keys() == layout.keys()):
         found = ", ".join(map(str, kept)) if isinstance(kept, Mapping) else type(kept).__name__
         raise CheckpointError(
@@ -137,9 +145,15 @@ def _checked(name: str, kept: Any, layout: Layout) -> dict[str, torch.Tensor]:
         )
     for key, tensor in kept.items():
         dtype, count = layout[key]
-        if not (
-            is_plain(tensor) and tensor.dtype == getattr(torch, dtype) and tuple(tensor.shape) == (count,)
-        ):
+        fits = is_plain(tensor) and tuple(tensor.shape) == (count,)
+        found = str(tensor.dtype).removeprefix("torch.") if fits else ""
+        if found != dtype and {found, dtype} == {*STORAGES}:
+            if not convert:
+                raise CheckpointError(
+                    f"the saved {key} of '{name}' is {found}, and this tracker keeps {dtype}. Make it with "
+                    "the storage that was saved, for weights of the dtype that was saved"
+                )
+        elif found != dtype:
             raise CheckpointError(f"the saved {key} of '{name}' is not {count} elements of {dtype}")
     return {key: _copied(tensor.cpu(), *layout[key]) for key, tensor in kept.items()}
 

@@ -10,7 +10,7 @@ from ..options.scopes import resolve_scope
 from ..options.scorers import TRACKED, ScorerCall
 from ..options.selectors import resolve_selector
 from ..steps.keeping import steppers
-from .remembering import tracker_class
+from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,6 +154,11 @@ def check_ranks(settings: Settings, targets: Iterable[PlanEntry], optimizers: Op
                 f"scorer: '{settings.call.name}' with '{entry.name}', of which each rank holds a part: its "
                 "memory averages, at every step, a number of the whole tensor, and ranks exchange "
                 "nothing between events. Use 'movement' or a scorer without a memory"
+            )
+        if entry.local_shape != entry.shape and parameters_of(settings.scorer, 0)["storage"] != "float32":
+            raise ArgumentError(
+                f"storage: 'bfloat16' with '{entry.name}', of which each rank holds a part: the parts would "
+                "be rounded by the same random bits. Use storage='float32'"
             )
 
 

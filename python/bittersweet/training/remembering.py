@@ -38,8 +38,8 @@ def parameters_of(scorer: str | Scorer, seed: int) -> dict[str, Any]:
         return {}
     chosen = TRACKED[name]() if isinstance(scorer, str) else scorer
     given = {item.name: getattr(chosen, item.name) for item in fields(chosen) if item.name != "eps"}
-    if "seed" in given:
-        given["seed"] = seed if given["seed"] is None else given["seed"]
+    if given.get("seed") is None:
+        given["seed"] = seed
     return given
 
 
@@ -62,7 +62,9 @@ def describe(tracker: Tracker | None) -> dict[str, str]:
     """What a report says of the scorer's memory; nothing if it has none."""
     if tracker is None:
         return {}
-    return {"memory": f"{tracker.scorer.name} keeps {tracker.nbytes:,} bytes of {len(tracker.names)} tensors"}
+    storage = "" if tracker.storage == "float32" else f", in {tracker.storage}"
+    kept = f"{tracker.nbytes:,} bytes of {len(tracker.names)} tensors{storage}"
+    return {"memory": f"{tracker.scorer.name} keeps {kept}"}
 
 
 def saved(tracker: Tracker | None, entries: Sequence[PlanEntry]) -> dict[str, Any] | None:
@@ -116,7 +118,8 @@ def checked(
 ) -> Callable[[], None]:
     """A function that takes over what a checkpoint says of the tracker, after checking all of it.
 
-    Not `strict`, a checkpoint of another scorer is accepted: then the memory stays as it is.
+    Not `strict`, a checkpoint of another scorer is accepted: then the memory stays as it is. So is one of
+    another `storage`: then it is converted.
 
     Raises:
         CheckpointError: See `Tracker.load_state_dict`.
@@ -124,5 +127,5 @@ def checked(
     foreign = state is None or (tracker is not None and state.get("scorer") != tracker.scorer.name)
     if tracker is None or (foreign and not strict):
         return lambda: None
-    restored = tracker.checked(_here(state or {}, entries))
+    restored = tracker.checked(_here(state or {}, entries), convert=not strict)
     return lambda: tracker.adopt(restored)

@@ -183,6 +183,8 @@ class Settings:
         eps = None if self.call.eps is None else float(np.float32(self.call.eps))  # as the formula uses it
         tracked = parameters_of(self.scorer, self.seed)
         tracked.pop("path", None)  # where a snapshot lies is no part of what is computed
+        if tracked.get("storage") == "float32":
+            del tracked["storage"]  # as releases that knew no other saved it
         selector = dict(
             zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
         )

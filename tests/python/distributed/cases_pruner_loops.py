@@ -346,6 +346,11 @@ def a_scorer_with_a_memory_per_weight(rank: int, size: int) -> None:
             assert event is not None
             require_same(event, pruner, expected)
         optimizer.zero_grad()
+    raises(
+        bs.ArgumentError,
+        "would be rounded by the same random bits",
+        lambda: bs.Pruner(model, optimizer, scorer=bs.Movement(storage="bfloat16"), schedule=RAMP),
+    )
     for scorer in ("bitter10", "bitter10s", "bitter10c"):
         schedule = bs.OneShot(0.5, 6)
         raises(

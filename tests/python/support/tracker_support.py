@@ -16,6 +16,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "bitter10": bs.CoherenceTracker,
     "bitter10s": bs.SketchTracker,
     "bitter10c": lambda *a, **k: bs.SnapshotTracker(*a, every=3, **k),
+    "bitter10 in bfloat16": lambda *a, **k: bs.CoherenceTracker(*a, storage="bfloat16", **k),
+    "bitter10c in bfloat16": lambda *a, **k: bs.SnapshotTracker(*a, every=3, storage="bfloat16", **k),
 }
 
 

@@ -69,16 +69,23 @@ CALLS: dict[str, Callable[[], Any]] = {
     "unpacking nothing": lambda: _core.unpack_mask(0, NUMEL, at(FLOATS)),
     "unpacking to nowhere": lambda: _core.unpack_mask(at(WORDS), NUMEL, 0),
     "coherence in no memory": lambda: _core.track_coherence(
-        table(), ["w"], words(0, at(FLOATS), at(SCALARS)), 0.9
+        table(), ["w"], words(0, 1, at(FLOATS), 1, at(SCALARS), 0), 0.9, 0
     ),
     "coherence without averages": lambda: _core.track_coherence(
-        table(), ["w"], words(at(FLOATS), 0, at(SCALARS)), 0.9
+        table(), ["w"], words(at(FLOATS), 3, 0, 3, at(SCALARS), 0), 0.9, 0
     ),
     "coherence without scalars": lambda: _core.track_coherence(
-        table(), ["w"], words(at(FLOATS), at(FLOATS), 0), 0.9
+        table(), ["w"], words(at(FLOATS), 1, at(FLOATS), 1, 0, 0), 0.9, 0
     ),
-    "coherence in too little": lambda: _core.track_coherence(table(), ["w"], words(at(FLOATS)), 0.9),
-    "retention of nothing": lambda: _core.measure_retention(table(), ["w"], words(0)),
+    "coherence in too little": lambda: _core.track_coherence(table(), ["w"], words(at(FLOATS), 1), 0.9, 0),
+    "coherence in halves": lambda: _core.track_coherence(
+        table(), ["w"], words(at(FLOATS), 1, at(FLOATS), 2, at(SCALARS), 0), 0.9, 0
+    ),
+    "coherence beyond all streams": lambda: _core.track_coherence(
+        table(), ["w"], words(at(FLOATS), 3, at(FLOATS), 3, at(SCALARS), 2**32), 0.9, 0
+    ),
+    "retention of nothing": lambda: _core.measure_retention(table(), ["w"], words(0, 1)),
+    "retention of no dtype": lambda: _core.measure_retention(table(), ["w"], words(at(FLOATS), 0)),
     "a sketch nowhere": lambda: _core.track_sketch(
         table(), ["w"], words(0, 64, at(FLOATS), at(SCALARS)), 0.9
     ),
@@ -91,11 +98,22 @@ CALLS: dict[str, Callable[[], Any]] = {
     "a sketch beyond the tensor": lambda: _core.track_sketch(
         table(numel=62), ["w"], words(at(POSITIONS) + 8, 62, at(FLOATS), at(SCALARS)), 0.9
     ),
-    "a snapshot of nothing": lambda: _core.compare_snapshot(table(), ["w"], words(0, at(SCALARS))),
-    "a snapshot without scalars": lambda: _core.compare_snapshot(table(), ["w"], words(at(FLOATS), 0)),
-    "movement to nowhere": lambda: _core.accumulate_movement(table(), ["w"], words(0), [0.1]),
+    "a snapshot of nothing": lambda: _core.compare_snapshot(table(), ["w"], words(0, 1, at(SCALARS))),
+    "a snapshot without scalars": lambda: _core.compare_snapshot(table(), ["w"], words(at(FLOATS), 3, 0)),
+    "movement to nowhere": lambda: _core.accumulate_movement(
+        table(), ["w"], words(0, 1, at(POSITIONS), 0), [0.1], 0
+    ),
     "movement between floats": lambda: _core.accumulate_movement(
-        table(), ["w"], words(at(FLOATS) + 2), [0.1]
+        table(), ["w"], words(at(FLOATS) + 2, 1, at(POSITIONS), 0), [0.1], 0
+    ),
+    "movement between halves": lambda: _core.accumulate_movement(
+        table(), ["w"], words(at(FLOATS) + 1, 3, at(POSITIONS), 0), [0.1], 0
+    ),
+    "movement that is not counted": lambda: _core.accumulate_movement(
+        table(), ["w"], words(at(FLOATS), 1, 0, 0), [0.1], 0
+    ),
+    "movement without a rate": lambda: _core.accumulate_movement(
+        table(), ["w"], words(at(FLOATS), 1, at(POSITIONS), 0), [], 0
     ),
     "modifiers of nothing": lambda: _core.coherence_modifiers(words(0), [0.0], 1, 4, 4, 4, 1, 0.05),
     "modifiers between doubles": lambda: _core.snapshot_modifiers(words(at(SCALARS) + 4), 0.05),
@@ -121,9 +139,13 @@ def test_the_same_calls_with_sound_memory_work() -> None:
     _core.pack_mask(0, 0, 0)
     _core.unpack_mask(0, 0, 0)
     average = np.zeros(NUMEL, np.float32)
-    memory = words(at(FLOATS), at(average), at(SCALARS))
-    _core.track_coherence(table(), ["w"], memory, 0.9)
+    for dtype in (1, 3):
+        memory = words(at(FLOATS), dtype, at(average), dtype, at(SCALARS), 0)
+        _core.track_coherence(table(), ["w"], memory, 0.9, 0)
+        _core.measure_retention(table(), ["w"], words(at(FLOATS), dtype))
+        _core.compare_snapshot(table(), ["w"], words(at(FLOATS), dtype, at(SCALARS)))
+        updates = np.zeros(1, np.int64)
+        _core.accumulate_movement(table(), ["w"], words(at(FLOATS), dtype, at(updates), 0), [0.1], 0)
+        assert updates[0] == 1
     _core.track_sketch(table(), ["w"], words(at(POSITIONS), 64, at(FLOATS), at(SCALARS)), 0.9)
-    _core.compare_snapshot(table(), ["w"], words(at(FLOATS), at(SCALARS)))
-    _core.accumulate_movement(table(), ["w"], words(at(FLOATS)), [0.1])
     assert len(_core.coherence_modifiers(words(at(SCALARS)), [0.0], 1, 4, 4, 4, 1, 0.05)) == 1

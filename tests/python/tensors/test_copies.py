@@ -135,6 +135,10 @@ def memory(tracker: Any) -> Any:
 TRACKERS = [
     (bs.CoherenceTracker, {}), (bs.SketchTracker, {}), (bs.SnapshotTracker, {"every": 3}),
     (bs.SnapshotTracker, {"every": 3, "path": "file"}), (bs.MovementTracker, {"hook": False}),
+    (bs.CoherenceTracker, {"storage": "bfloat16"}),
+    (bs.MovementTracker, {"hook": False, "storage": "bfloat16"}),
+    (bs.SnapshotTracker, {"every": 3, "storage": "bfloat16"}),
+    (bs.SnapshotTracker, {"every": 3, "path": "file", "storage": "bfloat16"}),
 ]  # fmt: skip
 
 

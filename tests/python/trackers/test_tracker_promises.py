@@ -194,7 +194,7 @@ def test_denormal_steps_count_in_flush_denormal_mode() -> None:
         script = Scripted({"w": (700,)})
         script.set("w", step=-script.named["w"].detach())
         trackers = [make(script.named, script.optimizer) for make in MAKERS.values()]
-        integers = np.random.default_rng(1).integers(-1000, 1000, (6, 700))
+        integers = 4096 * np.random.default_rng(1).integers(-1000, 1000, (6, 700))  # some are bfloat16
         for step in range(6):
             bits = np.where(integers[step] < 0, 2**31 - integers[step], integers[step]).astype(np.uint32)
             tiny = torch.from_numpy(bits.view(np.float32))
@@ -319,7 +319,11 @@ def test_other_devices_are_refused_by_name() -> None:
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(3)).sum().backward()
     optimizer.step()
-    for tracker in (bs.CoherenceTracker(model, optimizer), bs.SketchTracker(model, optimizer)):
+    for tracker in (
+        bs.CoherenceTracker(model, optimizer),
+        bs.CoherenceTracker(model, optimizer, storage="bfloat16"),
+        bs.SketchTracker(model, optimizer),
+    ):
         tracker.update()
         optimizer.state[model.weight]["exp_avg"] = torch.zeros(3, 3, device="meta")
         with pytest.raises(bs.DeviceError, match="weight"):

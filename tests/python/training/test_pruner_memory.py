@@ -23,6 +23,9 @@ SCORERS = [
     bs.Bitter10s(seed=5, floor=0.2),
     bs.Bitter10c(every=3),
     bs.Movement(),
+    bs.Bitter10(storage="bfloat16"),
+    bs.Bitter10c(every=3, storage="bfloat16"),
+    bs.Movement(storage="bfloat16"),
 ]
 
 
