@@ -35,7 +35,6 @@ def markdown(model: str, rows: Sequence[Row]) -> str:
     if "prompt" in rows[0]["seconds"]:
         columns += [(f"prompt, ms, {in_words(int(count))}", _prompt(count)) for count in counts]
     columns += [
-        ("weights, MB", lambda row: f"{row['weight_bytes'] / 1e6:.0f}"),
         ("resident, MB", lambda row: f"{row['resident_bytes'] / 1e6:.0f}"),
         ("of them the model's", lambda row: f"{model_megabytes(row):.0f}"),
         ("file, MB", lambda row: f"{row['file_bytes'] / 1e6:.0f}"),

