@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pictures import OTHERS, OURS, bars, svg, title
+
 ROOT = Path(__file__).resolve().parents[1]
 SELECTION = "2026-11-21-xeon-avx512.json"
 TRAINING = "2026-11-28-xeon-avx512-training.json"
 THREADS, WEIGHTS = 2, 100_000_000
-OURS, OTHERS = "#5e35b1", "#b0a8c0"
 
 
 def rows(file: str, section: str, title: str) -> list[dict[str, Any]]:
@@ -51,32 +52,11 @@ def training() -> dict[str, float]:
 
 
 def draw(path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "bittersweet",
-        "font.size": 12,
-        "font.family": "sans-serif",
-    }
-    with pyplot.rc_context(settings):
-        figure, panels = pyplot.subplots(2, figsize=(7, 5), height_ratios=(3, 4), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.1, w_pad=0.1, h_pad=0.1)
-        titles = ("An exact threshold", "An optimizer step with masks")
-        for panel, title, bars in zip(panels, titles, (selection(), training()), strict=True):
-            colors = [OURS if "Bittersweet" in name else OTHERS for name in bars]
-            drawn = panel.barh(list(bars), list(bars.values()), color=colors, height=0.7)
-            panel.bar_label(drawn, [f"{value:,.0f} ms" for value in bars.values()], padding=4)
-            panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
-            panel.margins(x=0.2)
-            panel.invert_yaxis()
-            panel.xaxis.set_visible(False)
-            panel.tick_params(length=0)
-            panel.spines[:].set_visible(False)
-        figure.savefig(path, metadata={"Date": None, "Creator": None})
+    titles = ("An exact threshold", "An optimizer step with masks")
+    with svg(path, 2, figsize=(7, 5), height_ratios=(3, 4)) as (_, panels):
+        for panel, text, values in zip(panels, titles, (selection(), training()), strict=True):
+            bars(panel, values, [OURS if "Bittersweet" in name else OTHERS for name in values], "{:,.0f} ms")
+            title(panel, text)
 
 
 if __name__ == "__main__":

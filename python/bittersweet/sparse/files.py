@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoint_files.headers import parse_json, read_header
 from ..errors import ArgumentError, CheckpointError
 from ..extras import require
 from ..model.wrappers import unwrap
@@ -46,7 +48,8 @@ def save_compressed(
         What was compressed, with bytes in the file.
 
     Raises:
-        ArgumentError: Nothing to save, tensors that are not on the CPU, or `path` cannot be written.
+        ArgumentError: Nothing to save, tensors that are not on the CPU, names that mean parts of a compressed
+            matrix (see above), or `path` cannot be written.
         MissingPackageError: The package safetensors is not installed.
     """
     library, writer = (require(f"safetensors{part}", "a compressed file") for part in ("", ".torch"))
@@ -105,15 +108,24 @@ def compressed_of(
                 layers.append(_add(tensors, name, value, to_rows(value, keep)))
                 continue
             layers.append(_left(name, value, sparsity, f"its sparsity {sparsity:.4f} is below {least:g}"))
-        tensors[name] = value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
+        if name.endswith(".compressed"):
+            raise ArgumentError(f"source: '{name}' would be read as the values of a matrix; rename it")
+        whole = value.untyped_storage().nbytes() == value.nbytes
+        _put(tensors, name, value if whole else value.clone())
     if not tensors:
         raise ArgumentError("source: it holds no tensor; nothing has been written")
     return tensors, tied, PackReport(layers)
 
 
+def _put(tensors: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+    if name in tensors:
+        raise ArgumentError(f"source: '{name}' is a tensor and a part of a compressed matrix; rename it")
+    tensors[name] = value
+
+
 def _add(tensors: dict[str, torch.Tensor], name: str, dense: torch.Tensor, rows: RowMatrix) -> PackedLayer:
     for part, tensor in zip(PARTS, rows, strict=True):
-        tensors[f"{name}.{part}"] = tensor
+        _put(tensors, f"{name}.{part}", tensor)
     sparsity = 1.0 - rows.compressed.numel() / max(1, dense.numel())
     return PackedLayer(
         name,
@@ -154,10 +166,11 @@ def read_compressed(path: str | os.PathLike[str]) -> tuple[dict[str, RowMatrix],
     library = require("safetensors", "a compressed file")
     if not os.path.isfile(path):
         raise ArgumentError(f"path: '{path}' is no file; accepted: a file that save_compressed wrote")
+    read_header(Path(path))  # is strict where safetensors takes the last of two tensors of one name
     try:
         with library.safe_open(path, "pt") as file:
             tied = _checked_metadata(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (library.SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read as safetensors ({error})") from None
     matrices = _matrices(path, tensors)
@@ -182,13 +195,26 @@ def _checked_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, str]:
             f"'{path}' has the format {version}; this release reads {VERSION}. Load it with the release that "
             "wrote it"
         )
-    try:
-        tied = json.loads(metadata.get(TIED, "{}"))
-    except ValueError:
-        tied = None
-    if not isinstance(tied, dict) or not all(isinstance(other, str) for other in tied.values()):
+    tied = parse_json(
+        Path(path), metadata.get(TIED, "{}").encode(), "a file with sound names of tied tensors"
+    )
+    if not all(isinstance(other, str) for other in tied.values()) or not _is_text([*tied, *tied.values()]):
         raise CheckpointError(f"'{path}': its tied names cannot be read; it is damaged")
     return tied
+
+
+def _is_text(names: Iterable[str]) -> bool:
+    """JSON can spell halves of a character, which nothing can print or save."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A file may put its data at any byte."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
 
 
 def _matrices(path: str, tensors: dict[str, torch.Tensor]) -> dict[str, RowMatrix]:

@@ -154,7 +154,13 @@ class SparseLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
         error_messages = arguments[-1]
         found: list[Any] = [state_dict.get(prefix + name) for name in _ARRAYS]
-        if all(isinstance(array, torch.Tensor) for array in found):
+        given = [name for name, array in zip(_ARRAYS, found, strict=True) if isinstance(array, torch.Tensor)]
+        if given and len(given) < len(_ARRAYS):
+            error_messages.append(
+                f"'{prefix[:-1]}': found {' and '.join(given)} alone; a packed weight is {', '.join(_ARRAYS)}"
+            )
+            return
+        if given:
             try:
                 strips.check(found[0], found[1], found[2], self.out_features, self.in_features)
             except Error as error:

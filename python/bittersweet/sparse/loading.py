@@ -62,6 +62,7 @@ def load_compressed(
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes |= {name: keep.shape for name, keep in kept.items()}
     _compare(os.fspath(path), expected, shapes)
+    tensors = {name: _cast(os.fspath(path), name, t, expected[name].dtype) for name, t in tensors.items()}
     rest = {name: to_dense(matrices[name], kept[name]) for name in matrices if name not in places}
     layers = [_load(model, name, place, matrices[name], kept[name]) for name, place in places.items()]
     for name, layer in model.named_modules():  # packed, and dense in the file
@@ -90,18 +91,27 @@ def _places(model: nn.Module, names: list[str]) -> dict[str, _Place]:
     return found
 
 
-def _expected(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of the model's state as if no layer were packed."""
+class _Expected(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _expected(model: nn.Module) -> dict[str, _Expected]:
+    """The model's state as if no layer were packed."""
     packed = {n: layer for n, layer in model.named_modules() if isinstance(layer, SparseLinear)}
     own = {f"{name}.{array}" for name in packed for array in ("masks", "values", "offsets")}
-    state = {n: tuple(t.shape) for n, t in model.state_dict().items() if n not in own and hasattr(t, "shape")}
+    state = {
+        name: _Expected(tuple(tensor.shape), tensor.dtype)
+        for name, tensor in model.state_dict().items()
+        if name not in own and isinstance(tensor, torch.Tensor)
+    }
     for name, layer in packed.items():
         shape = (layer.out_features, layer.in_features)
-        state[f"{name}.weight"] = shape[::-1] if layer.transposed else shape
+        state[f"{name}.weight"] = _Expected(shape[::-1] if layer.transposed else shape, layer.values.dtype)
     return state
 
 
-def _compare(path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+def _compare(path: str, expected: dict[str, _Expected], found: dict[str, Any]) -> None:
     for names, what in (
         (expected.keys() - found.keys(), "is in the model and not in the file"),
         (found.keys() - expected.keys(), "is in the file and not in the model"),
@@ -109,8 +119,22 @@ def _compare(path: str, expected: dict[str, Any], found: dict[str, Any]) -> None
         if names:
             raise CheckpointError(f"'{path}': '{min(names)}' {what} ({len(names)} such names)")
     for name, shape in found.items():
-        if tuple(shape) != expected[name]:
-            raise CheckpointError(f"'{path}': '{name}' is {tuple(shape)}; the model has {expected[name]}")
+        if tuple(shape) != expected[name].shape:
+            raise CheckpointError(
+                f"'{path}': '{name}' is {tuple(shape)}; the model has {expected[name].shape}"
+            )
+
+
+def _cast(path: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Before anything is written, since torch cannot convert every type to every other."""
+    try:
+        if tensor.is_complex() and not dtype.is_complex:
+            raise TypeError("its imaginary parts would be lost")
+        return tensor.to(dtype)
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"'{path}': '{name}' is {str(tensor.dtype)[6:]}, the model's {str(dtype)[6:]} ({error})"
+        ) from None
 
 
 def _load(

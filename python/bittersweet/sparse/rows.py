@@ -14,6 +14,9 @@ import torch
 from ..errors import CheckpointError
 from . import strips
 
+LONGEST = 2**31
+"""Rows or columns: more are refused, by packing too."""
+
 PARTS = ("shape", "compressed", "bitmask", "row_offsets")
 
 
@@ -45,9 +48,10 @@ def kept_of(rows: RowMatrix, name: str) -> np.ndarray[Any, Any]:
         CheckpointError: The four tensors do not fit together.
     """
     shape, compressed, bitmask, row_offsets = rows
-    if shape.dtype != torch.int64 or shape.shape != (2,) or min(shape.tolist()) < 0:
-        raise CheckpointError(f"'{name}.shape' is no pair of lengths")
-    height, width = shape.tolist()
+    lengths = shape.tolist() if shape.dtype == torch.int64 and shape.shape == (2,) else []
+    if not lengths or not all(0 <= length <= LONGEST for length in lengths):
+        raise CheckpointError(f"'{name}.shape' is no pair of lengths from 0 to {LONGEST}")
+    height, width = lengths
     for part, found, expected in (
         ("bitmask", (bitmask.dtype, tuple(bitmask.shape)), (torch.uint8, (height, -(-width // 8)))),
         ("row_offsets", (row_offsets.dtype, tuple(row_offsets.shape)), (torch.int64, (height,))),

@@ -193,8 +193,9 @@ def test_a_name_that_is_none_is_refused(small: Path) -> None:
     assert "bittersweet.Gone" in done.stderr
 
 
-def test_the_picture_has_the_figures_of_the_results(tmp_path: Path) -> None:
+def test_the_picture_has_the_figures_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(REPOSITORY / "bench")
     start_page = script("bench/start_page.py")
     start_page.draw(tmp_path / "cost.svg")
 

@@ -273,6 +273,18 @@ def test_missing_state_is_named() -> None:
         packed.load_state_dict(state)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name", ["masks", "values", "offsets"])
+def test_one_array_alone_is_refused(name: str, strict: bool) -> None:
+    """Other masks over the old values would be read beyond their end."""
+    packed, _ = packed_and_dense()
+    other = sparse.SparseLinear.from_linear(sparse_linear(130, 77, sparsity=0.0))
+    before = {key: value.clone() for key, value in packed.state_dict().items()}
+    with pytest.raises(RuntimeError, match=f"found {name} alone"):
+        packed.load_state_dict({name: getattr(other, name)}, strict)
+    assert all(torch.equal(before[key], value) for key, value in packed.state_dict().items())
+
+
 def test_conversion() -> None:
     packed, dense = packed_and_dense()
     packed.bfloat16()
