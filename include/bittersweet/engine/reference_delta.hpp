@@ -60,7 +60,7 @@ class ReferenceDelta {
   void unpack_delta(const DeltaMatrix& packed, std::int64_t first, std::int64_t count, void* out) {
     const std::size_t size = size_of(packed.values.dtype);
     const std::int64_t begin = first * delta::height, end = std::min(packed.rows, begin + count * delta::height);
-    std::memset(out, 0, static_cast<std::size_t>((end - begin) * packed.columns) * size);
+    std::fill_n(static_cast<char*>(out), static_cast<std::size_t>((end - begin) * packed.columns) * size, '\0');
     for_each_value(packed, [&](std::int64_t row, std::int64_t column, std::int64_t at) {
       if (row < begin || row >= end) return;
       const auto index = static_cast<std::size_t>((row - begin) * packed.columns + column);

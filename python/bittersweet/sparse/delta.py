@@ -67,7 +67,7 @@ _ROW, _ROW_OF_VALUES, _DENSE_ROW, _UNPACK, _DENSE_OF_UNIT = 0.024, 0.72, 0.086, 
 _SPARSE, _FEW_ROWS = (
     0.25,
     16,
-)  # of the other types: denser ones, which auto never takes, have not been measured
+)  # other types: denser ones, which auto never takes, are not measured
 
 
 def least_sparsity(dtype: torch.dtype, batch: int, reproducible: bool) -> float:

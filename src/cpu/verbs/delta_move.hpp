@@ -116,6 +116,7 @@ bool pack_panel(const DenseMatrix& dense, const std::uint64_t* keep, std::int64_
 
 template <class U>
 void unpack_panel(const cpu::DeltaPanel& panel, void* out) {
+  if (panel.columns == 0) return;
   const std::int64_t rows = panel.groups * delta::group, width = delta::width(panel.columns);
   const std::uint8_t* codes = panel.codes;
   const auto* from = static_cast<const U*>(panel.values);
