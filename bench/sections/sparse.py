@@ -9,7 +9,7 @@ from typing import Any
 
 import bittersweet as bs
 import torch
-from bittersweet.sparse import SparseLinear, ops, strips
+from bittersweet.sparse import SparseLinear, layouts, ops, strips
 from measure import Bench, Rounds, in_words, kept
 from tables import Table
 from torch import nn
@@ -36,6 +36,7 @@ CASES = (
     *((F32, 0.5, batch, 0.97, None, None) for batch in (8, 32, 128)),
     *((F16, 0.5, batch, 0.97, None, None) for batch in (8, 64)),
 )  # fmt: skip
+LAYOUTS = (0.7, 0.8, 0.9, 0.95, 0.98)  # zeros at which the layouts are compared
 BLOCKS = 4
 MODULES = {0.5: 1.7, 0.8: 2.6}
 PACKING = {"pack": 0.9, "unpack": 1.0}
@@ -61,6 +62,7 @@ def run(bench: Bench) -> list[Table]:
     with torch.inference_mode():
         return [
             _products(bench, side, copies),
+            _layouts(bench, side, copies),
             _modules(bench, side // 2),
             _packing(bench, side, copies),
         ]
@@ -71,20 +73,57 @@ def _products(bench: Bench, side: int, copies: int) -> Table:
     for dtype, sparsity, batch, *bounds in CASES:
         dense = [sparse_matrix(side, side, dtype, sparsity)]
         dense += [dense[0].clone() for _ in range(copies - 1)]
-        first = SparseLinear.from_linear(layer_of(dense[0]))
-        packed = [first, *(copy.deepcopy(first) for _ in range(copies - 1))]
+        packed = _packed(dense[0], copies, batch=batch)
         x = torch.randn(batch, side).to(dtype)
-        name = f"{str(dtype)[6:]}, {sparsity:.0%}, batch {batch}"
+        name = f"{str(dtype)[6:]}, {sparsity:.0%}, batch {batch}, {packed[0].layout}"
         for threads in bench.threads:
             bench.say(f"{name}, {in_words(threads)}")
             rows.append(_product(bench, threads, name, dense, packed, x, bounds))
         gc.collect()
     title = f"y = x W^T, {copies} matrices of {side} x {side} in turn, a pass over all of them"
     notes = [
-        f"packed products by {bs._core.strips_isa()}; random weights and masks",
-        f"batches beyond {_limits()} meet tiles that are unpacked for torch's product",
+        f"packed products by {bs._core.strips_isa()}, in auto's layout; random weights and masks",
+        f"strips: batches beyond {_limits()} meet tiles that are unpacked for torch's product",
     ]
     return Table(title, rows, notes)
+
+
+def _packed(weight: torch.Tensor, copies: int, **options: Any) -> list[SparseLinear]:
+    first = SparseLinear.from_linear(layer_of(weight), **options)
+    return [first, *(copy.deepcopy(first) for _ in range(copies - 1))]
+
+
+def _layouts(bench: Bench, side: int, copies: int) -> Table:
+    rows = []
+    for sparsity in LAYOUTS:
+        dense = [sparse_matrix(side, side, BF16, sparsity)]
+        dense += [dense[0].clone() for _ in range(copies - 1)]
+        x = torch.randn(1, side).to(BF16)
+        auto = SparseLinear.from_linear(layer_of(dense[0])).layout
+        packed = {layout: _packed(dense[0], copies, layout=layout) for layout in layouts.LAYOUTS}
+        for threads in bench.threads:
+            bench.say(f"layouts, {sparsity:.0%}, {in_words(threads)}")
+            rounds = Rounds(bench, threads, bench.floor.over(dense))
+            rounds.add("F.linear", _over(dense, lambda w, x=x: nn.functional.linear(x, w)))
+            for layout, layers in packed.items():
+                rounds.add(layout, _over(layers, lambda layer, x=x: layer(x)))
+            rounds.run()
+            for layout, layers in packed.items():
+                share = layers[0].nbytes / layers[0].dense_nbytes
+                name = f"{layout} (auto)" if layout == auto else layout
+                rows.append(
+                    {
+                        "case": f"bfloat16, {sparsity:.0%}, batch 1, {name}, {share:.1%} of the bytes",
+                        "threads": threads,
+                        "ours_ms": rounds.ms(layout),
+                        "torch_ms": rounds.ms("F.linear"),
+                        "over_linear": rounds.ms("F.linear") / rounds.ms(layout),
+                        "bound": None,
+                        "kept": None,
+                    }
+                )
+        gc.collect()
+    return Table(f"The layouts side by side, {copies} matrices of {side} x {side} in turn", rows)
 
 
 def _limits() -> str:
@@ -102,7 +141,7 @@ def _product(
     bounds: Sequence[float | None],
 ) -> dict[str, Any]:
     rounds = Rounds(bench, threads, bench.floor.over(dense))
-    rounds.add_read_floor("packed", [*(p.masks for p in packed), *(_words(p.values) for p in packed)])
+    rounds.add_read_floor("packed", [_words(array) for p in packed for array in p._packed()[:2]])
     rounds.add("F.linear", _over(dense, lambda w: nn.functional.linear(x, w)))
     if len(x) == 1:
         rounds.add("mv", _over(dense, lambda w: torch.mv(w, x[0])))
@@ -129,10 +168,10 @@ def _product(
     return found
 
 
-def _words(values: torch.Tensor) -> torch.Tensor:
-    """As int32, the last half of one left out."""
-    even = values.numel() * values.element_size() // 4 * 4 // values.element_size()
-    return values[:even].view(torch.int32)
+def _words(array: torch.Tensor) -> torch.Tensor:
+    """As int32, the last part of one left out."""
+    even = array.nbytes // 4 * 4 // array.element_size()
+    return array[:even].view(torch.int32)
 
 
 def _over(items: Sequence[Any], work: Callable[[Any], Any]) -> Callable[[], None]:
@@ -197,7 +236,7 @@ def _modules(bench: Bench, width: int) -> Table:
 
 def _packing(bench: Bench, side: int, copies: int) -> Table:
     dense = [sparse_matrix(side, side, BF16, 0.5) for _ in range(min(copies, 4))]
-    packed = [SparseLinear.from_linear(layer_of(w)) for w in dense]
+    packed = [SparseLinear.from_linear(layer_of(w), layout="strips") for w in dense]
     rows = []
     for threads in bench.threads:
         bench.say(f"packing, {in_words(threads)}")

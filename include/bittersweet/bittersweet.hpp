@@ -20,6 +20,7 @@
 #include "bittersweet/blockwise.hpp"
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/engine/reference.hpp"
+#include "bittersweet/engine/reference_delta.hpp"
 #include "bittersweet/engine/reference_optim.hpp"
 #include "bittersweet/engine/reference_rounding.hpp"
 #include "bittersweet/engine/reference_sparse.hpp"

@@ -3,7 +3,9 @@
 //
 // Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
 // same bits whatever the number of threads, the instruction set or the batch; any floating-point environment is
-// respected. The layout is sparse/strip_layout.hpp, the order of sums and their error bound engine/sparse.hpp.
+// respected. Of two layouts, strips (sparse/strip_layout.hpp) have a bit for every element and the values; delta
+// (sparse/delta_layout.hpp) has a byte beside each value, and is smaller and faster where few are left. The order of
+// sums and their error bound are in engine/sparse.hpp.
 #pragma once
 
 #include <cstddef>
@@ -51,6 +53,49 @@ void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace
 // shape, and with `values` elements behind the address (slack not counted). What comes from a file is to be checked
 // once; the other functions trust it.
 void check(const PackedMatrix& packed, std::int64_t values);
+
+// ---- delta ----
+
+struct DeltaSize {
+  std::int64_t steps = 0;  // so many codes: delta::codes(rows, columns, steps); and 32 * steps values
+  std::int64_t live = 0;   // elements that are stored
+};
+
+// First half of packing as delta: writes delta::groups(rows, columns) + 2 offsets. Which elements are stored, and what
+// is thrown, is as of `measure`.
+DeltaSize measure_delta(const DenseMatrix& dense, const std::uint64_t* keep, std::uint64_t* offsets);
+
+// Second half: writes the codes and values. Throws ArgumentError, with neither of use, where `dense` or `keep` have
+// changed since they were measured.
+void pack_delta(const DenseMatrix& dense, const std::uint64_t* keep, const std::uint64_t* offsets, std::uint8_t* codes,
+                void* values);
+
+// A delta matrix that owns its memory.
+struct PackedDelta {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  DType dtype = DType::none;
+  std::vector<std::uint8_t> codes{};
+  std::vector<std::uint64_t> offsets{};
+  std::vector<std::byte> values{};
+
+  DeltaMatrix view() const noexcept {
+    return {rows, columns, codes.data(), {const_cast<std::byte*>(values.data()), dtype}, offsets.data()};
+  }
+};
+PackedDelta pack_delta(const DenseMatrix& dense, const std::uint64_t* keep = nullptr);
+
+// Rows first_row .. first_row + rows of the dense matrix, bit for bit. first_row is a multiple of 256; rows too, or
+// they end with the matrix.
+void unpack(const DeltaMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
+
+// As of strips. What is not stored is not multiplied, not even by an infinity or NaN of x.
+void multiply(const DeltaMatrix& packed, const StripProduct& product, Workspace& workspace);
+
+// Throws LayoutError or ShapeError, with what is wrong, unless the codes, values and offsets are those of a delta
+// matrix of this shape with `codes` and `values` bytes and elements behind the addresses: the only way to store its
+// values.
+void check(const DeltaMatrix& packed, std::int64_t codes, std::int64_t values);
 
 // The instruction set in use.
 const char* isa();

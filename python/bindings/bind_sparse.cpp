@@ -1,32 +1,11 @@
 // Packed matrices, by the addresses of their three arrays.
-#include "bittersweet/sparse.hpp"
-
-#include "table.hpp"
+#include "packed_arrays.hpp"
 #include "workspace.hpp"
 
 namespace py = pybind11;
 
 namespace bittersweet::python {
 namespace {
-
-DType to_dtype(int code) {
-  if (code < 1 || code > 3) throw DTypeError("dtype: unknown code " + std::to_string(code));
-  return static_cast<DType>(code);
-}
-
-TensorView array_at(std::uintptr_t word, int dtype, std::int64_t count, const char* what) {
-  return {address<char>(word, count, what), to_dtype(dtype)};
-}
-
-// Addresses and lengths of masks, values and offsets; dtype, rows, columns.
-using PackedArrays = std::tuple<std::uintptr_t, std::int64_t, std::uintptr_t, std::int64_t, std::uintptr_t,
-                                std::int64_t, int, std::int64_t, std::int64_t>;
-
-void check_length(const char* what, std::int64_t found, std::int64_t expected) {
-  if (found == expected) return;
-  throw LayoutError("packed weight: " + std::to_string(found) + " " + what + "; its shape and offsets speak of " +
-                    std::to_string(expected));
-}
 
 PackedMatrix packed_at(const PackedArrays& arrays) {
   const auto& [masks, mask_count, values, value_count, offsets, offset_count, dtype, height, width] = arrays;
@@ -87,11 +66,7 @@ void bind_sparse(py::module_& module) {
       [](const PackedArrays& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias, std::uintptr_t y,
          int dtype, bool reproducible) {
         const PackedMatrix matrix = packed_at(packed);
-        const StripProduct product{.x = array_at(x, dtype, batch * matrix.columns, "x"),
-                                   .y = array_at(y, dtype, batch * matrix.rows, "y"),
-                                   .batch = batch,
-                                   .bias = {address<char>(bias, 0, "bias"), to_dtype(dtype)},
-                                   .reproducible = reproducible};
+        const StripProduct product = product_of(matrix, x, batch, bias, y, dtype, reproducible);
         const py::gil_scoped_release release;
         BorrowedWorkspace workspace;
         sparse::multiply(matrix, product, *workspace);

@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_optim(module);
   bittersweet::python::bind_rounding(module);
   bittersweet::python::bind_sparse(module);
+  bittersweet::python::bind_delta(module);
   bittersweet::python::bind_track(module);
   bittersweet::python::bind_addresses(module);
   bittersweet::python::bind_trails(module);

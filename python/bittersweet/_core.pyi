@@ -14,6 +14,9 @@ SKETCH_PLACES: int
 STRIP_HEIGHT: int
 STRIP_WIDTH: int
 STRIP_SLACK: int
+DELTA_HEIGHT: int
+DELTA_GROUP: int
+DELTA_COLUMNS: int
 CUDA_BUILT: bool
 CUDA_REPORT_WORDS: int
 CUDA_FAILED: int
@@ -27,7 +30,7 @@ AdamMemory = tuple[
     int, int, int, int, int
 ]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes
 StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
-# Addresses and lengths of masks, values and offsets; dtype, rows, columns.
+# Addresses and lengths of masks or codes, values and offsets; dtype, rows, columns.
 PackedArrays = tuple[int, int, int, int, int, int, int, int, int]
 
 class ScorerRow(TypedDict):
@@ -148,6 +151,21 @@ def multiply_strips(
     reproducible: bool = True,
 ) -> None: ...
 def check_strips(packed: PackedArrays) -> None: ...
+def measure_delta(
+    dense_ptr: int, dtype: int, rows: int, columns: int, keep_ptr: int, offsets_ptr: int
+) -> tuple[int, int]: ...
+def pack_delta(dense_ptr: int, keep_ptr: int, packed: PackedArrays) -> None: ...
+def unpack_delta(packed: PackedArrays, first_row: int, rows: int, out_ptr: int) -> None: ...
+def multiply_delta(
+    packed: PackedArrays,
+    x_ptr: int,
+    batch: int,
+    bias_ptr: int,
+    y_ptr: int,
+    dtype: int,
+    reproducible: bool = True,
+) -> None: ...
+def check_delta(packed: PackedArrays) -> None: ...
 def release_workspace() -> None: ...
 
 # A few words of every weight, moment and gradient of a table, mixed.

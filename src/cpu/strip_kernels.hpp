@@ -1,5 +1,5 @@
-// What one instruction set offers for packed matrices: functions over one strip. Filled by verbs_strips_*.cpp, chosen
-// by strip_isa.cpp. Whole matrices and threads are engine_sparse.cpp's business.
+// What one instruction set offers for packed matrices: functions over one strip, and over one panel of delta matrices.
+// Filled by verbs_strips_*.cpp, chosen by strip_isa.cpp. Whole matrices and threads are engine_sparse.cpp's business.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bittersweet/sparse/packed_matrix.hpp"
+#include "cpu/delta_kernels.hpp"
 
 namespace bittersweet::cpu {
 
@@ -55,6 +56,7 @@ struct StripKernels {
   void (*store)(const StripProduct&, std::int64_t rows, std::int64_t strip, std::int64_t first, std::int64_t batch,
                 const float* sums);
   const TileKernels* tiles;  // null: there is no matrix unit
+  DeltaKernels delta;
 };
 
 const StripKernels& strip_kernels_portable();

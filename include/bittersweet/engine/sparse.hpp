@@ -1,7 +1,7 @@
 // The verbs of packed matrices: what an engine does with zeros that are not stored.
 //
 // Contracts, beside those of engine.hpp: elements are f32, bf16 or f16 and are moved as bits, so that NaN payloads, -0
-// and denormals survive packing. Sums are f32 and of one order:
+// and denormals survive packing. Sums are f32 and of one order. That of strips:
 //
 //   every row has 16 partial sums that begin at +0; column after column, padded ones included, adds
 //   sum[lane_of(type, column % 32)] = fma(w, x, sum[...]), with w = +0 where the bit is 0;
@@ -11,6 +11,16 @@
 // So, but for products that are not to be reproducible, all engines give the same bits, whatever the number of threads
 // and the batch. In that order the error of a row is at most (columns / 16 + 6) * 2^-24 * sum(|w x|) + columns *
 // 2^-149, before the rounding to the type of y.
+//
+// That of delta:
+//
+//   every row begins at +0; block after block of its columns (sparse/delta_layout.hpp), a partial sum begins at +0,
+//   value after stored value makes sum = fma(w, x, sum), and the partial sum is added to the row's;
+//   then the bias, the rounding to the type of y and NaN as above.
+//
+// All engines give the same bits here too. What is not stored is not multiplied: infinities and NaN of x reach the rows
+// that have a value in their column. The error of a row is at most (width + blocks + 1) * 2^-24 * sum(|w x|) / (1 -
+// that) + columns * 2^-149.
 #pragma once
 
 #include <concepts>
@@ -39,6 +49,29 @@ concept SparseEngine = requires(E& engine, const DenseMatrix& dense, const Packe
 
   // y of `product`; its arrays overlap nothing.
   engine.multiply_strips(packed, product, workspace);
+};
+
+struct DeltaCount {
+  std::int64_t live = 0;  // values to store
+  std::int64_t lost = 0;  // elements that have bits although `keep` has none for them
+};
+
+template <class E>
+concept DeltaEngine = requires(E& engine, const DenseMatrix& dense, const DeltaMatrix& packed,
+                               const StripProduct& product, const std::uint64_t* keep, std::span<std::uint64_t> steps,
+                               std::uint8_t* codes, void* out, std::int64_t first, Workspace& workspace) {
+  // Writes steps[g], the steps of group g. What is stored is decided as by count_strips.
+  { engine.count_delta(dense, keep, steps) } -> std::same_as<DeltaCount>;
+
+  // Writes the codes and values of a matrix whose offsets are known. False, with neither of use, where `dense` and
+  // `keep` are not those that were counted.
+  { engine.pack_delta(dense, keep, packed, codes, out) } -> std::same_as<bool>;
+
+  // Panels first, first + 1, ... of the dense matrix, n = first of them; `out` begins with the first row of these.
+  engine.unpack_delta(packed, first, first, out);
+
+  // y of `product`; its arrays overlap nothing.
+  engine.multiply_delta(packed, product, workspace);
 };
 
 }  // namespace bittersweet

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "bittersweet/sparse/delta_layout.hpp"
 #include "bittersweet/sparse/strip_layout.hpp"
 #include "bittersweet/tensor_view.hpp"
 
@@ -26,6 +27,22 @@ struct PackedMatrix {
   std::int64_t tiles() const noexcept { return bittersweet::strips::tiles(columns); }
   std::int64_t live() const noexcept { return rows > 0 ? static_cast<std::int64_t>(offsets[strips()]) : 0; }
   std::int64_t bytes() const noexcept { return bittersweet::strips::bytes(rows, columns, live(), values.dtype); }
+};
+
+// Columns as differences, as in sparse/delta_layout.hpp.
+struct DeltaMatrix {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  const std::uint8_t* codes = nullptr;
+  TensorView values{};
+  const std::uint64_t* offsets = nullptr;
+
+  std::int64_t panels() const noexcept { return delta::panels(rows); }
+  std::int64_t blocks() const noexcept { return delta::blocks(columns); }
+  std::int64_t groups() const noexcept { return delta::groups(rows, columns); }
+  std::int64_t steps() const noexcept { return static_cast<std::int64_t>(offsets[groups()]); }
+  std::int64_t live() const noexcept { return static_cast<std::int64_t>(offsets[groups() + 1]); }
+  std::int64_t bytes() const noexcept { return delta::bytes(rows, columns, steps(), values.dtype); }
 };
 
 // A product y = x * transposed matrix + bias, as a linear layer makes it.

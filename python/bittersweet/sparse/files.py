@@ -21,9 +21,10 @@ from ..errors import ArgumentError, CheckpointError
 from ..extras import require
 from ..model.wrappers import unwrap
 from ..options.values import as_fraction
+from .layouts import ARRAYS, auto
 from .linear import SparseLinear
 from .report import PackedLayer, PackReport
-from .rows import PARTS, RowMatrix, kept_by, kept_of, to_dense, to_rows
+from .rows import PARTS, RowMatrix, kept_of, to_dense, to_rows
 from .strips import CODES
 
 __all__ = ["is_compressed", "read_compressed", "save_compressed"]
@@ -71,7 +72,7 @@ def compressed_of(
     if isinstance(source, nn.Module):
         source = unwrap(source)
         packed = {n: layer for n, layer in source.named_modules() if isinstance(layer, SparseLinear)}
-        own = {f"{n}.{array}".lstrip(".") for n in packed for array in ("masks", "values", "offsets")}
+        own = {f"{n}.{array}".lstrip(".") for n, layer in packed.items() for array in ARRAYS[layer.layout]}
         state = {n: value for n, value in source.state_dict(keep_vars=True).items() if n not in own}
     elif isinstance(source, Mapping):
         state = source
@@ -82,11 +83,10 @@ def compressed_of(
     layers: list[PackedLayer] = []
     for name, layer in packed.items():
         weight = f"{name}.weight".lstrip(".")
-        keep = kept_by(layer.masks, layer.out_features, layer.in_features)
-        dense = layer.to_dense()
+        kept, dense = layer.kept(), layer.to_dense()
         if layer.transposed:
-            dense, keep = dense.t().contiguous(), keep.T
-        layers.append(_add(tensors, weight, dense, to_rows(dense, keep)))
+            dense, kept = dense.t().contiguous(), kept.t()
+        layers.append(_add(tensors, weight, dense, to_rows(dense, kept.numpy())))
     seen: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -136,6 +136,7 @@ def _add(tensors: dict[str, torch.Tensor], name: str, dense: torch.Tensor, rows:
         dense.nbytes,
         sum(tensor.nbytes for tensor in rows),
         0,
+        choice=f"in memory {auto(sparsity, dense.dtype, 1, False)[1]}",
     )
 
 

@@ -10,13 +10,11 @@ from torch import nn
 
 from ..errors import ArgumentError, DeviceError, DTypeError, Error
 from ..model.layers import is_conv1d
-from ..options.values import as_bool
+from ..options.values import as_bool, as_int, one_of
 from ..tensors.masks import Mask
-from . import ops, strips
+from . import layouts, ops, strips
 
 __all__ = ["SparseLinear"]
-
-_ARRAYS = ("masks", "values", "offsets")
 
 
 class SparseLinear(nn.Module):
@@ -29,21 +27,25 @@ class SparseLinear(nn.Module):
     Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
     weight itself is no parameter and has none.
 
-    Its ``state_dict`` holds ``masks``, ``values``, ``offsets`` and ``bias``; loading checks that they fit
-    together. Make one by `pack_` or `from_linear`.
+    Its ``state_dict`` holds ``masks`` (strips) or ``codes`` (delta), ``values``, ``offsets`` and ``bias``;
+    loading checks that they fit together, and takes their layout. Make one by `pack_` or `from_linear`.
 
     Attributes:
         in_features, out_features: As of the dense layer.
-        layout: ``"strips"``.
+        layout: ``"strips"``, a bit for every weight and the values, or ``"delta"``, the values with a byte
+            each for their column. What delta does not store it does not multiply: an infinity or NaN in the
+            input reaches the outputs whose weight for it is stored; with strips and dense layers, all.
         live: How many weights are stored.
         reproducible: Whether the batch and the processor may not show in the bits. May be set at any time.
     """
 
     masks: torch.Tensor
+    codes: torch.Tensor
     values: torch.Tensor
     offsets: torch.Tensor
     bias: nn.Parameter | None
-    layout = "strips"
+    layout: str
+    live: int
 
     def __init__(
         self, measured: strips.Measured, values: torch.Tensor, like: nn.Module, reproducible: bool = False
@@ -51,9 +53,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.reproducible = reproducible
         self.out_features, self.in_features = measured.shape
-        self.register_buffer("masks", measured.masks)
-        self.register_buffer("values", values)
-        self.register_buffer("offsets", measured.offsets)
+        self.hold(measured, values)
         self.register_parameter("bias", like.bias)  # type: ignore[arg-type]
         weight: Any = like.weight
         self._kind, self._trained = type(like), bool(weight.requires_grad)
@@ -61,7 +61,12 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def from_linear(
-        cls, layer: nn.Module, mask: Mask | None = None, reproducible: bool = False
+        cls,
+        layer: nn.Module,
+        mask: Mask | None = None,
+        reproducible: bool = False,
+        layout: str = "auto",
+        batch: int = 1,
     ) -> SparseLinear:
         """A packed copy of a torch.nn.Linear or a Conv1D of transformers; the bias is shared.
 
@@ -69,15 +74,30 @@ class SparseLinear(nn.Module):
             layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU.
             mask: Which weights to store, of the weight's shape. None: those whose bits are not all 0.
             reproducible: See above.
+            layout: ``"strips"``, ``"delta"``, or ``"auto"``: the faster one.
+            batch: With "auto": how many rows an input is expected to have.
 
         Raises:
             ArgumentError: Another kind of layer, or the mask drops weights that are not +0.
             DTypeError, DeviceError: A weight of another dtype or elsewhere.
         """
         matrix, keep = matrix_of(layer, mask)
-        measured = strips.measure(matrix, keep)
         reproducible = as_bool("reproducible", reproducible)
-        return cls(measured, strips.pack(matrix, measured), layer, reproducible)
+        asked, batch = one_of("layout", layout, layouts.ACCEPTED), as_int("batch", batch, 1)
+        measured, _ = layouts.choose(asked, matrix, keep, batch, reproducible)
+        return cls(measured, layouts.pack(matrix, measured), layer, reproducible)
+
+    def hold(self, measured: strips.Measured, values: torch.Tensor) -> None:
+        """Takes this packed weight, of the same shape, in place of its own."""
+        self._place(layouts.layout_of(measured.marks), measured.marks, values, measured.offsets)
+        self.live = measured.live
+
+    def _place(self, layout: str, *arrays: torch.Tensor) -> None:
+        for name in (name for names in layouts.ARRAYS.values() for name in names):
+            self._buffers.pop(name, None)
+        self.layout = layout
+        for name, array in zip(layouts.ARRAYS[layout], arrays, strict=True):
+            self.register_buffer(name, array)
 
     def to_linear(self) -> nn.Module:
         """The dense layer, of the class that it was made from, bit for bit; the bias is shared."""
@@ -97,6 +117,13 @@ class SparseLinear(nn.Module):
         with torch.inference_mode(False):
             return ops.unpack_strips(*self._packed(), self.out_features, self.in_features)
 
+    def kept(self) -> torch.Tensor:
+        """Which weights are stored, as a bool tensor of shape (out_features, in_features)."""
+        marks, values, offsets = self._packed()
+        with torch.inference_mode(False):
+            ones = torch.ones_like(values)
+            return ops.unpack_strips(marks, ones, offsets, self.out_features, self.in_features) != 0
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled("cpu"):
             x = x.to(self.values.dtype)
@@ -106,16 +133,13 @@ class SparseLinear(nn.Module):
     @property
     def batch_limit(self) -> int | None:
         """The most rows that meet the packed weight; None: any number."""
-        return ops.batch_limit(self.values.dtype, self.reproducible)
+        elements, values = self.out_features * self.in_features, self.values
+        return ops.limit_of(self._packed()[0], values.numel(), elements, values.dtype, self.reproducible)
 
     @property
     def transposed(self) -> bool:
         """Whether the dense layer's weight is (inputs, outputs), as a Conv1D's."""
         return self._kind is not nn.Linear
-
-    @property
-    def live(self) -> int:
-        return self.values.numel() - strips.SLACK
 
     @property
     def density(self) -> float:
@@ -141,7 +165,7 @@ class SparseLinear(nn.Module):
         )
 
     def _packed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.masks, self.values, self.offsets
+        return self.codes if self.layout == "delta" else self.masks, self.values, self.offsets
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLinear:
         after = fn(self.values[:0])
@@ -153,21 +177,28 @@ class SparseLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
         error_messages = arguments[-1]
-        found: list[Any] = [state_dict.get(prefix + name) for name in _ARRAYS]
-        given = [name for name, array in zip(_ARRAYS, found, strict=True) if isinstance(array, torch.Tensor)]
-        if given and len(given) < len(_ARRAYS):
+        there = [name for name in layouts.LAYOUTS if prefix + layouts.ARRAYS[name][0] in state_dict]
+        layout = there[0] if len(there) == 1 else self.layout
+        names = layouts.ARRAYS[layout]
+        found: list[Any] = [state_dict.get(prefix + name) for name in names]
+        given = [name for name, array in zip(names, found, strict=True) if isinstance(array, torch.Tensor)]
+        if given and len(given) < len(names):
             error_messages.append(
-                f"'{prefix[:-1]}': found {' and '.join(given)} alone; a packed weight is {', '.join(_ARRAYS)}"
+                f"'{prefix[:-1]}': found {' and '.join(given)} alone; a packed weight is {', '.join(names)}"
             )
             return
         if given:
+            marks, values, offsets = found
             try:
-                strips.check(found[0], found[1], found[2], self.out_features, self.in_features)
+                layouts.check(layout, marks, values, offsets, self.out_features, self.in_features)
             except Error as error:
                 error_messages.append(f"'{prefix[:-1]}': {error}")
                 return
-            if found[1].shape != self.values.shape:
-                self.values = self.values.new_zeros(found[1].shape)
+            own = self._packed()
+            if layout != self.layout or any(a.shape != b.shape for a, b in zip(own, found, strict=True)):
+                room = [torch.zeros_like(array, device=own[0].device) for array in found]
+                self._place(layout, room[0], room[1].to(own[1].dtype), room[2])
+            self.live = layouts.live_of(marks, values, offsets)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 from ..errors import CheckpointError
 from ..model.layers import is_conv1d
 from ..model.wrappers import unwrap
+from ..options.values import as_int
 from ..tensors.masks import Mask
-from . import strips
+from . import layouts
 from .files import dense_state, read_compressed
 from .linear import SparseLinear
 from .packing import put, shared_memory, why_not
@@ -31,9 +33,19 @@ class _Place(NamedTuple):
 @overload
 def load_compressed(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]: ...
 @overload
-def load_compressed(path: str | os.PathLike[str], model: nn.Module) -> PackReport: ...
 def load_compressed(
-    path: str | os.PathLike[str], model: nn.Module | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    layout: str | Mapping[str, str] = "auto",
+    batch: int = 1,
+) -> PackReport: ...
+def load_compressed(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    layout: str | Mapping[str, str] = "auto",
+    batch: int = 1,
 ) -> PackReport | dict[str, torch.Tensor]:
     """Reads what `save_compressed` wrote, and checks everything in it.
 
@@ -42,12 +54,14 @@ def load_compressed(
         model: Where to: its linear layers become packed where the file has their weight compressed, and all
             else is loaded as by ``load_state_dict``. Weights take the dtype that they have in the model.
             None: nowhere.
+        layout, batch: How the packed layers lie in memory, as for `pack_`; the file knows no layout.
 
     Returns:
         The report of the packed layers; without a model, all tensors by name, dense, bit for bit.
 
     Raises:
-        ArgumentError: There is no such file.
+        ArgumentError: There is no such file, an unknown layout, or a glob that meets no packed layer; the
+            model has not been changed.
         CheckpointError: It is damaged, of another kind or version, or does not fit the model; the model has
             not been changed.
         MissingPackageError: The package safetensors is not installed.
@@ -63,12 +77,19 @@ def load_compressed(
     shapes |= {name: keep.shape for name, keep in kept.items()}
     _compare(os.fspath(path), expected, shapes)
     tensors = {name: _cast(os.fspath(path), name, t, expected[name].dtype) for name, t in tensors.items()}
+    now_dense = {  # packed, and dense in the file
+        f"{name}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, SparseLinear) and f"{name}.weight" in tensors
+    }
+    asked, batch = layouts.by_layer(layout, [*places, *now_dense]), as_int("batch", batch, 1)
     rest = {name: to_dense(matrices[name], kept[name]) for name in matrices if name not in places}
-    layers = [_load(model, name, place, matrices[name], kept[name]) for name, place in places.items()]
-    for name, layer in model.named_modules():  # packed, and dense in the file
-        weight = f"{name}.weight"
-        if isinstance(layer, SparseLinear) and weight in tensors:
-            _load_dense(layer, tensors.pop(weight))
+    layers = [
+        _load(model, name, place, matrices[name], kept[name], asked[name], batch)
+        for name, place in places.items()
+    ]
+    for name, layer in now_dense.items():
+        _load_dense(layer, tensors.pop(name), asked[name], batch)
     model.load_state_dict({**tensors, **rest}, strict=False)
     return PackReport(layers)
 
@@ -99,7 +120,7 @@ class _Expected(NamedTuple):
 def _expected(model: nn.Module) -> dict[str, _Expected]:
     """The model's state as if no layer were packed."""
     packed = {n: layer for n, layer in model.named_modules() if isinstance(layer, SparseLinear)}
-    own = {f"{name}.{array}" for name in packed for array in ("masks", "values", "offsets")}
+    own = {f"{name}.{array}" for name, layer in packed.items() for array in layouts.ARRAYS[layer.layout]}
     state = {
         name: _Expected(tuple(tensor.shape), tensor.dtype)
         for name, tensor in model.state_dict().items()
@@ -138,37 +159,42 @@ def _cast(path: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> tor
 
 
 def _load(
-    model: nn.Module, name: str, place: _Place, rows: RowMatrix, keep: np.ndarray[Any, Any]
+    model: nn.Module,
+    name: str,
+    place: _Place,
+    rows: RowMatrix,
+    keep: np.ndarray[Any, Any],
+    layout: str,
+    batch: int,
 ) -> PackedLayer:
     dense, kept = to_dense(rows, keep), torch.from_numpy(keep)
     if place.transposed:
         dense, kept = dense.t().contiguous(), kept.t().contiguous()
     layer: Any = place.layer
-    dtype = layer.values.dtype if isinstance(layer, SparseLinear) else layer.weight.dtype
-    dense = dense.to(dtype)
-    measured = strips.measure(dense, Mask.from_bool(kept, name))
-    values = strips.pack(dense, measured)
-    if isinstance(layer, SparseLinear):
-        layer.masks, layer.values, layer.offsets = measured.masks, values, measured.offsets
-        packed = layer
-    else:
+    packed = layer if isinstance(layer, SparseLinear) else None
+    dense = dense.to(layer.weight.dtype if packed is None else packed.values.dtype)
+    reproducible = packed is not None and packed.reproducible
+    measured, choice = layouts.choose(layout, dense, Mask.from_bool(kept, name), batch, reproducible)
+    values = layouts.pack(dense, measured)
+    if packed is None:
         packed = SparseLinear(measured, values, layer)
         put(model, layer, packed)
-    sparsity = 1.0 - packed.density
+    else:
+        packed.hold(measured, values)
     return PackedLayer(
         name.removesuffix(".weight"),
         measured.shape,
-        str(dtype)[6:],
-        sparsity,
+        str(dense.dtype)[6:],
+        measured.sparsity,
         packed.layout,
         packed.dense_nbytes,
         packed.nbytes,
         packed.batch_limit,
+        choice=choice,
     )
 
 
-def _load_dense(layer: SparseLinear, weight: torch.Tensor) -> None:
+def _load_dense(layer: SparseLinear, weight: torch.Tensor, layout: str, batch: int) -> None:
     dense = (weight.t() if layer.transposed else weight).contiguous().to(layer.values.dtype)
-    measured = strips.measure(dense)
-    layer.masks, layer.offsets = measured.masks, measured.offsets
-    layer.values = strips.pack(dense, measured)
+    measured, _ = layouts.choose(layout, dense, None, batch, layer.reproducible)
+    layer.hold(measured, layouts.pack(dense, measured))

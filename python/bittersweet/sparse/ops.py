@@ -2,6 +2,8 @@
 
 Up to `batch_limit` rows of x are multiplied in packed form. More rows meet dense tiles: some hundred rows of
 the weight at a time are unpacked into a scratch that stays in the cache, for torch's own product.
+
+The tensor `masks` of an operator is the first of either layout: masks of strips, or codes of delta.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from .. import _core
 from ..errors import DTypeError, LayoutError, ShapeError
 from ..tensors import threads
-from . import strips
+from . import delta, layouts, strips
 
 _TILE_BYTES = 4 << 20
 _scratch = threading.local()
@@ -32,6 +34,15 @@ def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
     if dtype == torch.bfloat16:
         return None if _core.strips_isa() == "amx" and not reproducible else 8
     return 32 if dtype == torch.float32 else 16
+
+
+def limit_of(
+    marks: torch.Tensor, values: int, elements: int, dtype: torch.dtype, reproducible: bool
+) -> int | None:
+    """`batch_limit` for a packed matrix of `elements`, which holds `values`."""
+    if layouts.layout_of(marks) == "delta":
+        return delta.batch_limit(dtype, values / max(1, elements))
+    return batch_limit(dtype, reproducible)
 
 
 def packed_linear(
@@ -85,24 +96,30 @@ def _packed_linear(
     y = x.new_empty((*shape[:-1], rows))
     at = strips.arrays(masks, values, offsets, rows, columns)
     threads.follow_torch()
-    limit = batch_limit(dtype, reproducible)
+    limit = limit_of(masks, values.numel(), rows * columns, dtype, reproducible)
     if limit is not None and batch > limit and columns:
-        _by_dense_tiles(x.view(batch, columns), at, bias, y.view(batch, rows))
+        _by_dense_tiles(x.view(batch, columns), at, layouts.kernels(masks), bias, y.view(batch, rows))
     else:
         address = 0 if bias is None else bias.data_ptr()
-        _core.multiply_strips(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
+        layouts.kernels(masks).multiply(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
     return y
 
 
-def _by_dense_tiles(x: torch.Tensor, at: strips.Arrays, bias: torch.Tensor | None, y: torch.Tensor) -> None:
+def _by_dense_tiles(
+    x: torch.Tensor,
+    at: strips.Arrays,
+    kernels: layouts.Kernels,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
     rows, columns = at[-2:]
-    step = _TILE_BYTES // (columns * x.element_size()) // strips.HEIGHT * strips.HEIGHT
-    step = min(max(step, strips.HEIGHT), rows + strips.HEIGHT - 1)
+    step = _TILE_BYTES // (columns * x.element_size()) // kernels.height * kernels.height
+    step = min(max(step, kernels.height), rows + kernels.height - 1)
     scratch = _scratch_of(x.dtype, step * columns)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         tile = scratch[: (last - first) * columns].view(last - first, columns)
-        _core.unpack_strips(at, first, last - first, tile.data_ptr())
+        kernels.unpack(at, first, last - first, tile.data_ptr())
         y[:, first:last] = torch.nn.functional.linear(x, tile, None if bias is None else bias[first:last])
 
 
@@ -122,7 +139,7 @@ def _unpack_strips(
     dense = values.new_empty((rows, columns))
     threads.follow_torch()
     at = strips.arrays(masks, values, offsets, rows, columns)
-    _core.unpack_strips(at, 0, rows, dense.data_ptr())
+    layouts.kernels(masks).unpack(at, 0, rows, dense.data_ptr())
     return dense
 
 

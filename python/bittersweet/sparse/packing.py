@@ -15,10 +15,10 @@ from ..model.layers import is_conv1d
 from ..model.mask_view import MaskView
 from ..model.names import counterparts
 from ..model.wrappers import is_a, unwrap
-from ..options.values import as_bool, as_fraction
+from ..options.values import as_bool, as_fraction, as_int
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import as_mask
-from . import ops, strips
+from . import layouts, ops, strips
 from .linear import SparseLinear, matrix_of
 from .report import PackedLayer, PackReport
 
@@ -43,8 +43,21 @@ class _Planned:
     measured: strips.Measured | None = None
 
 
+@dataclass(frozen=True)
+class _Options:
+    least: float
+    batch: int
+    reproducible: bool
+
+
 def pack_(
-    model: nn.Module, masks: Any = None, min_sparsity: float = 0.1, *, reproducible: bool = False
+    model: nn.Module,
+    masks: Any = None,
+    min_sparsity: float = 0.1,
+    *,
+    layout: str | Mapping[str, str] = "auto",
+    batch: int = 1,
+    reproducible: bool = False,
 ) -> PackReport:
     """Replaces the pruned linear layers of a model by `SparseLinear`, in place, for inference on the CPU.
 
@@ -58,33 +71,43 @@ def pack_(
             `load_masks` returns; a kept weight that is 0 is stored. Layers that are not named store what has
             any bit set, -0 too. None: all do.
         min_sparsity: Layers with a smaller share of zeros are left dense.
+        layout: ``"strips"``, ``"delta"``, or ``"auto"``, the faster one by the share of zeros, the dtype and
+            `batch`; docs/sparse.md says which is the smaller. Or a mapping from globs of names to these, of
+            which a layer takes the first that meets it, and "auto" where none does.
+        batch: With "auto": how many rows (tokens) an input is expected to have.
         reproducible: Whether the batch and the processor may not show in the bits of an output; see
             `SparseLinear`. With False, batches of bfloat16 go through AMX where the processor has it.
 
     Returns:
-        What was packed and what was left, with bytes; prints as a table.
+        What was packed and what was left, with bytes and how layouts were chosen; prints as a table.
 
     Raises:
-        ArgumentError: A mask drops weights that are not +0, or names no parameter; nothing has been changed.
+        ArgumentError: A mask drops weights that are not +0, or names no parameter; an unknown layout, or a
+            glob that meets no layer; nothing has been changed.
         ShapeError: A mask does not have its weight's shape; nothing has been changed.
     """
-    model, least = unwrap(model), as_fraction("min_sparsity", min_sparsity)
-    reproducible = as_bool("reproducible", reproducible)
+    model = unwrap(model)
+    options = _Options(
+        as_fraction("min_sparsity", min_sparsity),
+        as_int("batch", batch, 1),
+        as_bool("reproducible", reproducible),
+    )
     keep = _masks_by_weight(model, masks)
     shared = shared_memory(model)
+    layers = {f"{name}.weight" if name else "weight": at for name, *at in _linear_layers(model)}
+    asked = layouts.by_layer(layout, list(layers))
     plan = [
-        _plan(
-            name, layer, parent, keep.get(f"{name}.weight" if name else "weight"), least, shared, reproducible
-        )
-        for name, layer, parent in _linear_layers(model)
+        _plan(weight, layer, parent, keep.get(weight), asked[weight], shared, options)
+        for weight, (layer, parent) in layers.items()
     ]
     for planned in plan:
         if planned.measured is not None:
             if planned.layer is model:
                 raise ArgumentError("model: is one layer itself; use SparseLinear.from_linear(layer)")
             matrix, _ = matrix_of(planned.layer, None)
-            values = strips.pack(matrix, planned.measured)
-            put(model, planned.layer, SparseLinear(planned.measured, values, planned.layer, reproducible))
+            values = layouts.pack(matrix, planned.measured)
+            packed = SparseLinear(planned.measured, values, planned.layer, options.reproducible)
+            put(model, planned.layer, packed)
     return PackReport([planned.row for planned in plan])
 
 
@@ -118,14 +141,15 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module
 
 
 def _plan(
-    name: str,
+    weight_name: str,
     layer: Any,
     parent: nn.Module | None,
     mask: Mask | None,
-    least: float,
+    layout: str,
     shared: set[int],
-    reproducible: bool,
+    options: _Options,
 ) -> _Planned:
+    name = weight_name.removesuffix("weight").removesuffix(".")
     reason = why_not(layer, parent, shared)
     if isinstance(layer, nn.Linear):
         shape = (int(layer.out_features), int(layer.in_features))
@@ -139,17 +163,26 @@ def _plan(
         return _Planned(row, layer)
     matrix, keep = matrix_of(layer, mask)
     try:
-        measured = strips.measure(matrix, keep)
+        measured, choice = layouts.choose(layout, matrix, keep, options.batch, options.reproducible)
     except ArgumentError as error:
-        raise ArgumentError(f"masks: '{name}.weight': {error}") from None
-    sparsity = 1.0 - measured.live / matrix.numel() if matrix.numel() else 0.0
+        raise ArgumentError(f"masks: '{weight_name}': {error}") from None
+    sparsity = measured.sparsity
     row = replace(row, sparsity=sparsity)
-    if sparsity < least or not matrix.numel():
-        return _Planned(replace(row, reason=f"its sparsity {sparsity:.4f} is below {least:g}"), layer)
-    bytes_now = strips.packed_bytes(*shape, measured.live, matrix.element_size())
-    limit = ops.batch_limit(matrix.dtype, reproducible)
-    row = replace(row, layout=SparseLinear.layout, bytes=bytes_now, batch_limit=limit)
-    return _Planned(row, layer, measured)
+    if sparsity < options.least or not matrix.numel():
+        return _Planned(replace(row, reason=f"its sparsity {sparsity:.4f} is below {options.least:g}"), layer)
+    return _Planned(
+        replace(
+            row,
+            layout=layouts.layout_of(measured.marks),
+            bytes=measured.nbytes(matrix.element_size()),
+            batch_limit=ops.limit_of(
+                measured.marks, measured.length, matrix.numel(), matrix.dtype, options.reproducible
+            ),
+            choice=choice,
+        ),
+        layer,
+        measured,
+    )
 
 
 def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:

@@ -20,12 +20,13 @@ class PackedLayer:
         shape: Outputs and inputs.
         dtype: Of its weight.
         sparsity: Share of the weights that are not stored, or would not be.
-        layout: ``"strips"``; None: it was left as it is.
+        layout: ``"strips"`` or ``"delta"``; None: it was left as it is.
         dense_bytes: Bytes of the dense weight.
         bytes: Bytes of the weight now.
         batch_limit: The most rows of an input that meet the packed weight; beyond, tiles of it are unpacked
             for torch's dense product. None: any number. 0 where it was left as it is.
         reason: Why it was left; empty where it was packed.
+        choice: The layout in memory and why: as asked, or from which share of zeros on "auto" takes delta.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PackedLayer:
     bytes: int
     batch_limit: int | None
     reason: str = ""
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,17 @@ class PackReport:
                 f"Inputs of up to {most} rows meet the packed weights; for larger ones tiles are unpacked "
                 "into a scratch for torch's dense product."
             )
+        lines += self._rules()
         lines += [f"{name}: left dense, {reason}" for name, reason in self.left.items()]
         return "\n".join(lines)
+
+    def _rules(self) -> list[str]:
+        """How layouts were chosen, each way once."""
+        ways: dict[str, int] = {}
+        for layer in self.layers:
+            if layer.choice:
+                ways[layer.choice] = ways.get(layer.choice, 0) + 1
+        return [f"{choice} ({count} layer{'s' * (count != 1)})" for choice, count in ways.items()]
 
     def __repr__(self) -> str:
         share = _share(self.bytes, self.dense_bytes)

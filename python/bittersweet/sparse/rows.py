@@ -88,15 +88,6 @@ def to_dense(rows: RowMatrix, keep: np.ndarray[Any, Any]) -> torch.Tensor:
     return dense
 
 
-def kept_by(masks: torch.Tensor, height: int, width: int) -> np.ndarray[Any, Any]:
-    """Which elements the masks of strips mark, as a bool matrix."""
-    tiles = -(-width // strips.WIDTH)
-    flat = np.unpackbits(masks.numpy().view(np.uint8), bitorder="little")
-    count = strips.strips_of(height)
-    every = flat.reshape(count, tiles, strips.HEIGHT, strips.WIDTH).transpose(0, 2, 1, 3)
-    return every.reshape(count * strips.HEIGHT, tiles * strips.WIDTH)[:height, :width].astype(np.bool_)
-
-
 def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The elements as integers, so that no NaN is touched; shares memory."""
     found: np.ndarray[Any, Any] = tensor.view(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from .. import _core
-from ..errors import DTypeError, LayoutError
+from ..errors import DTypeError
 from ..tensors.masks import Mask
 
 HEIGHT, WIDTH, SLACK = _core.STRIP_HEIGHT, _core.STRIP_WIDTH, _core.STRIP_SLACK
@@ -21,12 +21,33 @@ Arrays = tuple[int, int, int, int, int, int, int, int, int]
 
 
 class Measured(NamedTuple):
-    """What is known of a matrix before its values are packed."""
+    """What is known of a matrix before its values are packed.
 
-    masks: torch.Tensor
+    Attributes:
+        marks: Which elements are stored: masks of strips; codes of delta, which packing fills.
+        offsets: Where the parts of the layout begin.
+        live: How many elements are stored.
+        shape: Rows and columns.
+        length: Of the tensor of values.
+        keep: The mask that was measured with, where packing needs it again.
+    """
+
+    marks: torch.Tensor
     offsets: torch.Tensor
     live: int
     shape: tuple[int, int]
+    length: int
+    keep: Mask | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the elements that are not stored; 0.0 without elements."""
+        elements = self.shape[0] * self.shape[1]
+        return 1.0 - self.live / elements if elements else 0.0
+
+    def nbytes(self, item_size: int) -> int:
+        """Bytes of the packed matrix."""
+        return self.marks.nbytes + self.offsets.nbytes + self.length * item_size
 
 
 def code_of(dtype: torch.dtype) -> int:
@@ -63,24 +84,24 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
         masks.data_ptr(),
         offsets.data_ptr(),
     )
-    return Measured(masks, offsets, live, (rows, columns))
+    return Measured(masks, offsets, live, (rows, columns), live + SLACK)
 
 
 def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     """The values of the matrix that was measured."""
-    values = torch.empty(measured.live + SLACK, dtype=matrix.dtype)
+    values = torch.empty(measured.length, dtype=matrix.dtype)
     values[measured.live :] = 0
-    _core.pack_strips(matrix.data_ptr(), arrays(measured.masks, values, measured.offsets, *matrix.shape))
+    _core.pack_strips(matrix.data_ptr(), arrays(measured.marks, values, measured.offsets, *matrix.shape))
     return values
 
 
 def arrays(
-    masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
+    marks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
 ) -> Arrays:
-    """What the compiled functions take; they check that the lengths fit."""
+    """What the compiled functions take, of either layout; they check that the lengths fit."""
     return (
-        masks.data_ptr(),
-        masks.numel(),
+        marks.data_ptr(),
+        marks.numel(),
         values.data_ptr(),
         values.numel(),
         offsets.data_ptr(),
@@ -89,23 +110,3 @@ def arrays(
         rows,
         columns,
     )
-
-
-def check(masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int) -> None:
-    """Raises LayoutError or DTypeError unless masks, offsets and values agree with each other and with the
-    shape."""
-    for name, tensor, dtypes in (
-        ("masks", masks, (torch.int32,)),
-        ("values", values, tuple(CODES)),
-        ("offsets", offsets, (torch.int64,)),
-    ):
-        if tensor.device.type != "cpu" or tensor.dim() != 1 or not tensor.is_contiguous():
-            raise LayoutError(f"packed weight: its {name} are no flat tensor on the CPU")
-        if tensor.dtype not in dtypes:
-            raise DTypeError(f"packed weight: its {name} are {str(tensor.dtype)[6:]}")
-    _core.check_strips(arrays(masks, values, offsets, rows, columns))
-
-
-def packed_bytes(rows: int, columns: int, live: int, item_size: int) -> int:
-    """Bytes of a packed matrix."""
-    return (live + SLACK) * item_size + 4 * mask_words(rows, columns) + 8 * (strips_of(rows) + 1)
