@@ -2,8 +2,9 @@
 // which cost what reading the packed bytes costs.
 //
 // Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
-// same bits whatever the number of threads, the instruction set or the batch; any floating-point environment is
-// respected. The layout is sparse/strip_layout.hpp, the order of sums and their error bound engine/sparse.hpp.
+// same bits whatever the number of threads and, unless a product gives that up, the instruction set and the batch; any
+// floating-point environment is respected. The layout is sparse/strip_layout.hpp, the order of sums and their error
+// bound engine/sparse.hpp.
 #pragma once
 
 #include <cstddef>
@@ -43,8 +44,8 @@ Packed pack(const DenseMatrix& dense, const std::uint64_t* keep = nullptr);
 // end with the matrix.
 void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
 
-// y = x * transposed matrix + bias. x, y and bias are f32, bf16 or f16, each on its own. Meant for batches up to some
-// dozens: beyond, an unpacked matrix and a dense product are faster.
+// y = x * transposed matrix + bias, for any batch. x, y and bias are f32, bf16 or f16, each on its own. Scratch beside
+// x's own size: some MiB a thread. With `reproducible` batches beyond some dozens take longer than a dense product.
 void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
 
 // Throws LayoutError or ShapeError, with what is wrong, unless the masks and offsets agree with each other, with the

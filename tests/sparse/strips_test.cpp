@@ -40,7 +40,7 @@ class StripContract : public testing::TestWithParam<Isa> {
 
 std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "amx"})
+  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "v4_bf16", "amx"})
     for (const int threads : {1, 3}) all.push_back({name, threads});
   return all;
 }
@@ -254,31 +254,84 @@ TEST_P(StripContract, ExtremeScalesGiveTheReferencesBits) {
   }
 }
 
-// By a matrix unit where there is one: another order, and denormals are 0.
+// In another order where that is faster, and for pairs of bf16 and a matrix unit with denormals as 0.
 TEST_P(StripContract, UnorderedSumsAreNearDoubleToo) {
-  for (const auto& [rows, columns] :
-       {std::pair<std::int64_t, std::int64_t>{1, 1}, {16, 32}, {33, 65}, {150, 517}, {64, 640}})
-    for (const std::int64_t batch : {1, 2, 15, 16, 17, 32, 33, 47, 64, 65}) {
-      const Matrix matrix = random_matrix(DType::bf16, rows, columns, 0.5, 11);
-      const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
-      const Vectors x = random_vectors(DType::bf16, batch * columns, 12), bias = random_vectors(DType::bf16, rows, 13);
-      std::vector<float> y(static_cast<std::size_t>(batch * rows), not_a_number);
-      Workspace workspace;
-      engine().multiply_strips(
-          packed.view(),
-          {.x = x.view(), .y = view(y.data()), .batch = batch, .bias = bias.view(), .reproducible = false}, workspace);
-      for (std::int64_t b = 0; b < batch; ++b)
-        for (std::int64_t row = 0; row < rows; ++row) {
-          double sum = bias[row], magnitude = std::fabs(bias[row]);
-          for (std::int64_t c = 0; c < columns; ++c) {
-            const double product = static_cast<double>(matrix.at(row, c)) * x[b * columns + c];
-            sum += product;
-            magnitude += std::fabs(product);
+  const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1}, {16, 32}, {33, 65}, {150, 517}, {64, 640}, {300, 70}};
+  for (const auto& [rows, columns] : shapes)
+    for (const DType type : types)
+      for (const std::int64_t batch : {1, 2, 3, 8, 9, 15, 16, 17, 32, 33, 47, 48, 49, 64, 65, 113, 600}) {
+        if (batch == 600 && rows > 64) continue;
+        const Matrix matrix = random_matrix(type, rows, columns, 0.5, 11);
+        const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+        const Vectors x = random_vectors(type, batch * columns, 12), bias = random_vectors(type, rows, 13);
+        std::vector<float> y(static_cast<std::size_t>(batch * rows), not_a_number);
+        Workspace workspace;
+        engine().multiply_strips(
+            packed.view(),
+            {.x = x.view(), .y = view(y.data()), .batch = batch, .bias = bias.view(), .reproducible = false},
+            workspace);
+        for (std::int64_t b = 0; b < batch; ++b)
+          for (std::int64_t row = 0; row < rows; ++row) {
+            double sum = bias[row], magnitude = std::fabs(bias[row]);
+            for (std::int64_t c = 0; c < columns; ++c) {
+              const double product = static_cast<double>(matrix.at(row, c)) * x[b * columns + c];
+              sum += product;
+              magnitude += std::fabs(product);
+            }
+            const double bound = static_cast<double>(columns + 6) * 0x1p-24 * magnitude;
+            ASSERT_LE(std::fabs(y[static_cast<std::size_t>(b * rows + row)] - sum), bound)
+                << name_of(type) << " " << rows << " x " << columns << ", column " << b << " of " << batch << ", row "
+                << row;
           }
-          const double bound = static_cast<double>(columns + 6) * 0x1p-24 * magnitude;
-          ASSERT_LE(std::fabs(y[static_cast<std::size_t>(b * rows + row)] - sum), bound)
-              << rows << " x " << columns << ", column " << b << " of " << batch << ", row " << row;
+      }
+}
+
+// Each type on its own; a row with an infinity is infinite, one with a NaN is NaN, and no other row is.
+TEST_P(StripContract, UnorderedProductsOfAnyTypesKeepNanAndInfinity) {
+  for (const DType w : types)
+    for (const DType in : types)
+      for (const DType out : types)
+        for (const std::int64_t batch : {3, 40}) {
+          const float infinity = std::numeric_limits<float>::infinity();
+          const Matrix matrix = matrix_of("special", w, 35, 75, [&](std::int64_t row, std::int64_t column) {
+            const float x = row == 3 && column == 70 ? not_a_number : row == 20 && column == 2 ? infinity : 0.5f;
+            return (row + column) % 3 == 0 ? 0u : bits_of(x, w);
+          });
+          const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+          const Vectors x = random_vectors(in, batch * 75, 4);
+          const Vectors bias = random_vectors(out, 35, 6);
+          std::vector<std::byte> y(static_cast<std::size_t>(batch) * 35 * size_of(out));
+          Workspace workspace;
+          engine().multiply_strips(
+              packed.view(),
+              {.x = x.view(), .y = {y.data(), out}, .batch = batch, .bias = bias.view(), .reproducible = false},
+              workspace);
+          const std::vector<std::byte> expected = multiply_by(ReferenceSparse{}, packed, x, batch, out, &bias);
+          for (std::int64_t i = 0; i < batch * 35; ++i) {
+            const float a = load_as_float(expected.data(), out, i), b = load_as_float(y.data(), out, i);
+            EXPECT_EQ(std::isnan(b), i % 35 == 3);
+            EXPECT_TRUE(a == b || std::isnan(a) || std::fabs(a - b) <= (std::fabs(a) + 1) * 0x1p-7f) << a << " " << b;
+          }
         }
+}
+
+// What an order of one's own may not do: give other bits for other threads, or on another run.
+TEST_P(StripContract, UnorderedSumsDoNotDependOnTheThreads) {
+  for (const DType type : types)
+    for (const std::int64_t batch : {2, 8, 40, 100}) {
+      const sparse::Packed packed = pack_by(ReferenceSparse{}, random_matrix(type, 200, 700, 0.5, 2).view());
+      const Vectors x = random_vectors(type, batch * 700, 3);
+      std::vector<std::byte> found[2];
+      for (const int threads : {1, 4}) {
+        std::vector<std::byte>& y = found[threads == 4];
+        y.resize(static_cast<std::size_t>(batch * 200) * 4);
+        Workspace workspace;
+        CpuSparse(GetParam().name, threads)
+            .multiply_strips(packed.view(),
+                             {.x = x.view(), .y = {y.data(), DType::f32}, .batch = batch, .reproducible = false},
+                             workspace);
+      }
+      EXPECT_EQ(found[0], found[1]) << name_of(type) << ", batch " << batch;
     }
 }
 

@@ -8,6 +8,8 @@
 namespace bittersweet {
 
 namespace cpu {
+struct LaneKernels;
+struct PanelKernels;
 struct StripKernels;
 }  // namespace cpu
 
@@ -25,7 +27,11 @@ class CpuSparse {
   void multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
 
  private:
+  void multiply_by_lanes(const cpu::LaneKernels& kernels, const PackedMatrix& packed, const StripProduct& product,
+                         Workspace& workspace);
   void multiply_by_tiles(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
+  void multiply_by_panels(const cpu::PanelKernels& kernels, const PackedMatrix& packed, const StripProduct& product,
+                          Workspace& workspace);
   int threads(std::int64_t elements) const;
 
   const cpu::StripKernels& kernels_;

@@ -10,7 +10,8 @@
 //
 // So, but for products that are not to be reproducible, all engines give the same bits, whatever the number of threads
 // and the batch. In that order the error of a row is at most (columns / 16 + 6) * 2^-24 * sum(|w x|) + columns *
-// 2^-149, before the rounding to the type of y.
+// 2^-149, before the rounding to the type of y. The others add a row's products in any order that the threads do not
+// change, with an error of at most (columns + 6) * 2^-24 * sum(|w x|).
 #pragma once
 
 #include <concepts>

@@ -59,7 +59,7 @@ def pack_(
             any bit set, -0 too. None: all do.
         min_sparsity: Layers with a smaller share of zeros are left dense.
         reproducible: Whether the batch and the processor may not show in the bits of an output; see
-            `SparseLinear`. With False, batches of bfloat16 go through AMX where the processor has it.
+            `SparseLinear`. With False, several rows are multiplied in the order that is fastest.
 
     Returns:
         What was packed and what was left, with bytes; prints as a table.

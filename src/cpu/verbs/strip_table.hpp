@@ -3,12 +3,33 @@
 
 #include "cpu/verbs/strip_move.hpp"
 #include "cpu/verbs/strip_multiply.hpp"
+#include "cpu/verbs/strip_panels.hpp"
 
 namespace bittersweet {
 namespace {
 
+#if defined(__AVX512BF16__)
+constexpr cpu::PairKernels pair_kernels{{strips::width / 2, &arrange_pairs, &multiply_strip_by_pairs},
+                                        panel_kernels<PairWords>};
+#endif
+
 constexpr cpu::StripKernels make_strip_kernels(const char* name, const cpu::TileKernels* tiles = nullptr) {
-  return {name, &count_any, &pack_any, &unpack_any, &arrange_any, &multiply_strip_any, &store_any, tiles};
+  cpu::StripKernels made{.name = name,
+                         .count = &count_any,
+                         .pack = &pack_any,
+                         .unpack = &unpack_any,
+                         .lanes = {strips::width, &arrange_any, &multiply_strip_any},
+                         .store = &store_any,
+                         .tiles = tiles,
+                         .panels = nullptr,
+                         .pairs = nullptr};
+#if BITTERSWEET_LANES > 4
+  made.panels = &panel_kernels<FloatWords>;
+#endif
+#if defined(__AVX512BF16__)
+  made.pairs = &pair_kernels;
+#endif
+  return made;
 }
 
 }  // namespace
