@@ -85,6 +85,8 @@ void set_num_threads(int n) {
 
 int num_threads() { return cpu::thread_limit(); }
 
+bool lend_openmp_threads(const char* name) { return cpu::lend_threads_of(name); }
+
 BuildInfo build_info() {
 #if defined(__clang__)
   const std::string compiler = "Clang " __clang_version__;

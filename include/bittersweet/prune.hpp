@@ -93,6 +93,11 @@ std::vector<std::int64_t> count_live(std::span<const ScoreInputs> tensors, std::
 void set_num_threads(int n);
 int num_threads();
 
+// From now on calls run on the threads of the OpenMP runtime that the loaded library `name` is linked with (null: any
+// that the process has), where it has as many as the call would use, and start none of their own. False, with nothing
+// changed, where that library is not loaded or has no such runtime. A child of the process after a fork starts its own.
+bool lend_openmp_threads(const char* name = nullptr);
+
 struct BuildInfo {
   std::string version, compiler, build_type, cuda;
   std::string isa;                         // instruction set in use; BITTERSWEET_CPU_ISA forces one

@@ -44,6 +44,13 @@ Packed pack(const DenseMatrix& dense, const std::uint64_t* keep = nullptr);
 // end with the matrix.
 void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
 
+// The matrix in row order, as files hold it, into the caller's arrays, of the shape and type of `packed`: bit for bit.
+void to_rows(const PackedMatrix& packed, const RowMatrix& rows);
+
+// And back: writes strips::words(rows, columns) masks, strips::count(rows) + 1 offsets, and values as pack does. Throws
+// what check(rows, values) does.
+void from_rows(const RowMatrix& rows, std::int64_t count, std::uint32_t* masks, std::uint64_t* offsets, void* values);
+
 // y = x * transposed matrix + bias, for any batch. x, y and bias are f32, bf16 or f16, each on its own. Scratch beside
 // x's own size: some MiB a thread. With `reproducible` batches beyond some dozens take longer than a dense product.
 void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
@@ -52,6 +59,9 @@ void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace
 // shape, and with `values` elements behind the address (slack not counted). What comes from a file is to be checked
 // once; the other functions trust it.
 void check(const PackedMatrix& packed, std::int64_t values);
+
+// The same for a matrix in row order.
+void check(const RowMatrix& rows, std::int64_t values);
 
 // The instruction set in use.
 const char* isa();

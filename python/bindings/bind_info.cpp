@@ -65,6 +65,7 @@ void bind_info(py::module_& module) {
   });
   module.def("set_num_threads", &set_num_threads, py::arg("n"));
   module.def("get_num_threads", &num_threads);
+  module.def("lend_openmp_threads", &lend_openmp_threads, py::arg("name"));
   module.def("release_workspace", &release_shared_workspace);
 }
 

@@ -1,5 +1,7 @@
 // Packed matrices: strips shared out to threads.
 #include <atomic>
+#include <cstring>
+#include <utility>
 
 #include "bittersweet/engine/cpu_sparse.hpp"
 #include "cpu/parallel.hpp"
@@ -93,6 +95,58 @@ void CpuSparse::unpack_strips(const PackedMatrix& packed, std::int64_t first, st
     kernels_.unpack(strip_at(packed, strip), packed.values.dtype,
                     std::min(strips::height, packed.rows - strip * strips::height), packed.columns,
                     static_cast<char*>(out) + static_cast<std::size_t>(at * strips::height) * row_bytes);
+  });
+}
+
+void CpuSparse::repack_rows(const PackedMatrix& packed, const RowMatrix& rows) {
+  const std::size_t size = size_of(packed.values.dtype);
+  for_each_strip(threads(packed.rows * packed.columns), packed.strips(), [&](std::int64_t at) {
+    const Strip strip = strip_at(packed, at);
+    const std::int64_t first = at * strips::height, here = std::min(strips::height, packed.rows - first);
+    std::int64_t next[strips::height]{};
+    for (std::int64_t word = 0; word < strip.tiles * strips::height; ++word)
+      next[word % strips::height] += strips::live(strip.masks[word]);
+    auto begin = static_cast<std::int64_t>(packed.offsets[at]);
+    for (std::int64_t i = 0; i < here; ++i) {
+      rows.row_offsets[first + i] = begin;
+      begin += std::exchange(next[i], begin);
+    }
+    const auto* from = static_cast<const char*>(strip.values);
+    for (std::int64_t tile = 0; tile < strip.tiles; ++tile)
+      for (std::int64_t i = 0; i < here; ++i) {
+        const std::uint32_t mask = strip.masks[tile * strips::height + i];
+        const auto live = static_cast<std::size_t>(strips::live(mask));
+        rows.set_mask(first + i, tile, mask);
+        std::memcpy(static_cast<char*>(rows.values.data) + static_cast<std::size_t>(next[i]) * size, from, live * size);
+        next[i] += static_cast<std::int64_t>(live);
+        from += live * size;
+      }
+  });
+}
+
+void CpuSparse::repack_rows(const RowMatrix& rows, std::uint32_t* masks, std::uint64_t* offsets, void* out) {
+  const std::size_t size = size_of(rows.values.dtype);
+  const std::int64_t tiles = strips::tiles(rows.columns), count = strips::count(rows.rows);
+  offsets[count] = 0;
+  for_each_strip(threads(rows.rows * rows.columns), count, [&](std::int64_t at) {
+    const std::int64_t first = at * strips::height, here = std::min(strips::height, rows.rows - first);
+    std::int64_t next[strips::height];
+    std::copy_n(rows.row_offsets + first, here, next);
+    const auto begin = static_cast<std::uint64_t>(next[0]);
+    char* to = static_cast<char*>(out) + begin * size;
+    std::uint32_t* mask = masks + at * strips::words_per_strip(rows.columns);
+    for (std::int64_t tile = 0; tile < tiles; ++tile)
+      for (std::int64_t i = 0; i < strips::height; ++i, ++mask) {
+        *mask = i < here ? rows.mask(first + i, tile) : 0;
+        if (*mask == 0) continue;
+        const auto live = static_cast<std::size_t>(strips::live(*mask));
+        std::memcpy(to, static_cast<const char*>(rows.values.data) + static_cast<std::size_t>(next[i]) * size,
+                    live * size);
+        next[i] += static_cast<std::int64_t>(live);
+        to += live * size;
+      }
+    offsets[at] = begin;
+    if (at == count - 1) offsets[count] = static_cast<std::uint64_t>(next[here - 1]);
   });
 }
 

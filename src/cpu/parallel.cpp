@@ -149,7 +149,7 @@ int thread_limit() {
 }
 
 int threads_for(std::int64_t elements) {
-  constexpr std::int64_t worth = 1 << 18;
+  const std::int64_t worth = threads_are_lent() ? 1 << 16 : 1 << 18;
   return static_cast<int>(std::clamp<std::int64_t>(elements / worth, 1, thread_limit()));
 }
 

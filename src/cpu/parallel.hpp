@@ -1,5 +1,5 @@
-// Fork and join over fixed pieces of work. Threads live for one public call, so nothing survives a fork or the
-// interpreter, and no second OpenMP runtime enters the process. Which thread takes which piece never shows in a result.
+// Fork and join over fixed pieces of work, by threads that are lent (lent_threads.hpp), or that live for one public
+// call, so that nothing survives a fork or the interpreter. Which thread takes which piece never shows in a result.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/lent_threads.hpp"
 #include "fp_environment.hpp"
 
 namespace bittersweet::cpu {
@@ -20,9 +21,9 @@ int threads_for(std::int64_t elements);
 void set_thread_limit(int n);  // 0: CPU affinity and cgroup quota
 int thread_limit();
 
-// The threads of one call. They start with the first work that needs them and wait for more until the Team ends:
-// awake for a moment, since one verb follows another, then asleep. Work does not start work on the same team. A Team
-// inside another's life is the same team.
+// The threads of one call: those that are lent, or its own. Its own start with the first work that needs them and wait
+// for more until the Team ends: awake for a moment, since one verb follows another, then asleep. Work does not start
+// work on the same team. A Team inside another's life is the same team.
 class Team {
  public:
   Team();
@@ -32,14 +33,14 @@ class Team {
 
   static Team& current();  // of this thread; there must be one
 
-  // work(thread) on the caller (thread 0) and on threads - 1 others; returns when all have.
+  // work(thread) on the caller (thread 0) and on threads - 1 others, or on as many as are lent; returns when all have.
   template <class F>
   void run(int threads, const F& work) {
-    fork_and_join(threads, [](const void* context, int thread) { (*static_cast<const F*>(context))(thread); }, &work);
+    const auto call = [](const void* context, int thread) { (*static_cast<const F*>(context))(thread); };
+    if (!run_on_lent(threads, call, &work)) fork_and_join(threads, call, &work);
   }
 
  private:
-  using Work = void (*)(const void*, int);
   struct Worker;
 
   void fork_and_join(int threads, Work work, const void* context);

@@ -96,7 +96,7 @@ const StripKernels& strip_kernels_portable();
 const StripKernels& strip_kernels_v3();
 const StripKernels& strip_kernels_v4();
 const StripKernels& strip_kernels_v4_vbmi2();
-const StripKernels& strip_kernels_v4_bf16();
+const StripKernels& strip_kernels_v4_amd();
 const StripKernels& strip_kernels_amx();
 
 // The best that this machine runs. Where BITTERSWEET_CPU_ISA names an instruction set: the best that needs no other.

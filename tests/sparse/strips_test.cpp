@@ -40,7 +40,7 @@ class StripContract : public testing::TestWithParam<Isa> {
 
 std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "v4_bf16", "amx"})
+  for (const char* name : {"portable", "v3", "v4", "v4_vbmi2", "v4_amd", "amx"})
     for (const int threads : {1, 3}) all.push_back({name, threads});
   return all;
 }
@@ -185,6 +185,104 @@ TEST_P(StripContract, KeepBitsDecideAndLostElementsAreCounted) {
       EXPECT_EQ(engine().count_strips(matrix.view(), keep.data(), masks.data(), counts), dropped);
       EXPECT_EQ(ReferenceSparse{}.count_strips(matrix.view(), keep.data(), masks.data(), counts), dropped);
     }
+}
+
+// ---- row order ----
+
+struct Rows {
+  std::vector<std::uint8_t> bitmask;
+  std::vector<std::int64_t> offsets;
+  std::vector<std::byte> values;
+  bool operator==(const Rows&) const = default;
+
+  explicit Rows(const PackedMatrix& packed)
+      : bitmask(static_cast<std::size_t>(packed.rows * ((packed.columns + 7) / 8)), 0x5a),
+        offsets(static_cast<std::size_t>(packed.rows), -1),
+        values(static_cast<std::size_t>(packed.live()) * size_of(packed.values.dtype), std::byte{0x5a}) {}
+  RowMatrix view(const PackedMatrix& packed) {
+    return {packed.rows, packed.columns, bitmask.data(), offsets.data(), {values.data(), packed.values.dtype}};
+  }
+};
+
+template <class E>
+sparse::Packed repack_by(E&& engine, const RowMatrix& rows, const sparse::Packed& like) {
+  sparse::Packed made{.rows = rows.rows, .columns = rows.columns, .dtype = rows.values.dtype};
+  made.masks.assign(like.masks.size(), 0xdeadbeef);
+  made.offsets.assign(like.offsets.size(), 77);
+  made.values.assign(like.values.size(), std::byte{0xa5});
+  engine.repack_rows(rows, made.masks.data(), made.offsets.data(), made.values.data());
+  return made;
+}
+
+TEST_P(StripContract, RepacksRowsAndBack) {
+  for (const Matrix& matrix : matrices()) {
+    SCOPED_TRACE(matrix.name);
+    const sparse::Packed packed = pack_by(ReferenceSparse{}, matrix.view());
+    const PackedMatrix view = packed.view();
+    Rows found(view), expected(view), plain(view);
+    engine().repack_rows(view, found.view(view));
+    ReferenceSparse{}.repack_rows(view, expected.view(view));
+    std::fill(plain.bitmask.begin(), plain.bitmask.end(), std::uint8_t{0});  // by hand, element by element
+    std::size_t size = size_of(matrix.type), next = 0;
+    for (std::int64_t row = 0; row < matrix.rows; ++row) {
+      plain.offsets[static_cast<std::size_t>(row)] = static_cast<std::int64_t>(next / size);
+      for (std::int64_t c = 0; c < matrix.columns; ++c) {
+        const std::byte* const at = matrix.bytes.data() + static_cast<std::size_t>(row * matrix.columns + c) * size;
+        if (std::all_of(at, at + size, [](std::byte b) { return b == std::byte{0}; })) continue;
+        plain.bitmask[static_cast<std::size_t>(row * ((matrix.columns + 7) / 8) + c / 8)] |=
+            static_cast<std::uint8_t>(1u << c % 8);
+        std::copy(at, at + size, plain.values.begin() + static_cast<std::ptrdiff_t>(next));
+        next += size;
+      }
+    }
+    EXPECT_TRUE(plain == expected);
+    EXPECT_TRUE(plain == found);
+    EXPECT_NO_THROW(sparse::check(found.view(view), view.live()));
+    for (const sparse::Packed& back :
+         {repack_by(engine(), found.view(view), packed), repack_by(ReferenceSparse{}, found.view(view), packed)}) {
+      EXPECT_EQ(back.masks, packed.masks);
+      EXPECT_EQ(back.offsets, packed.offsets);
+      EXPECT_EQ(back.values, packed.values);  // nothing is written behind the last value
+    }
+  }
+}
+
+TEST(Strips, RowsThatDoNotFitAreRefused) {
+  const sparse::Packed packed = sparse::pack(random_matrix(DType::bf16, 40, 50, 0.5, 4).view());
+  const PackedMatrix view = packed.view();
+  Rows good(view);
+  sparse::to_rows(view, good.view(view));
+  sparse::Packed made = packed;
+  const auto refused = [&](auto change, std::int64_t more = 0) {
+    Rows bad = good;
+    change(bad);
+    const RowMatrix rows = bad.view(view);
+    EXPECT_THROW(sparse::check(rows, view.live() + more), LayoutError);
+    EXPECT_THROW(
+        sparse::from_rows(rows, view.live() + more, made.masks.data(), made.offsets.data(), made.values.data()),
+        LayoutError);
+  };
+  refused([](Rows& rows) { rows.bitmask[3] ^= 4; });
+  refused([](Rows& rows) { rows.bitmask[6] |= 128; });  // beyond the 50 columns
+  refused([](Rows& rows) { ++rows.offsets[0]; });
+  refused([](Rows& rows) { rows.offsets[39] = -5; });
+  refused([](Rows&) {}, 1);
+  refused([](Rows&) {}, -1);
+  EXPECT_EQ(made.masks, packed.masks);
+  EXPECT_EQ(made.values, packed.values);
+  RowMatrix rows = good.view(view);
+  EXPECT_NO_THROW(sparse::from_rows(rows, view.live(), made.masks.data(), made.offsets.data(), made.values.data()));
+  EXPECT_THROW(sparse::from_rows(rows, view.live(), nullptr, made.offsets.data(), made.values.data()), LayoutError);
+  EXPECT_THROW(sparse::from_rows(rows, view.live(), made.masks.data(), nullptr, made.values.data()), LayoutError);
+  EXPECT_THROW(sparse::from_rows(rows, view.live(), made.masks.data(), made.offsets.data(), nullptr), LayoutError);
+  rows.values.dtype = DType::f16;
+  EXPECT_THROW(sparse::to_rows(view, rows), DTypeError);
+  rows = good.view(view);
+  rows.rows = 39;
+  EXPECT_THROW(sparse::to_rows(view, rows), ShapeError);
+  rows = good.view(view);
+  rows.bitmask = nullptr;
+  EXPECT_THROW(sparse::to_rows(view, rows), LayoutError);
 }
 
 // ---- products ----

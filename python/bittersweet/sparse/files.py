@@ -21,8 +21,8 @@ from ..model.wrappers import unwrap
 from ..options.values import as_fraction
 from .linear import SparseLinear
 from .report import PackedLayer, PackReport
-from .rows import PARTS, RowMatrix, kept_by, kept_of, to_dense, to_rows
-from .strips import CODES
+from .rows import PARTS, RowMatrix, shape_of, to_dense, to_rows, transposed
+from .strips import CODES, measure, pack
 
 __all__ = ["is_compressed", "read_compressed", "save_compressed"]
 
@@ -78,12 +78,7 @@ def compressed_of(
     tied: dict[str, str] = {}
     layers: list[PackedLayer] = []
     for name, layer in packed.items():
-        weight = f"{name}.weight".lstrip(".")
-        keep = kept_by(layer.masks, layer.out_features, layer.in_features)
-        dense = layer.to_dense()
-        if layer.transposed:
-            dense, keep = dense.t().contiguous(), keep.T
-        layers.append(_add(tensors, weight, dense, to_rows(dense, keep)))
+        layers.append(_add(tensors, f"{name}.weight".lstrip("."), to_rows(*_strips_in_file(layer))))
     seen: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -99,10 +94,11 @@ def compressed_of(
         value = value.contiguous()
         matrix = not isinstance(source, nn.Module) and value.dim() == 2 and value.dtype in CODES
         if matrix and value.numel():
-            keep = (value.view(torch.int16 if value.element_size() == 2 else torch.int32) != 0).numpy()
-            sparsity = 1.0 - float(keep.mean())
+            measured = measure(value)
+            sparsity = 1.0 - measured.live / value.numel()
             if sparsity >= least:
-                layers.append(_add(tensors, name, value, to_rows(value, keep)))
+                rows = to_rows(measured.masks, pack(value, measured), measured.offsets, *measured.shape)
+                layers.append(_add(tensors, name, rows))
                 continue
             layers.append(_left(name, value, sparsity, f"its sparsity {sparsity:.4f} is below {least:g}"))
         tensors[name] = value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
@@ -111,17 +107,27 @@ def compressed_of(
     return tensors, tied, PackReport(layers)
 
 
-def _add(tensors: dict[str, torch.Tensor], name: str, dense: torch.Tensor, rows: RowMatrix) -> PackedLayer:
+def _strips_in_file(layer: SparseLinear) -> tuple[Any, ...]:
+    """Masks, values, offsets, rows and columns of the weight as the dense layer has it."""
+    shape = (layer.out_features, layer.in_features)
+    if not layer.transposed:
+        return layer.masks, layer.values, layer.offsets, *shape
+    measured, values = transposed(layer.masks, layer.values, layer.offsets, *shape)
+    return measured.masks, values, measured.offsets, *measured.shape
+
+
+def _add(tensors: dict[str, torch.Tensor], name: str, rows: RowMatrix) -> PackedLayer:
     for part, tensor in zip(PARTS, rows, strict=True):
         tensors[f"{name}.{part}"] = tensor
-    sparsity = 1.0 - rows.compressed.numel() / max(1, dense.numel())
+    height, width = rows.shape.tolist()
+    compressed = rows.compressed
     return PackedLayer(
         name,
-        tuple(dense.shape),
-        str(dense.dtype)[6:],
-        sparsity,
+        (height, width),
+        str(compressed.dtype)[6:],
+        1.0 - compressed.numel() / max(1, height * width),
         LAYOUT,
-        dense.nbytes,
+        height * width * compressed.element_size(),
         sum(tensor.nbytes for tensor in rows),
         0,
     )
@@ -208,7 +214,9 @@ def _matrices(path: str, tensors: dict[str, torch.Tensor]) -> dict[str, RowMatri
 def dense_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """All tensors of a compressed file, dense."""
     matrices, tensors = read_compressed(path)
-    made = {name: to_dense(rows, kept_of(rows, name)) for name, rows in matrices.items()}
+    for name, rows in matrices.items():
+        shape_of(rows, name)
+    made = {name: to_dense(rows) for name, rows in matrices.items()}
     return {**tensors, **made}
 
 

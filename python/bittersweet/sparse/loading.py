@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple, overload
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..errors import CheckpointError
 from ..model.layers import is_conv1d
 from ..model.wrappers import unwrap
-from ..tensors.masks import Mask
 from . import strips
 from .files import dense_state, read_compressed
 from .linear import SparseLinear
 from .packing import put, shared_memory, why_not
 from .report import PackedLayer, PackReport
-from .rows import RowMatrix, kept_of, to_dense
+from .rows import RowMatrix, shape_of, to_dense, to_strips, transposed
 
 __all__ = ["load_compressed"]
 
@@ -56,14 +54,14 @@ def load_compressed(
         return dense_state(path)
     model = unwrap(model)
     matrices, tensors = read_compressed(path)
-    kept = {name: kept_of(rows, name) for name, rows in matrices.items()}
+    compressed = {name: shape_of(rows, name) for name, rows in matrices.items()}
     places = _places(model, list(matrices))
     expected = _expected(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    shapes |= {name: keep.shape for name, keep in kept.items()}
+    shapes |= compressed
     _compare(os.fspath(path), expected, shapes)
-    rest = {name: to_dense(matrices[name], kept[name]) for name in matrices if name not in places}
-    layers = [_load(model, name, place, matrices[name], kept[name]) for name, place in places.items()]
+    rest = {name: to_dense(matrices[name]) for name in matrices if name not in places}
+    layers = [_load(model, name, place, matrices[name]) for name, place in places.items()]
     for name, layer in model.named_modules():  # packed, and dense in the file
         weight = f"{name}.weight"
         if isinstance(layer, SparseLinear) and weight in tensors:
@@ -113,17 +111,12 @@ def _compare(path: str, expected: dict[str, Any], found: dict[str, Any]) -> None
             raise CheckpointError(f"'{path}': '{name}' is {tuple(shape)}; the model has {expected[name]}")
 
 
-def _load(
-    model: nn.Module, name: str, place: _Place, rows: RowMatrix, keep: np.ndarray[Any, Any]
-) -> PackedLayer:
-    dense, kept = to_dense(rows, keep), torch.from_numpy(keep)
-    if place.transposed:
-        dense, kept = dense.t().contiguous(), kept.t().contiguous()
+def _load(model: nn.Module, name: str, place: _Place, rows: RowMatrix) -> PackedLayer:
     layer: Any = place.layer
     dtype = layer.values.dtype if isinstance(layer, SparseLinear) else layer.weight.dtype
-    dense = dense.to(dtype)
-    measured = strips.measure(dense, Mask.from_bool(kept, name))
-    values = strips.pack(dense, measured)
+    measured, values = to_strips(rows._replace(compressed=rows.compressed.to(dtype)))
+    if place.transposed:
+        measured, values = transposed(measured.masks, values, measured.offsets, *measured.shape)
     if isinstance(layer, SparseLinear):
         layer.masks, layer.values, layer.offsets = measured.masks, values, measured.offsets
         packed = layer

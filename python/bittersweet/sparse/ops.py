@@ -1,8 +1,8 @@
 """The operators of packed matrices, ``torch.ops.bittersweet.*``: eager, in torch.compile and torch.export.
 
-Any number of rows of x is multiplied in packed form. Only where the engine has no vectors for it do more than
-`batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a scratch that
-stays in the cache, for torch's own product.
+Any number of rows of x is multiplied in packed form. Only where the engine has no vectors for it do more
+than `batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a
+scratch that stays in the cache, for torch's own product.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How many threads the engine takes beside torch: as many as the process may use, never more than torch does.
+"""Which threads the engine takes: torch's own, as many as the process may use and never more than torch does.
 
-A number that the user set (`set_num_threads`, BITTERSWEET_NUM_THREADS) stands.
+A number that the user set (`set_num_threads`, BITTERSWEET_NUM_THREADS) stands; where torch has fewer, the
+engine starts threads for the call, as it does without torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .. import _core
 
 _chosen = "BITTERSWEET_NUM_THREADS" in os.environ
 _followed = 0
+_asked = False
 
 
 def choose(count: int) -> None:
@@ -22,10 +24,15 @@ def choose(count: int) -> None:
 
 
 def follow_torch() -> None:
-    """Before a call: takes over torch's number of threads if it changed since the last look."""
-    global _followed
+    """Before a call: takes over torch's threads, and their number if it changed since the last look."""
+    global _asked, _followed
     torch = sys.modules.get("torch")
-    if _chosen or torch is None or not hasattr(torch, "get_num_threads"):
+    if torch is None or not hasattr(torch, "get_num_threads"):
+        return
+    if not _asked:
+        _core.lend_openmp_threads("libtorch_cpu.so")
+        _asked = True
+    if _chosen:
         return
     count = torch.get_num_threads()
     if count != _followed:

@@ -7,6 +7,7 @@
 
 #include "bittersweet/sparse/packed_matrix.hpp"
 #include "cpu/simd.hpp"
+#include "cpu/verbs/strip_shuffles.hpp"
 
 namespace bittersweet {
 namespace {
@@ -19,47 +20,6 @@ template <class T>
 inline constexpr DType dtype_of = sizeof(T) == 4            ? DType::f32
                                   : std::is_same_v<T, Bf16> ? DType::bf16
                                                             : DType::f16;
-
-#if BITTERSWEET_LANES > 4
-struct ShuffleTables {
-  alignas(64) std::uint8_t words[256][16];  // 8 words in a row to the set bits of a byte; 0x80 is a zero
-  alignas(64) std::uint8_t lanes[256][8];   // 8 floats likewise
-};
-
-constexpr ShuffleTables make_shuffle_tables() {
-  ShuffleTables made{};
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    std::uint8_t next = 0;
-    for (unsigned i = 0; i < 8; ++i) {
-      const bool on = (byte >> i & 1u) != 0;
-      made.words[byte][2 * i] = on ? static_cast<std::uint8_t>(2 * next) : 0x80;
-      made.words[byte][2 * i + 1] = on ? static_cast<std::uint8_t>(2 * next + 1) : 0x80;
-      made.lanes[byte][i] = on ? next : 0x80;
-      next = static_cast<std::uint8_t>(next + on);
-    }
-  }
-  return made;
-}
-
-constexpr ShuffleTables shuffle_tables = make_shuffle_tables();
-
-// 8 elements of 16 bits from the packed ones at `from`.
-BITTERSWEET_INLINE __m128i spread_words(std::uint8_t mask, const void* from) {
-  const __m128i packed = _mm_loadu_si128(static_cast<const __m128i*>(from));
-  return _mm_shuffle_epi8(packed, _mm_load_si128(reinterpret_cast<const __m128i*>(shuffle_tables.words[mask])));
-}
-
-// 16 elements of 16 bits; `from` moves behind them.
-template <class T>
-BITTERSWEET_INLINE __m256i spread_16(std::uint32_t mask, const T*& from) {
-  const auto low = static_cast<std::uint8_t>(mask), high = static_cast<std::uint8_t>(mask >> 8);
-  const __m128i first = spread_words(low, from);
-  from += strips::live(low);
-  const __m128i second = spread_words(high, from);
-  from += strips::live(high);
-  return _mm256_set_m128i(second, first);
-}
-#endif
 
 #if BITTERSWEET_LANES == 16
 using Lanes = __m512;
@@ -82,36 +42,72 @@ BITTERSWEET_INLINE __m512i load_apart(const void* from) {
   return loaded;
 }
 
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const float*& from, Lanes& first, Lanes& second) {
-  const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
-  first = _mm512_maskz_expand_ps(low, _mm512_castsi512_ps(load_apart(from)));
-  second = _mm512_maskz_expand_ps(high, _mm512_castsi512_ps(load_apart(from + strips::live(low))));
-  from += strips::live(mask);
+// Whether expanding and shuffling are to take turns: on AMD's Zen 4 an expansion occupies the vector units for four
+// cycles and more, and the two together take half the time of either.
+#if defined(BITTERSWEET_EXPANDS_SLOWLY)
+inline constexpr bool takes_turns = true;
+#else
+inline constexpr bool takes_turns = false;
+#endif
+
+BITTERSWEET_INLINE Lanes spread_16_floats(std::uint32_t mask, const float*& from) {
+  const __m256 low = spread_floats(static_cast<std::uint8_t>(mask), from);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), spread_floats(static_cast<std::uint8_t>(mask >> 8), from), 1);
+}
+
+BITTERSWEET_INLINE Lanes expand_16_floats(std::uint32_t mask, const float*& from) {
+  const auto half = static_cast<__mmask16>(mask);
+  const Lanes all = _mm512_maskz_expand_ps(half, _mm512_castsi512_ps(load_apart(from)));
+  from += strips::live(half);
+  return all;
+}
+
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const float*& from, Lanes& first, Lanes& second, int) {
+  first = expand_16_floats(mask, from);
+  second = takes_turns ? spread_16_floats(mask >> 16, from) : expand_16_floats(mask >> 16, from);
 }
 
 // 32 elements of 16 bits.
 template <class T>
 BITTERSWEET_INLINE __m512i spread_32(std::uint32_t mask, const T*& from) {
+  const __m256i low = spread_16(mask, from);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), spread_16(mask >> 16, from), 1);
+}
+
 #if defined(__AVX512VBMI2__)
+template <class T>
+BITTERSWEET_INLINE __m512i expand_32(std::uint32_t mask, const T*& from) {
   const __m512i all = _mm512_maskz_expand_epi16(mask, load_apart(from));
   from += strips::live(mask);
   return all;
-#else
-  const __m256i low = spread_16(mask, from);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(low), spread_16(mask >> 16, from), 1);
-#endif
 }
 
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const Bf16*& from, Lanes& first, Lanes& second) {
-  const __m512i all = spread_32(mask, from);
+template <class T>
+BITTERSWEET_INLINE __m512i words_of(std::uint32_t mask, const T*& from, int row) {
+  return takes_turns && row % 2 == 0 ? spread_32(mask, from) : expand_32(mask, from);
+}
+#else
+template <class T>
+BITTERSWEET_INLINE __m512i words_of(std::uint32_t mask, const T*& from, int) {
+  return spread_32(mask, from);
+}
+#endif
+
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const Bf16*& from, Lanes& first, Lanes& second, int row) {
+  const __m512i all = words_of(mask, from, row);
   first = _mm512_castsi512_ps(_mm512_slli_epi32(all, 16));
   second = _mm512_castsi512_ps(_mm512_and_si512(all, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const F16*& from, Lanes& first, Lanes& second) {
-  const __m512i all = spread_32(mask, from);
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const F16*& from, Lanes& first, Lanes& second, int) {
+#if defined(__AVX512VBMI2__) && !defined(BITTERSWEET_EXPANDS_SLOWLY)
+  const __m512i all = expand_32(mask, from);
   first = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
   second = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1));
+#else
+  first = _mm512_cvtph_ps(spread_16(mask, from));
+  second = _mm512_cvtph_ps(spread_16(mask >> 16, from));
+#endif
 }
 #elif BITTERSWEET_LANES == 8
 struct Lanes {
@@ -134,16 +130,7 @@ BITTERSWEET_INLINE float fold(Lanes a) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// 8 floats.
-BITTERSWEET_INLINE __m256 spread_floats(std::uint8_t mask, const float*& from) {
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(shuffle_tables.lanes[mask]));
-  const __m256i places = _mm256_cvtepi8_epi32(bytes);
-  const __m256 moved = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), places);
-  from += strips::live(mask);
-  return _mm256_blendv_ps(moved, _mm256_setzero_ps(), _mm256_castsi256_ps(places));
-}
-
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const float*& from, Lanes& first, Lanes& second) {
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const float*& from, Lanes& first, Lanes& second, int) {
   for (Lanes* const lanes_of : {&first, &second}) {
     lanes_of->low = spread_floats(static_cast<std::uint8_t>(mask), from);
     lanes_of->high = spread_floats(static_cast<std::uint8_t>(mask >> 8), from);
@@ -151,14 +138,14 @@ BITTERSWEET_INLINE void decode(std::uint32_t mask, const float*& from, Lanes& fi
   }
 }
 
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const Bf16*& from, Lanes& first, Lanes& second) {
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const Bf16*& from, Lanes& first, Lanes& second, int) {
   const __m256i low = spread_16(mask, from), high = spread_16(mask >> 16, from);
   const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
   first = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
   second = {_mm256_castsi256_ps(_mm256_and_si256(low, upper)), _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
 }
 
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const F16*& from, Lanes& first, Lanes& second) {
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const F16*& from, Lanes& first, Lanes& second, int) {
   for (Lanes* const lanes_of : {&first, &second}) {
     const __m256i words = spread_16(mask, from);
     *lanes_of = {_mm256_cvtph_ps(_mm256_castsi256_si128(words)), _mm256_cvtph_ps(_mm256_extracti128_si256(words, 1))};
@@ -191,7 +178,7 @@ BITTERSWEET_INLINE float as_float(Bf16 x) { return bf16_to_float(x); }
 BITTERSWEET_INLINE float as_float(F16 x) { return f16_to_float(x.bits); }
 
 template <class T>
-BITTERSWEET_INLINE void decode(std::uint32_t mask, const T*& from, Lanes& first, Lanes& second) {
+BITTERSWEET_INLINE void decode(std::uint32_t mask, const T*& from, Lanes& first, Lanes& second, int) {
   first = second = {};
   for (int c = 0; c < strips::width; ++c) {
     if (!strips::has(mask, c)) continue;

@@ -65,7 +65,7 @@ template <class U>
 BITTERSWEET_INLINE void expand(std::uint32_t mask, const U*& from, U* to) {
 #if BITTERSWEET_LANES == 16
   if constexpr (sizeof(U) == 2) {
-    _mm512_storeu_si512(to, spread_32(mask, from));
+    _mm512_storeu_si512(to, words_of(mask, from, 0));
   } else {
     const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
     _mm512_storeu_si512(to, _mm512_maskz_expand_epi32(low, load_apart(from)));

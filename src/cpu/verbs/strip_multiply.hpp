@@ -15,8 +15,8 @@ struct ByFloats {
   static constexpr int vectors = 2;
 
   template <class T>
-  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const T*& from, Lanes (&w)[vectors]) {
-    decode(mask, from, w[0], w[1]);
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const T*& from, Lanes (&w)[vectors], int row) {
+    decode(mask, from, w[0], w[1], row);
   }
   static BITTERSWEET_INLINE Lanes add(Lanes w, Lanes x, Lanes sum) { return add_product(w, x, sum); }
 };
@@ -25,8 +25,8 @@ struct ByFloats {
 struct ByPairs {
   static constexpr int vectors = 1;
 
-  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const Bf16*& from, Lanes (&w)[vectors]) {
-    w[0] = _mm512_castsi512_ps(spread_32(mask, from));
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const Bf16*& from, Lanes (&w)[vectors], int row) {
+    w[0] = _mm512_castsi512_ps(words_of(mask, from, row));
   }
   static BITTERSWEET_INLINE Lanes add(Lanes w, Lanes x, Lanes sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
@@ -47,9 +47,9 @@ void multiply_strip(const cpu::Strip& strip, const void* arranged, float* out) {
 #pragma GCC unroll 8
     for (int b = 0; b < B; ++b)
       for (int v = 0; v < vectors; ++v, x += strips::lanes) columns[b][v] = load_lanes(x);
-    const auto add_row = [&](int i) {
+    const auto add_row = [&](int parity, int i) {  // `parity` is known when compiling
       Lanes w[vectors];
-      By::spread(masks[i], from, w);
+      By::spread(masks[i], from, w, parity);
 #pragma GCC unroll 8
       for (int b = 0; b < B; ++b)
         for (int v = 0; v < vectors; ++v) sums[i * B + b] = By::add(w[v], columns[b][v], sums[i * B + b]);
@@ -60,14 +60,16 @@ void multiply_strip(const cpu::Strip& strip, const void* arranged, float* out) {
 #pragma GCC unroll 16
       for (int i = 0; i < strips::height; ++i) {
         if (sizeof(T) == 4 || i % 2 == 0) ask();
-        add_row(i);
+        add_row(i, i);
       }
     } else {  // here x does
 #pragma GCC unroll 1
-      for (int i = 0; i < strips::height; ++i) {
-        ask();
-        add_row(i);
-      }
+      for (int i = 0; i < strips::height; i += 2)
+#pragma GCC unroll 2
+        for (int j = i; j < i + 2; ++j) {
+          ask();
+          add_row(j - i, j);
+        }
     }
   }
   for (int b = 0; b < B; ++b)

@@ -15,6 +15,7 @@ namespace bittersweet {
 namespace {
 
 constexpr std::int64_t depth = 256;  // 16 rows of it are 16 KB
+constexpr std::int64_t next_panel = 8192;  // bytes: asked for now, and there when this one has been multiplied
 constexpr int most_vectors = 3;      // of a chunk
 
 // Rows whose sums are in registers: 16 to 24 of 32, or 8 to 12 of 16.
@@ -30,9 +31,9 @@ struct FloatWords {
 
   // 32 elements of a tile's row, in the order in which `decode` leaves them.
   template <class T>
-  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const T*& from, Word* to) {
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const T*& from, Word* to, int row) {
     Lanes first, second;
-    decode(mask, from, first, second);
+    decode(mask, from, first, second, row);
     store_lanes(to, first);
     store_lanes(to + strips::lanes, second);
   }
@@ -55,8 +56,8 @@ struct PairWords {
   static BITTERSWEET_INLINE Vec multiply_add(IntVector w, Vec x, Vec sum) {
     return {_mm512_dpbf16_ps(sum.x, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x.x))};
   }
-  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const Bf16*& from, Word* to) {
-    _mm512_storeu_si512(to, spread_32(mask, from));
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const Bf16*& from, Word* to, int row) {
+    _mm512_storeu_si512(to, words_of(mask, from, row));
   }
   static int column_of(DType, int word) { return word; }
   static BITTERSWEET_INLINE void widen(const Bf16* from, Word* to) { std::memcpy(to, from, 64); }
@@ -120,9 +121,10 @@ void decode_panel(const std::uint32_t* masks, DType type, std::int64_t tiles, co
   by_type<W>(type, [&]<class T>() {
     const auto* from = static_cast<const T*>(*values);
     for (std::int64_t tile = 0; tile < tiles; ++tile, masks += strips::height, panel += W::per_tile)
+#pragma GCC unroll 16
       for (int i = 0; i < strips::height; ++i) {
-        __builtin_prefetch(reinterpret_cast<const char*>(from) + 2048);
-        W::spread(masks[i], from, panel + i * depth);
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + next_panel, 0, 2);
+        W::spread(masks[i], from, panel + i * depth, i);
       }
     *values = from;
   });

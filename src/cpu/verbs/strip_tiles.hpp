@@ -34,7 +34,7 @@ BITTERSWEET_INLINE void decode_tiles(const std::uint32_t*& masks, const Bf16*& f
 #pragma GCC unroll 16
     for (int i = 0; i < strips::height; ++i, out += strips::width) {
       if (i % 2 == 0) __builtin_prefetch(reinterpret_cast<const char*>(from) + 2048);
-      _mm512_store_si512(out, spread_32(masks[i], from));
+      _mm512_store_si512(out, words_of(masks[i], from, i));
     }
   }
 }
