@@ -26,6 +26,13 @@ void check_packed(const PackedMatrix& packed) {
   check_array("values", packed.values, packed.live());
 }
 
+void check_rows(const RowMatrix& rows, std::int64_t values) {
+  check_shape(rows.rows, rows.columns);
+  if (rows.row_offsets == nullptr && rows.rows > 0) throw LayoutError("row_offsets: there are none");
+  if (rows.bitmask == nullptr && rows.rows > 0 && rows.columns > 0) throw LayoutError("bitmask: there is none");
+  check_array("rows", rows.values, values);
+}
+
 }  // namespace
 
 std::int64_t measure(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks,
@@ -68,6 +75,30 @@ void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t row
   engine().unpack_strips(packed, first_row / strips::height, strips::count(rows), out);
 }
 
+void to_rows(const PackedMatrix& packed, const RowMatrix& rows) {
+  const NvtxRange range("bittersweet::sparse::to_rows");
+  check_packed(packed);
+  if (rows.rows != packed.rows || rows.columns != packed.columns)
+    throw ShapeError("rows: " + std::to_string(rows.rows) + " x " + std::to_string(rows.columns) +
+                     "; accepted: the shape of the packed matrix, " + std::to_string(packed.rows) + " x " +
+                     std::to_string(packed.columns));
+  if (rows.values.dtype != packed.values.dtype)
+    throw DTypeError(std::string("rows: ") + name_of(rows.values.dtype) + "; the packed matrix is " +
+                     name_of(packed.values.dtype));
+  check_rows(rows, packed.live());
+  engine().repack_rows(packed, rows);
+}
+
+void from_rows(const RowMatrix& rows, std::int64_t count, std::uint32_t* masks, std::uint64_t* offsets, void* values) {
+  const NvtxRange range("bittersweet::sparse::from_rows");
+  check(rows, count);
+  if (offsets == nullptr) throw LayoutError("offsets: there is no memory for them");
+  if (masks == nullptr && strips::words(rows.rows, rows.columns) > 0)
+    throw LayoutError("masks: there is no memory for them");
+  check_array("values", {values, rows.values.dtype}, count);
+  engine().repack_rows(rows, masks, offsets, values);
+}
+
 void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
   const NvtxRange range("bittersweet::sparse::multiply");
   check_packed(packed);
@@ -97,6 +128,25 @@ void check(const PackedMatrix& packed, std::int64_t values) {
   if (packed.offsets[packed.strips()] != static_cast<std::uint64_t>(values))
     throw LayoutError("values: " + std::to_string(values) + ", and the masks have " +
                       std::to_string(packed.offsets[packed.strips()]) + " bits");
+}
+
+void check(const RowMatrix& rows, std::int64_t values) {
+  check_rows(rows, values);
+  std::int64_t next = 0;
+  for (std::int64_t row = 0; row < rows.rows; ++row) {
+    if (rows.row_offsets[row] != next)
+      throw LayoutError("row_offsets and bitmask disagree from row " + std::to_string(row) + " on");
+    for (std::int64_t tile = 0; tile < strips::tiles(rows.columns); ++tile) {
+      const std::uint32_t mask = rows.mask(row, tile);
+      if ((mask & ~strips::valid(rows.columns, tile)) != 0)
+        throw LayoutError("bitmask: row " + std::to_string(row) + " has bits beyond the " +
+                          std::to_string(rows.columns) + " columns");
+      next += strips::live(mask);
+    }
+  }
+  if (next != values)
+    throw LayoutError("it holds " + std::to_string(values) + " values; the bitmask has " + std::to_string(next) +
+                      " bits");
 }
 
 const char* isa() { return engine().isa(); }

@@ -2,10 +2,10 @@
 // which cost what reading the packed bytes costs.
 //
 // Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
-// same bits whatever the number of threads, the instruction set or the batch; any floating-point environment is
-// respected. Of two layouts, strips (sparse/strip_layout.hpp) have a bit for every element and the values; delta
-// (sparse/delta_layout.hpp) has a byte beside each value, and is smaller and faster where few are left. The order of
-// sums and their error bound are in engine/sparse.hpp.
+// same bits whatever the number of threads and, unless a product gives that up, the instruction set and the batch; any
+// floating-point environment is respected. Of two layouts, strips (sparse/strip_layout.hpp) have a bit for every element
+// and the values; delta (sparse/delta_layout.hpp) has a byte beside each value, and is smaller and faster where few are
+// left. The order of sums and their error bound are in engine/sparse.hpp.
 #pragma once
 
 #include <cstddef>
@@ -45,14 +45,24 @@ Packed pack(const DenseMatrix& dense, const std::uint64_t* keep = nullptr);
 // end with the matrix.
 void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
 
-// y = x * transposed matrix + bias. x, y and bias are f32, bf16 or f16, each on its own. Meant for batches up to some
-// dozens: beyond, an unpacked matrix and a dense product are faster.
+// The matrix in row order, as files hold it, into the caller's arrays, of the shape and type of `packed`: bit for bit.
+void to_rows(const PackedMatrix& packed, const RowMatrix& rows);
+
+// And back: writes strips::words(rows, columns) masks, strips::count(rows) + 1 offsets, and values as pack does. Throws
+// what check(rows, values) does.
+void from_rows(const RowMatrix& rows, std::int64_t count, std::uint32_t* masks, std::uint64_t* offsets, void* values);
+
+// y = x * transposed matrix + bias, for any batch. x, y and bias are f32, bf16 or f16, each on its own. Scratch beside
+// x's own size: some MiB a thread. With `reproducible` batches beyond some dozens take longer than a dense product.
 void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
 
 // Throws LayoutError or ShapeError, with what is wrong, unless the masks and offsets agree with each other, with the
 // shape, and with `values` elements behind the address (slack not counted). What comes from a file is to be checked
 // once; the other functions trust it.
 void check(const PackedMatrix& packed, std::int64_t values);
+
+// The same for a matrix in row order.
+void check(const RowMatrix& rows, std::int64_t values);
 
 // ---- delta ----
 

@@ -22,6 +22,19 @@ PackedMatrix packed_at(const PackedArrays& arrays) {
           .offsets = places};
 }
 
+// Addresses of bitmask, row offsets and values, and how many these are; dtype, rows, columns.
+using RowArrays =
+    std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, int, std::int64_t, std::int64_t>;
+
+RowMatrix rows_at(const RowArrays& arrays) {
+  const auto& [bitmask, row_offsets, values, value_count, dtype, height, width] = arrays;
+  return {.rows = height,
+          .columns = width,
+          .bitmask = address<std::uint8_t>(bitmask, height * ((width + 7) / 8), "bitmask"),
+          .row_offsets = address<std::int64_t>(row_offsets, height, "row_offsets"),
+          .values = array_at(values, dtype, value_count, "rows")};
+}
+
 }  // namespace
 
 void bind_sparse(py::module_& module) {
@@ -61,6 +74,36 @@ void bind_sparse(py::module_& module) {
         sparse::unpack(from, first_row, rows, to);
       },
       py::arg("packed"), py::arg("first_row"), py::arg("rows"), py::arg("out_ptr"));
+  module.def(
+      "strips_to_rows",
+      [](const PackedArrays& packed, const RowArrays& rows) {
+        const PackedMatrix from = packed_at(packed);
+        const RowMatrix to = rows_at(rows);
+        check_length("values", std::get<3>(rows), from.live());
+        const py::gil_scoped_release release;
+        sparse::to_rows(from, to);
+      },
+      py::arg("packed"), py::arg("rows"));
+  module.def(
+      "strips_from_rows",
+      [](const RowArrays& rows, std::uintptr_t masks, std::uintptr_t offsets, std::uintptr_t values) {
+        const RowMatrix from = rows_at(rows);
+        const std::int64_t count = std::get<3>(rows);
+        auto* const words = address<std::uint32_t>(masks, strips::words(from.rows, from.columns), "masks");
+        auto* const places = address<std::uint64_t>(offsets, 1, "offsets");
+        auto* const to = address<char>(values, count, "values");
+        const py::gil_scoped_release release;
+        sparse::from_rows(from, count, words, places, to);
+      },
+      py::arg("rows"), py::arg("masks_ptr"), py::arg("offsets_ptr"), py::arg("values_ptr"));
+  module.def(
+      "check_rows",
+      [](const RowArrays& rows) {
+        const RowMatrix matrix = rows_at(rows);
+        const py::gil_scoped_release release;
+        sparse::check(matrix, std::get<3>(rows));
+      },
+      py::arg("rows"));
   module.def(
       "multiply_strips",
       [](const PackedArrays& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias, std::uintptr_t y,

@@ -46,7 +46,8 @@ std::vector<Choice> choices() {
   all.push_back({"v4", &strip_kernels_v4, "v4", has.v4});
   const bool vbmi2 = has.v4 && __builtin_cpu_supports("avx512vbmi2");
   all.push_back({"v4_vbmi2", &strip_kernels_v4_vbmi2, nullptr, vbmi2});
-  all.push_back({"v4_amd", &strip_kernels_v4_amd, nullptr, vbmi2 && __builtin_cpu_is("amd")});
+  const bool amd = vbmi2 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+  all.push_back({"v4_amd", &strip_kernels_v4_amd, nullptr, amd});
   all.push_back({"amx", &strip_kernels_amx, nullptr, vbmi2 && has_amx()});
 #endif
   return all;

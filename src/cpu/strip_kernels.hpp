@@ -38,6 +38,45 @@ struct TileKernels {
   void (*arrange)(const std::uint16_t* x, std::int64_t rows, std::int64_t columns, std::uint32_t* out);
 };
 
+// Products with few columns of the batch, 1 to most_columns. Lanes are columns of the matrix.
+struct LaneKernels {
+  std::int64_t words_per_tile;  // of 32 bits, of a column of x
+  // A row of x as `multiply` reads it for values of `type`; its tiles lie `stride` words apart, and the last is padded
+  // with 0.
+  void (*arrange)(const TensorView& x, std::int64_t first, std::int64_t columns, DType type, std::int64_t stride,
+                  void* out);
+  // Sums of 16 rows: out[b][i]. Tile t of column b begins at word (t * batch + b) * words_per_tile of x.
+  void (*multiply)(const Strip&, DType type, const void* x, int batch, float* out);
+};
+
+// Products with many columns of the batch, in an order of their own. A panel is some tiles of a strip, decoded to
+// words of 32 bits; a chunk is all of x for some columns of the batch, `width` of them.
+struct PanelKernels {
+  std::int64_t least_batch;     // for which it is faster
+  std::int64_t step;            // a width is a multiple of it
+  std::int64_t most_width;      // and no more than this
+  std::int64_t words_per_tile;  // of a row
+  std::int64_t most_tiles;      // of a panel
+  // Rows first .. first + count of x as a chunk of tiles * words_per_tile * width words, padded with 0, for weights of
+  // `type`.
+  void (*arrange)(const TensorView& x, std::int64_t first, std::int64_t count, std::int64_t columns, DType type,
+                  std::int64_t width, void* out);
+  // A panel from its masks and the first of its values, which moves behind its last.
+  void (*decode)(const std::uint32_t* masks, DType type, std::int64_t tiles, const void** values, void* out);
+  // Adds a panel times the chunk's words for its tiles: sums[row][column].
+  void (*multiply)(const void* panel, const void* x, std::int64_t tiles, std::int64_t width, float* sums);
+  // Those sums as out[column][row].
+  void (*turn)(const float* sums, std::int64_t width, float* out);
+
+  std::int64_t panel_words() const { return most_tiles * words_per_tile * strips::height; }
+};
+
+// Products of bf16 by bf16, two of them at a time, in an order of their own; denormals are 0 to them.
+struct PairKernels {
+  LaneKernels lanes;
+  PanelKernels panels;
+};
+
 struct StripKernels {
   const char* name;
   CountedStrip (*count)(const DenseMatrix&, const std::uint64_t* keep, std::int64_t strip, std::uint32_t* masks);
@@ -45,17 +84,13 @@ struct StripKernels {
   void (*pack)(const DenseMatrix&, std::int64_t strip, const std::uint32_t* masks, void* values, std::int64_t live);
   // Writes a strip's rows to `out`, which begins with the strip's first row.
   void (*unpack)(const Strip&, DType type, std::int64_t rows, std::int64_t columns, void* out);
-  // A row of x as floats in the order that `multiply` reads them for values of `type`; every 32 lie `stride` floats
-  // apart, and the last are padded with 0.
-  void (*arrange)(const TensorView& x, std::int64_t first, std::int64_t columns, DType type, std::int64_t stride,
-                  float* out);
-  // Sums of 16 rows for `batch` columns, 1 to most_columns: out[b][i]. Tile t of column b begins at
-  // x + (t * batch + b) * 32.
-  void (*multiply)(const Strip&, DType type, const float* x, int batch, float* out);
+  LaneKernels lanes;  // in the order of the contract
   // Sums of a strip's rows, out[b][i], for `batch` columns of y from the first on, with the bias, as y stores them.
   void (*store)(const StripProduct&, std::int64_t rows, std::int64_t strip, std::int64_t first, std::int64_t batch,
                 const float* sums);
-  const TileKernels* tiles;  // null: there is no matrix unit
+  const TileKernels* tiles;    // null: there is no matrix unit
+  const PanelKernels* panels;  // null: there is nothing faster than `lanes`
+  const PairKernels* pairs;    // null: bf16 is multiplied as floats
   DeltaKernels delta;
 };
 

@@ -8,6 +8,8 @@
 namespace bittersweet {
 
 namespace cpu {
+struct LaneKernels;
+struct PanelKernels;
 struct StripKernels;
 }  // namespace cpu
 
@@ -22,10 +24,16 @@ class CpuSparse {
                             std::span<std::uint64_t> counts);
   void pack_strips(const DenseMatrix& dense, const PackedMatrix& packed, void* out);
   void unpack_strips(const PackedMatrix& packed, std::int64_t first, std::int64_t count, void* out);
+  void repack_rows(const PackedMatrix& packed, const RowMatrix& rows);
+  void repack_rows(const RowMatrix& rows, std::uint32_t* masks, std::uint64_t* offsets, void* out);
   void multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
 
  private:
+  void multiply_by_lanes(const cpu::LaneKernels& kernels, const PackedMatrix& packed, const StripProduct& product,
+                         Workspace& workspace);
   void multiply_by_tiles(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace);
+  void multiply_by_panels(const cpu::PanelKernels& kernels, const PackedMatrix& packed, const StripProduct& product,
+                          Workspace& workspace);
   int threads(std::int64_t elements) const;
 
   const cpu::StripKernels& kernels_;

@@ -62,6 +62,36 @@ class ReferenceSparse {
     });
   }
 
+  void repack_rows(const PackedMatrix& packed, const RowMatrix& rows) {
+    const std::size_t size = size_of(packed.values.dtype);
+    std::int64_t next = 0;
+    for (std::int64_t row = 0; row < packed.rows; ++row) {
+      rows.row_offsets[row] = next;
+      for (std::int64_t tile = 0; tile < packed.tiles(); ++tile) rows.set_mask(row, tile, mask_at(packed, row, tile));
+      for_each_live(packed, row, [&](std::int64_t place) {
+        std::memcpy(static_cast<char*>(rows.values.data) + static_cast<std::size_t>(next++) * size,
+                    static_cast<const char*>(packed.values.data) + static_cast<std::size_t>(place) * size, size);
+      });
+    }
+  }
+
+  void repack_rows(const RowMatrix& rows, std::uint32_t* masks, std::uint64_t* offsets, void* out) {
+    const std::size_t size = size_of(rows.values.dtype);
+    std::uint64_t next = 0;
+    for (std::int64_t strip = 0; strip <= strips::count(rows.rows); ++strip) offsets[strip] = 0;
+    for_each(rows.rows, rows.columns, [&](Place at, std::int64_t word) {
+      if (word % strips::words_per_strip(rows.columns) == 0) offsets[at.strip] = next;
+      masks[word] = at.row < rows.rows ? rows.mask(at.row, at.column / strips::width) : 0;
+      std::int64_t place = at.row < rows.rows ? rows.row_offsets[at.row] : 0;
+      for (std::int64_t tile = 0; tile < at.column / strips::width; ++tile)
+        place += strips::live(rows.mask(at.row < rows.rows ? at.row : 0, tile));
+      for (int n = strips::live(masks[word]); n > 0; --n, ++place)
+        std::memcpy(static_cast<char*>(out) + static_cast<std::size_t>(next++) * size,
+                    static_cast<const char*>(rows.values.data) + static_cast<std::size_t>(place) * size, size);
+      offsets[strips::count(rows.rows)] = next;
+    });
+  }
+
   void multiply_strips(const PackedMatrix& packed, const StripProduct& product, Workspace&) {
     const DType type = packed.values.dtype;
     for (std::int64_t b = 0; b < product.batch; ++b) {
@@ -100,6 +130,23 @@ class ReferenceSparse {
       for (std::int64_t tile = 0; tile < strips::tiles(columns); ++tile)
         for (std::int64_t i = 0; i < strips::height; ++i)
           f(Place{strip, strip * strips::height + i, tile * strips::width}, word++);
+  }
+
+  static std::uint32_t mask_at(const PackedMatrix& packed, std::int64_t row, std::int64_t tile) {
+    return packed.masks[(row / strips::height * packed.tiles() + tile) * strips::height + row % strips::height];
+  }
+
+  // f(place of its value) for each element of a row that has its bit.
+  template <class F>
+  static void for_each_live(const PackedMatrix& packed, std::int64_t row, F&& f) {
+    const std::int64_t first = row / strips::height * strips::height;
+    auto place = static_cast<std::int64_t>(packed.offsets[row / strips::height]);
+    for (std::int64_t tile = 0; tile < packed.tiles(); ++tile)
+      for (std::int64_t i = 0; i < strips::height; ++i) {
+        const std::uint32_t mask = mask_at(packed, first + i, tile);
+        for (int n = 0; n < strips::live(mask); ++n, ++place)
+          if (first + i == row) f(place);
+      }
   }
 
   static std::uint32_t bits_of(const TensorView& array, std::int64_t index) {

@@ -51,8 +51,9 @@ struct StripProduct {
   TensorView y{};  // [batch][rows]
   std::int64_t batch = 1;
   TensorView bias{};  // [rows], or none
-  // False: an engine may take a matrix unit for batches of bf16. It adds in another order, and denormals are 0 to it;
-  // the bits then depend on the machine and on the batch.
+  // False: of two columns of the batch and more, an engine may add in another order, and multiply bf16 by units to
+  // which denormals are 0. The bits then depend on the instruction set and on the batch, not on the threads; one
+  // column's never do.
   bool reproducible = true;
 };
 

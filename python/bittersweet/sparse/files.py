@@ -21,11 +21,12 @@ from ..errors import ArgumentError, CheckpointError
 from ..extras import require
 from ..model.wrappers import unwrap
 from ..options.values import as_fraction
+from ..tensors.masks import Mask
 from .layouts import ARRAYS, auto
 from .linear import SparseLinear
 from .report import PackedLayer, PackReport
-from .rows import PARTS, RowMatrix, kept_of, to_dense, to_rows
-from .strips import CODES
+from .rows import PARTS, RowMatrix, shape_of, to_dense, to_rows
+from .strips import CODES, measure, pack
 
 __all__ = ["is_compressed", "read_compressed", "save_compressed"]
 
@@ -82,11 +83,7 @@ def compressed_of(
     tied: dict[str, str] = {}
     layers: list[PackedLayer] = []
     for name, layer in packed.items():
-        weight = f"{name}.weight".lstrip(".")
-        kept, dense = layer.kept(), layer.to_dense()
-        if layer.transposed:
-            dense, kept = dense.t().contiguous(), kept.t()
-        layers.append(_add(tensors, weight, dense, to_rows(dense, kept.numpy())))
+        layers.append(_add(tensors, f"{name}.weight".lstrip("."), to_rows(*_strips_in_file(layer))))
     seen: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -102,12 +99,16 @@ def compressed_of(
         value = value.contiguous()
         matrix = not isinstance(source, nn.Module) and value.dim() == 2 and value.dtype in CODES
         if matrix and value.numel():
-            keep = (value.view(torch.int16 if value.element_size() == 2 else torch.int32) != 0).numpy()
-            sparsity = 1.0 - float(keep.mean())
-            if sparsity >= least:
-                layers.append(_add(tensors, name, value, to_rows(value, keep)))
+            measured = measure(value)
+            if measured.sparsity >= least:
+                rows = to_rows(measured.marks, pack(value, measured), measured.offsets, *measured.shape)
+                layers.append(_add(tensors, name, rows))
                 continue
-            layers.append(_left(name, value, sparsity, f"its sparsity {sparsity:.4f} is below {least:g}"))
+            layers.append(
+                _left(
+                    name, value, measured.sparsity, f"its sparsity {measured.sparsity:.4f} is below {least:g}"
+                )
+            )
         if name.endswith(".compressed"):
             raise ArgumentError(f"source: '{name}' would be read as the values of a matrix; rename it")
         whole = value.untyped_storage().nbytes() == value.nbytes
@@ -123,20 +124,33 @@ def _put(tensors: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> No
     tensors[name] = value
 
 
-def _add(tensors: dict[str, torch.Tensor], name: str, dense: torch.Tensor, rows: RowMatrix) -> PackedLayer:
+def _strips_in_file(layer: SparseLinear) -> tuple[Any, ...]:
+    """Masks, values, offsets, rows and columns of the weight as the dense layer has it."""
+    if layer.layout == "strips" and not layer.transposed:
+        return layer.masks, layer.values, layer.offsets, layer.out_features, layer.in_features
+    dense, kept = layer.to_dense(), layer.kept()
+    if layer.transposed:
+        dense, kept = dense.t().contiguous(), kept.t().contiguous()
+    measured = measure(dense, Mask.from_bool(kept, "weight"))
+    return measured.marks, pack(dense, measured), measured.offsets, *measured.shape
+
+
+def _add(tensors: dict[str, torch.Tensor], name: str, rows: RowMatrix) -> PackedLayer:
     for part, tensor in zip(PARTS, rows, strict=True):
         _put(tensors, f"{name}.{part}", tensor)
-    sparsity = 1.0 - rows.compressed.numel() / max(1, dense.numel())
+    height, width = rows.shape.tolist()
+    compressed = rows.compressed
+    sparsity = 1.0 - compressed.numel() / max(1, height * width)
     return PackedLayer(
         name,
-        tuple(dense.shape),
-        str(dense.dtype)[6:],
+        (height, width),
+        str(compressed.dtype)[6:],
         sparsity,
         LAYOUT,
-        dense.nbytes,
+        height * width * compressed.element_size(),
         sum(tensor.nbytes for tensor in rows),
         0,
-        choice=f"in memory {auto(sparsity, dense.dtype, 1, False)[1]}",
+        choice=f"in memory {auto(sparsity, compressed.dtype, 1, False)[1]}",
     )
 
 
@@ -235,7 +249,9 @@ def _matrices(path: str, tensors: dict[str, torch.Tensor]) -> dict[str, RowMatri
 def dense_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """All tensors of a compressed file, dense."""
     matrices, tensors = read_compressed(path)
-    made = {name: to_dense(rows, kept_of(rows, name)) for name, rows in matrices.items()}
+    for name, rows in matrices.items():
+        shape_of(rows, name)
+    made = {name: to_dense(rows) for name, rows in matrices.items()}
     return {**tensors, **made}
 
 

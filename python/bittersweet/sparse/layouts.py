@@ -75,15 +75,20 @@ def auto(sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool) ->
     return layout, f"{layout}, for {str(dtype)[6:]} and {rows}: delta is the faster from {least:.0%} zeros on"
 
 
+def decide(
+    asked: str, sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool
+) -> tuple[str, str]:
+    """The layout that was asked for, or that of `auto`, and why that one."""
+    return (asked, f"{asked}, as asked") if asked != "auto" else auto(sparsity, dtype, batch, reproducible)
+
+
 def choose(
     asked: str, matrix: torch.Tensor, keep: Mask | None, batch: int, reproducible: bool
 ) -> tuple[Measured, str]:
-    """A matrix measured in the layout that was asked for, or in that of `auto`, and why in that."""
-    if asked != "auto":
-        return measure(asked, matrix, keep), f"{asked}, as asked"
-    measured = strips.measure(matrix, keep)
-    layout, reason = auto(measured.sparsity, matrix.dtype, batch, reproducible)
-    return measured if layout == "strips" else delta.measure(matrix, keep), reason
+    """A matrix measured in the layout that `decide` says, and why in that."""
+    measured = measure("delta" if asked == "delta" else "strips", matrix, keep)
+    layout, reason = decide(asked, measured.sparsity, matrix.dtype, batch, reproducible)
+    return measured if layout == layout_of(measured.marks) else measure(layout, matrix, keep), reason
 
 
 def by_layer(layout: Any, weights: Sequence[str]) -> dict[str, str]:

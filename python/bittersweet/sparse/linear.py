@@ -20,10 +20,12 @@ __all__ = ["SparseLinear"]
 class SparseLinear(nn.Module):
     """A linear layer for inference whose weight is stored without its zeros.
 
-    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU. Sums are float32 and
-    of one fixed order: a single row gives the same bits whatever the threads and the instruction set. Several
-    rows do so with `reproducible`, up to `batch_limit`; without it, bfloat16 goes through AMX where the
-    processor has it. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product.
+    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU. Sums are float32. A
+    single row gives the same bits whatever the threads and the instruction set, and with `reproducible` so
+    do several: each row's are those that it has alone. Without it (the default) several rows may be added in
+    another order, which is faster: the bits then depend on the processor and the number of rows, and where
+    the processor multiplies bfloat16 (AMX, AVX512_BF16), denormals of it are 0. Never on the threads, nor on
+    the run. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product.
     Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
     weight itself is no parameter and has none.
 

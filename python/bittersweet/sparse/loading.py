@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, overload
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +19,7 @@ from .files import dense_state, read_compressed
 from .linear import SparseLinear
 from .packing import put, shared_memory, why_not
 from .report import PackedLayer, PackReport
-from .rows import RowMatrix, kept_of, to_dense
+from .rows import RowMatrix, dense_and_kept, shape_of, to_dense, to_strips
 
 __all__ = ["load_compressed"]
 
@@ -70,11 +69,11 @@ def load_compressed(
         return dense_state(path)
     model = unwrap(model)
     matrices, tensors = read_compressed(path)
-    kept = {name: kept_of(rows, name) for name, rows in matrices.items()}
+    compressed = {name: shape_of(rows, name) for name, rows in matrices.items()}
     places = _places(model, list(matrices))
     expected = _expected(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    shapes |= {name: keep.shape for name, keep in kept.items()}
+    shapes |= compressed
     _compare(os.fspath(path), expected, shapes)
     tensors = {name: _cast(os.fspath(path), name, t, expected[name].dtype) for name, t in tensors.items()}
     now_dense = {  # packed, and dense in the file
@@ -83,11 +82,8 @@ def load_compressed(
         if isinstance(layer, SparseLinear) and f"{name}.weight" in tensors
     }
     asked, batch = layouts.by_layer(layout, [*places, *now_dense]), as_int("batch", batch, 1)
-    rest = {name: to_dense(matrices[name], kept[name]) for name in matrices if name not in places}
-    layers = [
-        _load(model, name, place, matrices[name], kept[name], asked[name], batch)
-        for name, place in places.items()
-    ]
+    rest = {name: to_dense(matrices[name]) for name in matrices if name not in places}
+    layers = [_load(model, name, place, matrices[name], asked[name], batch) for name, place in places.items()]
     for name, layer in now_dense.items():
         _load_dense(layer, tensors.pop(name), asked[name], batch)
     model.load_state_dict({**tensors, **rest}, strict=False)
@@ -158,24 +154,19 @@ def _cast(path: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> tor
         ) from None
 
 
-def _load(
-    model: nn.Module,
-    name: str,
-    place: _Place,
-    rows: RowMatrix,
-    keep: np.ndarray[Any, Any],
-    layout: str,
-    batch: int,
-) -> PackedLayer:
-    dense, kept = to_dense(rows, keep), torch.from_numpy(keep)
-    if place.transposed:
-        dense, kept = dense.t().contiguous(), kept.t().contiguous()
+def _load(model: nn.Module, name: str, place: _Place, rows: RowMatrix, asked: str, batch: int) -> PackedLayer:
     layer: Any = place.layer
     packed = layer if isinstance(layer, SparseLinear) else None
-    dense = dense.to(layer.weight.dtype if packed is None else packed.values.dtype)
+    dtype = layer.weight.dtype if packed is None else packed.values.dtype
     reproducible = packed is not None and packed.reproducible
-    measured, choice = layouts.choose(layout, dense, Mask.from_bool(kept, name), batch, reproducible)
-    values = layouts.pack(dense, measured)
+    measured, values = to_strips(rows._replace(compressed=rows.compressed.to(dtype)))
+    layout, choice = layouts.decide(asked, measured.sparsity, dtype, batch, reproducible)
+    if place.transposed or layout != "strips":
+        dense, kept = dense_and_kept(measured, values)
+        if place.transposed:
+            dense, kept = dense.t().contiguous(), kept.t().contiguous()
+        measured = layouts.measure(layout, dense, Mask.from_bool(kept, name))
+        values = layouts.pack(dense, measured)
     if packed is None:
         packed = SparseLinear(measured, values, layer)
         put(model, layer, packed)
@@ -184,7 +175,7 @@ def _load(
     return PackedLayer(
         name.removesuffix(".weight"),
         measured.shape,
-        str(dense.dtype)[6:],
+        str(dtype)[6:],
         measured.sparsity,
         packed.layout,
         packed.dense_nbytes,

@@ -1,7 +1,8 @@
 """The operators of packed matrices, ``torch.ops.bittersweet.*``: eager, in torch.compile and torch.export.
 
-Up to `batch_limit` rows of x are multiplied in packed form. More rows meet dense tiles: some hundred rows of
-the weight at a time are unpacked into a scratch that stays in the cache, for torch's own product.
+Any number of rows of x is multiplied as strips, and some as delta. Only where that is slower do more than
+`batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a scratch
+that stays in the cache, for torch's own product.
 
 The tensor `masks` of an operator is the first of either layout: masks of strips, or codes of delta.
 """
@@ -30,10 +31,13 @@ _library.define(f"unpack_strips({_ARRAYS}, SymInt rows, SymInt columns) -> Tenso
 
 
 def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
-    """The largest batch that is multiplied in packed form, where that is faster; None: every one."""
-    if dtype == torch.bfloat16:
-        return None if _core.strips_isa() == "amx" and not reproducible else 8
-    return 32 if dtype == torch.float32 else 16
+    """The largest batch that is multiplied in packed form; None: every one.
+
+    Only the portable loop has one: beyond, torch's own product of unpacked tiles is faster, in another order.
+    """
+    if reproducible or _core.strips_isa() != "portable":
+        return None
+    return {torch.bfloat16: 8, torch.float16: 16}.get(dtype, 32)
 
 
 def limit_of(

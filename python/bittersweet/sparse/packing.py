@@ -76,7 +76,7 @@ def pack_(
             which a layer takes the first that meets it, and "auto" where none does.
         batch: With "auto": how many rows (tokens) an input is expected to have.
         reproducible: Whether the batch and the processor may not show in the bits of an output; see
-            `SparseLinear`. With False, batches of bfloat16 go through AMX where the processor has it.
+            `SparseLinear`. With False, several rows are multiplied in the order that is fastest.
 
     Returns:
         What was packed and what was left, with bytes and how layouts were chosen; prints as a table.

@@ -6,13 +6,13 @@ the stored values in row order, and the index of each row's first one.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from ..errors import CheckpointError
-from . import strips
+from .. import _core
+from ..errors import CheckpointError, Error
+from . import ops, strips
 
 LONGEST = 2**31
 """Rows or columns: more are refused, by packing too."""
@@ -29,23 +29,51 @@ class RowMatrix(NamedTuple):
     row_offsets: torch.Tensor
 
 
-def to_rows(dense: torch.Tensor, keep: np.ndarray[Any, Any]) -> RowMatrix:
-    """A contiguous matrix on the host, of which the elements that `keep` marks are stored."""
-    keep = np.ascontiguousarray(keep)
-    counts = keep.sum(axis=1, dtype=np.int64)
-    return RowMatrix(
-        torch.tensor(dense.shape, dtype=torch.int64),
-        torch.from_numpy(_bits(dense)[keep]).view(dense.dtype),
-        torch.from_numpy(np.packbits(keep, axis=1, bitorder="little")),
-        torch.from_numpy(np.cumsum(counts) - counts),
+def to_rows(
+    masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
+) -> RowMatrix:
+    """The matrix of these strips."""
+    made = RowMatrix(
+        torch.tensor((rows, columns), dtype=torch.int64),
+        torch.empty(values.numel() - strips.SLACK, dtype=values.dtype),
+        torch.empty((rows, -(-columns // 8)), dtype=torch.uint8),
+        torch.empty(rows, dtype=torch.int64),
     )
+    _core.strips_to_rows(strips.arrays(masks, values, offsets, rows, columns), _arrays(made))
+    return made
 
 
-def kept_of(rows: RowMatrix, name: str) -> np.ndarray[Any, Any]:
-    """Which elements are stored, as a bool matrix.
+def to_strips(rows: RowMatrix) -> tuple[strips.Measured, torch.Tensor]:
+    """The strips of a matrix that `shape_of` has checked, and their values."""
+    shape, live = shape_of(rows, "rows"), rows.compressed.numel()
+    measured = strips.Measured(*strips.room(*shape), live, shape, live + strips.SLACK)
+    values = strips.room_for_values(live, rows.compressed.dtype)
+    _core.strips_from_rows(
+        _arrays(rows), measured.marks.data_ptr(), measured.offsets.data_ptr(), values.data_ptr()
+    )
+    return measured, values
+
+
+def to_dense(rows: RowMatrix) -> torch.Tensor:
+    """The matrix, zeros and all."""
+    measured, values = to_strips(rows)
+    return ops.unpack_strips(measured.marks, values, measured.offsets, *measured.shape)
+
+
+def dense_and_kept(measured: strips.Measured, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix of these strips, zeros and all, and which of its elements are stored, be they 0."""
+    dense, kept = (
+        ops.unpack_strips(measured.marks, array, measured.offsets, *measured.shape)
+        for array in (values, torch.ones_like(values))
+    )
+    return dense, kept != 0
+
+
+def shape_of(rows: RowMatrix, name: str) -> tuple[int, int]:
+    """The shape of a matrix, and whether its four tensors fit together.
 
     Raises:
-        CheckpointError: The four tensors do not fit together.
+        CheckpointError: They do not.
     """
     shape, compressed, bitmask, row_offsets = rows
     lengths = shape.tolist() if shape.dtype == torch.int64 and shape.shape == (2,) else []
@@ -66,31 +94,21 @@ def kept_of(rows: RowMatrix, name: str) -> np.ndarray[Any, Any]:
             f"'{name}.compressed': {compressed.dtype} of shape {tuple(compressed.shape)}; accepted: one axis "
             "of float32, float16 or bfloat16"
         )
-    every = np.unpackbits(bitmask.numpy(), axis=1, bitorder="little")
-    if every[:, width:].any():
-        raise CheckpointError(f"'{name}.bitmask' has bits beyond the {width} columns")
-    keep = every[:, :width].view(np.bool_)
-    counts = keep.sum(axis=1, dtype=np.int64)
-    wrong = np.flatnonzero(np.cumsum(counts) - counts != row_offsets.numpy())
-    if wrong.size:
-        raise CheckpointError(f"'{name}': row_offsets and bitmask disagree from row {wrong[0]} on")
-    if compressed.numel() != counts.sum():
-        raise CheckpointError(
-            f"'{name}.compressed' holds {compressed.numel()} values; the bitmask has {counts.sum()} bits"
-        )
-    return keep
+    try:
+        _core.check_rows(_arrays(rows))
+    except Error as error:
+        raise CheckpointError(f"'{name}': {error}") from None
+    return height, width
 
 
-def to_dense(rows: RowMatrix, keep: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The matrix, zeros and all; `keep` is what `kept_of` returned."""
-    dense = torch.zeros(keep.shape, dtype=rows.compressed.dtype)
-    _bits(dense)[keep] = _bits(rows.compressed)
-    return dense
-
-
-def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The elements as integers, so that no NaN is touched; shares memory."""
-    found: np.ndarray[Any, Any] = tensor.view(
-        torch.int16 if tensor.element_size() == 2 else torch.int32
-    ).numpy()
-    return found
+def _arrays(rows: RowMatrix) -> tuple[int, int, int, int, int, int, int]:
+    """What the compiled functions take."""
+    shape, compressed, bitmask, row_offsets = rows
+    return (
+        bitmask.data_ptr(),
+        row_offsets.data_ptr(),
+        compressed.data_ptr(),
+        compressed.numel(),
+        strips.CODES[compressed.dtype],
+        *shape.tolist(),
+    )

@@ -65,6 +65,19 @@ def mask_words(rows: int, columns: int) -> int:
     return strips_of(rows) * -(-columns // WIDTH) * HEIGHT
 
 
+def room(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """New masks and offsets, yet to be written."""
+    masks = torch.empty(mask_words(rows, columns), dtype=torch.int32)
+    return masks, torch.empty(strips_of(rows) + 1, dtype=torch.int64)
+
+
+def room_for_values(live: int, dtype: torch.dtype) -> torch.Tensor:
+    """New values, yet to be written but for the slack, which is 0."""
+    values = torch.empty(live + SLACK, dtype=dtype)
+    values[live:] = 0
+    return values
+
+
 def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
     """The masks and offsets of a contiguous matrix on the host.
 
@@ -72,8 +85,7 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
         ArgumentError: `keep` drops elements that are not +0.
     """
     rows, columns = matrix.shape
-    masks = torch.empty(mask_words(rows, columns), dtype=torch.int32)
-    offsets = torch.empty(strips_of(rows) + 1, dtype=torch.int64)
+    masks, offsets = room(rows, columns)
     words = None if keep is None else keep.words
     live = _core.measure_strips(
         matrix.data_ptr(),
@@ -89,8 +101,7 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
 
 def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     """The values of the matrix that was measured."""
-    values = torch.empty(measured.length, dtype=matrix.dtype)
-    values[measured.live :] = 0
+    values = room_for_values(measured.live, matrix.dtype)
     _core.pack_strips(matrix.data_ptr(), arrays(measured.marks, values, measured.offsets, *matrix.shape))
     return values
 

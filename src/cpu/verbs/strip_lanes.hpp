@@ -26,6 +26,7 @@ using Lanes = __m512;
 
 BITTERSWEET_INLINE Lanes no_lanes() { return _mm512_setzero_ps(); }
 BITTERSWEET_INLINE Lanes load_lanes(const float* from) { return _mm512_loadu_ps(from); }
+BITTERSWEET_INLINE void store_lanes(float* to, Lanes a) { _mm512_storeu_ps(to, a); }
 BITTERSWEET_INLINE Lanes add_product(Lanes w, Lanes x, Lanes sum) { return _mm512_fmadd_ps(w, x, sum); }
 BITTERSWEET_INLINE float fold(Lanes a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -115,6 +116,10 @@ struct Lanes {
 
 BITTERSWEET_INLINE Lanes no_lanes() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 BITTERSWEET_INLINE Lanes load_lanes(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+BITTERSWEET_INLINE void store_lanes(float* to, Lanes a) {
+  _mm256_storeu_ps(to, a.low);
+  _mm256_storeu_ps(to + 8, a.high);
+}
 BITTERSWEET_INLINE Lanes add_product(Lanes w, Lanes x, Lanes sum) {
   return {_mm256_fmadd_ps(w.low, x.low, sum.low), _mm256_fmadd_ps(w.high, x.high, sum.high)};
 }

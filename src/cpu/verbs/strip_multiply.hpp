@@ -9,36 +9,58 @@ namespace {
 
 constexpr std::int64_t bytes_ahead = 2048;  // nearer is late, farther gains nothing
 
-// A row of a tile: its 32 elements, times those of each column.
-template <class T, int B>
-BITTERSWEET_INLINE void add_row(int row, std::uint32_t mask, const T*& from, const Lanes (&first)[B],
-                                const Lanes (&second)[B], Lanes* sums) {
-  Lanes even, odd;
-  decode(mask, from, even, odd, row);
-#pragma GCC unroll 8
-  for (int b = 0; b < B; ++b) sums[b] = add_product(odd, second[b], add_product(even, first[b], sums[b]));
-}
+// Elements of a tile's row as what is multiplied: two vectors of floats, whose products are those of the contract, or
+// one of pairs, whose are not.
+struct ByFloats {
+  static constexpr int vectors = 2;
 
-template <class T, int B>
-void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
+  template <class T>
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const T*& from, Lanes (&w)[vectors], int row) {
+    decode(mask, from, w[0], w[1], row);
+  }
+  static BITTERSWEET_INLINE Lanes add(Lanes w, Lanes x, Lanes sum) { return add_product(w, x, sum); }
+};
+
+#if defined(__AVX512BF16__)
+struct ByPairs {
+  static constexpr int vectors = 1;
+
+  static BITTERSWEET_INLINE void spread(std::uint32_t mask, const Bf16*& from, Lanes (&w)[vectors], int row) {
+    w[0] = _mm512_castsi512_ps(words_of(mask, from, row));
+  }
+  static BITTERSWEET_INLINE Lanes add(Lanes w, Lanes x, Lanes sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+  }
+};
+#endif
+
+template <class T, class By, int B>
+void multiply_strip(const cpu::Strip& strip, const void* arranged, float* out) {
+  constexpr int vectors = By::vectors;
   Lanes sums[strips::height * B];
   for (Lanes& sum : sums) sum = no_lanes();
   const auto* from = static_cast<const T*>(strip.values);
+  const auto* x = static_cast<const float*>(arranged);
   const std::uint32_t* masks = strip.masks;
-  for (std::int64_t tile = 0; tile < strip.tiles; ++tile, masks += strips::height, x += B * strips::width) {
-    Lanes first[B], second[B];
+  for (std::int64_t tile = 0; tile < strip.tiles; ++tile, masks += strips::height) {
+    Lanes columns[B][vectors];
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) {
-      first[b] = load_lanes(x + b * strips::width);
-      second[b] = load_lanes(x + b * strips::width + strips::lanes);
-    }
+    for (int b = 0; b < B; ++b)
+      for (int v = 0; v < vectors; ++v, x += strips::lanes) columns[b][v] = load_lanes(x);
+    const auto add_row = [&](int parity, int i) {  // `parity` is known when compiling
+      Lanes w[vectors];
+      By::spread(masks[i], from, w, parity);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b)
+        for (int v = 0; v < vectors; ++v) sums[i * B + b] = By::add(w[v], columns[b][v], sums[i * B + b]);
+    };
     __builtin_prefetch(reinterpret_cast<const char*>(masks) + bytes_ahead);
     const auto ask = [&] { __builtin_prefetch(reinterpret_cast<const char*>(from) + bytes_ahead); };
     if constexpr (B == 1) {  // the sums stay in registers, where there are enough
 #pragma GCC unroll 16
       for (int i = 0; i < strips::height; ++i) {
         if (sizeof(T) == 4 || i % 2 == 0) ask();
-        add_row<T, B>(i, masks[i], from, first, second, sums + i);
+        add_row(i, i);
       }
     } else {  // here x does
 #pragma GCC unroll 1
@@ -46,7 +68,7 @@ void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
 #pragma GCC unroll 2
         for (int j = i; j < i + 2; ++j) {
           ask();
-          add_row<T, B>(j - i, masks[j], from, first, second, sums + j * B);
+          add_row(j - i, j);
         }
     }
   }
@@ -54,28 +76,45 @@ void multiply_strip(const cpu::Strip& strip, const float* x, float* out) {
     for (int i = 0; i < strips::height; ++i) out[b * strips::height + i] = fold(sums[i * B + b]);
 }
 
-template <class T>
-void multiply_strip_by(const cpu::Strip& strip, const float* x, int batch, float* out) {
+template <class T, class By>
+void multiply_strip_by(const cpu::Strip& strip, const void* x, int batch, float* out) {
   static_assert(cpu::most_columns == 8);
   switch (batch) {
-    case 1: return multiply_strip<T, 1>(strip, x, out);
-    case 2: return multiply_strip<T, 2>(strip, x, out);
-    case 3: return multiply_strip<T, 3>(strip, x, out);
-    case 4: return multiply_strip<T, 4>(strip, x, out);
-    case 5: return multiply_strip<T, 5>(strip, x, out);
-    case 6: return multiply_strip<T, 6>(strip, x, out);
-    case 7: return multiply_strip<T, 7>(strip, x, out);
-    default: return multiply_strip<T, 8>(strip, x, out);
+    case 1: return multiply_strip<T, By, 1>(strip, x, out);
+    case 2: return multiply_strip<T, By, 2>(strip, x, out);
+    case 3: return multiply_strip<T, By, 3>(strip, x, out);
+    case 4: return multiply_strip<T, By, 4>(strip, x, out);
+    case 5: return multiply_strip<T, By, 5>(strip, x, out);
+    case 6: return multiply_strip<T, By, 6>(strip, x, out);
+    case 7: return multiply_strip<T, By, 7>(strip, x, out);
+    default: return multiply_strip<T, By, 8>(strip, x, out);
   }
 }
 
-inline void multiply_strip_any(const cpu::Strip& strip, DType type, const float* x, int batch, float* out) {
+inline void multiply_strip_any(const cpu::Strip& strip, DType type, const void* x, int batch, float* out) {
   switch (type) {
-    case DType::f32: return multiply_strip_by<float>(strip, x, batch, out);
-    case DType::bf16: return multiply_strip_by<Bf16>(strip, x, batch, out);
-    default: return multiply_strip_by<F16>(strip, x, batch, out);
+    case DType::f32: return multiply_strip_by<float, ByFloats>(strip, x, batch, out);
+    case DType::bf16: return multiply_strip_by<Bf16, ByFloats>(strip, x, batch, out);
+    default: return multiply_strip_by<F16, ByFloats>(strip, x, batch, out);
   }
 }
+
+#if defined(__AVX512BF16__)
+inline void multiply_strip_by_pairs(const cpu::Strip& strip, DType, const void* x, int batch, float* out) {
+  multiply_strip_by<Bf16, ByPairs>(strip, x, batch, out);
+}
+
+inline void arrange_pairs(const TensorView& x, std::int64_t first, std::int64_t columns, DType, std::int64_t stride,
+                          void* out) {
+  const auto* from = static_cast<const Bf16*>(x.data) + first;
+  auto* to = static_cast<std::uint32_t*>(out);
+  for (; columns >= strips::width; columns -= strips::width, from += strips::width, to += stride)
+    std::memcpy(to, from, strips::width * sizeof(Bf16));
+  if (columns == 0) return;
+  std::memset(to, 0, strips::width * sizeof(Bf16));
+  std::memcpy(to, from, static_cast<std::size_t>(columns) * sizeof(Bf16));
+}
+#endif
 
 template <DType Y>
 void store_strip(const StripProduct& product, std::int64_t rows, std::int64_t strip, std::int64_t first,
@@ -118,7 +157,8 @@ void arrange_row(const void* x, std::int64_t first, std::int64_t columns, std::i
 }
 
 inline void arrange_any(const TensorView& x, std::int64_t first, std::int64_t columns, DType type, std::int64_t stride,
-                        float* out) {
+                        void* to) {
+  auto* const out = static_cast<float*>(to);
   const auto arrange = [&]<DType X>() {
     if (type == DType::bf16)
       arrange_row<X, true>(x.data, first, columns, stride, out);

@@ -5,6 +5,7 @@
 #include "cpu/verbs/delta_multiply.hpp"
 #include "cpu/verbs/strip_move.hpp"
 #include "cpu/verbs/strip_multiply.hpp"
+#include "cpu/verbs/strip_panels.hpp"
 
 namespace bittersweet {
 namespace {
@@ -12,9 +13,29 @@ namespace {
 constexpr cpu::DeltaKernels delta_kernels{&count_panel_any, &pack_panel_any, &unpack_panel_any, &arrange_tables,
                                           &multiply_panel_any};
 
+#if defined(__AVX512BF16__)
+constexpr cpu::PairKernels pair_kernels{{strips::width / 2, &arrange_pairs, &multiply_strip_by_pairs},
+                                        panel_kernels<PairWords>};
+#endif
+
 constexpr cpu::StripKernels make_strip_kernels(const char* name, const cpu::TileKernels* tiles = nullptr) {
-  return {name,       &count_any, &pack_any,    &unpack_any, &arrange_any, &multiply_strip_any,
-          &store_any, tiles,      delta_kernels};
+  cpu::StripKernels made{.name = name,
+                         .count = &count_any,
+                         .pack = &pack_any,
+                         .unpack = &unpack_any,
+                         .lanes = {strips::width, &arrange_any, &multiply_strip_any},
+                         .store = &store_any,
+                         .tiles = tiles,
+                         .panels = nullptr,
+                         .pairs = nullptr,
+                         .delta = delta_kernels};
+#if BITTERSWEET_LANES > 4
+  made.panels = &panel_kernels<FloatWords>;
+#endif
+#if defined(__AVX512BF16__)
+  made.pairs = &pair_kernels;
+#endif
+  return made;
 }
 
 }  // namespace

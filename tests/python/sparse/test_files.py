@@ -115,6 +115,39 @@ def test_tied_weights(tmp_path: Path) -> None:
     assert len(sparse.load_compressed(tmp_path / "g")) == len(source.state_dict())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(45, 70), (16, 32), (33, 7), (1, 1), (5, 0), (0, 5)])
+def test_rows_in_the_file_are_those_of_numpy(
+    shape: tuple[int, int], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    weight = nasty_weight(*shape, dtype)
+    sparse.save_compressed({"w": weight, "b": torch.ones(1)}, tmp_path / "f", min_sparsity=0.0)
+    found = load_file(tmp_path / "f")
+    if not weight.numel():
+        assert same_bits(found["w"], weight)
+        return
+    raw = weight.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+    keep = raw.numpy() != 0
+    counts = keep.sum(axis=1)
+    assert found["w.shape"].tolist() == list(shape)
+    assert np.array_equal(found["w.bitmask"].numpy(), np.packbits(keep, axis=1, bitorder="little"))
+    assert np.array_equal(found["w.row_offsets"].numpy(), np.cumsum(counts) - counts)
+    assert same_bits(found["w.compressed"], raw[torch.from_numpy(keep)].view(dtype))
+
+
+def test_kept_zeros_of_a_conv1d_stay_kept(conv1d: type[Conv1D], tmp_path: Path) -> None:  # noqa: F811
+    layer = conv1d(48, 70)
+    layer.weight.data = sparse_linear(48, 70).weight.detach()
+    source, target = model_of(layer), model_of(conv1d(48, 70))
+    keep = layer.weight.detach() != 0
+    keep[:, 3] = True
+    sparse.pack_(source, {"0.weight": keep})
+    sparse.save_compressed(source, tmp_path / "f")
+    sparse.load_compressed(tmp_path / "f", target)
+    for name, array in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], array), name
+
+
 def test_bytes_in_the_file(tmp_path: Path) -> None:
     state = {"w": sparse_linear(1024, 512, torch.bfloat16, sparsity=0.5).weight.detach()}
     report = sparse.save_compressed(state, tmp_path / "f")

@@ -56,7 +56,6 @@ def test_the_report_says_what_was_done() -> None:
     assert report.bytes == row.bytes + 4 * 64 * 48
     text = str(report)
     assert "1: left dense" in text
-    assert "tiles are unpacked" in text
     assert report.to_dict()["layers"][0]["shape"] == [64, 64]
     assert "1 of 2 layers packed" in repr(report)
 

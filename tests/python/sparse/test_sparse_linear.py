@@ -66,9 +66,7 @@ def test_large_batches_go_over_several_tiles(dtype: torch.dtype, monkeypatch: py
 def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
     packed, _ = packed_and_dense(600, 700, torch.bfloat16)
     packed.reproducible = True
-    limit = packed.batch_limit
-    assert limit is not None
-    x = torch.randn(min(limit, 8), 600).bfloat16()
+    x = torch.randn(min(packed.batch_limit or 70, 70), 600).bfloat16()
     number = torch.get_num_threads()
     with torch.inference_mode():
         whole = packed(x)
@@ -76,6 +74,31 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
             torch.set_num_threads(threads)
             assert all(same_bits(packed(x[i : i + 1]), whole[i : i + 1]) for i in range(len(x)))
     torch.set_num_threads(number)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_threads_do_not_show_in_any_batch(dtype: torch.dtype) -> None:
+    packed, _ = packed_and_dense(600, 700, dtype)
+    number = torch.get_num_threads()
+    with torch.inference_mode():
+        for rows in (2, 8, 20, 300):
+            x = torch.randn(rows, 600).to(dtype)
+            found = []
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                found.append(packed(x))
+            assert same_bits(*found)
+    torch.set_num_threads(number)
+
+
+def test_limits_of_the_portable_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops._core, "strips_isa", lambda: "portable")
+    limits = [ops.batch_limit(dtype, False) for dtype in DTYPES]
+    assert limits == [32, 8, 16]
+    assert all(ops.batch_limit(dtype, True) is None for dtype in DTYPES)
+    report = sparse.pack_(model_of(sparse_linear(64, 64)))
+    assert report.layers[0].batch_limit == 32
+    assert "Inputs of up to 32 rows" in str(report)
 
 
 @pytest.mark.parametrize(("forced", "used"), [("portable", "portable"), ("v3", "v3"), ("v4", "v4")])
