@@ -363,13 +363,47 @@ TEST_P(GroupMasks, SignedScoresAreThoseOfTheReference) {
         const auto inputs = model.inputs();
         const ScoreView view = make_view(inputs, Identity{});
         for (std::int64_t k = 0; k <= 260; k += 13)
-          for (const std::int64_t group : {0, 4, 65}) {
+          for (const std::int64_t group : {0, 2, 4, 8, 16, 65}) {
             const GroupRule rule{group, group > 0 ? k % (group + 1) : k, 5};
             FreshMasks expected(inputs), found(inputs);
             const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
             ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
             ASSERT_TRUE(same_masks(expected.bits(), found.bits())) << "groups of " << group << ", " << rule.base;
           }
+      }
+    }
+  });
+}
+
+// What the search remembers of a row must not show in the next, however unlike it is.
+TEST_P(GroupMasks, UnlikeRowsAreThoseOfTheReference) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    constexpr float quiet_payload = 0x1p-3f;
+    for (const std::int64_t columns : {1, 63, 64, 65, 1000, 65'536}) {
+      constexpr std::int64_t rows = 24;
+      Generator random(21);
+      Model model = training_model({rows * columns}, {DType::f32}, 22);
+      model.tensors[0].geometry = matrix(rows, columns);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t i = 0; i < columns; ++i) {
+          const float any = random.any_float();
+          const float normal = std::fmod(any, 8.0f) == std::fmod(any, 8.0f) ? std::fmod(any, 8.0f) : quiet_payload;
+          const float kinds[] = {normal, normal * 1e-30f, -normal * 1e30f, 1.5f, i % 2 == 0 ? 0.0f : -0.0f,
+                                 // NaN whose payload the upper half does not show, of both signs
+                                 i % 3 == 0 ? std::bit_cast<float>(0x7f800001u) : normal,
+                                 i % 3 == 0 ? std::bit_cast<float>(0xff800001u) : normal,
+                                 i % 3 == 0 ? std::bit_cast<float>(0xffc00000u) : 1.0f + normal * 1e-6f};
+          model.tensors[0].scores.set(static_cast<std::size_t>(r * columns + i), kinds[r % 8]);
+        }
+      const auto inputs = model.inputs();
+      const ScoreView view = make_view(inputs, Identity{});
+      for (const std::int64_t k : {std::int64_t{1}, columns / 3, columns / 2, columns - 1, columns}) {
+        FreshMasks expected(inputs), found(inputs);
+        const GroupRule rule{0, k, 7};
+        const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+        ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+        ASSERT_TRUE(same_masks(expected.bits(), found.bits())) << columns << " columns, " << k;
       }
     }
   });

@@ -58,16 +58,24 @@ class Rows {
       packed_.resize(static_cast<std::size_t>(bits::words(width)));
     }
     if (kind_ == RowLayout::permuted) packed_.resize(keep_.size());
-    if (rule.group > 0) ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
+    if (rule.group > 0) {
+      ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
+    } else {
+      halves_.resize(static_cast<std::size_t>(words_ * bits::per_word));
+      places_.resize(halves_.size());
+      inside_.resize(halves_.size());
+      search_ = {halves_.data(), places_.data(), inside_.data()};
+    }
   }
 
   // Masks of rows first .. first + count, which are of one block. Returns the live NaN.
   std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
     if (kind_ == RowLayout::scattered)
       load_scattered(first, count);
-    else if (runs_)
+    else if (runs_) {
       load_row(first);
-    else
+      search_.ahead = tiles_.ahead(m_.first_of(first) + m_.row_size(), m_.row_size());
+    } else
       load_columns(first, count);
     std::int64_t nan = 0;
     for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
@@ -188,20 +196,16 @@ class Rows {
     const std::int64_t share = rule_.base + (row < rule_.extra), words = bits::words(size_);
     std::copy_n(live(r), words_, keep(r));
     if (size_ == 0) return 0;
-    if (rule_.group > 0) {
-      const std::uint64_t* const buried = tensor_.mask ? live(r) : nullptr;
-      const std::int64_t nan = kernels_.lowest_of_groups(scores(r), buried, size_ / (rule_.group * g_.inner),
-                                                         rule_.group, g_.inner, share, ints_.data());
-      keep_words(r, words, {0.0f, 0});
-      return nan;
-    }
-    std::int64_t alive = 0;
-    for (std::int64_t word = 0; word < words; ++word) alive += bits::count(live(r)[word]);
+    if (rule_.group > 0)
+      return kernels_.drop_lowest_of_groups(scores(r), size_ / (rule_.group * g_.inner), rule_.group, g_.inner, share,
+                                            ints_.data(), keep(r), search_.ahead);
+    const std::int64_t alive = tensor_.mask ? kernels_.popcount(live(r), words) : size_;
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
-    const Cut cut = kernels_.cut_below(scores(r), words * bits::per_word, share - (size_ - alive));
-    const bool split = kind_ == RowLayout::permuted && cut.ties > 0 &&
-                       kernels_.count(scores(r), live(r), size_, cut.threshold).equal > cut.ties;
-    return split ? split_ties(r, words, cut) : keep_words(r, words, cut);
+    const RowOutcome found =
+        kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, share - (size_ - alive), search_, keep(r));
+    const bool split = kind_ == RowLayout::permuted && found.cut.ties > 0 &&
+                       kernels_.count_one(scores(r), live(r), size_, found.cut.threshold).equal > found.cut.ties;
+    return split ? split_ties(r, words, found.cut) : found.nan;
   }
 
   // The same where some of the ties go, in a row whose elements lie in another order: the first by logical index.
@@ -234,7 +238,11 @@ class Rows {
   Tiles tiles_;
   std::vector<float> scores_;
   std::vector<std::uint64_t> live_, keep_;
-  std::vector<std::int32_t> ints_;
+  std::vector<std::int32_t> ints_;    // for groups
+  std::vector<std::int16_t> halves_;  // these are for rows
+  std::vector<std::int32_t> places_;
+  std::vector<float> inside_;
+  RowSearch search_;
   static constexpr std::int64_t columns_ = 16;
   std::vector<float> block_;  // these are for rows that interleave in memory
   std::vector<unsigned char> bytes_;

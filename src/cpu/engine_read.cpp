@@ -237,20 +237,20 @@ void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, 
                           std::span<std::int64_t> bins, Workspace& workspace) {
   constexpr std::int64_t flush_at = std::int64_t{1} << 31;  // before a 32-bit bin can overflow
   struct Local {
-    std::uint32_t* bins;
+    std::uint32_t* bins;  // two tables
     std::int64_t counted = 0;
   };
   const int count = threads(view.size());
   std::vector<Local> locals(static_cast<std::size_t>(count));
   for (std::size_t thread = 0; thread < locals.size(); ++thread) {
-    locals[thread].bins = workspace.get<std::uint32_t>(Workspace::first_arena + 2 * thread, bins.size());
-    std::fill_n(locals[thread].bins, bins.size(), 0u);
+    locals[thread].bins = workspace.get<std::uint32_t>(Workspace::first_arena + 2 * thread, 2 * bins.size());
+    std::fill_n(locals[thread].bins, 2 * bins.size(), 0u);
   }
   std::fill(bins.begin(), bins.end(), 0);
   std::mutex mutex;
   const auto flush = [&](Local& local) {
     const std::scoped_lock lock(mutex);
-    for (std::size_t b = 0; b < bins.size(); ++b) bins[b] += std::exchange(local.bins[b], 0u);
+    for (std::size_t b = 0; b < 2 * bins.size(); ++b) bins[b % bins.size()] += std::exchange(local.bins[b], 0u);
     local.counted = 0;
   };
   parallel_for(count, static_cast<std::int64_t>(chunks.size()), [&](int thread, std::int64_t c) {
@@ -289,11 +289,8 @@ void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std:
     std::vector<CountsAt> mine(counts.size());
     for_each_scored<tile_size>(kernels_, view, chunks[static_cast<std::size_t>(c)],
                                [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
-                                 for (std::size_t j = 0; j < thresholds.size(); ++j) {
-                                   const CountsAt found = kernels_.count(scores, live, n, thresholds[j]);
-                                   mine[j].below += found.below;
-                                   mine[j].equal += found.equal;
-                                 }
+                                 kernels_.count(scores, live, n, thresholds.data(),
+                                                static_cast<std::int64_t>(thresholds.size()), mine.data());
                                });
     const std::scoped_lock lock(mutex);
     for (std::size_t j = 0; j < counts.size(); ++j) {

@@ -77,6 +77,27 @@ struct Cut {
   std::int64_t ties;
 };
 
+// What will be read next: begin and end in every array.
+struct Ahead {
+  int streams = 0;
+  std::array<const char*, 4> at{}, end{};
+};
+
+// Room for the scores of a row, and where the last row was cut: those of one matrix are much alike.
+struct RowSearch {
+  std::int16_t* halves = nullptr;
+  std::int32_t* places = nullptr;
+  float* inside = nullptr;
+  int last = 0;
+  int spread = 1 << 13;
+  Ahead ahead{};
+};
+
+struct RowOutcome {
+  Cut cut;
+  std::int64_t nan = 0;
+};
+
 // One block of a tracked tensor, all f32: Moments::block elements or fewer. `live` may be null.
 struct TrackBlock {
   const float* w = nullptr;
@@ -123,16 +144,25 @@ struct Kernels {
   void (*histogram)(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit&,
                     std::uint32_t* bins);
   void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&);
-  CountsAt (*count)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold);
+  void (*count)(const float* scores, const std::uint64_t* live, std::int64_t count, const float* thresholds,
+                std::int64_t n, CountsAt* counts);
+
+  CountsAt count_one(const float* scores, const std::uint64_t* live, std::int64_t size, float threshold) const {
+    CountsAt found;
+    count(scores, live, size, &threshold, 1, &found);
+    return found;
+  }
+
   std::int64_t (*write_mask)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
-  // The three of group.hpp: a row's k lowest; dead elements out of the way; the lowest of every few inputs.
-  Cut (*cut_below)(const float* scores, std::int64_t count, std::int64_t k);
+  // A row's k lowest (row_cut.hpp); dead elements out of the way, and the lowest of every few inputs (group.hpp).
+  RowOutcome (*drop_lowest_of_row)(const float* scores, std::int64_t count, std::int64_t k, RowSearch&,
+                                   std::uint64_t* keep);
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
-  std::int64_t (*lowest_of_groups)(float* row, const std::uint64_t* live, std::int64_t blocks, std::int64_t size,
-                                   std::int64_t inner, std::int64_t share, std::int32_t* scratch);
+  std::int64_t (*drop_lowest_of_groups)(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
+                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep, Ahead&);
   TrackSums (*coherence)(const TrackBlock&, float decay);
   TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);

@@ -108,6 +108,19 @@ class Tiles {
     }
   }
 
+  // Where elements first .. first + count lie, as far as they are in the tensor.
+  Ahead ahead(std::int64_t first, std::int64_t count) const {
+    Ahead next;
+    count = std::min(count, tensor_.numel - first);
+    for (std::size_t s = 0; count > 0 && s < streams_; ++s) {
+      const auto size = static_cast<std::int64_t>(size_of(stream_[s].array.dtype));
+      next.at[s] = static_cast<const char*>(stream_[s].array.data) + first * size;
+      next.end[s] = next.at[s] + count * size;
+      ++next.streams;
+    }
+    return next;
+  }
+
   void score(const TileInput& in, std::int64_t count, float* out) const {
     kernels_.score[view_.scorer.index()][stored_](view_.scorer, in, count, out);
   }

@@ -11,6 +11,7 @@
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/rounding.hpp"
+#include "cpu/verbs/row_cut.hpp"
 #include "cpu/verbs/score.hpp"
 #include "cpu/verbs/track.hpp"
 #include "cpu/verbs/write_mask.hpp"
@@ -38,9 +39,9 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;
-  k.cut_below = &cut_below;
+  k.drop_lowest_of_row = &drop_lowest_of_row;
   k.bury = &bury;
-  k.lowest_of_groups = &lowest_of_groups;
+  k.drop_lowest_of_groups = &drop_lowest_of_groups;
   k.coherence = &coherence_block;
   k.retention = &against_update<false>;
   k.snapshot = &against_update<true>;

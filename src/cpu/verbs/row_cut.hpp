@@ -1,0 +1,168 @@
+// The k lowest scores of a row that lies in the first caches. Their upper halves are searched as 16-bit keys, four
+// counts in a pass and first around the place where the last row was cut; the few scores that share the half found are
+// then selected exactly.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <utility>
+
+#include "cpu/kernels.hpp"
+#include "cpu/verbs/ahead.hpp"
+#include "cpu/verbs/bits.hpp"
+#include "cpu/verbs/row_halving.hpp"
+#include "cpu/verbs/signed_key.hpp"
+#include "cpu/verbs/write_mask.hpp"
+
+namespace bittersweet {
+namespace {
+
+// A half is the upper 16 bits of a score as a signed number of the same order: minus the magnitude's, if it is
+// negative, so that both zeros and what is nearly zero share one. NaN are above all; `infinite` is infinity's, which
+// some NaN would share.
+constexpr std::int16_t infinite = 0x7f80;
+
+template <int... I>
+BITTERSWEET_INLINE ShortVector odd_ones(ShortVector a, ShortVector b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+
+BITTERSWEET_INLINE ShortVector load_shorts(const void* data, std::int64_t index) {
+  ShortVector a;
+  std::memcpy(&a, static_cast<const std::int16_t*>(data) + index, sizeof a);
+  return a;
+}
+
+BITTERSWEET_INLINE std::int64_t sum(ShortVector a) {
+  const IntVector pairs = reinterpret_cast<IntVector>(a);
+  return sum((pairs >> 16) + ((pairs << 16) >> 16));
+}
+
+constexpr std::int64_t most_vectors = std::int64_t{1} << 14;  // that are counted in one: no lane overflows
+
+// Writes them. Returns how many are NaN, or -1 if one is infinite.
+inline std::int64_t write_halves(const float* scores, std::int64_t count, std::int16_t* halves, cpu::Ahead& ahead) {
+  std::int64_t nans = 0;
+  ShortVector any_infinite{};
+  for (std::int64_t begin = 0; begin < count; begin += most_vectors * short_lanes) {
+    const std::int64_t end = std::min(count, begin + most_vectors * short_lanes);
+    ShortVector numbers{};
+    for (std::int64_t i = begin; i < end; i += short_lanes) {
+      ask(ahead);
+      const ShortVector upper = odd_ones(load_shorts(scores, 2 * i), load_shorts(scores, 2 * i + short_lanes),
+                                         std::make_integer_sequence<int, short_lanes>{});
+      const ShortVector magnitude = upper & 0x7fff, number = magnitude < infinite;
+      const ShortVector sign = (upper >> 15) & number;
+      any_infinite |= magnitude == infinite;
+      numbers -= number;
+      const ShortVector half = (magnitude ^ sign) - sign;
+      std::memcpy(halves + i, &half, sizeof half);
+    }
+    nans += end - begin - sum(numbers);
+  }
+  return sum(any_infinite) == 0 ? nans : -1;
+}
+
+constexpr int counts_at_once = 4;
+
+// found[n] = how many halves are at or below at[n].
+BITTERSWEET_INLINE void count_halves(const std::int16_t* halves, std::int64_t count, const int (&at)[counts_at_once],
+                                     std::int64_t (&found)[counts_at_once], cpu::Ahead& ahead) {
+  ShortVector t[counts_at_once];
+  for (int n = 0; n < counts_at_once; ++n) t[n] = ShortVector{} + static_cast<std::int16_t>(at[n]), found[n] = 0;
+  for (std::int64_t begin = 0; begin < count; begin += most_vectors * short_lanes) {
+    const std::int64_t end = std::min(count, begin + most_vectors * short_lanes);
+    ShortVector sums[counts_at_once]{};
+    for (std::int64_t i = begin; i < end; i += short_lanes) {
+      ask(ahead);
+      const ShortVector own = load_shorts(halves, i);
+      for (int n = 0; n < counts_at_once; ++n) sums[n] -= own <= t[n];
+    }
+    for (int n = 0; n < counts_at_once; ++n) found[n] += sum(sums[n]);
+  }
+}
+
+// The half of the k-th lowest score, and how many lie below it. There are k numbers at least. Counts are taken around
+// the place where the last row was cut, then around that where the k-th would lie if the scores inside were spread
+// evenly, and in the middle, so that every pass halves the range.
+struct FoundHalf {
+  int half;
+  std::int64_t below;
+};
+inline FoundHalf find_half(const std::int16_t* halves, std::int64_t count, std::int64_t numbers, std::int64_t k,
+                           cpu::RowSearch& search) {
+  int under = -infinite - 1, over = infinite - 1;  // fewer than k at or below the first, k or more at the second
+  std::int64_t up_to_under = 0, up_to_over = numbers;
+  int at[counts_at_once];
+  const auto place = [&](int n, int half) { at[n] = std::clamp(half, under + 1, std::max(under + 1, over - 1)); };
+  for (int n = 0; n < counts_at_once; ++n) place(n, search.last + (2 * n - 3) * search.spread / 2);
+  while (over - under > 1) {
+    std::int64_t found[counts_at_once];
+    count_halves(halves, count, at, found, search.ahead);
+    for (int n = 0; n < counts_at_once; ++n) {
+      if (found[n] < k && at[n] > under) under = at[n], up_to_under = found[n];
+      if (found[n] >= k && at[n] < over) over = at[n], up_to_over = found[n];
+    }
+    const int width = over - under, near = std::max(1, width / 16);
+    const double inside = static_cast<double>(up_to_over - up_to_under);
+    const int even = under + static_cast<int>(width * (static_cast<double>(k - up_to_under) - 0.5) / inside);
+    place(0, even - near), place(1, even), place(2, even + near), place(3, under + width / 2);
+  }
+  search.spread = std::clamp((search.spread + std::abs(over - search.last)) / 2, counts_at_once, 1 << 13);
+  search.last = over;
+  return {over, up_to_under};
+}
+
+// The places of the scores whose half is the one; keep bits of lower ones are cleared. Returns how many there are.
+inline std::int64_t list_half(const std::int16_t* halves, std::int64_t count, int half, std::int32_t* places,
+                              std::uint64_t* keep) {
+  const ShortVector t = ShortVector{} + static_cast<std::int16_t>(half);
+  std::int64_t found = 0;
+  for (std::int64_t i = 0; i < count; i += bits::per_word) {
+    ShortMask lower[shorts_per_word], same[shorts_per_word];
+    for (int v = 0; v < shorts_per_word; ++v) {
+      const ShortVector own = load_shorts(halves, i + v * short_lanes);
+      lower[v] = less(own, t);
+      same[v] = equal(own, t);
+    }
+    keep[i / bits::per_word] &= ~pack(lower);
+    for (std::uint64_t word = pack(same); word != 0; word = bits::without_lowest(word))
+      places[found++] = static_cast<std::int32_t>(i + std::countr_zero(word));
+  }
+  return found;
+}
+
+// Clears the keep bits of the k lowest of `count` scores, of fewer if fewer are numbers; of equal ones the first go.
+// The buffer is padded with NaN to a multiple of 64, and `count` is that multiple. Also says where that cuts, and how
+// many live scores are NaN (dead ones have no keep bit, and are NaN or higher than all that go). What `search`
+// remembers decides how long it takes, and nothing else.
+inline cpu::RowOutcome drop_lowest_of_row(const float* scores, std::int64_t count, std::int64_t k,
+                                          cpu::RowSearch& search, std::uint64_t* keep) {
+  const std::int64_t words = count / bits::per_word;
+  const std::int64_t dead = count - popcount_words(keep, words);
+  const std::int64_t nans = write_halves(scores, count, search.halves, search.ahead);
+  if (nans < 0) {
+    const cpu::Cut cut = cut_by_halving(scores, count, k);
+    std::int64_t ties = cut.ties;
+    return {cut, write_mask_tile(scores, keep, count, cut.threshold, ties, keep)};
+  }
+  k = std::min(k, count - nans);
+  if (k <= 0) return {{-std::numeric_limits<float>::infinity(), 0}, nans - dead};
+  const FoundHalf found = find_half(search.halves, count, count - nans, k, search);
+  const std::int64_t listed = list_half(search.halves, count, found.half, search.places, keep);
+  for (std::int64_t i = 0; i < listed; ++i) search.inside[i] = scores[search.places[i]];
+  const std::int64_t rank = k - found.below;
+  float* const kth = search.inside + rank - 1;
+  std::nth_element(search.inside, kth, search.inside + listed);
+  cpu::Cut cut{*kth, rank};
+  for (const float* lower = search.inside; lower < kth; ++lower) cut.ties -= *lower < cut.threshold;
+  for (std::int64_t i = 0, ties = cut.ties; i < listed; ++i) {
+    const float score = scores[search.places[i]];
+    if (score < cut.threshold || (score == cut.threshold && ties-- > 0)) bits::clear_if(keep, search.places[i], true);
+  }
+  return {cut, nans - dead};
+}
+
+}  // namespace
+}  // namespace bittersweet

@@ -1,0 +1,45 @@
+// Scores as signed integers of the same order, as radix_key.hpp's but for the sign that integer vectors compare by.
+#pragma once
+
+#include "cpu/simd.hpp"
+
+namespace bittersweet {
+namespace {
+
+constexpr std::int32_t lowest_key = std::numeric_limits<std::int32_t>::min();
+constexpr std::int32_t key_of_nans = std::numeric_limits<std::int32_t>::max() - 1;  // adding 1 to a key is no overflow
+
+// Numbers only. Adding 0 makes one zero of two.
+BITTERSWEET_INLINE IntVector signed_key(Vec s) {
+  const IntVector raw = as_bits(s + 0.0f);
+  return raw ^ ((raw >> 31) & 0x7fffffff);
+}
+
+BITTERSWEET_INLINE Mask less(IntVector a, IntVector b) {
+#if BITTERSWEET_LANES == 16
+  return _mm512_cmplt_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+#else
+  return a < b;
+#endif
+}
+
+BITTERSWEET_INLINE Mask equal(IntVector a, IntVector b) {
+#if BITTERSWEET_LANES == 16
+  return _mm512_cmpeq_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+#else
+  return a == b;
+#endif
+}
+
+BITTERSWEET_INLINE std::int64_t sum(IntVector a) {
+#if BITTERSWEET_LANES == 16
+  return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(a));
+#else
+  std::int64_t total = 0;
+  for (int i = 0; i < lanes; ++i) total += a[i];
+  return total;
+#endif
+}
+
+}  // namespace
+}  // namespace bittersweet
