@@ -3,9 +3,9 @@
 //
 // Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
 // same bits whatever the number of threads and, unless a product gives that up, the instruction set and the batch; any
-// floating-point environment is respected. Of two layouts, strips (sparse/strip_layout.hpp) have a bit for every element
-// and the values; delta (sparse/delta_layout.hpp) has a byte beside each value, and is smaller and faster where few are
-// left. The order of sums and their error bound are in engine/sparse.hpp.
+// floating-point environment is respected. Of two layouts, strips (sparse/strip_layout.hpp) have a bit for every
+// element and the values; delta (sparse/delta_layout.hpp) has a byte beside each value, and is smaller and faster where
+// few are left. The order of sums and their error bound are in engine/sparse.hpp.
 #pragma once
 
 #include <cstddef>

@@ -14,9 +14,9 @@
 namespace bittersweet {
 namespace {
 
-constexpr std::int64_t depth = 256;  // 16 rows of it are 16 KB
+constexpr std::int64_t depth = 256;        // 16 rows of it are 16 KB
 constexpr std::int64_t next_panel = 8192;  // bytes: asked for now, and there when this one has been multiplied
-constexpr int most_vectors = 3;      // of a chunk
+constexpr int most_vectors = 3;            // of a chunk
 
 // Rows whose sums are in registers: 16 to 24 of 32, or 8 to 12 of 16.
 constexpr int rows_at_once(int vectors) { return lanes == 16 ? (vectors == 1 ? 16 : 8) : (vectors == 1 ? 8 : 4); }
