@@ -8,6 +8,7 @@
 #include "cpu/parallel.hpp"
 #include "fp_environment.hpp"
 #include "nvtx_range.hpp"
+#include "sparse_checks.hpp"
 
 namespace bittersweet::sparse {
 namespace {
@@ -15,28 +16,6 @@ namespace {
 CpuSparse& engine() {
   static CpuSparse chosen;
   return chosen;
-}
-
-void check_array(const char* name, const TensorView& array, std::int64_t count) {
-  if (array.dtype == DType::none)
-    throw DTypeError(std::string(name) + ": no dtype; accepted: float32, float16, bfloat16");
-  if (count > 0 && array.data == nullptr)
-    throw LayoutError(std::string(name) + ": there is no memory for " + std::to_string(count) + " elements");
-  if (reinterpret_cast<std::uintptr_t>(array.data) % size_of(array.dtype) != 0)
-    throw LayoutError(std::string(name) + ": its address is not a multiple of the size of " + name_of(array.dtype) +
-                      "; copy it to aligned memory");
-}
-
-void check_shape(std::int64_t rows, std::int64_t columns) {
-  constexpr std::int64_t most = std::int64_t{1} << 31;
-  if (rows < 0 || columns < 0 || rows > most || columns > most)
-    throw ShapeError("matrix: " + std::to_string(rows) + " rows and " + std::to_string(columns) +
-                     " columns; accepted: 0 to 2^31 of each");
-}
-
-void check_dense(const DenseMatrix& dense) {
-  check_shape(dense.rows, dense.columns);
-  check_array("matrix", dense.elements, dense.rows * dense.columns);
 }
 
 void check_packed(const PackedMatrix& packed) {
@@ -55,10 +34,7 @@ std::int64_t measure(const DenseMatrix& dense, const std::uint64_t* keep, std::u
   check_dense(dense);
   const std::int64_t count = strips::count(dense.rows);
   const std::int64_t lost = engine().count_strips(dense, keep, masks, {offsets + 1, static_cast<std::size_t>(count)});
-  if (lost > 0)
-    throw ArgumentError("keep: " + std::to_string(lost) +
-                        " elements that it drops are not +0, and packing would lose them; write the zeros first "
-                        "(apply_masks), or pack without masks");
+  refuse_lost(lost);
   offsets[0] = 0;
   for (std::int64_t strip = 0; strip < count; ++strip) offsets[strip + 1] += offsets[strip];
   return static_cast<std::int64_t>(offsets[count]);
@@ -86,10 +62,7 @@ Packed pack(const DenseMatrix& dense, const std::uint64_t* keep) {
 void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out) {
   const NvtxRange range("bittersweet::sparse::unpack");
   check_packed(packed);
-  if (first_row < 0 || rows < 0 || first_row > packed.rows || rows > packed.rows - first_row ||
-      first_row % strips::height != 0 || (rows % strips::height != 0 && first_row + rows != packed.rows))
-    throw ShapeError("rows: " + std::to_string(rows) + " from " + std::to_string(first_row) + " on, of " +
-                     std::to_string(packed.rows) + "; accepted: whole strips of 16 rows");
+  check_rows(packed.rows, first_row, rows, strips::height, "strips of 16 rows");
   if (rows == 0 || packed.columns == 0) return;
   check_array("out", {out, packed.values.dtype}, rows * packed.columns);
   engine().unpack_strips(packed, first_row / strips::height, strips::count(rows), out);
@@ -98,10 +71,7 @@ void unpack(const PackedMatrix& packed, std::int64_t first_row, std::int64_t row
 void multiply(const PackedMatrix& packed, const StripProduct& product, Workspace& workspace) {
   const NvtxRange range("bittersweet::sparse::multiply");
   check_packed(packed);
-  if (product.batch < 0) throw ShapeError("batch: " + std::to_string(product.batch) + "; accepted: 0 or more");
-  check_array("x", product.x, product.batch * packed.columns);
-  check_array("y", product.y, product.batch * packed.rows);
-  if (product.bias.data != nullptr) check_array("bias", product.bias, packed.rows);
+  check_product(packed.rows, packed.columns, product);
   const FpEnvironment environment;
   engine().multiply_strips(packed, product, workspace);
 }

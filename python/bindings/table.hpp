@@ -115,6 +115,7 @@ inline std::vector<float*> outputs_of(const pybind11::buffer& buffer, const std:
 void bind_addresses(pybind11::module_& module);
 void bind_blockwise(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
+void bind_cuda_sparse(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_info(pybind11::module_& module);
 void bind_mask(pybind11::module_& module);

@@ -28,6 +28,9 @@ Left emulated_step(AdamModel& model, const AdamCall& call = {}, const float* fou
   }
   left.dirty.assign(model.tensors.size(), 7);
   const std::vector<std::uint8_t> trusted = model.trusted();
+  std::vector<std::optional<RoundingKey>> draws(call.draws.begin(), call.draws.end());
+  for (auto& draw : draws)
+    if (draw) draw->step = 123456;  // the counts stand for it
   left.launches = EmulatedCuda(seed, seed % 3 + 1)
                       .step_adam(model.inputs(), model.options(),
                                  {.rounding = call.rounding,
@@ -35,6 +38,7 @@ Left emulated_step(AdamModel& model, const AdamCall& call = {}, const float* fou
                                   .steps = steps,
                                   .lr = lr,
                                   .trusted = trusted,
+                                  .draws = draws,
                                   .grad_scale = call.scale != 0 || seed % 2 == 0 ? &call.scale : nullptr,
                                   .found_inf = found_inf,
                                   .dirty = left.dirty.data()});
@@ -165,6 +169,56 @@ TEST(CudaAdam, EachTensorByItsOwn) {
     tensor.mask = random_mask(tensor.numel, 0.4, t);
   }
   expect_like_reference(model, {}, 3);
+}
+
+// bf16 weights and moments are drawn by the count that the device holds; tensors without a key are rounded to nearest.
+TEST(CudaAdam, DrawnTensorsHaveTheReferencesBits) {
+  std::uint64_t seed = 300;
+  for (const AdamStorage& storage : adam_storages) {
+    if (storage.weight == DType::f16) continue;
+    for (const AdamPlacement placement : {AdamPlacement::aligned, AdamPlacement::flush, AdamPlacement::offset})
+      for (const double dead : {-1.0, 0.5, 1.0})
+        for (const AdamCall& call :
+             {AdamCall{}, AdamCall{.rounding = {false}, .scale = 8}, AdamCall{.weights_only = true}}) {
+          SCOPED_TRACE(show(storage, placement) + ", dead " + std::to_string(dead));
+          AdamModel model = adam_model(storage, ++seed, placement);
+          AdamOptions options = telling;
+          options.amsgrad = seed % 2 != 0;
+          model.set_options(options);
+          if (dead >= 0) model.set_masks(dead, seed);
+          AdamModel expected = model, nearest = model;
+          for (int step = 0; step < 2; ++step) {
+            std::vector<std::optional<RoundingKey>> draws(model.tensors.size());
+            for (std::size_t t = 0; t < draws.size(); ++t)
+              if (t % 4 != 1)
+                draws[t] = RoundingKey{~seed << 20, static_cast<std::uint32_t>(model.tensors[t].step) + 1,
+                                       static_cast<std::uint32_t>(t * 1000)};
+            AdamCall drawn = call;
+            drawn.draws = draws;
+            const std::vector<std::uint32_t> dirty = reference_step(expected, drawn);
+            EXPECT_EQ(emulated_step(model, drawn, nullptr, ++seed).dirty, dirty);
+          }
+          expect_same(expected, model);
+          if (storage.weight != DType::bf16 || dead == 1.0) continue;
+          reference_step(nearest, call);
+          reference_step(nearest, call);
+          EXPECT_FALSE(nearest.bytes() == model.bytes());
+        }
+  }
+}
+
+TEST(CudaAdam, DrawsThatCannotBeAreRefused) {
+  const auto with = [](std::size_t storage, std::uint32_t stream, std::size_t count) {
+    AdamModel model = adam_model(adam_storages[storage], 3, AdamPlacement::aligned, {64, 64});
+    const std::vector<std::optional<RoundingKey>> draws(count, RoundingKey{1, 1, stream});
+    AdamCall call;
+    call.draws = draws;
+    emulated_step(model, call);
+  };
+  EXPECT_THROW(with(3, 0, 2), DTypeError);
+  EXPECT_THROW(with(1, 1u << 22, 2), ArgumentError);
+  EXPECT_THROW(with(1, 0, 1), ShapeError);
+  EXPECT_NO_THROW(with(1, 0, 2));
 }
 
 TEST(CudaAdam, FewLaunchesWhateverTheNumberOfTensors) {
