@@ -135,7 +135,7 @@ class ProductKernel:
 
 @dataclass
 class RoundingKernel:
-    """Stochastic rounding. Its hot part reaches from the first vector load to the last vector store."""
+    """Stochastic rounding. Its hot part reaches from the first vector load to the first vector store."""
 
     registers: int
     local_bytes: int
@@ -245,7 +245,7 @@ def rounding_kernel(name: str, code: list[str], registers: int, local: int) -> R
         registers,
         local,
         len(code),
-        round((stores[-1] + 1 - loads[0]) / (8 * len(stores)), 1),
+        round((stores[0] + 1 - loads[0]) / 8, 1),
         round(SLOTS_PER_BYTE * (4 + 2), 1),
         dict(sorted(collections.Counter(code[i] for i in loads).items())),
         dict(sorted(collections.Counter(code[i] for i in stores).items())),

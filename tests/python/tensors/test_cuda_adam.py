@@ -166,7 +166,7 @@ def test_drawn_steps_have_the_bits_of_the_cpu(cuda: Any, storage: Any, amsgrad: 
         assert call() == dirty
         _core.step_adam(nearest.table(), nearest.options(), True, 8, 16, 0.0, False)
     expect_same(here, there)
-    with pytest.raises(AssertionError, match=r"of [1245]"):
+    with pytest.raises(AssertionError, match="weight of"):
         expect_same(nearest, there)
 
 

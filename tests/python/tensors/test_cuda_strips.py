@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused(cuda: Any) -> None:
     there = Packed(cuda, torch.ones(20, 40))
     for i, error in ((1, LayoutError), (3, LayoutError), (5, LayoutError), (7, ShapeError)):
         wrong = list(there.arrays())
-        wrong[i] = -1 if error is ShapeError else 3
+        wrong[i] = -1 if error is ShapeError else 4
         with pytest.raises(error):
             there.native.cuda_unpack_strips(there.queue, tuple(wrong), 0, 20, there.values.data_ptr())
     with pytest.raises(ShapeError, match="whole strips of 16 rows"):
