@@ -5,6 +5,8 @@
 
 namespace bittersweet::cuda {
 
+extern template void adam_drawn(Stream&, const AdamPlan&);
+
 std::size_t adam_workspace_bytes(std::span<const ScoreInputs> tensors) { return adam_bytes(tensors.size()); }
 
 void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,

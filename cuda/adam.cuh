@@ -4,6 +4,7 @@
 #pragma once
 
 #include "adam_plan.hpp"
+#include "draws.cuh"
 #include "neighbours.cuh"
 
 namespace bittersweet::cuda {
@@ -44,11 +45,11 @@ struct AdamTypes {
   static constexpr int width = S == Storage::bf16 ? 8 : 4;
 };
 
-template <Storage S, bool Contracted, bool Largest>
+template <Storage S, bool Contracted, bool Largest, bool Drawn>
 struct AdamPass {
   static constexpr DType W = AdamTypes<S>::weight, M = AdamTypes<S>::state;
-  static constexpr int width = AdamTypes<S>::width;
-  static constexpr u32 threads = 256, blocks = 3, most_rows = 440;
+  static constexpr int width = Drawn ? 4 : AdamTypes<S>::width;  // the draws of eight have no room in the registers
+  static constexpr u32 threads = 256, blocks = 3, most_rows = Drawn ? 330 : 440;
   struct Args {
     const float* found_inf;
     const AdamStep* constants;
@@ -56,13 +57,32 @@ struct AdamPass {
     bool weights_only;
     u32 count, tiles;
     AdamRow rows[most_rows];
+    AdamDraw draws[Drawn ? most_rows : 1];
   };
   struct Shared {};
 
+  // A number as it is stored: drawn, if it is to be.
+  template <int Width>
+  struct Rounding {
+    Draws<Width> w, m, v;
+    BITTERSWEET_DEVICE Rounding(const RoundingKey& key, std::int64_t at)
+        : w(adam_key(key, AdamArray::weight), at),
+          m(adam_key(key, AdamArray::exp_avg), at),
+          v(adam_key(key, AdamArray::exp_avg_sq), at) {}
+    BITTERSWEET_DEVICE void operator()(int i, float& weight, float& first, float& second) const {
+      weight = stochastic_bf16(weight, w[i]);
+      if constexpr (M == DType::bf16) first = stochastic_bf16(first, m[i]), second = stochastic_bf16(second, v[i]);
+    }
+  };
+  struct ToNearest {
+    BITTERSWEET_DEVICE ToNearest(const RoundingKey&, std::int64_t) {}
+    BITTERSWEET_DEVICE void operator()(int, float&, float&, float&) const {}
+  };
+
   // Neighbours of which some are alive, or their states are, by their keep bits. Was a dead weight not zero?
   template <Contraction C, int Width>
-  static BITTERSWEET_DEVICE bool live(const AdamRow& row, const AdamStep& step, std::int64_t at, u32 keep,
-                                      bool weights_only) {
+  static BITTERSWEET_DEVICE bool live(const AdamRow& row, const AdamStep& step, const RoundingKey& key, std::int64_t at,
+                                      u32 keep, bool weights_only) {
     Neighbours<W, Width> w, g;
     Neighbours<M, Width> m, v, largest;
     w.read(row.w, at);
@@ -76,12 +96,14 @@ struct AdamPass {
     };
     const bool masked = keep != (1u << Width) - 1;
     const bool dirty = masked && w.has_dead_nonzero(keep);
+    const std::conditional_t<Drawn, Rounding<Width>, ToNearest> round(key, at);
     // What is thrown away need not take the slow path of divisions, as zeros may.
     if (masked && !weights_only) set_dead_states(Neighbours<M, Width>::ones);
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       float weight = w[i], gradient = g[i], first = m[i], second = v[i], most = Largest ? largest[i] : 0.0f;
       adam<C>(step, weight, gradient, first, second, Largest ? &most : nullptr);
+      round(i, weight, first, second);
       w.set(i, weight);
       m.set(i, first);
       v.set(i, second);
@@ -120,13 +142,13 @@ struct AdamPass {
   }
 
   template <Contraction C, int Width>
-  static BITTERSWEET_DEVICE bool group(const Args& args, const AdamRow& row, const AdamStep& step, std::int64_t at,
-                                       u32 keep) {
-    if (keep != 0 || args.weights_only) return live<C, Width>(row, step, at, keep, args.weights_only);
+  static BITTERSWEET_DEVICE bool group(const Args& args, const AdamRow& row, const AdamStep& step,
+                                       const RoundingKey& key, std::int64_t at, u32 keep) {
+    if (keep != 0 || args.weights_only) return live<C, Width>(row, step, key, at, keep, args.weights_only);
     return dead<Width>(row, step, at);
   }
 
-  static BITTERSWEET_DEVICE void tile(const Args& args, const AdamRow& row, u32 number) {
+  static BITTERSWEET_DEVICE void tile(const Args& args, const AdamRow& row, const RoundingKey& key, u32 number) {
     constexpr Contraction body = Contracted ? Contraction::fused : Contraction::none;
     constexpr Contraction rest = Contracted ? Contraction::fused_rest : Contraction::none;
     const u32 lane = lane_id();
@@ -141,14 +163,15 @@ struct AdamPass {
       for (u32 s = 0; s < 32 / width; ++s) {
         const std::int64_t at = begin + s * 32 * width + lane * width;
         if (at + width <= body_end)
-          dirty |= group<body, width>(args, row, step, at, keep >> (s * width) & ((1u << width) - 1));
+          dirty |= group<body, width>(args, row, step, key, at, keep >> (s * width) & ((1u << width) - 1));
       }
       const std::int64_t whole = (body_end < end ? body_end : end) - begin;
       if (whole > 0) singles += whole / width * width;
     }
     for (std::int64_t at = singles + lane; at < end; at += 32) {
       const u32 bit = row.mask == nullptr ? 1u : words32(row.mask)[at / 32] >> (at % 32) & 1u;
-      dirty |= at < body_end ? group<body, 1>(args, row, step, at, bit) : group<rest, 1>(args, row, step, at, bit);
+      dirty |=
+          at < body_end ? group<body, 1>(args, row, step, key, at, bit) : group<rest, 1>(args, row, step, key, at, bit);
     }
     if (__ballot_sync(everyone, dirty) != 0 && lane == 0) atomicMax(args.dirty + row.tensor, 1u);
   }
@@ -158,19 +181,26 @@ struct AdamPass {
     u32 row = 0;
     for (u64 t = first_warp(); t < args.tiles; t += warps()) {
       while (row + 1 < args.count && t >= args.rows[row + 1].first) ++row;
-      tile(args, args.rows[row], static_cast<u32>(t) - args.rows[row].first);
+      RoundingKey key;
+      if constexpr (Drawn) {
+        key = args.draws[row].key;
+        key.step = static_cast<u32>(static_cast<std::int64_t>(*args.draws[row].step));
+      }
+      tile(args, args.rows[row], key, static_cast<u32>(t) - args.rows[row].first);
     }
   }
 };
 
-template <Storage S, bool Contracted, bool Largest, class L>
-void adam_pass(L& launcher, const AdamPlan& plan, std::span<const AdamRow> rows) {
-  using K = AdamPass<S, Contracted, Largest>;
+template <Storage S, bool Contracted, bool Largest, bool Drawn, class L>
+void adam_pass(L& launcher, const AdamPlan& plan, const AdamRows& tensors) {
+  using K = AdamPass<S, Contracted, Largest, Drawn>;
+  const std::span<const AdamRow> rows(tensors.rows);
   for (std::size_t first = 0; first < rows.size(); first += K::most_rows) {
-    typename K::Args args{plan.found_inf, plan.constants, plan.dirty, plan.weights_only, 0, 0, {}};
+    typename K::Args args{plan.found_inf, plan.constants, plan.dirty, plan.weights_only, 0, 0, {}, {}};
     for (AdamRow row : rows.subspan(first, std::min<std::size_t>(K::most_rows, rows.size() - first))) {
       row.first = args.tiles;
       args.tiles += tiles_of(row.numel);
+      if constexpr (Drawn) args.draws[args.count] = tensors.draws[first + args.count];
       args.rows[args.count++] = row;
     }
     launcher.template launch<K>(grid_for<K>((args.tiles + 7) / 8, launcher.processors()), args);
@@ -180,14 +210,35 @@ void adam_pass(L& launcher, const AdamPlan& plan, std::span<const AdamRow> rows)
 template <bool Contracted, class L>
 void adam_passes(L& launcher, const AdamPlan& plan) {
   [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (adam_pass<adam_storages[I], Contracted, false>(launcher, plan, plan.rows[I][0]), ...);
-    (adam_pass<adam_storages[I], Contracted, true>(launcher, plan, plan.rows[I][1]), ...);
+    (adam_pass<adam_storages[I], Contracted, false, false>(launcher, plan, plan.tensors_of[I][0][0]), ...);
+    (adam_pass<adam_storages[I], Contracted, true, false>(launcher, plan, plan.tensors_of[I][1][0]), ...);
   }(std::make_index_sequence<adam_storages.size()>());
+}
+
+template <Storage S, bool Contracted, class L>
+void adam_drawn_passes(L& launcher, const AdamPlan& plan, const AdamRows (&tensors)[2][2]) {
+  adam_pass<S, Contracted, false, true>(launcher, plan, tensors[0][1]);
+  adam_pass<S, Contracted, true, true>(launcher, plan, tensors[1][1]);
+}
+
+// Tensors whose bf16 arrays are drawn.
+template <class L>
+void adam_drawn(L& launcher, const AdamPlan& plan) {
+  const auto &bf16 = plan.tensors_of[1], &pairs = plan.tensors_of[2];
+  static_assert(adam_storages[1] == Storage::bf16 && adam_storages[2] == Storage::bf16_f32);
+  if (plan.contracted) {
+    adam_drawn_passes<Storage::bf16, true>(launcher, plan, bf16);
+    adam_drawn_passes<Storage::bf16_f32, true>(launcher, plan, pairs);
+  } else {
+    adam_drawn_passes<Storage::bf16, false>(launcher, plan, bf16);
+    adam_drawn_passes<Storage::bf16_f32, false>(launcher, plan, pairs);
+  }
 }
 
 inline constexpr std::size_t most_argument_bytes = 32764;
 static_assert(sizeof(PrepareAdam::Args) <= most_argument_bytes);
-static_assert(sizeof(AdamPass<Storage::f32, true, true>::Args) <= most_argument_bytes);
+static_assert(sizeof(AdamPass<Storage::f32, true, true, false>::Args) <= most_argument_bytes);
+static_assert(sizeof(AdamPass<Storage::bf16, true, true, true>::Args) <= most_argument_bytes);
 
 template <class L>
 void step_adam(L& launcher, const AdamPlan& plan) {
@@ -199,6 +250,7 @@ void step_adam(L& launcher, const AdamPlan& plan) {
     launcher.template launch<Prepare>((args.count + Prepare::threads - 1) / Prepare::threads, args);
   }
   plan.contracted ? adam_passes<true>(launcher, plan) : adam_passes<false>(launcher, plan);
+  adam_drawn(launcher, plan);
 }
 
 }  // namespace bittersweet::cuda

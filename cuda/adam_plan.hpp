@@ -28,12 +28,24 @@ struct AdamRow {
   bool trusted;
 };
 
-// By storage and, last, whether there is an AMSGrad buffer: one kernel each.
+// What a tensor's draws are made of: its step is the count at `step`.
+struct AdamDraw {
+  RoundingKey key;
+  const float* step;
+};
+
+// Tensors that one kernel takes; a draw for each, or none.
+struct AdamRows {
+  std::vector<AdamRow> rows;
+  std::vector<AdamDraw> draws;
+};
+
+// By storage, whether there is an AMSGrad buffer and, last, whether arrays are drawn: one kernel each.
 inline constexpr std::array adam_storages{Storage::f32, Storage::bf16, Storage::bf16_f32, Storage::f16_f32};
 
 struct AdamPlan {
   std::vector<AdamTensor> tensors;
-  std::vector<AdamRow> rows[adam_storages.size()][2];
+  AdamRows tensors_of[adam_storages.size()][2][2];
   AdamStep* constants;
   std::uint32_t* dirty;
   const float* grad_scale;
@@ -72,6 +84,7 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
   check_adam_length("steps", call.steps.size(), tensors.size());
   if (!call.lr.empty()) check_adam_length("lr", call.lr.size(), tensors.size());
   if (!call.trusted.empty()) check_adam_length("trusted", call.trusted.size(), tensors.size());
+  if (!call.draws.empty()) check_adam_length("draws", call.draws.size(), tensors.size());
   check_memory(tensors);
   check_adam_rounding(call.rounding);
   if (tiles_in(tensors) >= device::max_tiles)
@@ -82,6 +95,8 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
     const ScoreInputs& tensor = tensors[t];
     check_adam_options(options[t]);
     check_adam_tensor(tensor, options[t].amsgrad);
+    const RoundingKey* const draw = !call.draws.empty() && call.draws[t] ? &*call.draws[t] : nullptr;
+    if (draw != nullptr) check_adam_draw(tensor, *draw);
     const std::string name(tensor.name);
     if (call.steps[t] == nullptr)
       throw ArgumentError("steps: null pointer for tensor '" + name + "'; a float in device memory is needed");
@@ -91,7 +106,10 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
     row.tensor = static_cast<u32>(t);
     row.rest = static_cast<std::uint8_t>(call.rounding.contracted ? adam_rest(tensor, call.rounding) : 0);
     row.trusted = !call.weights_only && !call.trusted.empty() && call.trusted[t] != 0;
-    plan.rows[adam_storage_of(tensor)][options[t].amsgrad].push_back(row);
+    const bool drawn = draw != nullptr && tensor.weight.dtype == DType::bf16;
+    AdamRows& rows = plan.tensors_of[adam_storage_of(tensor)][options[t].amsgrad][drawn];
+    rows.rows.push_back(row);
+    if (drawn) rows.draws.push_back({*draw, call.steps[t]});
   }
   if (tensors.empty()) return plan;
   if (call.dirty == nullptr)

@@ -11,7 +11,6 @@ a tool is missing.
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import re
@@ -21,19 +20,41 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from sass_kernels import (
+    BYTES,
+    READS,
+    REGISTERS,
+    SLOTS_PER_BYTE,
+    SPECIAL,
+    AdamKernel,
+    Kernel,
+    ProductKernel,
+    RoundingKernel,
+    Special,
+    adam_kernel,
+    bracket_kernel,
+    product_kernel,
+    rounding_kernel,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 JSON_REPORT = ROOT / "bench" / "results" / "sass_sm90.json"
 PAGE = ROOT / "docs" / "cuda_sass.md"
 UNITS = (
     "adam",
+    "adam_drawn",
     "bracket",
     "count_runs",
     "engine",
     "histogram",
+    "multiply_strips",
     "prove_margin",
+    "rounding",
     "sample",
     "select",
+    "strips",
     "tally",
     "write_mask",
     "write_scores",
@@ -43,103 +64,6 @@ NVCC = [
     *("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"),
 ]
 SKIPPED = 77
-ELEMENTS = 32  # that one lane takes of a tile of 1024
-
-# A lane may issue so many instructions an element before an H200 waits for them rather than for memory
-# (132 x 128 lanes at 1.98 GHz, 4.8 TB/s), per byte read; kernels should stay below this share of it.
-SLOTS_PER_BYTE = 132 * 128 * 1.98e9 / 4.8e12
-SHARE = 0.7
-TRANSPOSE_AND_QUEUE = 2.5
-REGISTERS = 80
-# Division is a call behind a branch, and some formulas cannot meet the budget: reported, not limited.
-DIVIDING = {"Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z", "Bitter8BiasCorrected"}
-# AdamVariance has one kernel for all its powers: every root is computed and one is chosen. Identity reads
-# scores that the caller computed, as a rule in f32.
-UNLIMITED_SLOTS = DIVIDING | {"AdamVariance", "Identity"}
-DECIDES = {"0": "score", "1": "rough", "2": "pairs"}
-ROUGH = {"Bitter3", "Bitter7", "Bitter8"}
-STORED = {"1": "f32", "2": "f16", "3": "bf16"}
-READS = {  # arrays; two where a scorer is not named
-    **dict.fromkeys(("Magnitude", "Gradient", "Identity"), 1),
-    **dict.fromkeys(("Bitter0", "Bitter5", "Bitter6", "Bitter9Hybrid", "Bitter10z"), 3),
-}
-BYTES = {"f32": 4, "f16": 2, "bf16": 2}
-
-
-@dataclass
-class Kernel:
-    """One bracket kernel. Its hot loop reaches from the first vector load to a tile's last comparison."""
-
-    scorer: str
-    weight: str
-    state: str
-    decides: str
-    registers: int
-    local_bytes: int
-    instructions: int
-    slots: float  # issued for each element, mask transposition and queue not included
-    budget: float  # SHARE of the slots that memory leaves, less those of transposition and queue
-    loads: dict[str, int]
-    branches: int  # BSSY in the hot loop: one may ask whether the tile has a mask of dead elements
-
-    def name(self) -> str:
-        state = f" {self.state}" if READS.get(self.scorer, 2) > 1 else ""
-        return f"{self.scorer} {self.weight}{state} by {self.decides}"
-
-    def unlimited(self) -> bool:
-        """Exact scores of scorers that have rough ones are for eps = 0."""
-        return self.scorer in UNLIMITED_SLOTS or (self.scorer in ROUGH and self.decides == "score")
-
-    def faults(self) -> list[str]:
-        wide = "LDG.E.EF.128"
-        found = []
-        if self.registers > REGISTERS:
-            found.append(f"{self.registers} registers, more than {REGISTERS}")
-        if wide not in self.loads or any(load not in (wide, "LDG.E.EF.64") for load in self.loads):
-            found.append(f"loads {self.loads}, not vectors")
-        if self.scorer not in DIVIDING and self.branches > 1:
-            found.append(f"{self.branches} branches in the hot loop, where one a tile is allowed")
-        if not self.unlimited() and self.slots > self.budget:
-            found.append(f"{self.slots:.1f} slots an element, more than {self.budget:.1f}")
-        return found
-
-
-ADAM_STORED = {"0": "f32", "1": "bf16", "3": "bf16, state f32", "4": "f16, state f32"}
-ADAM_BYTES = {"f32": 4 * 7, "bf16": 2 * 7, "bf16, state f32": 2 * 3 + 4 * 4, "f16, state f32": 2 * 3 + 4 * 4}
-ADAM_BUFFER = {"f32": 8, "bf16": 4, "bf16, state f32": 8, "f16, state f32": 8}
-
-
-@dataclass
-class AdamKernel:
-    """One form of the optimizer's pass. Its hot part reaches from the first vector load of neighbours with a
-    live element to the last store of them; what it branches around (slow paths of divisions, the gradient's
-    own) is counted as well."""
-
-    storage: str
-    contracted: bool
-    amsgrad: bool
-    registers: int
-    local_bytes: int
-    instructions: int
-    slots: float  # for each element
-    memory_slots: float  # that memory leaves for the bytes read and written
-    loads: dict[str, int]
-    stores: dict[str, int]
-
-    def name(self) -> str:
-        return f"Adam {self.storage}{', amsgrad' * self.amsgrad}{', contracted' * self.contracted}"
-
-    def faults(self) -> list[str]:
-        narrow = 2 if self.storage.endswith("state f32") else 0  # four halves: weight and gradient
-        expected = {"LDG.E.EF.128": 4 - narrow + self.amsgrad} | ({"LDG.E.EF.64": narrow} if narrow else {})
-        found = []
-        if self.registers > REGISTERS:
-            found.append(f"{self.registers} registers, more than {REGISTERS}")
-        if self.loads != expected:
-            found.append(f"loads {self.loads}, not {expected}")
-        if self.stores.keys() != {load.replace("LDG", "STG") for load in expected}:
-            found.append(f"stores {self.stores}, not vectors")
-        return found
 
 
 class ToolMissing(Exception):
@@ -202,59 +126,6 @@ def functions(sass: str) -> dict[str, list[str]]:
     return found
 
 
-def bracket_kernel(name: str, code: list[str], registers: int, local: int) -> Kernel | None:
-    """The kernel's figures, if it is a bracket pass over vectors."""
-    match = re.search(r"BracketTilesINS_\d+(\w+?)ELNS_5DTypeE(\d)ELS\d+_(\d)ELNS\w*?6DecideE(\d)E", name)
-    vectors = [i for i, op in enumerate(code) if op.startswith("LDG.E.EF")]
-    if match is None or not vectors:
-        return None
-    scorer, weight, state = match.group(1), STORED[match.group(2)], STORED[match.group(3)]
-    end = next(i for i in range(vectors[-1], len(code)) if code[i].startswith("POPC"))
-    while not code[end].startswith(("FSETP", "HSET2")):
-        end -= 1  # the last comparison of a score
-    hot = code[vectors[0] : end + 1]
-    size = BYTES[weight] + BYTES[state] * (READS.get(scorer, 2) - 1)
-    return Kernel(
-        scorer,
-        weight,
-        state,
-        DECIDES[match.group(4)],
-        registers,
-        local,
-        len(code),
-        round(len(hot) / ELEMENTS, 2),
-        round(SHARE * SLOTS_PER_BYTE * size - TRANSPOSE_AND_QUEUE, 1),
-        dict(sorted(collections.Counter(code[i] for i in vectors).items())),
-        sum(op.startswith("BSSY") for op in hot),
-    )
-
-
-def adam_kernel(name: str, code: list[str], registers: int, local: int) -> AdamKernel | None:
-    """The kernel's figures, if it is an optimizer's pass."""
-    match = re.search(r"AdamPassILNS\w*?StorageE(\d)ELb(\d)ELb(\d)E", name)
-    loads = [i for i, op in enumerate(code) if op.startswith("LDG.E.EF")]
-    if match is None or not loads:
-        return None
-    storage, amsgrad = ADAM_STORED[match.group(1)], match.group(3) == "1"
-    width = 8 if storage == "bf16" else 4
-    arrays = 4 + amsgrad
-    hot = loads[:arrays]
-    stores = [i for i, op in enumerate(code) if op.startswith("STG.E.EF") and i > hot[-1]][:arrays]
-    size = ADAM_BYTES[storage] + ADAM_BUFFER[storage] * amsgrad
-    return AdamKernel(
-        storage,
-        match.group(2) == "1",
-        amsgrad,
-        registers,
-        local,
-        len(code),
-        round((stores[-1] + 1 - hot[0]) / width, 1),
-        round(SLOTS_PER_BYTE * size, 1),
-        dict(sorted(collections.Counter(code[i] for i in hot).items())),
-        dict(sorted(collections.Counter(code[i] for i in stores).items())),
-    )
-
-
 @dataclass
 class Unit:
     """The kernels of one file of cuda/."""
@@ -263,11 +134,11 @@ class Unit:
     registers: int  # of the kernel that takes most
 
 
-def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, Unit], list[str]]:
-    """Every bracket kernel and optimizer's pass, the kernels of each unit, and faults that any kernel may
-    have."""
+def measure() -> tuple[list[Kernel], list[Special], dict[str, Unit], list[str]]:
+    """Every bracket kernel, optimizer's pass, product and rounding, the kernels of each unit, and faults that
+    any kernel may have."""
     kernels: list[Kernel] = []
-    passes: list[AdamKernel] = []
+    passes: list[Special] = []
     units: dict[str, Unit] = {}
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -285,16 +156,21 @@ def measure() -> tuple[list[Kernel], list[AdamKernel], dict[str, Unit], list[str
                     faults.append(f"{unit}: {name}: local memory ({local} bytes)")
                 if kernel := bracket_kernel(name, instructions, registers, local):
                     kernels.append(kernel)
-                if adam := adam_kernel(name, instructions, registers, local):
-                    passes.append(adam)
+                for read in (adam_kernel, product_kernel, rounding_kernel):
+                    if special := read(name, instructions, registers, local):
+                        passes.append(special)
     kernels.sort(key=lambda k: (k.scorer, k.weight, k.state, k.decides))
     faults += [f"{kernel.name()}: {fault}" for kernel in kernels for fault in kernel.faults()]
-    passes.sort(key=AdamKernel.name)
-    faults += [f"{adam.name()}: {fault}" for adam in passes for fault in adam.faults()]
+    passes.sort(key=lambda special: (type(special).__name__, getattr(special, "batch", 0), special.name()))
+    faults += [f"{special.name()}: {fault}" for special in passes for fault in special.faults()]
     return kernels, passes, units, faults
 
 
-def page(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]) -> str:
+def of_kind(kind: type[Any], specials: list[Special]) -> list[Any]:
+    return [special for special in specials if isinstance(special, kind)]
+
+
+def page(kernels: list[Kernel], passes: list[Special], units: dict[str, Unit]) -> str:
     """The report as a page of the docs."""
     lines = [
         "# Machine code of the hot kernels",
@@ -337,17 +213,18 @@ def page(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]
         "Slots are counted from the first vector load of neighbours with a live element to the last store,",
         "what is branched around included: the slow paths of two divisions, and the whole division of the",
         "gradient where nothing scales it. *Memory* is what an H200's rate leaves for the bytes read and",
-        "written, gradients not written.",
+        "written, gradients not written. *Drawn* ones round stochastically; two of the four words of a",
+        "random number that they make are used.",
         "",
-        "| storage | amsgrad | contracted | slots | memory | registers | vector loads | vector stores |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| storage | amsgrad | contracted | drawn | slots | memory | registers | loads | stores |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for adam in passes:
+    for adam in of_kind(AdamKernel, passes):
         accesses = [
             ", ".join(f"{n} x {op.rsplit('.', 1)[1]} bits" for op, n in found.items())
             for found in (adam.loads, adam.stores)
         ]
-        said = ("yes" if flag else "no" for flag in (adam.amsgrad, adam.contracted))
+        said = ("yes" if flag else "no" for flag in (adam.amsgrad, adam.contracted, adam.drawn))
         row = (
             adam.storage,
             *said,
@@ -357,6 +234,36 @@ def page(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]
             *accesses,
         )
         lines.append("| " + " | ".join(map(str, row)) + " |")
+    lines += [
+        "",
+        "## Packed products",
+        "",
+        "Slots for each weight, dead or alive, of the loop over tiles: what brings values to shared memory",
+        "and adds up the counts of masks is not in it. *Memory* is what an H200's rate leaves for the bytes",
+        "of a weight, packed at 50 % zeros, and for those of a dense one: a product waits for instructions",
+        "rather than memory where its slots are the more.",
+        "",
+        "| weight | batch | slots | memory, packed | memory, dense | registers |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for product in of_kind(ProductKernel, passes):
+        dense = f"{SLOTS_PER_BYTE * BYTES[product.weight]:.1f}"
+        figures = (
+            product.batch,
+            f"{product.slots:.1f}",
+            f"{product.memory_slots:.1f}",
+            dense,
+            product.registers,
+        )
+        lines.append("| " + " | ".join(map(str, (product.weight, *figures))) + " |")
+    for rounding in of_kind(RoundingKernel, passes):
+        lines += [
+            "",
+            "## Stochastic rounding",
+            "",
+            f"{rounding.slots:.1f} slots an element, of {rounding.memory_slots:.1f} that memory leaves for",
+            f"the 6 bytes that are read and written; {rounding.registers} registers.",
+        ]
     lines += [
         "",
         "## All kernels",
@@ -371,13 +278,14 @@ def page(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]
     return "\n".join(lines)
 
 
-def differences(kernels: list[Kernel], passes: list[AdamKernel], units: dict[str, Unit]) -> list[str]:
+def differences(kernels: list[Kernel], passes: list[Special], units: dict[str, Unit]) -> list[str]:
     """How the checked-in report differs from what was measured."""
     if not JSON_REPORT.is_file():
         return [f"{JSON_REPORT.relative_to(ROOT)} is missing"]
     report = json.loads(JSON_REPORT.read_text())
     checked_in = {k.name(): k.slots for k in (Kernel(**k) for k in report["kernels"])}
-    checked_in |= {k.name(): k.slots for k in (AdamKernel(**k) for k in report["adam"])}
+    for kind in SPECIAL:
+        checked_in |= {k.name(): k.slots for k in (kind(**k) for k in report[kind.__name__])}
     was_built = {name: Unit(**unit).kernels for name, unit in report["units"].items()}
     if was_built != (built := {name: unit.kernels for name, unit in units.items()}):
         return [f"kernels by unit: {built}, {was_built} in the report"]
@@ -411,13 +319,13 @@ def main() -> int:
             "architecture": "sm_90",
             "units": {name: asdict(unit) for name, unit in units.items()},
             "kernels": [asdict(k) for k in kernels],
-            "adam": [asdict(k) for k in passes],
         }
+        report |= {kind.__name__: [asdict(k) for k in of_kind(kind, passes)] for kind in SPECIAL}
         JSON_REPORT.write_text(json.dumps(report, indent=1) + "\n")
         PAGE.write_text(page(kernels, passes, units))
     for fault in faults:
         print(f"sass_report: {fault}")
-    print(f"sass_report: {len(kernels)} bracket kernels, {len(passes)} passes, {len(faults)} faults")
+    print(f"sass_report: {len(kernels)} bracket kernels, {len(passes)} others, {len(faults)} faults")
     return 1 if faults else 0
 
 

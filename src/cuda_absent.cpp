@@ -1,5 +1,5 @@
 // Stands in for the CUDA engine in a build without it: every function says why, and how to get one that has it.
-#include "bittersweet/cuda.hpp"
+#include "bittersweet/cuda_sparse.hpp"
 
 #include "bittersweet/error.hpp"
 
@@ -65,6 +65,19 @@ void step_adam(const Queue&, std::span<const ScoreInputs>, std::span<const AdamO
                std::size_t) {
   refuse();
 }
+
+void stochastic_round(const Queue&, std::span<const RoundedArray>) { refuse(); }
+
+void count_strips(const Queue&, const DenseMatrix&, const std::uint64_t*, std::uint32_t*, std::uint64_t*,
+                  std::int64_t*) {
+  refuse();
+}
+
+void pack_strips(const Queue&, const DenseMatrix&, const std::uint32_t*, const std::uint64_t*, void*) { refuse(); }
+
+void unpack_strips(const Queue&, const PackedMatrix&, std::int64_t, std::int64_t, void*) { refuse(); }
+
+void multiply_strips(const Queue&, const PackedMatrix&, const StripProduct&) { refuse(); }
 
 std::vector<DeviceVerdict> devices() { return {}; }
 

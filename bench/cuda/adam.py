@@ -167,22 +167,13 @@ def furthest(before: State, after: State, options: dict[str, Any]) -> float:
     return worst
 
 
-class Run:
-    """One case after the other; one that fails is recorded and stops no other."""
+class Run(records.Recorder):
+    """One case after the other."""
 
     def __init__(self, device: str, native: Any, out: Path | None, dry: bool) -> None:
-        self.device, self.native, self.out, self.dry, self.failed = device, native, out, dry, False
+        super().__init__("adam", out, dry)
+        self.device, self.native = device, native
         self.clock = Clock("cpu" if dry else device)
-
-    def write(self, case: str, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        record: dict[str, Any] = {"section": "adam", "case": case} | ({"dry": True} if self.dry else {})
-        try:
-            record |= figures()
-        except Exception as error:
-            record["error"] = f"{type(error).__name__}: {error}"[:500]
-        self.failed |= "error" in record or record.get("right") is False
-        records.write(self.out, record)
-        return record
 
     def stepped(self, start: State, rounding: tuple[bool, int, int], native: Any, device: str) -> State:
         state = start.to(device)

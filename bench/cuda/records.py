@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +157,20 @@ def write(path: Path | None, record: dict[str, Any]) -> None:
         return
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+class Recorder:
+    """Writes one case after the other; one that fails is recorded and stops no other."""
+
+    def __init__(self, section: str, out: Path | None, dry: bool) -> None:
+        self.section, self.out, self.dry, self.failed = section, out, dry, False
+
+    def write(self, case: str, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        record: dict[str, Any] = {"section": self.section, "case": case} | ({"dry": True} if self.dry else {})
+        try:
+            record |= figures()
+        except Exception as error:
+            record["error"] = f"{type(error).__name__}: {error}"[:500]
+        self.failed |= "error" in record or record.get("right") is False
+        write(self.out, record)
+        return record

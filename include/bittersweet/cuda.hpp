@@ -21,6 +21,7 @@
 
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/engine/optim.hpp"
+#include "bittersweet/engine/rounding.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet::cuda {
@@ -128,6 +129,9 @@ struct AdamArguments {
   std::span<float* const> steps{};
   std::span<const float* const> lr{};
   std::span<const std::uint8_t> trusted{};
+  // Tensors whose bf16 arrays are rounded stochastically; or empty. A key's step is not read: the tensor's own count,
+  // this step included, is that of its draws, so that each replay of a captured call draws anew.
+  std::span<const std::optional<RoundingKey>> draws{};
   // Device memory, or null. `grad_scale`: what the gradients were multiplied by; they are divided by it in place (0:
   // nothing). `found_inf`: not 0: the call changes nothing, counts included.
   const float* grad_scale = nullptr;
@@ -145,6 +149,10 @@ struct AdamArguments {
 std::size_t adam_workspace_bytes(std::span<const ScoreInputs> tensors);
 void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                const AdamArguments& call, void* workspace, std::size_t workspace_bytes);
+
+// Rounds every array as stochastic_round of rounding.hpp does, to the same bits, NaN included: up to 600 arrays a
+// launch. Throws its errors.
+void stochastic_round(const Queue& queue, std::span<const RoundedArray> arrays);
 
 // What the bracket pass rests on, measured over every float from 0 to infinity on the device. `proof` is device memory.
 // Sound where wrong_roots is 0 and rough_error below 2^-21 (the pass allows 2^-20, for the score's own roundings, too).

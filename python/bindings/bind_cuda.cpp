@@ -123,7 +123,6 @@ void step_adam(const QueueSpec& queue, const py::buffer& table, const py::buffer
                int lanes_f32, int lanes_16bit, bool weights_only, const py::buffer& rates, const py::tuple& memory) {
   const std::vector<GroupOptions> options = groups_of(groups);
   const OptimRows rows(table, options);
-  if (!rows.draws.empty()) throw ArgumentError("groups: the step of the CUDA engine rounds to nearest alone");
   if (memory.size() != 5) throw ArgumentError("memory: (grad_scale, found_inf, dirty, workspace, bytes) is needed");
   const auto word = [&](std::size_t i) { return memory[i].cast<std::uintptr_t>(); };
   const auto number = [&](std::size_t i, const char* what) { return address<const float>(word(i), 0, what); };
@@ -141,6 +140,7 @@ void step_adam(const QueueSpec& queue, const py::buffer& table, const py::buffer
       .steps = rows.counts,
       .lr = lr,
       .trusted = rows.trusted,
+      .draws = rows.draws,
       .grad_scale = number(0, "grad_scale"),
       .found_inf = number(1, "found_inf"),
       .dirty = address<std::uint32_t>(word(2), tensors, "dirty")};

@@ -18,4 +18,5 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_addresses(module);
   bittersweet::python::bind_trails(module);
   bittersweet::python::bind_cuda(module);
+  bittersweet::python::bind_cuda_sparse(module);
 }

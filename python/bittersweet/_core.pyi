@@ -269,6 +269,31 @@ def cuda_step_adam(
     rates: array[int],
     memory: AdamMemory,
 ) -> None: ...
+def cuda_stochastic_round(queue: QueueSpec, rows: array[int], seed: int, step: int, stream: int) -> None: ...
+def cuda_count_strips(
+    queue: QueueSpec,
+    dense_ptr: int,
+    dtype: int,
+    rows: int,
+    columns: int,
+    keep_ptr: int,
+    masks_ptr: int,
+    offsets_ptr: int,
+    lost_ptr: int,
+) -> None: ...
+def cuda_pack_strips(queue: QueueSpec, dense_ptr: int, packed: PackedArrays) -> None: ...
+def cuda_unpack_strips(
+    queue: QueueSpec, packed: PackedArrays, first_row: int, rows: int, out_ptr: int
+) -> None: ...
+def cuda_multiply_strips(
+    queue: QueueSpec,
+    packed: PackedArrays,
+    x_ptr: int,
+    batch: int,
+    bias_ptr: int,
+    y_ptr: int,
+    dtype: int,
+) -> None: ...
 
 class Addresses:
     """See `tensors.addresses.Addresses`; `types` are the classes whose exchange API `api` is."""

@@ -47,6 +47,7 @@ class DeviceAdam {
                      .steps = counts_,
                      .lr = rates_,
                      .trusted = trusted,
+                     .draws = call.draws,
                      .grad_scale = grad_scale,
                      .found_inf = found_inf,
                      .dirty = dirty_.as<std::uint32_t>()},
@@ -128,6 +129,28 @@ TEST_F(DeviceAdamTest, ManyTensorsOfManyKinds) {
     tensor.mask = random_mask(tensor.numel, 0.4, t);
   }
   compare(model, {}, true);
+}
+
+TEST_F(DeviceAdamTest, DrawnTensors) {
+  for (const AdamStorage& storage : {adam_storages[1], adam_storages[2]})
+    for (const bool aligned : {true, false}) {
+      AdamModel model = adam_model(storage, 4, AdamPlacement::aligned, {1, 0, 33, 1024, 2100, 300001});
+      model.set_options(telling);
+      model.set_masks(0.5, 4);
+      const DeviceAdam there(model, aligned);
+      for (int i = 0; i < 3; ++i) {
+        std::vector<std::optional<RoundingKey>> draws(model.tensors.size());
+        for (std::size_t t = 0; t < draws.size(); ++t)
+          draws[t] =
+              RoundingKey{~t, static_cast<std::uint32_t>(model.tensors[t].step) + 1, static_cast<std::uint32_t>(t)};
+        AdamCall call;
+        call.draws = draws;
+        reference_step(model, call);
+        there.enqueue(queue_, call);
+        check(cudaStreamSynchronize(stream()));
+      }
+      there.expect_same(model);
+    }
 }
 
 TEST_F(DeviceAdamTest, DeadPlacesWithNaNAndTrustedZeros) {

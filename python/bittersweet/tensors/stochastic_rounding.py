@@ -36,12 +36,14 @@ def stochastic_round_(
     have no finite neighbour above, are rounded to nearest.
 
     The random bits come from Philox 4x32-10. Key: `seed`. Counter: element / 8 (the row-major index, whatever
-    the strides), `stream` and `step`. So the same arguments give the same bits on every instruction set and
-    number of threads and in every memory layout, and nothing has to be saved to draw them again.
+    the strides), `stream` and `step`. So the same arguments give the same bits on every device, instruction
+    set and number of threads and in every memory layout, and nothing has to be saved to draw them again.
+    On a CUDA device the work is enqueued on torch's current stream.
 
     Args:
-        dst: bfloat16, or a list of such arrays: torch tensors on the CPU of any strides, or NumPy arrays with
-            the type of ml_dtypes. Torch tensors have their autograd version raised.
+        dst: bfloat16, or a list of such arrays: torch tensors of any strides, all on the CPU or on one
+            CUDA device, or NumPy arrays with the type of ml_dtypes. Torch tensors have their autograd version
+            raised.
         src: float32, of the shapes of `dst`; never changed.
         seed: 0 to 2**63 - 1.
         step: 0 to 2**32 - 1. Another one for every time that something is rounded again.
@@ -51,7 +53,7 @@ def stochastic_round_(
     Raises:
         ShapeError: Lists of different lengths, or arrays of different shapes.
         DTypeError: Another dtype, float16 too.
-        DeviceError: CUDA tensors, or two frameworks.
+        DeviceError: Two devices or two frameworks, or CUDA tensors that this build has no engine for.
         LayoutError: A read-only `dst`, or one that shares memory with another array.
         ArgumentError: `seed`, `step` or `stream` out of range. Nothing has been changed.
     """
@@ -62,14 +64,20 @@ def stochastic_round_(
     step = as_int("step", step, 0, 2**32 - 1, "an integer from 0 to 2**32 - 1")
     stream = as_int("stream", stream, 0, _core.ROUNDING_STREAMS - len(targets))
     pairs = [_pair(*both, f"tensor{i}") for i, both in enumerate(zip(targets, sources, strict=True))]
+    device = _device_of(pairs)
     _require_apart(pairs)
-    follow_torch()
     rows = array("Q")
     for to, of in pairs:
         to.relay()
         of.relay()
         rows.extend((of.pointer, to.pointer, to.numel))
-    _core.stochastic_round(rows, seed, step, stream)
+    if device == devices.HOST:
+        follow_torch()
+        _core.stochastic_round(rows, seed, step, stream)
+    else:
+        with devices.runtime.guard(device):
+            queue = devices.runtime.queue(device)
+            devices.runtime.native.cuda_stochastic_round(queue, rows, seed, step, stream)
     write_back([to for to, _ in pairs])
 
 
@@ -90,13 +98,20 @@ def _pair(dst: Any, src: Any, name: str) -> tuple[View, View]:
             f"src of '{name}' is a {of.framework} array and dst a {to.framework} one; give both in "
             "one framework"
         )
-    for argument, view in (("dst", to), ("src", of)):
-        if view.device != devices.HOST:
-            raise DeviceError(
-                f"{argument} of '{name}' is on {devices.name_of(view.device)}; stochastic rounding is done "
-                "on the CPU. Move it there (.cpu())"
-            )
     return to, of
+
+
+def _device_of(pairs: Sequence[tuple[View, View]]) -> int:
+    """Where all of them lie."""
+    device = pairs[0][0].device if pairs else devices.HOST
+    for i, pair in enumerate(pairs):
+        for argument, view in zip(("dst", "src"), pair, strict=True):
+            if view.device != device:
+                raise DeviceError(
+                    f"{argument} of 'tensor{i}' is on {devices.name_of(view.device)} and dst of 'tensor0' on "
+                    f"{devices.name_of(device)}; give all on one device"
+                )
+    return device
 
 
 def _require_apart(pairs: Sequence[tuple[View, View]]) -> None:

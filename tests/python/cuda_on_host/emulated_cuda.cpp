@@ -52,4 +52,32 @@ void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::sp
   test::EmulatedCuda{}.step_adam(tensors, options, call);
 }
 
+void stochastic_round(const Queue& queue, std::span<const RoundedArray> arrays) {
+  check(queue);
+  test::EmulatedCuda{}.stochastic_round(arrays);
+}
+
+void count_strips(const Queue& queue, const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks,
+                  std::uint64_t* offsets, std::int64_t* lost) {
+  check(queue);
+  test::EmulatedCuda{}.count_strips(dense, keep, masks, offsets, lost);
+}
+
+void pack_strips(const Queue& queue, const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets,
+                 void* values) {
+  check(queue);
+  test::EmulatedCuda{}.pack_strips(dense, masks, offsets, values);
+}
+
+void unpack_strips(const Queue& queue, const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows,
+                   void* out) {
+  check(queue);
+  test::EmulatedCuda{}.unpack_strips(packed, first_row, rows, out);
+}
+
+void multiply_strips(const Queue& queue, const PackedMatrix& packed, const StripProduct& product) {
+  check(queue);
+  test::EmulatedCuda{}.multiply_strips(packed, product);
+}
+
 }  // namespace bittersweet::cuda

@@ -162,8 +162,11 @@ void step_adam(const Queue& queue, std::span<const ScoreInputs> tensors, std::sp
     steps.push_back(static_cast<double>(*call.steps[t] + 1.0f));
   }
   const float scale = call.grad_scale == nullptr ? 0.0f : *call.grad_scale;
+  std::vector<std::optional<RoundingKey>> draws(call.draws.begin(), call.draws.end());
+  for (std::size_t t = 0; t < draws.size(); ++t)
+    if (draws[t]) draws[t]->step = static_cast<std::uint32_t>(static_cast<std::int64_t>(steps[t]));
   const std::vector<std::uint8_t> dirty =
-      bittersweet::step_adam(tensors, by_tensor, steps, {call.rounding, scale, call.weights_only}, call.trusted);
+      bittersweet::step_adam(tensors, by_tensor, steps, {call.rounding, scale, call.weights_only, draws}, call.trusted);
   std::copy(dirty.begin(), dirty.end(), call.dirty);
   for (float* const step : call.steps) *step += 1.0f;
 }

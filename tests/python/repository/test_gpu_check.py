@@ -347,6 +347,45 @@ def test_the_optimizers_step_is_judged_and_a_dry_run_has_no_times(
     assert len(found) - len(judged) - len(counted) == 20, "five cases of four models are timed on a device"
 
 
+@pytest.mark.parametrize("engine", ["the CPU's", "on the host", "emulated"])
+def test_packed_matrices_and_rounding_are_judged(
+    load: Any, tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("torch")
+    fixture = {"on the host": "cuda_on_host", "emulated": "cuda_emulated"}.get(engine)
+    native = request.getfixturevalue(fixture) if fixture else None
+    packed, out = load("packed"), tmp_path / "packed.jsonl"
+    threads = packed.torch.get_num_threads()
+    try:
+        assert packed.main(["--dry", "--out", str(out)], native) == 0
+    finally:
+        packed.torch.set_num_threads(threads)
+    found, problems = load("records").read(out)
+    assert problems == []
+    assert all(record["dry"] for record in found)
+    assert len([record for record in found if record.get("right")]) == 10, (
+        "three shapes of three dtypes, rounding"
+    )
+    assert len(found) == 10 + 4 * (2 + 2 * 5) + 1
+
+
+def test_a_wrong_product_fails(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    packed, out = load("packed"), tmp_path / "packed.jsonl"
+    threads = packed.torch.get_num_threads()
+
+    def wrong(queue: Any, arrays: Any, x: int, batch: int, bias: int, y: int, dtype: int) -> None:
+        packed._core.multiply_strips(arrays, x, max(1, batch - 1), bias, y, dtype)
+
+    monkeypatch.setattr(packed.OnCpu, "cuda_multiply_strips", staticmethod(wrong))
+    try:
+        assert packed.main(["--dry", "--out", str(out)]) == 1
+    finally:
+        packed.torch.set_num_threads(threads)
+    found, _ = load("records").read(out)
+    assert [record["case"] for record in found if record.get("right") is False]
+
+
 def test_a_wrong_optimizers_step_fails(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     adam, out = load("adam"), tmp_path / "adam.jsonl"

@@ -7,6 +7,7 @@ emulator, and on a GPU where there is one.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ class Parameter:
     arrays: dict[str, torch.Tensor]
     group: int = 0
     trusted: bool = False
+    number: int = 0  # of the stream that it draws from
 
     def row(self) -> list[int]:
         values = {name: tensor.data_ptr() for name, tensor in self.arrays.items()}
@@ -44,6 +46,7 @@ class Parameter:
             "numel": self.arrays["weight"].numel(),
             "group": self.group,
             "trusted": self.trusted,
+            "number": self.number,
         }
         return [values.get(name, 0) for name in _core.OPTIM_COLUMNS]
 
@@ -62,7 +65,7 @@ class Model:
     def on(self, cuda: Any) -> Model:
         moved = copy.copy(self)
         moved.parameters = [
-            Parameter({name: cuda.put(tensor) for name, tensor in p.arrays.items()}, p.group, p.trusted)
+            dataclasses.replace(p, arrays={name: cuda.put(tensor) for name, tensor in p.arrays.items()})
             for p in self.parameters
         ]
         return moved
@@ -144,6 +147,27 @@ def test_steps_have_the_bits_of_the_cpu(
         dirty = _core.step_adam(here.table(), here.options(), *rounding, 0.0, weights_only)
         assert call(rounding, weights_only) == dirty
     expect_same(here, there)
+
+
+@pytest.mark.parametrize("storage", STORAGES[1:3], ids=str)
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_drawn_steps_have_the_bits_of_the_cpu(cuda: Any, storage: Any, amsgrad: bool) -> None:
+    here = model(*storage)
+    drawn = (0.1, 0.5, 0.5, 0.0, 0.1, 0.0, float(amsgrad), 0.0, 1.0, 12345.0, 2.0**31)
+    here.groups = [OPTIONS, drawn]
+    for number, parameter in enumerate(here.parameters):
+        parameter.group, parameter.number = int(number != 3), 7 * number
+    nearest = copy.deepcopy(here)
+    nearest.groups[1] = (*drawn[:8], 0.0, 0.0, 0.0)
+    there = here.on(cuda)
+    call = Call(cuda, there)
+    for _ in range(3):
+        dirty = _core.step_adam(here.table(), here.options(), True, 8, 16, 0.0, False)
+        assert call() == dirty
+        _core.step_adam(nearest.table(), nearest.options(), True, 8, 16, 0.0, False)
+    expect_same(here, there)
+    with pytest.raises(AssertionError, match="weight of"):
+        expect_same(nearest, there)
 
 
 def test_dead_places_end_as_zeros_and_are_told_of(cuda: Any) -> None:

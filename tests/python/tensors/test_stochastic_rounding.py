@@ -207,7 +207,29 @@ def test_refused_before_anything_is_written() -> None:
     bs.stochastic_round_([dst, dst.clone()], [src, src], seed=0, step=0)  # what is read may be shared
 
 
-def test_cuda_tensors_are_refused(host_cuda: Any) -> None:
-    src, dst = host_cuda.put(torch.randn(8)), host_cuda.put(torch.zeros(8, dtype=BF16))
-    with pytest.raises(bs.DeviceError, match=r"dst of 'tensor0' is on cuda:0; .*on the CPU"):
+def test_on_a_cuda_device_with_the_same_bits(cuda: Any) -> None:
+    generator = np.random.default_rng(3)
+    sources = [
+        torch.from_numpy(generator.integers(0, 2**32, size, np.uint32).view(np.float32))
+        for size in (0, 1, 300, 2049)
+    ]
+    matrix = torch.randn(40, 30).t()  # re-laid, there as here
+    there = [cuda.put(src) for src in (*sources, matrix)]
+    found = [torch.full_like(src, 7.0, dtype=BF16) for src in there]
+    versions = [dst._version for dst in found]
+    bs.stochastic_round_(found, there, seed=9, step=2**32 - 1, stream=5)
+    for i, (dst, src) in enumerate(zip(found, (*sources, matrix), strict=True)):
+        assert same(dst.cpu(), expected(src, 9, 2**32 - 1, 5 + i))
+        assert dst._version > versions[i] or not dst.numel()
+
+
+def test_arrays_on_two_devices_are_refused(host_cuda: Any) -> None:
+    src, dst = torch.randn(8), torch.full((8,), 3.0, dtype=BF16)
+    host_cuda.devices[src.data_ptr()] = 1
+    with pytest.raises(bs.DeviceError, match=r"src of 'tensor0' is on cuda:1 and dst of 'tensor0' on cuda:0"):
         bs.stochastic_round_(dst, src, seed=0, step=0)
+    with pytest.raises(bs.DeviceError, match=r"dst of 'tensor1' is on cuda:0 and dst of 'tensor0' on cuda:1"):
+        there = torch.zeros(8, dtype=BF16)
+        host_cuda.devices[there.data_ptr()] = 1
+        bs.stochastic_round_([there, dst], [src, src], seed=0, step=0)
+    assert torch.equal(dst, torch.full((8,), 3.0, dtype=BF16))

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "bittersweet/cuda.hpp"
+#include "bittersweet/cuda_sparse.hpp"
 
 namespace bittersweet::test {
 
@@ -38,6 +38,15 @@ class EmulatedCuda {
   // cuda::step_adam, as `step`; the number of its launches.
   int step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                 const cuda::AdamArguments& call);
+
+  void stochastic_round(std::span<const RoundedArray> arrays);
+
+  // Those of cuda_sparse.hpp.
+  void count_strips(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks, std::uint64_t* offsets,
+                    std::int64_t* lost);
+  void pack_strips(const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets, void* values);
+  void unpack_strips(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
+  int multiply_strips(const PackedMatrix& packed, const StripProduct& product);  // the number of its launches
 
   // cuda::prove_margin, on every `step`-th float.
   cuda::MarginProof prove_margin(std::uint32_t step);

@@ -1,0 +1,38 @@
+#include "cuda/multiply_strips.cuh"
+#include "cuda/rounding.cuh"
+#include "cuda/strips.cuh"
+#include "support/simt/emulated.hpp"
+
+namespace bittersweet::test {
+
+void EmulatedCuda::count_strips(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks,
+                                std::uint64_t* offsets, std::int64_t* lost) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::count_strips(launcher, cuda::make_count(dense, keep, masks, offsets, lost));
+}
+
+void EmulatedCuda::pack_strips(const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets,
+                               void* values) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::move_strips<cuda::Move::pack>(launcher, cuda::make_pack(dense, masks, offsets, values));
+}
+
+void EmulatedCuda::unpack_strips(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::move_strips<cuda::Move::unpack>(launcher, cuda::make_unpack(packed, first_row, rows, out));
+}
+
+int EmulatedCuda::multiply_strips(const PackedMatrix& packed, const StripProduct& product) {
+  cuda::check_multiply(packed, product);
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::multiply_strips(launcher, packed, product);
+  return launcher.launches();
+}
+
+void EmulatedCuda::stochastic_round(std::span<const RoundedArray> arrays) {
+  const std::vector<cuda::RoundedRow> rows = cuda::rounded_rows(arrays);
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::stochastic_round(launcher, std::span<const cuda::RoundedRow>(rows));
+}
+
+}  // namespace bittersweet::test
