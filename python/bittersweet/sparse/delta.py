@@ -47,14 +47,12 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     return values
 
 
-# 4096 x 4096 matrices beyond the caches, torch 2.13, 2026-11-29, AMD EPYC (Zen 4), medians of interleaved
-# passes as of bench/sections/sparse.py. One row, two threads: bfloat16 is level with strips at 60 % zeros,
-# and 1.4 and 1.7 times as fast at 70 and 80 %; four rows: level at 69 %. float32, one thread: level at 82
-# % (one row), 87 (four) and 90 (sixteen). AVX2 code, bfloat16: 70 % (one row), 90 (eight). On an Intel
-# Xeon (AMX) strips take 0.53 and 0.44 ms at 70 and 80 %, where delta's bytes take 0.56 and 0.38 to be
-# read: level at 76 %, which is an estimate.
-_LEAST = {torch.bfloat16: 0.75, torch.float16: 0.75, torch.float32: 0.85}
-_LEAST_OF_ROWS = 0.9  # float32, and without AVX-512
+# From here on delta is no larger than strips, and faster. (4096 x 4096 matrices beyond the caches, torch
+# 2.13, 2026-11-29, AMD EPYC, Zen 4, medians of interleaved passes as of bench/sections/sparse.py. One row,
+# two threads: bfloat16 is level with strips at 60 % zeros already, and 1.4, 1.7 and 2.7 times as fast at 70,
+# 80 and 90 %, but takes 1.28 and 1.21 times the bytes at 70 and 80 %. float32, one thread: level at 82 %
+# (one row), 87 (four) and 90 (sixteen). AVX2 code, bfloat16: 70 % (one row), 90 (eight).)
+_LEAST = 0.9
 # With a matrix unit a row of x costs strips nothing more, and delta 0.12 ns a value: what strips take for
 # a weight, 0.05 ns, is spent at this density times rows (an estimate from the same figures).
 _UNIT_WEIGHTS = 0.4
@@ -71,14 +69,10 @@ _SPARSE, _FEW_ROWS = (
 
 
 def least_sparsity(dtype: torch.dtype, batch: int, reproducible: bool) -> float:
-    """The share of zeros from which on delta is faster than strips for products with `batch` rows."""
-    if batch == 1:
-        return _LEAST[dtype]
-    if dtype == torch.float32 or _core.strips_isa() in ("portable", "v3"):
-        return _LEAST_OF_ROWS
-    if dtype == torch.bfloat16 and not reproducible and has_matrix_unit():
-        return max(_LEAST[dtype], 1.0 - _UNIT_WEIGHTS / batch)
-    return _LEAST[dtype]
+    """The share of zeros from which on delta is the better layout for products with `batch` rows."""
+    if dtype == torch.bfloat16 and not reproducible and has_matrix_unit() and batch > 1:
+        return max(_LEAST, 1.0 - _UNIT_WEIGHTS / batch)
+    return _LEAST
 
 
 def batch_limit(dtype: torch.dtype, density: float) -> int | None:

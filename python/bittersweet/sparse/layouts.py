@@ -68,11 +68,11 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
 
 
 def auto(sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool) -> tuple[str, str]:
-    """The faster layout for products with `batch` rows, and why."""
+    """The better layout for products with `batch` rows, and why."""
     least = delta.least_sparsity(dtype, batch, reproducible)
     layout = "delta" if sparsity >= least else "strips"
     rows = "1 row" if batch == 1 else f"{batch} rows"
-    return layout, f"{layout}, for {str(dtype)[6:]} and {rows}: delta is the faster from {least:.0%} zeros on"
+    return layout, f"{layout}, for {str(dtype)[6:]} and {rows}: delta is the better from {least:.0%} zeros on"
 
 
 def decide(

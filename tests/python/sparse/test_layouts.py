@@ -64,21 +64,21 @@ def test_auto_takes_delta_from_its_break_even_on(dtype: torch.dtype) -> None:
     assert [layer.layout for layer in model] == ["strips", "delta"]
     assert sparse.SparseLinear.from_linear(many).layout == "delta"
     for layer in report.layers:
-        assert f"delta is the faster from {least:.0%} zeros on" in layer.choice
+        assert f"delta is the better from {least:.0%} zeros on" in layer.choice
         assert layer.choice in str(report)
     assert report.to_dict()["layers"][1]["choice"].startswith("delta, for")
 
 
 def test_the_expected_batch_counts_where_there_is_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta._core, "strips_isa", lambda: "amx")
-    layer = sparse_linear(256, 256, torch.bfloat16, sparsity=0.9)
+    layer = sparse_linear(256, 256, torch.bfloat16, sparsity=0.92)
     taken = [sparse.pack_(model_of(sparse_copy(layer)), batch=batch).layers[0] for batch in (1, 2, 16)]
     assert [row.layout for row in taken] == ["delta", "delta", "strips"]
     assert "16 rows" in taken[2].choice
     exact = sparse.pack_(model_of(sparse_copy(layer)), batch=16, reproducible=True).layers[0]
     assert exact.layout == "delta"
     monkeypatch.setattr(delta._core, "strips_isa", lambda: "v3")
-    assert delta.least_sparsity(torch.bfloat16, 4, False) > delta.least_sparsity(torch.bfloat16, 1, False)
+    assert delta.least_sparsity(torch.bfloat16, 16, False) == delta.least_sparsity(torch.bfloat16, 1, False)
 
 
 @pytest.mark.parametrize("unit", [True, False])
