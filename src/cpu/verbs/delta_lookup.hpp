@@ -8,7 +8,6 @@ namespace bittersweet {
 namespace {
 
 #if BITTERSWEET_LANES == 16
-BITTERSWEET_INLINE void store_lanes(float* to, Lanes a) { _mm512_storeu_ps(to, a); }
 BITTERSWEET_INLINE Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 
 BITTERSWEET_INLINE Lanes as_lanes(const float* from) { return _mm512_loadu_ps(from); }
@@ -69,10 +68,6 @@ class WordTable {
 };
 #else
 #if BITTERSWEET_LANES == 8
-BITTERSWEET_INLINE void store_lanes(float* to, const Lanes& a) {
-  _mm256_storeu_ps(to, a.low);
-  _mm256_storeu_ps(to + 8, a.high);
-}
 BITTERSWEET_INLINE Lanes add_lanes(const Lanes& a, const Lanes& b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
 }
