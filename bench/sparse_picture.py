@@ -19,7 +19,11 @@ from pictures import FONT, OTHERS, OURS, SECOND, svg, title
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results/2026-11-28-xeon-avx512-sparse.json"
-CASE = re.compile(r"bfloat16, (?P<zeros>[\d.]+) ?%, batch 1(?:, (?P<layout>\w+))?")
+CASE = re.compile(r"bfloat16, (?P<zeros>[\d.]+) ?%, batch 1")
+TABLES = {
+    "y = x W^T": "auto",
+    "The layouts": None,
+}  # what is drawn as one line; None: each layout by its name
 COLORS = {"strips": OURS, "delta": SECOND, "auto": "#00796b"}
 Line = dict[float, float]
 """Times the speed of F.linear, by percent of zeros, ascending."""
@@ -27,16 +31,17 @@ Line = dict[float, float]
 
 def lines(path: Path) -> dict[int, dict[str, Line]]:
     """By threads: a line for every layout, and that of torch.mv as "torch.mv"."""
-    sections = json.loads(path.read_text(encoding="utf-8"))["sections"]
-    rows = next(t["rows"] for t in sections["sparse"] if t["title"].startswith("y = x W^T"))
     found: dict[int, dict[str, Line]] = {}
-    for row in rows:
-        if (case := CASE.fullmatch(row["case"])) is None:
-            continue
-        zeros, layout = float(case["zeros"]), row.get("layout") or case["layout"] or "strips"
-        by_name = found.setdefault(row["threads"], {})
-        by_name.setdefault(layout, {})[zeros] = row["torch_ms"] / row["ours_ms"]
-        by_name.setdefault("torch.mv", {})[zeros] = row["torch_ms"] / row["mv_ms"]
+    for table in json.loads(path.read_text(encoding="utf-8"))["sections"]["sparse"]:
+        title = next((title for title in TABLES if table["title"].startswith(title)), None)
+        for row in table["rows"] if title else []:
+            if (case := CASE.fullmatch(row["case"])) is None:
+                continue
+            zeros, by_name = float(case["zeros"]), found.setdefault(row["threads"], {})
+            layout = TABLES[title or ""] or row["layout"].removesuffix(" (auto)")
+            by_name.setdefault(layout, {})[zeros] = row["torch_ms"] / row["ours_ms"]
+            if "mv_ms" in row:
+                by_name.setdefault("torch.mv", {})[zeros] = row["torch_ms"] / row["mv_ms"]
     return {
         threads: {name: dict(sorted(line.items())) for name, line in by_name.items()}
         for threads, by_name in found.items()

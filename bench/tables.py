@@ -9,6 +9,8 @@ from typing import Any
 COLUMNS: dict[str, tuple[str, str]] = {  # key -> heading and format
     "data": ("data", ""),
     "case": ("work", ""),
+    "layout": ("layout", ""),
+    "of_dense": ("of the dense bytes", ".1%"),
     "weights": ("weights", ",d"),
     "threads": ("threads", "d"),
     "ranks": ("ranks", "d"),

@@ -84,7 +84,9 @@ def _products(bench: Bench, side: int, copies: int) -> Table:
         name = f"{str(dtype)[6:]}, {sparsity:.0%}, batch {batch}, {packed[0].layout}"
         for threads in bench.threads:
             bench.say(f"{name}, {in_words(threads)}")
-            rows.append(_product(bench, threads, name, dense, packed, x, bounds))
+            rows.append(
+                _product(bench, threads, name, dense, packed, x, bounds) | {"layout": packed[0].layout}
+            )
         gc.collect()
     title = f"y = x W^T, {copies} matrices of {side} x {side} in turn, a pass over all of them"
     notes = [
@@ -115,11 +117,12 @@ def _layouts(bench: Bench, side: int, copies: int) -> Table:
                 rounds.add(layout, _over(layers, lambda layer, x=x: layer(x)))
             rounds.run()
             for layout, layers in packed.items():
-                share = layers[0].nbytes / layers[0].dense_nbytes
                 name = f"{layout} (auto)" if layout == auto else layout
                 rows.append(
                     {
-                        "case": f"bfloat16, {sparsity:.0%}, batch 1, {name}, {share:.1%} of the bytes",
+                        "case": f"bfloat16, {sparsity:.0%}, batch 1",
+                        "layout": name,
+                        "of_dense": layers[0].nbytes / layers[0].dense_nbytes,
                         "threads": threads,
                         "ours_ms": rounds.ms(layout),
                         "torch_ms": rounds.ms("F.linear"),
