@@ -33,12 +33,12 @@ def lines(path: Path) -> dict[int, dict[str, Line]]:
     """By threads: a line for every layout, and that of torch.mv as "torch.mv"."""
     found: dict[int, dict[str, Line]] = {}
     for table in json.loads(path.read_text(encoding="utf-8"))["sections"]["sparse"]:
-        title = next((title for title in TABLES if table["title"].startswith(title)), None)
-        for row in table["rows"] if title else []:
+        begin = next((begin for begin in TABLES if table["begin"].startswith(begin)), None)
+        for row in table["rows"] if begin else []:
             if (case := CASE.fullmatch(row["case"])) is None:
                 continue
             zeros, by_name = float(case["zeros"]), found.setdefault(row["threads"], {})
-            layout = TABLES[title or ""] or row["layout"].removesuffix(" (auto)")
+            layout = TABLES[begin or ""] or row["layout"].removesuffix(" (auto)")
             by_name.setdefault(layout, {})[zeros] = row["torch_ms"] / row["ours_ms"]
             if "mv_ms" in row:
                 by_name.setdefault("torch.mv", {})[zeros] = row["torch_ms"] / row["mv_ms"]
