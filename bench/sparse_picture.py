@@ -33,7 +33,7 @@ def lines(path: Path) -> dict[int, dict[str, Line]]:
     """By threads: a line for every layout, and that of torch.mv as "torch.mv"."""
     found: dict[int, dict[str, Line]] = {}
     for table in json.loads(path.read_text(encoding="utf-8"))["sections"]["sparse"]:
-        begin = next((begin for begin in TABLES if table["begin"].startswith(begin)), None)
+        begin = next((begin for begin in TABLES if table["title"].startswith(begin)), None)
         for row in table["rows"] if begin else []:
             if (case := CASE.fullmatch(row["case"])) is None:
                 continue
