@@ -136,7 +136,7 @@ def _layouts(bench: Bench, side: int, copies: int) -> Table:
 
 
 def _limits() -> str:
-    named = ((str(dtype)[6:], ops.batch_limit(dtype, False)) for dtype in (BF16, F32, F16))
+    named = ((str(dtype)[6:], ops.batch_limit(dtype)) for dtype in (BF16, F32, F16))
     return ", ".join(f"{limit or 'any'} ({name})" for name, limit in named)
 
 

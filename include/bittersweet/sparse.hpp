@@ -1,5 +1,5 @@
-// The public face of packed matrices: weights without their zeros, and products with them for few columns at a time,
-// which cost what reading the packed bytes costs.
+// The public face of packed matrices: weights without their zeros, and products with them for any number of columns.
+// With few they cost what reading the packed bytes costs.
 //
 // Promises: an error changes nothing; packing loses no bit (NaN payloads, -0, denormals); the same inputs give the
 // same bits whatever the number of threads and, unless a product gives that up, the instruction set and the batch; any

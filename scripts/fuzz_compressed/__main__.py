@@ -93,7 +93,8 @@ class Files:
             return "refused" if isinstance(found, Exception) else "read"
         model = copy.deepcopy(like)
         before = bits_of(model.state_dict())
-        loaded = outcome(lambda: sparse.load_compressed(self.path, model))
+        layout = draw.choice(("auto", *plain_reader.LAYOUTS))
+        loaded = outcome(lambda: sparse.load_compressed(self.path, model, layout=layout))
         if isinstance(loaded, Exception):
             if bits_of(model.state_dict()) != before:
                 raise Fault(f"the model has changed, although: {loaded}")
@@ -118,10 +119,12 @@ class States:
         draw = torch.Generator().manual_seed(1)
         self.good = []
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            for rows, columns in SHAPES:
+            for rows, columns in (*SHAPES, (40, 300), (300, 20)):
                 layer: Any = torch.nn.Linear(1, 1, bias=False)
                 layer.weight = torch.nn.Parameter(any_bits((rows, columns), dtype, draw))
-                self.good.append(sparse.SparseLinear.from_linear(layer, layout="strips"))
+                self.good += [
+                    sparse.SparseLinear.from_linear(layer, layout=name) for name in plain_reader.LAYOUTS
+                ]
 
     def trial(self, draw: random.Random) -> str:
         layer = copy.deepcopy(draw.choice(self.good))
@@ -141,8 +144,9 @@ class States:
                 raise Fault(f"{name} is not what was loaded")
         shape = layer.out_features, layer.in_features
         size = layer.values.element_size()
-        masks, offsets = (held[name].tolist() for name in ("masks", "offsets"))
-        expected = plain_reader.unpack(masks, offsets, _bytes(held["values"]), size, *shape)
+        first, unpack = plain_reader.LAYOUTS[layer.layout]
+        marks, offsets = (held[name].tolist() for name in (first, "offsets"))
+        expected = unpack(marks, offsets, _bytes(held["values"]), size, *shape)
         if _bytes(layer.to_dense()) != expected:
             raise Fault("it unpacks to other bits")
         run(layer)

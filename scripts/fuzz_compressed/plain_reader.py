@@ -1,5 +1,5 @@
-"""Compressed files and packed arrays, as docs/sparse.md and strip_layout.hpp describe them, read once more,
-element by element and with nothing of the package: what the package's readers are compared with.
+"""Compressed files and packed arrays, as docs/sparse.md and the headers of layouts describe them, read once
+more, element by element and with nothing of the package: what the package's readers are compared with.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _integers(data: bytes) -> list[int]:
     return [int.from_bytes(data[at : at + 8], "little", signed=True) for at in range(0, len(data), 8)]
 
 
-def unpack(masks: Any, offsets: Any, values: bytes, size: int, rows: int, columns: int) -> bytes:
+def unpack_strips(masks: Any, offsets: Any, values: bytes, size: int, rows: int, columns: int) -> bytes:
     """The dense bytes of a packed matrix; `masks` and `offsets` are flat sequences of integers."""
     dense, tiles = bytearray(rows * columns * size), -(-columns // 32)
     for strip in range(-(-rows // 16)):
@@ -138,3 +138,28 @@ def unpack(masks: Any, offsets: Any, values: bytes, size: int, rows: int, column
                         dense[to : to + size] = values[live * size : (live + 1) * size]
                         live += 1
     return bytes(dense)
+
+
+def unpack_delta(codes: Any, offsets: Any, values: bytes, size: int, rows: int, columns: int) -> bytes:
+    """The same of `codes` with the places of rows and the columns of values."""
+    dense, blocks = bytearray(rows * columns * size), -(-columns // 255)
+    group = code = live = 0
+    for panel in range(0, rows, 256):
+        groups = -(-min(256, rows - panel) // 32)
+        for block in range(blocks):
+            order = sorted(range(32 * groups), key=codes[code : code + 32 * groups].__getitem__)
+            code += 32 * groups
+            for place in range(0, 32 * groups, 32):
+                for slot in range(32 * (offsets[group + 1] - offsets[group])):
+                    if codes[code + slot]:
+                        column = block * -(-columns // blocks) + codes[code + slot] - 1
+                        to = ((panel + order[place + slot % 32]) * columns + column) * size
+                        dense[to : to + size] = values[(live + slot) * size : (live + slot + 1) * size]
+                code += 32 * (offsets[group + 1] - offsets[group])
+                live += 32 * (offsets[group + 1] - offsets[group])
+                group += 1
+    return bytes(dense)
+
+
+LAYOUTS = {"strips": ("masks", unpack_strips), "delta": ("codes", unpack_delta)}
+"""By layout: the name of its first array, and who reads it."""

@@ -25,6 +25,12 @@ Runtime runtime;
 std::atomic<bool> lent{false};
 std::atomic<bool> is_child{false};
 
+// From the start on: threads that a child is lent first may be its parent's, if the runtime has run there.
+[[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] {
+  is_child = true;
+  lent = false;
+});
+
 struct Region {
   Work work;
   const void* context;
@@ -56,10 +62,6 @@ bool lend_threads_of(const char* name) {
                         find(library, "omp_get_thread_num", found.thread_num) &&
                         find(library, "omp_get_max_threads", found.max_threads);
   if (!complete) return false;
-  pthread_atfork(nullptr, nullptr, [] {
-    is_child = true;
-    lent = false;
-  });
   runtime = found;
   lent.store(true, std::memory_order_release);
   return true;

@@ -8,7 +8,7 @@ using Work = void (*)(const void* context, int thread);
 
 // Takes the OpenMP runtime that the loaded library `name` is linked with (null: any that the process has), from now on
 // and in every thread. False, with nothing changed, where that library is not loaded or has none. A child of this
-// process after a fork has no runtime, since the threads of one do not survive.
+// process after a fork has no runtime, lent before or not: the threads of one do not survive, and are waited for.
 bool lend_threads_of(const char* name);
 bool threads_are_lent() noexcept;
 

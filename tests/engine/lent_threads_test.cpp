@@ -82,6 +82,25 @@ TEST(LentThreads, AChildStartsItsOwn) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+// The runtime has run before it was lent to anyone; a child that took it would wait for threads that it has not.
+TEST(LentThreads, AChildThatAsksFirstStartsItsOwn) {
+  omp_set_num_threads(2);
+  int threads = 0;
+#pragma omp parallel reduction(+ : threads)
+  threads += 1;
+  ASSERT_EQ(threads, 2);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    const bool own = !cpu::lend_threads_of(nullptr) && !runs_on_openmp(2);
+    expect_every_piece_once(2);
+    _exit(own && !::testing::Test::HasFailure() ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 #endif
 
 }  // namespace

@@ -62,10 +62,8 @@ _UNIT_WEIGHTS = 0.4
 # other types up to 0.25, whose dense rows take 0.15 and more. With a matrix unit the dense product takes
 # 1.7 for any few rows: an estimate.
 _ROW, _ROW_OF_VALUES, _DENSE_ROW, _UNPACK, _DENSE_OF_UNIT = 0.024, 0.72, 0.086, 1.7, 2.0
-_SPARSE, _FEW_ROWS = (
-    0.25,
-    16,
-)  # other types: denser ones, which auto never takes, are not measured
+# Other types: denser matrices, which auto never takes, are not measured.
+_SPARSE, _FEW_ROWS = 0.25, 16
 
 
 def least_sparsity(dtype: torch.dtype, batch: int, reproducible: bool) -> float:

@@ -68,23 +68,27 @@ def compressed_of(
     source: nn.Module | Mapping[str, torch.Tensor], least: float
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], PackReport]:
     """What the file is to hold: tensors, tied names, and the report."""
-    packed: dict[str, SparseLinear] = {}
+    packed: dict[SparseLinear, str] = {}
+    tied: dict[str, str] = {}
     state: Mapping[str, Any]
     if isinstance(source, nn.Module):
         source = unwrap(source)
-        packed = {n: layer for n, layer in source.named_modules() if isinstance(layer, SparseLinear)}
-        own = {f"{n}.{array}".lstrip(".") for n, layer in packed.items() for array in ARRAYS[layer.layout]}
+        own = set[str]()
+        for name, layer in packed_layers(source).items():
+            own |= {f"{name}.{array}".lstrip(".") for array in ARRAYS[layer.layout]}
+            if packed.setdefault(layer, name) != name:
+                tied[f"{name}.weight"] = f"{packed[layer]}.weight"
         state = {n: value for n, value in source.state_dict(keep_vars=True).items() if n not in own}
     elif isinstance(source, Mapping):
         state = source
     else:
         raise ArgumentError(f"source: found {type(source).__name__}; accepted: a model or a state dict")
     tensors: dict[str, torch.Tensor] = {}
-    tied: dict[str, str] = {}
     layers: list[PackedLayer] = []
-    for name, layer in packed.items():
+    for layer, name in packed.items():
         layers.append(_add(tensors, f"{name}.weight".lstrip("."), to_rows(*_strips_in_file(layer))))
     seen: dict[tuple[Any, ...], str] = {}
+    written = set[int]()  # of whose memory the file takes no second tensor
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise ArgumentError(f"source: '{name}' is a {type(value).__name__}; accepted: tensors")
@@ -111,11 +115,19 @@ def compressed_of(
             )
         if name.endswith(".compressed"):
             raise ArgumentError(f"source: '{name}' would be read as the values of a matrix; rename it")
-        whole = value.untyped_storage().nbytes() == value.nbytes
-        _put(tensors, name, value if whole else value.clone())
+        memory = value.untyped_storage()
+        alone = memory.nbytes() == value.nbytes and memory.data_ptr() not in written
+        written.add(memory.data_ptr())
+        _put(tensors, name, value if alone else value.clone())
     if not tensors:
         raise ArgumentError("source: it holds no tensor; nothing has been written")
     return tensors, tied, PackReport(layers)
+
+
+def packed_layers(model: nn.Module) -> dict[str, SparseLinear]:
+    """The packed layers of a model by all of their names."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: layer for name, layer in named if isinstance(layer, SparseLinear)}
 
 
 def _put(tensors: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
@@ -140,7 +152,7 @@ def _add(tensors: dict[str, torch.Tensor], name: str, rows: RowMatrix) -> Packed
         _put(tensors, f"{name}.{part}", tensor)
     height, width = rows.shape.tolist()
     compressed = rows.compressed
-    sparsity = 1.0 - compressed.numel() / max(1, height * width)
+    sparsity = 1.0 - compressed.numel() / (height * width) if height * width else 0.0
     return PackedLayer(
         name,
         (height, width),

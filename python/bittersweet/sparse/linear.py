@@ -36,7 +36,8 @@ class SparseLinear(nn.Module):
         in_features, out_features: As of the dense layer.
         layout: ``"strips"``, a bit for every weight and the values, or ``"delta"``, the values with a byte
             each for their column. What delta does not store it does not multiply: an infinity or NaN in the
-            input reaches the outputs whose weight for it is stored; with strips and dense layers, all.
+            input reaches the outputs whose weight for it is stored; with strips, dense layers, and more rows
+            than `batch_limit`, all.
         live: How many weights are stored.
         reproducible: Whether the batch and the processor may not show in the bits. May be set at any time.
     """

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import ArgumentError, CheckpointError
 from ..model.layers import is_conv1d
 from ..model.wrappers import unwrap
 from ..options.values import as_int
 from ..tensors.masks import Mask
 from . import layouts
-from .files import dense_state, read_compressed
+from .files import dense_state, packed_layers, read_compressed
 from .linear import SparseLinear
 from .packing import put, shared_memory, why_not
 from .report import PackedLayer, PackReport
@@ -59,13 +59,17 @@ def load_compressed(
         The report of the packed layers; without a model, all tensors by name, dense, bit for bit.
 
     Raises:
-        ArgumentError: There is no such file, an unknown layout, or a glob that meets no packed layer; the
-            model has not been changed.
+        ArgumentError: There is no such file, an unknown layout, a glob that meets no packed layer, or a
+            layout or batch without a model; the model has not been changed.
         CheckpointError: It is damaged, of another kind or version, or does not fit the model; the model has
             not been changed.
         MissingPackageError: The package safetensors is not installed.
     """
     if model is None:
+        if layout != "auto" or batch != 1:
+            raise ArgumentError(
+                "layout, batch: of packed layers, and no model is given; pass one, or leave them out"
+            )
         return dense_state(path)
     model = unwrap(model)
     matrices, tensors = read_compressed(path)
@@ -77,9 +81,9 @@ def load_compressed(
     _compare(os.fspath(path), expected, shapes)
     tensors = {name: _cast(os.fspath(path), name, t, expected[name].dtype) for name, t in tensors.items()}
     now_dense = {  # packed, and dense in the file
-        f"{name}.weight": layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, SparseLinear) and f"{name}.weight" in tensors
+        weight: layer
+        for name, layer in packed_layers(model).items()
+        if (weight := f"{name}.weight".lstrip(".")) in tensors
     }
     asked, batch = layouts.by_layer(layout, [*places, *now_dense]), as_int("batch", batch, 1)
     rest = {name: to_dense(matrices[name]) for name in matrices if name not in places}
@@ -92,17 +96,19 @@ def load_compressed(
 
 def _places(model: nn.Module, names: list[str]) -> dict[str, _Place]:
     """Which matrices go into packed layers."""
-    modules, shared = dict(model.named_modules()), shared_memory(model)
+    modules, shared = dict(model.named_modules(remove_duplicate=False)), shared_memory(model)
     found: dict[str, _Place] = {}
     for name in names:
         owner, _, attribute = name.rpartition(".")
         layer = modules.get(owner)
-        if layer is None or attribute != "weight" or not owner:
+        if layer is None or attribute != "weight" or any(place.layer is layer for place in found.values()):
             continue
         if isinstance(layer, SparseLinear):
             found[name] = _Place(layer, layer.transposed)
-        elif (isinstance(layer, nn.Linear) or is_conv1d(layer)) and not why_not(
-            layer, modules.get(owner.rpartition(".")[0]), shared
+        elif (
+            owner
+            and (isinstance(layer, nn.Linear) or is_conv1d(layer))
+            and not why_not(layer, modules.get(owner.rpartition(".")[0]), shared)
         ):
             found[name] = _Place(layer, is_conv1d(layer))
     return found
@@ -115,8 +121,10 @@ class _Expected(NamedTuple):
 
 def _expected(model: nn.Module) -> dict[str, _Expected]:
     """The model's state as if no layer were packed."""
-    packed = {n: layer for n, layer in model.named_modules() if isinstance(layer, SparseLinear)}
-    own = {f"{name}.{array}" for name, layer in packed.items() for array in layouts.ARRAYS[layer.layout]}
+    packed = packed_layers(model)
+    own = {
+        f"{n}.{array}".lstrip(".") for n, layer in packed.items() for array in layouts.ARRAYS[layer.layout]
+    }
     state = {
         name: _Expected(tuple(tensor.shape), tensor.dtype)
         for name, tensor in model.state_dict().items()
@@ -124,7 +132,9 @@ def _expected(model: nn.Module) -> dict[str, _Expected]:
     }
     for name, layer in packed.items():
         shape = (layer.out_features, layer.in_features)
-        state[f"{name}.weight"] = _Expected(shape[::-1] if layer.transposed else shape, layer.values.dtype)
+        state[f"{name}.weight".lstrip(".")] = _Expected(
+            shape[::-1] if layer.transposed else shape, layer.values.dtype
+        )
     return state
 
 

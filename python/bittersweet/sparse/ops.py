@@ -30,12 +30,12 @@ _library.define(f"packed_linear_no_grad{_LINEAR}")
 _library.define(f"unpack_strips({_ARRAYS}, SymInt rows, SymInt columns) -> Tensor")
 
 
-def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
-    """The largest batch that is multiplied in packed form; None: every one.
+def batch_limit(dtype: torch.dtype) -> int | None:
+    """The largest batch that is multiplied as strips, where that is faster; None: every one.
 
     Only the portable loop has one: beyond, torch's own product of unpacked tiles is faster, in another order.
     """
-    if reproducible or _core.strips_isa() != "portable":
+    if _core.strips_isa() != "portable":
         return None
     return {torch.bfloat16: 8, torch.float16: 16}.get(dtype, 32)
 
@@ -43,10 +43,12 @@ def batch_limit(dtype: torch.dtype, reproducible: bool) -> int | None:
 def limit_of(
     marks: torch.Tensor, values: int, elements: int, dtype: torch.dtype, reproducible: bool
 ) -> int | None:
-    """`batch_limit` for a packed matrix of `elements`, which holds `values`."""
+    """The limit of a packed matrix of `elements`, which holds `values`; torch's order is not reproducible."""
+    if reproducible:
+        return None
     if layouts.layout_of(marks) == "delta":
         return delta.batch_limit(dtype, values / max(1, elements))
-    return batch_limit(dtype, reproducible)
+    return batch_limit(dtype)
 
 
 def packed_linear(

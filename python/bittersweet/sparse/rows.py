@@ -45,8 +45,8 @@ def to_rows(
 
 def to_strips(rows: RowMatrix) -> tuple[strips.Measured, torch.Tensor]:
     """The strips of a matrix that `shape_of` has checked, and their values."""
-    shape, live = shape_of(rows, "rows"), rows.compressed.numel()
-    measured = strips.Measured(*strips.room(*shape), live, shape, live + strips.SLACK)
+    (height, width), live = rows.shape.tolist(), rows.compressed.numel()
+    measured = strips.Measured(*strips.room(height, width), live, (height, width), live + strips.SLACK)
     values = strips.room_for_values(live, rows.compressed.dtype)
     _core.strips_from_rows(
         _arrays(rows), measured.marks.data_ptr(), measured.offsets.data_ptr(), values.data_ptr()

@@ -40,6 +40,17 @@ def test_damaged_files_and_states_are_refused_or_read_exactly() -> None:
         assert f" {what}" in done.stdout
 
 
+def test_states_of_both_layouts_are_damaged(fuzz: ModuleType, monkeypatch: Any) -> None:
+    states, reader = fuzz.States(), importlib.import_module("plain_reader")
+    assert {layer.layout for layer in states.good} == {"strips", "delta"}
+    states.good = [layer for layer in states.good if layer.layout == "delta" and layer.live]
+    first, unpack = reader.LAYOUTS["delta"]
+    monkeypatch.setitem(reader.LAYOUTS, "delta", (first, lambda *arrays: unpack(*arrays)[::-1]))
+    with pytest.raises(fuzz.Fault, match="it unpacks to other bits"):
+        for number in range(60):
+            states.trial(random.Random(f"0 {number}"))
+
+
 def test_trials_repeat(fuzz: ModuleType, tmp_path: Path) -> None:
     files = fuzz.Files(tmp_path)
     good = files.good[0][0]
@@ -61,15 +72,15 @@ def test_a_reader_that_errs_is_caught(fuzz: ModuleType, tmp_path: Path, monkeypa
                 found.add(str(fault).split("'")[0].split(":")[0].strip())
         return found
 
-    def swallows(path: Any, model: Any = None) -> Any:
+    def swallows(path: Any, *model: Any, **options: Any) -> Any:
         try:
-            return right(path, model) if model is not None else right(path)
+            return right(path, *model, **options)
         except Exception:
             return {}
 
-    def flips(path: Any, model: Any = None) -> Any:
-        found = right(path, model) if model is not None else right(path)
-        for tensor in found.values() if model is None else []:
+    def flips(path: Any, *model: Any, **options: Any) -> Any:
+        found = right(path, *model, **options)
+        for tensor in [] if model else found.values():
             if tensor.numel():
                 tensor.view(-1).view(torch.uint8)[0] ^= 1
         return found

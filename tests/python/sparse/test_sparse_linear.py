@@ -63,10 +63,12 @@ def test_large_batches_go_over_several_tiles(dtype: torch.dtype, monkeypatch: py
         torch.testing.assert_close(packed(x), dense(x))
 
 
-def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
-    packed, _ = packed_and_dense(600, 700, torch.bfloat16)
-    packed.reproducible = True
-    x = torch.randn(min(packed.batch_limit or 70, 70), 600).bfloat16()
+@pytest.mark.parametrize("layout", ["strips", "delta"])
+def test_rows_do_not_depend_on_the_batch_or_the_threads(layout: str) -> None:
+    dense = sparse_linear(600, 700, torch.bfloat16)
+    packed = sparse.SparseLinear.from_linear(dense, layout=layout, reproducible=True)
+    assert packed.batch_limit is None
+    x = torch.randn(70, 600).bfloat16()
     number = torch.get_num_threads()
     with torch.inference_mode():
         whole = packed(x)
@@ -93,9 +95,7 @@ def test_the_threads_do_not_show_in_any_batch(dtype: torch.dtype) -> None:
 
 def test_limits_of_the_portable_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops._core, "strips_isa", lambda: "portable")
-    limits = [ops.batch_limit(dtype, False) for dtype in DTYPES]
-    assert limits == [32, 8, 16]
-    assert all(ops.batch_limit(dtype, True) is None for dtype in DTYPES)
+    assert [ops.batch_limit(dtype) for dtype in DTYPES] == [32, 8, 16]
     report = sparse.pack_(model_of(sparse_linear(64, 64)))
     assert report.layers[0].batch_limit == 32
     assert "Inputs of up to 32 rows" in str(report)
