@@ -30,7 +30,8 @@ def follow_torch() -> None:
     if torch is None or not hasattr(torch, "get_num_threads"):
         return
     if not _asked:
-        _core.lend_openmp_threads("libtorch_cpu.so")
+        if not _is_forked():
+            _core.lend_openmp_threads("libtorch_cpu.so")
         _asked = True
     if _chosen:
         return
@@ -39,3 +40,16 @@ def follow_torch() -> None:
         _core.set_num_threads(0)  # back to what the process may use
         _core.set_num_threads(min(count, _core.get_num_threads()))
         _followed = count
+
+
+def _is_forked() -> bool:
+    """Whether Linux knows this process as a fork that has not called exec (PF_FORKNOEXEC).
+
+    Torch's threads may have run before the fork and be gone: OpenMP would wait for them without end. One that
+    was lent them before the fork knows by itself.
+    """
+    try:
+        with open("/proc/self/stat") as file:
+            return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x40)
+    except OSError:
+        return False

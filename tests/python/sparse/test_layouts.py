@@ -93,6 +93,19 @@ def test_fewer_values_meet_larger_batches(unit: bool, monkeypatch: pytest.Monkey
     assert f"up to {limit} rows" in str(report)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_reproducible_delta_has_one_order_for_every_batch(dtype: torch.dtype) -> None:
+    packed = sparse.SparseLinear.from_linear(sparse_linear(300, 70, dtype, 0.5), None, True, "delta")
+    assert packed.batch_limit is None
+    x = torch.randn(40, 300, dtype=dtype)  # beyond the limit that it has without
+    packed.reproducible = False
+    assert packed.batch_limit is not None
+    assert packed.batch_limit < len(x)
+    packed.reproducible = True
+    with torch.inference_mode():
+        assert same_bits(packed(x), torch.stack([packed(row) for row in x]))
+
+
 def sparse_copy(layer: nn.Linear) -> nn.Linear:
     made = nn.Linear(layer.in_features, layer.out_features, dtype=layer.weight.dtype)
     made.load_state_dict(layer.state_dict())

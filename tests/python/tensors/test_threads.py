@@ -79,3 +79,28 @@ def test_a_child_after_a_fork_does_not_wait_for_threads_that_are_gone() -> None:
         assert status == 0
         """
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("first", ["import bittersweet", "pass"])
+def test_a_child_that_makes_the_first_call_does_not_wait_for_torchs_threads(first: str) -> None:
+    run(
+        f"""
+        import os, signal, torch
+        {first}
+
+        torch.set_num_threads(2)
+        w = torch.randn(4_000_000)
+        (w * 2).sum()  # torch's threads are there now, and not in the child
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # the end of one that waits
+            import bittersweet as bs
+
+            bs.set_num_threads(2)
+            bs.threshold(bs.ScoreInputs(w), sparsity=0.5, scorer="magnitude")
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        """
+    )
