@@ -1,16 +1,14 @@
 """Draws docs/images/sparse_speed.svg: speed of packed products over the share of zeros.
 
-    python bench/sparse_picture.py [RESULTS.json] [FILE.svg]
-
-RESULTS.json is what `python bench/run.py --section sparse --out RESULTS.json` wrote.
+python bench/sparse_picture.py --results RESULTS.json --out FILE.svg
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,5 +93,9 @@ def _panel(panel: Any, found: dict[str, Line]) -> None:
 
 
 if __name__ == "__main__":
-    given = [Path(argument) for argument in sys.argv[1:]]
-    draw(*(given + [RESULTS, ROOT / "docs/images/sparse_speed.svg"][len(given) :]))
+    parser = argparse.ArgumentParser(description="Draws speed of packed products over the share of zeros.")
+    wrote = "what `python bench/run.py --section sparse --out RESULTS.json` wrote (default: %(default)s)"
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="RESULTS.json", help=wrote)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/images/sparse_speed.svg", metavar="FILE.svg")
+    given = parser.parse_args()
+    draw(given.results, given.out)

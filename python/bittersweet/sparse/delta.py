@@ -10,7 +10,7 @@ import torch
 
 from .. import _core
 from ..tensors.masks import Mask
-from .strips import Measured, arrays, code_of
+from .strips import Measured, arrays, code_of, fresh
 
 HEIGHT, GROUP, COLUMNS = _core.DELTA_HEIGHT, _core.DELTA_GROUP, _core.DELTA_COLUMNS
 
@@ -27,11 +27,11 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
     """
     rows, columns = matrix.shape
     groups = groups_of(rows, columns)
-    offsets = torch.empty(groups + 2, dtype=torch.int64)
+    offsets = fresh(groups + 2, torch.int64)
     steps, live = _core.measure_delta(
         matrix.data_ptr(), code_of(matrix.dtype), rows, columns, _words(keep), offsets.data_ptr()
     )
-    codes = torch.empty(GROUP * (groups + steps), dtype=torch.uint8)
+    codes = fresh(GROUP * (groups + steps), torch.uint8)
     return Measured(codes, offsets, live, (rows, columns), GROUP * steps, keep)
 
 
@@ -41,7 +41,7 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     Raises:
         ArgumentError: The matrix has changed since.
     """
-    values = torch.empty(measured.length, dtype=matrix.dtype)
+    values = fresh(measured.length, matrix.dtype)
     at = arrays(measured.marks, values, measured.offsets, *matrix.shape)
     _core.pack_delta(matrix.data_ptr(), _words(measured.keep), at)
     return values

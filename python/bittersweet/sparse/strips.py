@@ -65,15 +65,20 @@ def mask_words(rows: int, columns: int) -> int:
     return strips_of(rows) * -(-columns // WIDTH) * HEIGHT
 
 
+def fresh(length: int, dtype: torch.dtype) -> torch.Tensor:
+    """Memory of a packed weight, yet to be written; made in inference mode, too, it may serve gradients."""
+    with torch.inference_mode(False):
+        return torch.empty(length, dtype=dtype)
+
+
 def room(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     """New masks and offsets, yet to be written."""
-    masks = torch.empty(mask_words(rows, columns), dtype=torch.int32)
-    return masks, torch.empty(strips_of(rows) + 1, dtype=torch.int64)
+    return fresh(mask_words(rows, columns), torch.int32), fresh(strips_of(rows) + 1, torch.int64)
 
 
 def room_for_values(live: int, dtype: torch.dtype) -> torch.Tensor:
     """New values, yet to be written but for the slack, which is 0."""
-    values = torch.empty(live + SLACK, dtype=dtype)
+    values = fresh(live + SLACK, dtype)
     values[live:] = 0
     return values
 

@@ -43,6 +43,17 @@ def test_a_layer_comes_back_bit_for_bit(shape: tuple[int, int], dtype: torch.dty
     assert (model[0].in_features, model[0].out_features) == shape
 
 
+@pytest.mark.parametrize("layout", ["strips", "delta"])
+def test_a_layer_packed_in_inference_mode_hands_gradients_on(layout: str) -> None:
+    model = model_of(sparse_linear(64, 48))
+    dense = copy.deepcopy(model)
+    with torch.inference_mode():
+        sparse.pack_(model, layout=layout)
+    x = torch.randn(2, 64, requires_grad=True)
+    found, expected = (torch.autograd.grad(layer(x).sum(), x)[0] for layer in (model, dense))
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_report_says_what_was_done() -> None:
     model = model_of(sparse_linear(64, 64), sparse_linear(64, 48, sparsity=0.02), nn.GELU())
     report = sparse.pack_(model)
