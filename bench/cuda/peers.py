@@ -178,8 +178,11 @@ class Run:
         expected = float(torch.sort(scores).values[self.k - 1])
         total = self.data.weights
 
+        # torch's square roots on the host are one unit in the last place off on some processors.
+        allowed = 2.0**-22 * expected if self.dry else 0.0
+
         def exact(value: float) -> dict[str, Any]:
-            return verdict(value == expected, f"{value!r}, a sort says {expected!r}")
+            return verdict(abs(value - expected) <= allowed, f"{value!r}, a sort says {expected!r}")
 
         def approximate(value: float) -> dict[str, Any]:
             return {"error_of_sparsity": abs(int((scores < value).sum()) / total - SPARSITY)}

@@ -81,7 +81,7 @@ def _products(bench: Bench, side: int, copies: int) -> Table:
         dense += [dense[0].clone() for _ in range(copies - 1)]
         packed = _packed(dense[0], copies, batch=batch)
         x = torch.randn(batch, side).to(dtype)
-        name = f"{str(dtype)[6:]}, {sparsity:.0%}, batch {batch}, {packed[0].layout}"
+        name = f"{str(dtype)[6:]}, {sparsity:.0%}, batch {batch}"
         for threads in bench.threads:
             bench.say(f"{name}, {in_words(threads)}")
             rows.append(

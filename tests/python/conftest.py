@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     count = sum("needs a GPU:" in str(report.longrepr) for report in skipped)
     if count:
         terminalreporter.write_line(f"{count} tests of real CUDA devices were skipped: {why_no_gpu()}")
+
+
+@pytest.fixture(autouse=True)
+def torchs_threads() -> Iterator[None]:
+    """A test that changes torch's number of threads does not change the sums of the next ones."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else 0
+    yield
+    if torch is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
 # two threads: bfloat16 is level with strips at 60 % zeros already, and 1.4, 1.7 and 2.7 times as fast at 70,
 # 80 and 90 %, but takes 1.28 and 1.21 times the bytes at 70 and 80 %. float32, one thread: level at 82 %
 # (one row), 87 (four) and 90 (sixteen). AVX2 code, bfloat16: 70 % (one row), 90 (eight).)
-_LEAST = 0.9
+_LEAST = 0.895
 # With a matrix unit a row of x costs strips nothing more, and delta 0.12 ns a value: what strips take for
 # a weight, 0.05 ns, is spent at this density times rows (an estimate from the same figures).
 _UNIT_WEIGHTS = 0.4

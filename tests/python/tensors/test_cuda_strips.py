@@ -65,7 +65,7 @@ def packed_here(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
     layer = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, dtype=matrix.dtype)
     layer.weight.data = matrix
-    packed = SparseLinear.from_linear(layer)
+    packed = SparseLinear.from_linear(layer, layout="strips")
     return packed.masks, packed.values, packed.offsets
 
 
