@@ -16,7 +16,7 @@ from measure import in_words
 from pictures import FONT, OTHERS, OURS, SECOND, svg, title
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench/results/2026-11-28-xeon-avx512-sparse.json"
+RESULTS = ROOT / "bench/results/2026-11-29-epyc-avx512-sparse.json"
 CASE = re.compile(r"bfloat16, (?P<zeros>[\d.]+) ?%, batch 1")
 TABLES = {
     "y = x W^T": "auto",
