@@ -117,7 +117,10 @@ class Run(records.Recorder):
         weight = pruned(rows, columns, dtype, 0.5)
         layer = torch.nn.Linear(columns, rows, bias=False, dtype=dtype)
         layer.weight.data = weight
-        here, there = SparseLinear.from_linear(layer, layout="strips"), Packed(self.native, weight.to(self.device))
+        here, there = (
+            SparseLinear.from_linear(layer, layout="strips"),
+            Packed(self.native, weight.to(self.device)),
+        )
         there.unpack()
         pairs = [(here.values, there.values), (weight, there.dense)]
         pairs += [(here.masks, there.masks), (here.offsets.int(), there.offsets.int())]
