@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-import sys
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from .. import _core
 from ..errors import ArgumentError
-from .values import BELOW_ONE, FINITE, as_int, as_number, one_of, shown, shown_choice
+from .storage import check_storage
+from .values import BELOW_ONE, FINITE, as_int, as_number, shown, shown_choice
 
 _ELSEWHERE = {
     **dict.fromkeys(
@@ -364,14 +364,6 @@ def check_seed(seed: int) -> int:
     return as_int("seed", seed, 0, 2**63 - 1, "an integer from 0 to 2**63 - 1")
 
 
-def check_storage(storage: Any) -> str:
-    """The name of the dtype in which a tracker keeps its arrays. Raises ArgumentError if it is none."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(storage, torch.dtype):
-        storage = str(storage).removeprefix("torch.")
-    return one_of("storage", storage, STORAGES)
-
-
 def _coherence(scorer: Bitter10 | Bitter10s) -> None:
     for argument, most in (("alpha", 1e30), ("d", 1e30), ("floor", 1.0)):
         _set(scorer, argument, as_number(argument, getattr(scorer, argument), 0.0, most))
@@ -401,9 +393,6 @@ def _set(scorer: Scorer, argument: str, value: object) -> None:
     """Puts a plain value into a frozen scorer while it is made."""
     object.__setattr__(scorer, argument, value)
 
-
-STORAGES = ("float32", "bfloat16")
-"""How trackers keep their arrays."""
 
 TRACKED: dict[str, type[Scorer]] = {cls.name: cls for cls in (Bitter10, Bitter10s, Bitter10c, Movement)}
 """Scorers with a memory, by name."""

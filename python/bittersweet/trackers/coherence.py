@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..options.scorers import Bitter10, Bitter10s, check_seed, check_storage
+from ..options.scorers import Bitter10, Bitter10s, check_seed
+from ..options.storage import check_storage
 from ..tensors.masks import WIDTH
 from .base import ModifierTracker
 from .feeding import Feed

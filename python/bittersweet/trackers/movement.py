@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..optimizers.hooks import listen
-from ..options.scorers import Movement, check_seed, check_storage
+from ..options.scorers import Movement, check_seed
+from ..options.storage import check_storage
 from ..tensors.masks import WIDTH, Mask
 from .base import Tracker
 from .state import Layout

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..options.scorers import Bitter10c, check_seed, check_storage
+from ..options.scorers import Bitter10c, check_seed
+from ..options.storage import check_storage
 from ..tensors.masks import Mask
 from ..tensors.owned import address_of, flat_copy, zeros
 from ..tensors.packing import words_for

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..model.names import match_names, shape_of
-from ..options.scorers import STORAGES
+from ..options.storage import STORAGES
 from ..options.values import shown
 from ..tensors.owned import flat_copy, is_plain, zeros
 
