@@ -47,11 +47,10 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     return values
 
 
-# From here on delta is no larger than strips, and faster. (4096 x 4096 matrices beyond the caches, torch
-# 2.13, 2026-11-29, AMD EPYC, Zen 4, medians of interleaved passes as of bench/sections/sparse.py. One row,
-# two threads: bfloat16 is level with strips at 60 % zeros already, and 1.4, 1.7 and 2.7 times as fast at 70,
-# 80 and 90 %, but takes 1.28 and 1.21 times the bytes at 70 and 80 %. float32, one thread: level at 82 %
-# (one row), 87 (four) and 90 (sixteen). AVX2 code, bfloat16: 70 % (one row), 90 (eight).)
+# From here on delta is no larger than strips, and faster. (Of the run in docs/sparse.md, AMD EPYC, Zen 4,
+# 2026-11-29: bfloat16, one row, two threads, 1.2, 1.4 and 2.0 times as fast at 70, 80 and 90 % zeros, with
+# 1.29, 1.21 and 1.00 times the bytes. By hand on the same machine: float32, one thread, level at 82 % for one
+# row, 87 for four, 90 for sixteen; AVX2 code, bfloat16, at 70 % for one row, 90 for eight.)
 _LEAST = 0.895
 # With a matrix unit a row of x costs strips nothing more, and delta 0.12 ns a value: what strips take for
 # a weight, 0.05 ns, is spent at this density times rows (an estimate from the same figures).
