@@ -81,7 +81,7 @@ std::string run_self_test(int device) {
     int device;
     ~Restore() { cudaSetDevice(device); }
   } const restore{before};
-  Memory weight(n * 4), moment(n * 4), mask(words * 8), k(8), report(sizeof(StepReport));
+  Memory weight(n * 4), moment(n * 4), mask(words * 8), budget(sizeof(StepBudget)), report(sizeof(StepReport));
   weight.fill(w.data(), n * 4);
   moment.fill(v.data(), n * 4);
   ScoreInputs there = host;
@@ -92,8 +92,8 @@ std::string run_self_test(int device) {
   Memory workspace(bytes);
   std::uint64_t* const masks[] = {mask.as<std::uint64_t>()};
   const Queue queue{device, nullptr};
-  write_budget(queue, k.as<std::int64_t>(), want.k);
-  step(queue, tensors, Bitter7{}, k.as<std::int64_t>(), {}, masks, nullptr, workspace.as<void>(), bytes,
+  write_budget(queue, budget.as<StepBudget>(), {.k = want.k});
+  step(queue, tensors, Bitter7{}, budget.as<StepBudget>(), {}, masks, nullptr, workspace.as<void>(), bytes,
        report.as<StepReport>());
   StepReport got;
   check(cudaMemcpy(&got, report.as<void>(), sizeof got, cudaMemcpyDeviceToHost), "reading the self-test's report");

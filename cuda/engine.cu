@@ -25,12 +25,12 @@ namespace {
 struct WriteBudget {
   static constexpr u32 threads = 32, blocks = 1;
   struct Args {
-    std::int64_t* k;
-    std::int64_t value;
+    StepBudget* budget;
+    StepBudget value;
   };
   struct Shared {};
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
-    if (threadIdx.x == 0) *args.k = args.value;
+    if (threadIdx.x == 0) *args.budget = args.value;
   }
 };
 
@@ -40,12 +40,12 @@ std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Sco
   return make_layout(tensors, masks).bytes;
 }
 
-void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report) {
   const NvtxRange range("bittersweet::cuda::step");
   const StepPlan plan =
-      make_step(tensors, scorer, k, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
+      make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
   enqueue(stream, scorer, plan);
 }
@@ -75,10 +75,10 @@ void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const 
   count_runs(stream, scorer, row, value, runs, bins);
 }
 
-void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {
+void write_budget(const Queue& queue, StepBudget* budget, const StepBudget& value) {
   const NvtxRange range("bittersweet::cuda::write_budget");
   Stream stream(queue.device, queue.stream);
-  stream.launch<WriteBudget>(1, {k, value});
+  stream.launch<WriteBudget>(1, {budget, value});
 }
 
 void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,

@@ -9,6 +9,7 @@
 
 #include "arrays.cuh"
 #include "bittersweet/error.hpp"
+#include "bittersweet/flow.hpp"
 
 namespace bittersweet::cuda {
 
@@ -181,6 +182,19 @@ struct StepPlan {
   bool masked = false;          // does any competing tensor have one?
 };
 
+// What no kernel does yet.
+inline void require_built(const StepOptions& options) {
+  const auto refuse = [](const std::string& argument, const std::string& accepted) {
+    throw ArgumentError(argument + ": not with CUDA tensors so far; the CUDA engine accepts " + accepted +
+                        ". Use that, or give tensors on the CPU (nothing is moved by itself)");
+  };
+  if (!std::holds_alternative<Exact>(options.selector))
+    refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
+  if (options.scope.kind != Scope::global) refuse("scope", "'global'");
+  if (options.max_tensor_sparsity || !options.tensor_sparsity.empty())
+    refuse(options.max_tensor_sparsity ? "max_tensor_sparsity" : "tensor_sparsity", "None");
+}
+
 // Without what a step alone has: a budget, and where its results go.
 inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
                           MaskTable new_masks, void* workspace, std::size_t workspace_bytes) {
@@ -222,7 +236,7 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   c.seed = options.seed;
   c.row_count = static_cast<u32>(plan.rows.size());
   c.tiles = static_cast<u32>(tiles);
-  c.ties = options.ties;
+  c.ties = flow::ties_of(prune_options(options));
   c.nonfinite = options.nonfinite;
   c.non_negative = info_of(scorer).non_negative &&
                    std::ranges::all_of(tensors, [](const ScoreInputs& tensor) { return tensor.modifier >= 0.0f; });
@@ -254,14 +268,17 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   return plan;
 }
 
-inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
                           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
                           std::size_t workspace_bytes, StepReport* report) {
+  flow::check(prune_options(options));
+  require_built(options);
   StepPlan plan = make_plan(tensors, scorer, options, new_masks, workspace, workspace_bytes);
-  if (k == nullptr || report == nullptr) throw ArgumentError("k, report: null pointer; both are device memory");
+  if (budget == nullptr || report == nullptr)
+    throw ArgumentError("budget, report: null pointer; both are device memory");
   plan.context.report = report;
   plan.context.tensor_pruned = tensor_pruned;
-  plan.context.k = k;
+  plan.context.k = &budget->k;
   return plan;
 }
 

@@ -21,7 +21,7 @@ namespace {
 
 std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, const StepOptions&, bool) { refuse(); }
 
-void step(const Queue&, std::span<const ScoreInputs>, const Scorer&, const std::int64_t*, const StepOptions&, MaskTable,
+void step(const Queue&, std::span<const ScoreInputs>, const Scorer&, const StepBudget*, const StepOptions&, MaskTable,
           std::int64_t*, void*, std::size_t, StepReport*) {
   refuse();
 }
@@ -41,7 +41,7 @@ void count_runs(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::
   refuse();
 }
 
-void write_budget(const Queue&, std::int64_t*, std::int64_t) { refuse(); }
+void write_budget(const Queue&, StepBudget*, const StepBudget&) { refuse(); }
 
 void write_scores(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::span<float* const>) { refuse(); }
 

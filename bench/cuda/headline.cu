@@ -168,16 +168,17 @@ class Bench {
 
  private:
   struct Step {
-    Step(Model& model_, const Work& work_, std::int64_t k) : model(model_), work(work_), budget(8) {
+    Step(Model& model_, const Work& work_, std::int64_t k)
+        : model(model_), work(work_), budget(sizeof(cuda::StepBudget)) {
       options.zero = work.zero;
       bytes = cuda::step_workspace_bytes(model.inputs(), work.scorer, options, work.masks);
       workspace = Buffer(bytes);
       report = Buffer(sizeof(cuda::StepReport));
       pruned = Buffer(model.inputs().size() * 8);
-      cuda::write_budget({}, budget.as<std::int64_t>(), k);
+      cuda::write_budget({}, budget.as<cuda::StepBudget>(), {.k = k});
     }
     void enqueue() {
-      cuda::step({}, model.inputs(), work.scorer, budget.as<std::int64_t>(), options,
+      cuda::step({}, model.inputs(), work.scorer, budget.as<cuda::StepBudget>(), options,
                  work.masks ? model.masks() : MaskTable{}, work.masks ? pruned.as<std::int64_t>() : nullptr,
                  workspace.data(), bytes, report.as<cuda::StepReport>());
     }

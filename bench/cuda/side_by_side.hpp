@@ -77,16 +77,16 @@ class Stepper {
         scorer_(scorer),
         options_(options),
         workspace_(cuda::step_workspace_bytes(copy.inputs(), scorer, options, true)),
-        budget_(8),
+        budget_(sizeof(cuda::StepBudget)),
         report_(sizeof(cuda::StepReport)),
         pruned_(copy.inputs().size() * 8) {
     workspace_.fill(0xab);  // rubbish, as an allocator gives it
     report_.fill(0xab);
   }
-  void budget(std::int64_t k) { cuda::write_budget(queue_, budget_.as<std::int64_t>(), k); }
+  void budget(std::int64_t k) { cuda::write_budget(queue_, budget_.as<cuda::StepBudget>(), {.k = k}); }
   void enqueue(void* stream = nullptr) {
     queue_.stream = stream;
-    cuda::step(queue_, copy_.inputs(), scorer_, budget_.as<std::int64_t>(), options_, copy_.masks(),
+    cuda::step(queue_, copy_.inputs(), scorer_, budget_.as<cuda::StepBudget>(), options_, copy_.masks(),
                pruned_.as<std::int64_t>(), workspace_.data(), workspace_.size(), report_.as<cuda::StepReport>());
     queue_.stream = nullptr;
   }

@@ -118,14 +118,14 @@ void run(Records& records) {
 
   {
     const cuda::StepOptions options;
-    const Buffer budget(8), report(sizeof(cuda::StepReport));
+    const Buffer budget(sizeof(cuda::StepBudget)), report(sizeof(cuda::StepReport));
     std::optional<Buffer> workspace;
     const auto enqueue = [&] {
       if (!workspace) {
         workspace.emplace(cuda::step_workspace_bytes(tensors, Bitter7{}, options, false));
-        cuda::write_budget({}, budget.as<std::int64_t>(), k);
+        cuda::write_budget({}, budget.as<cuda::StepBudget>(), {.k = k});
       }
-      cuda::step({}, tensors, Bitter7{}, budget.as<std::int64_t>(), options, {}, nullptr, workspace->data(),
+      cuda::step({}, tensors, Bitter7{}, budget.as<cuda::StepBudget>(), options, {}, nullptr, workspace->data(),
                  workspace->size(), report.as<cuda::StepReport>());
     };
     measure(

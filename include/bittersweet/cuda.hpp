@@ -15,6 +15,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,7 +24,7 @@
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/engine/optim.hpp"
 #include "bittersweet/engine/rounding.hpp"
-#include "bittersweet/select/threshold.hpp"
+#include "bittersweet/prune.hpp"
 
 namespace bittersweet::cuda {
 
@@ -40,6 +42,8 @@ inline constexpr std::uint32_t missed = 4;    // the bracket missed the rank; ra
 inline constexpr std::uint32_t bad_k = 8;     // k outside 0..total; the step is void
 inline constexpr std::uint32_t failed = 128;  // void: NaN under NonFinite::error, or bad_k
 }  // namespace status
+
+inline constexpr double no_number = std::numeric_limits<double>::quiet_NaN();
 
 // What a step found. It lies in device memory (8-byte aligned) and is copied to the host by whoever reads it.
 struct StepReport {
@@ -59,23 +63,61 @@ struct StepReport {
   std::int64_t churn = 0;      // new mask bits that differ from the current ones
   std::int64_t empty_rows = 0;
   std::int64_t v_sampled = 0, v_below_eps = 0, v_zero = 0;  // as flow::report_second_moment samples exp_avg_sq
+  double standard_error = no_number;                        // selector sampling: of the achieved sparsity; else NaN
+  std::int64_t converged = 1;                               // selector streaming: within its tolerance
 };
 
+// How much to prune, in device memory, so that a captured step can be replayed with another budget.
+struct StepBudget {
+  std::int64_t k = 0;           // elements, dead ones included
+  double sparsity = no_number;  // the share as it was asked for; NaN: k / total. Scope global looks at k alone
+};
+
+// The fields of PruneOptions (prune.hpp), with what a step does beside.
 struct StepOptions {
-  Ties ties = Ties::exact;
+  std::optional<Ties> ties{};
   NonFinite nonfinite = NonFinite::error;
   std::uint64_t seed = 0;
   bool regrow = false;     // true: dead elements compete again
   std::uint32_t zero = 0;  // bits of roles: arrays that get +0 where the new keep bit is 0, in the same step
+  Selector selector = Exact{};
+  Scope scope{};
+  std::optional<Distribution> distribution{};
+  Rounding rounding = Rounding::nearest;
+  Remainder remainder = Remainder::error;
+  std::optional<double> max_tensor_sparsity{};
+  std::span<const CountRange> tensor_sparsity{};
+  float* tensor_threshold = nullptr;  // device memory, one a tensor, or null: thresholds of scope tensor
 };
+
+inline PruneOptions prune_options(const StepOptions& options) {
+  return {.selector = options.selector,
+          .ties = options.ties,
+          .nonfinite = options.nonfinite,
+          .seed = options.seed,
+          .regrow = options.regrow,
+          .scope = options.scope,
+          .distribution = options.distribution,
+          .rounding = options.rounding,
+          .remainder = options.remainder,
+          .max_tensor_sparsity = options.max_tensor_sparsity,
+          .tensor_sparsity = {options.tensor_sparsity.begin(), options.tensor_sparsity.end()}};
+}
+
+// What a scope makes of a budget. Throws the errors of `ask` (scope.hpp).
+inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int64_t total) {
+  const Asked asked = ask(budget, scope, total);
+  return {asked.k, asked.sparsity.value_or(no_number)};
+}
 
 // A void step's new masks are copies of the current ones; with regrow, too.
 //
-// Scope global, selector exact: threshold, and unless `new_masks` is empty the keep bits, and then the zeros. `k` and
-// `report` are device memory; `tensor_pruned` too (one count per tensor) or null.
+// Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
+// are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of
+// threshold) for options that do not go together, but for those that depend on the budget: they are status::bad_k.
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
                                  bool masks);
-void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report);
 
@@ -102,8 +144,8 @@ void tally(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<c
 void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
                 float value, const RunRange& runs, std::span<std::int64_t> bins);
 
-// *k = value, by a kernel argument.
-void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value);
+// *budget = value, by a kernel argument.
+void write_budget(const Queue& queue, StepBudget* budget, const StepBudget& value);
 
 // scores[t][i] = f32 score of element i of tensor t, dead or alive.
 void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer,

@@ -294,29 +294,6 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
   }
 }
 
-// A budget as a scope takes it: N:M has one of its own, and an upper limit.
-struct Asked {
-  std::optional<double> sparsity{};
-  std::int64_t k = 0;
-  double most = 1.0;  // share of a tensor
-};
-
-inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
-  Asked asked{.sparsity = budget.sparsity};
-  if (scope.kind != Scope::n_of_m) {
-    asked.k = resolve(budget, total);
-    return asked;
-  }
-  asked.most = 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
-  if (!budget.sparsity && !budget.k) asked.sparsity = asked.most;
-  asked.k = resolve({asked.sparsity, budget.k}, total);
-  if (static_cast<double>(asked.k) > asked.most * static_cast<double>(total) + 0.5)
-    throw ArgumentError("sparsity: more than 1 - N/M = " + std::to_string(asked.most) + " of scope '" +
-                        std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
-                        "'; give less, or omit it to prune M - N of each group");
-  return asked;
-}
-
 template <Engine E>
 PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Budget& budget,
                        const PruneOptions& options, MaskTable masks, Workspace& workspace) {

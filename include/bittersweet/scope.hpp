@@ -12,6 +12,7 @@
 
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/error.hpp"
+#include "bittersweet/select/threshold.hpp"
 #include "bittersweet/tensor_view.hpp"
 
 namespace bittersweet {
@@ -25,6 +26,29 @@ struct Scope {
 
   bool in_groups() const noexcept { return kind == row || kind == n_of_m; }
 };
+
+// A budget as a scope takes it: N:M has one of its own, and an upper limit.
+struct Asked {
+  std::optional<double> sparsity{};
+  std::int64_t k = 0;
+  double most = 1.0;  // share of a tensor
+};
+
+inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
+  Asked asked{.sparsity = budget.sparsity};
+  if (scope.kind != Scope::n_of_m) {
+    asked.k = resolve(budget, total);
+    return asked;
+  }
+  asked.most = 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
+  if (!budget.sparsity && !budget.k) asked.sparsity = asked.most;
+  asked.k = resolve({asked.sparsity, budget.k}, total);
+  if (static_cast<double>(asked.k) > asked.most * static_cast<double>(total) + 0.5)
+    throw ArgumentError("sparsity: more than 1 - N/M = " + std::to_string(asked.most) + " of scope '" +
+                        std::to_string(scope.keep) + ":" + std::to_string(scope.of) +
+                        "'; give less, or omit it to prune M - N of each group");
+  return asked;
+}
 
 enum class Distribution { uniform, erk, layer_adaptive };
 enum class Rounding { nearest, floor };  // of a row's share: floor(s * columns + 0.5), or int(s * columns)

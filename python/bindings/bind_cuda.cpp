@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 
 #include "optim_rows.hpp"
-#include "options.hpp"
+#include "selecting.hpp"
 
 namespace py = pybind11;
 
@@ -26,22 +27,41 @@ using QueueSpec = std::pair<int, std::uintptr_t>;  // device, stream
 
 cuda::Queue to_queue(const QueueSpec& spec) { return {spec.first, at<void>(spec.second)}; }
 
-// (ties or None, nonfinite, seed, regrow, zero)
-cuda::StepOptions to_step_options(const py::tuple& spec) {
-  if (spec.size() != 5) throw ArgumentError("options: (ties, nonfinite, seed, regrow, zero) is needed");
-  return {to_ties(spec[0].cast<std::optional<std::string>>()).value_or(Ties::exact),
-          to_nonfinite(spec[1].cast<std::string>()), spec[2].cast<std::uint64_t>(), spec[3].cast<bool>(),
-          spec[4].cast<std::uint32_t>()};
-}
+// A step's options, and the ranges that they point to.
+struct StepChoices {
+  PruneOptions selection;
+  cuda::StepOptions options;
+
+  // (selector, keyword arguments of make_masks without a budget, zero, address of thresholds or 0)
+  explicit StepChoices(const py::tuple& spec) {
+    if (spec.size() != 4) throw ArgumentError("options: (selector, arguments, zero, tensor_threshold) is needed");
+    selection = to_mask_options(spec[0].cast<py::tuple>(), spec[1].cast<py::kwargs>());
+    options = {.ties = selection.ties,
+               .nonfinite = selection.nonfinite,
+               .seed = selection.seed,
+               .regrow = selection.regrow,
+               .zero = spec[2].cast<std::uint32_t>(),
+               .selector = selection.selector,
+               .scope = selection.scope,
+               .distribution = selection.distribution,
+               .rounding = selection.rounding,
+               .remainder = selection.remainder,
+               .max_tensor_sparsity = selection.max_tensor_sparsity,
+               .tensor_sparsity = selection.tensor_sparsity,
+               .tensor_threshold = at<float>(spec[3].cast<std::uintptr_t>())};
+  }
+  StepChoices(const StepChoices&) = delete;
+  StepChoices& operator=(const StepChoices&) = delete;
+};
 
 // What lies in device memory during a step, by its address.
 struct StepMemory {
-  std::uintptr_t k, report, tensor_pruned, workspace;
+  std::uintptr_t budget, report, tensor_pruned, workspace;
   std::size_t workspace_bytes;
 };
 
 StepMemory to_memory(const py::tuple& spec) {
-  if (spec.size() != 5) throw ArgumentError("memory: (k, report, tensor_pruned, workspace, bytes) is needed");
+  if (spec.size() != 5) throw ArgumentError("memory: (budget, report, tensor_pruned, workspace, bytes) is needed");
   return {spec[0].cast<std::uintptr_t>(), spec[1].cast<std::uintptr_t>(), spec[2].cast<std::uintptr_t>(),
           spec[3].cast<std::uintptr_t>(), spec[4].cast<std::size_t>()};
 }
@@ -50,10 +70,10 @@ void step(const QueueSpec& queue, const py::buffer& table, std::vector<std::stri
           const py::tuple& options, const py::tuple& memory, bool masks) {
   const Table rows(table, std::move(names));
   const Scorer s = to_scorer(scorer);
-  const cuda::StepOptions o = to_step_options(options);
+  const StepChoices choices(options);
   const StepMemory m = to_memory(memory);
   const py::gil_scoped_release release;
-  cuda::step(to_queue(queue), rows.tensors, s, at<const std::int64_t>(m.k), o,
+  cuda::step(to_queue(queue), rows.tensors, s, at<const cuda::StepBudget>(m.budget), choices.options,
              masks ? MaskTable(rows.new_masks) : MaskTable(), at<std::int64_t>(m.tensor_pruned), at<void>(m.workspace),
              m.workspace_bytes, at<cuda::StepReport>(m.report));
 }
@@ -68,12 +88,16 @@ std::pair<std::size_t, std::int64_t> locate(std::int64_t position, const std::ve
 }
 
 // The report, copied to the host, followed by one count of pruned elements a tensor; raises what the step found wrong.
+// `scope`: what it decided by; thresholds of scope 'tensor' follow the counts, two a word.
 py::dict read_report(const py::buffer& words, const std::vector<std::string>& names,
-                     const std::vector<std::int64_t>& numels, const std::string& nonfinite, bool masks) {
+                     const std::vector<std::int64_t>& numels, const std::string& nonfinite, bool masks,
+                     const std::string& scope) {
   const std::span<const std::uint64_t> found = words_of(words, "words");
-  if (found.size() != report_words + names.size() || numels.size() != names.size())
+  const std::size_t count = names.size();
+  if (found.size() < report_words + count + (count + 1) / 2 || numels.size() != count)
     throw ArgumentError("words: " + std::to_string(found.size()) + " for a report of " + std::to_string(report_words) +
-                        " and " + std::to_string(names.size()) + " tensors");
+                        ", counts and thresholds of " + std::to_string(count) + " tensors");
+  const bool global = scope == "global";
   std::array<std::uint64_t, report_words> raw;
   std::copy_n(found.begin(), report_words, raw.begin());
   const auto report = std::bit_cast<cuda::StepReport>(raw);
@@ -85,20 +109,22 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
     throw NonFiniteScoreError(names[tensor], report.nan, index);
   }
   py::dict d;
-  d["value"] = exactly(report.value);
+  d["value"] = global ? exactly(report.value) : py::object(py::none());
   d["k"] = report.k;
   d["total"] = report.total;
-  d["pruned"] = report.pruned;
+  d["pruned"] = counted(report.pruned);
   d["dead"] = report.dead;
-  d["count_below"] = report.below;
-  d["count_equal"] = report.equal;
+  d["count_below"] = counted(report.below);
+  d["count_equal"] = counted(report.equal);
   d["passes"] = double{report.passes};
   d["extra_bytes"] = 0;
   d["nonfinite"] = report.nan;
-  d["standard_error"] = py::none();
-  d["converged"] = true;
-  d["path"] = std::string(name_of(static_cast<Place>(report.place))) +
-              (report.status & cuda::status::overflow ? ", candidates overflowed" : "");
+  d["standard_error"] = std::isnan(report.standard_error) ? py::object(py::none()) : py::float_(report.standard_error);
+  d["converged"] = report.converged != 0;
+  d["path"] = parse_scope(scope).in_groups()
+                  ? std::string("groups")
+                  : std::string(name_of(static_cast<Place>(report.place))) +
+                        (report.status & cuda::status::overflow ? ", candidates overflowed" : "");
   const auto share = [&](std::int64_t count) {
     return report.v_sampled > 0
                ? py::object(py::float_(static_cast<double>(count) / static_cast<double>(report.v_sampled)))
@@ -107,11 +133,17 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
   d["v_below_eps"] = share(report.v_below_eps);
   d["v_zero"] = share(report.v_zero);
   if (!masks) return d;
-  std::vector<std::int64_t> pruned(names.size());
-  std::transform(found.begin() + report_words, found.end(), pruned.begin(),
-                 [](std::uint64_t word) { return static_cast<std::int64_t>(word); });
+  std::vector<std::int64_t> pruned(count);
+  std::transform(found.begin() + report_words, found.begin() + report_words + static_cast<std::ptrdiff_t>(count),
+                 pruned.begin(), [](std::uint64_t word) { return static_cast<std::int64_t>(word); });
   d["tensor_pruned"] = pruned;
-  d["tensor_threshold"] = std::vector<py::object>(names.size(), exactly(report.value));
+  std::vector<py::object> thresholds(count, global ? exactly(report.value) : py::object(py::none()));
+  for (std::size_t t = 0; scope == "tensor" && t < count; ++t) {
+    const std::uint64_t pair = found[report_words + count + t / 2];
+    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(t % 2 == 0 ? pair : pair >> 32));
+    if (!std::isnan(value)) thresholds[t] = exactly(value);
+  }
+  d["tensor_threshold"] = thresholds;
   d["churn"] = report.churn;
   d["empty_rows"] = report.empty_rows;
   return d;
@@ -183,19 +215,21 @@ void bind_cuda(py::module_& module) {
       [](const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer, const py::tuple& options,
          bool masks) {
         const Table rows(table, std::move(names));
-        return cuda::step_workspace_bytes(rows.tensors, to_scorer(scorer), to_step_options(options), masks);
+        return cuda::step_workspace_bytes(rows.tensors, to_scorer(scorer), StepChoices(options).options, masks);
       },
       py::arg("table"), py::arg("names"), py::arg("scorer"), py::arg("options"), py::arg("masks"));
   module.def("cuda_step", &step, py::arg("queue"), py::arg("table"), py::arg("names"), py::arg("scorer"),
              py::arg("options"), py::arg("memory"), py::arg("masks"));
   module.def("cuda_read_report", &read_report, py::arg("words"), py::arg("names"), py::arg("numels"),
-             py::arg("nonfinite"), py::arg("masks"));
+             py::arg("nonfinite"), py::arg("masks"), py::arg("scope"));
   module.def(
       "cuda_write_budget",
-      [](const QueueSpec& queue, std::uintptr_t k, std::int64_t value) {
-        cuda::write_budget(to_queue(queue), at<std::int64_t>(k), value);
+      [](const QueueSpec& queue, std::uintptr_t budget, std::optional<double> sparsity, std::optional<std::int64_t> k,
+         const std::string& scope, std::int64_t total) {
+        cuda::write_budget(to_queue(queue), at<cuda::StepBudget>(budget),
+                           cuda::step_budget({sparsity, k}, parse_scope(scope), total));
       },
-      py::arg("queue"), py::arg("k_ptr"), py::arg("value"));
+      py::arg("queue"), py::arg("budget_ptr"), py::arg("sparsity"), py::arg("k"), py::arg("scope"), py::arg("total"));
   module.def(
       "cuda_write_scores",
       [](const QueueSpec& queue, const py::buffer& table, std::vector<std::string> names, const py::tuple& scorer,

@@ -25,8 +25,6 @@ py::object or_none(const std::optional<T>& value) {
   return value ? py::cast(*value) : py::none();
 }
 
-py::object counted(std::int64_t count) { return count < 0 ? py::none() : py::object(py::int_(count)); }
-
 // One keyword argument; the wrapper in Python gives them all.
 template <class T>
 T take(const py::kwargs& given, const char* name) {
@@ -58,11 +56,12 @@ PruneOptions to_options(const py::tuple& selector, const std::optional<std::stri
   return options;
 }
 
-MaskArguments::MaskArguments(const py::tuple& selector, const py::kwargs& given)
-    : budget{take<std::optional<double>>(given, "sparsity"), take<std::optional<std::int64_t>>(given, "k")},
-      options(to_options(selector, take<std::optional<std::string>>(given, "ties"),
-                         take<std::string>(given, "nonfinite"), take<std::uint64_t>(given, "seed"),
-                         take<bool>(given, "regrow"))) {
+py::object counted(std::int64_t count) { return count < 0 ? py::none() : py::object(py::int_(count)); }
+
+PruneOptions to_mask_options(const py::tuple& selector, const py::kwargs& given) {
+  PruneOptions options =
+      to_options(selector, take<std::optional<std::string>>(given, "ties"), take<std::string>(given, "nonfinite"),
+                 take<std::uint64_t>(given, "seed"), take<bool>(given, "regrow"));
   options.scope = parse_scope(take<std::string>(given, "scope"));
   if (const auto distribution = take<std::optional<std::string>>(given, "distribution"))
     options.distribution = to_distribution(*distribution);
@@ -74,7 +73,12 @@ MaskArguments::MaskArguments(const py::tuple& selector, const py::kwargs& given)
   using Counts = std::vector<std::pair<std::int64_t, std::int64_t>>;
   for (const auto& [least, most] : take<std::optional<Counts>>(given, "tensor_sparsity").value_or(Counts{}))
     options.tensor_sparsity.push_back({least, most});
+  return options;
 }
+
+MaskArguments::MaskArguments(const py::tuple& selector, const py::kwargs& given)
+    : budget{take<std::optional<double>>(given, "sparsity"), take<std::optional<std::int64_t>>(given, "k")},
+      options(to_mask_options(selector, given)) {}
 
 py::dict to_dict(const PruneReport& report) {
   py::dict d;

@@ -25,11 +25,14 @@ ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
 SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
 
 QueueSpec = tuple[int, int]  # device, stream
-StepOptions = tuple[str | None, str, int, bool, int]  # ties, nonfinite, seed, regrow, zero
+# selector, keyword arguments of make_masks but for the budget, zero, address of thresholds or 0
+StepOptions = tuple[tuple[str, float, bool, float], dict[str, Any], int, int]
 AdamMemory = tuple[
     int, int, int, int, int
 ]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes
-StepMemory = tuple[int, int, int, int, int]  # addresses of k, report, tensor_pruned and workspace, its bytes
+StepMemory = tuple[
+    int, int, int, int, int
+]  # addresses of budget, report, tensor_pruned and workspace, its bytes
 # Addresses and lengths of masks or codes, values and offsets; dtype, rows, columns.
 PackedArrays = tuple[int, int, int, int, int, int, int, int, int]
 # Addresses of bitmask, row offsets and values, how many these are; dtype, rows, columns.
@@ -243,9 +246,11 @@ def cuda_step(
     masks: bool,
 ) -> None: ...
 def cuda_read_report(
-    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool
+    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool, scope: str
 ) -> dict[str, Any]: ...
-def cuda_write_budget(queue: QueueSpec, k_ptr: int, value: int) -> None: ...
+def cuda_write_budget(
+    queue: QueueSpec, budget_ptr: int, sparsity: float | None, k: int | None, scope: str, total: int
+) -> None: ...
 def cuda_write_scores(
     queue: QueueSpec, table: array[int], names: list[str], scorer: ScorerSpec, out: array[int]
 ) -> None: ...

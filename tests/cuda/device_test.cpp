@@ -17,16 +17,16 @@ class Step {
         scorer_(scorer),
         options_(options),
         workspace_(cuda::step_workspace_bytes(model.inputs(), scorer, options, true)),
-        k_(sizeof(std::int64_t)),
+        budget_(sizeof(cuda::StepBudget)),
         report_(sizeof(cuda::StepReport)),
         pruned_(sizeof(std::int64_t) * model.inputs().size()) {}
 
   void enqueue() const {
-    cuda::step(queue_, model_.inputs(), scorer_, k_.as<std::int64_t>(), options_, model_.table(),
+    cuda::step(queue_, model_.inputs(), scorer_, budget_.as<cuda::StepBudget>(), options_, model_.table(),
                pruned_.as<std::int64_t>(), workspace_.as<void>(),
                cuda::step_workspace_bytes(model_.inputs(), scorer_, options_, true), report_.as<cuda::StepReport>());
   }
-  void budget(std::int64_t k) const { cuda::write_budget(queue_, k_.as<std::int64_t>(), k); }
+  void budget(std::int64_t k) const { cuda::write_budget(queue_, budget_.as<cuda::StepBudget>(), {.k = k}); }
   cuda::StepReport report() const {
     check(cudaStreamSynchronize(static_cast<cudaStream_t>(queue_.stream)));
     return report_.read<cuda::StepReport>().front();
@@ -38,7 +38,7 @@ class Step {
   const DeviceModel& model_;
   Scorer scorer_;
   cuda::StepOptions options_;
-  Memory workspace_, k_, report_, pruned_;
+  Memory workspace_, budget_, report_, pruned_;
 };
 
 class Device : public DeviceTest {
@@ -229,8 +229,8 @@ TEST_F(Device, BadArgumentsAreRefusedBeforeAnythingRuns) {
   const Memory words(1024);
   const auto enqueue = [&](std::span<const ScoreInputs> inputs, std::size_t bytes) {
     const Memory workspace(bytes);
-    cuda::step(queue_, inputs, Bitter7{}, words.as<std::int64_t>(), {}, there.table(), nullptr, workspace.as<void>(),
-               bytes, words.as<cuda::StepReport>());
+    cuda::step(queue_, inputs, Bitter7{}, words.as<cuda::StepBudget>(), {}, there.table(), nullptr,
+               workspace.as<void>(), bytes, words.as<cuda::StepReport>());
   };
   const std::size_t enough = cuda::step_workspace_bytes(there.inputs(), Bitter7{}, {}, true);
   EXPECT_THROW(enqueue(there.inputs(), enough - 1), ArgumentError);

@@ -32,7 +32,7 @@ inline Result run(const Step& step, EmulatedCuda& engine) {
   const std::vector<ScoreInputs> inputs = step.model.inputs();
   const FreshMasks masks(inputs);
   Result result;
-  result.report = engine.step(inputs, step.scorer, step.k, step.options, masks.table(), &result.tensor_pruned);
+  result.report = engine.step(inputs, step.scorer, {.k = step.k}, step.options, masks.table(), &result.tensor_pruned);
   result.masks = masks.bits();
   return result;
 }

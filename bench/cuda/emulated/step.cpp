@@ -16,15 +16,15 @@ test::EmulatedCuda& engine() {
 // The emulated engine brings a workspace of its own, of just the right size.
 std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, const StepOptions&, bool) { return 1; }
 
-void step(const Queue&, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+void step(const Queue&, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void*, std::size_t,
           StepReport* report) {
   std::vector<std::int64_t> pruned;
-  *report = engine().step(tensors, scorer, *k, options, new_masks, &pruned);
+  *report = engine().step(tensors, scorer, *budget, options, new_masks, &pruned);
   if (tensor_pruned) std::copy(pruned.begin(), pruned.end(), tensor_pruned);
 }
 
-void write_budget(const Queue&, std::int64_t* k, std::int64_t value) { *k = value; }
+void write_budget(const Queue&, StepBudget* budget, const StepBudget& value) { *budget = value; }
 
 void write_scores(const Queue&, std::span<const ScoreInputs> tensors, const Scorer& scorer,
                   std::span<float* const> scores) {

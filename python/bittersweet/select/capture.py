@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import _core
 from ..errors import DeviceError, Error, LayoutError
 from ..options.scorers import Scorer, check_seed, resolve_scorer
+from ..options.selectors import resolve_selector
 from ..options.values import as_bool
 from ..tensors import cuda, devices
 from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
 from .events import MaskEvent
-from .selection import EventSource, checked_nonfinite, checked_ties, count_or_none, fraction_or_none
+from .selection import (
+    EventSource,
+    checked_nonfinite,
+    checked_ties,
+    count_or_none,
+    fraction_or_none,
+    global_arguments,
+)
 
 __all__ = ["CapturableStep"]
 
@@ -85,13 +92,10 @@ class CapturableStep:
         table.attach(self._new)
         table.current = list(self._current)
         zero = sum(ROLES[role] for role in self._roles)
-        options = (
-            checked_ties(ties),
-            checked_nonfinite(nonfinite),
-            check_seed(seed),
-            as_bool("regrow", regrow),
-            zero,
+        named = global_arguments(
+            checked_ties(ties), checked_nonfinite(nonfinite), check_seed(seed), as_bool("regrow", regrow)
         )
+        options = cuda.StepOptions(resolve_selector("exact"), named, zero)
         self._step = cuda.StepMemory(table, call.spec, options, True)
         self._source = EventSource(table, call, "exact", "global", None)
         self._masks = Masks(self._current, single=single)
@@ -117,7 +121,7 @@ class CapturableStep:
         The number travels as an argument of a kernel: captured into a graph it is the same at each replay.
         """
         fraction, count = fraction_or_none("sparsity", sparsity), count_or_none(k)
-        self._step.write_budget(_core.resolve_budget(fraction, count, self._table.total))
+        self._step.write_budget(fraction, count)
 
     def run(self) -> None:
         """Enqueues one step on torch's current stream: threshold, masks, zeros. Capturable."""

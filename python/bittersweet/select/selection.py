@@ -86,24 +86,47 @@ def mask_arguments(
     """New masks to be written for a checked table on the host, attached to it, and what writes them; with
     `members`, as their part of a decision."""
     call = resolve_scorer(options.scorer, options.eps, options.seed)
-    scope = resolve_scope(options.scope, options.rounding, options.remainder)
     masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
     table.attach(masks)
     named = {
         "sparsity": options.sparsity,
         "k": options.k,
+        **decision_arguments(options, options.counts(table if members is None else members)),
+    }
+    return masks, ((table.data, table.names, call.spec, resolve_selector(options.selector)), named)
+
+
+def decision_arguments(options: Options, counts: list[tuple[int, int]] | None) -> dict[str, Any]:
+    """The keyword arguments of `_core.make_masks` but for the budget's."""
+    scope = resolve_scope(options.scope, options.rounding, options.remainder)
+    return {
         "scope": scope.text,
         "distribution": options.distribution,
         "rounding": scope.rounding,
         "remainder": scope.remainder,
         "max_tensor_sparsity": options.max_tensor_sparsity,
-        "tensor_sparsity": options.counts(table if members is None else members),
+        "tensor_sparsity": counts,
         "ties": options.ties,
         "nonfinite": options.nonfinite,
         "seed": options.seed,
         "regrow": options.regrow,
     }
-    return masks, ((table.data, table.names, call.spec, resolve_selector(options.selector)), named)
+
+
+def global_arguments(ties: str | None, nonfinite: str, seed: int, regrow: bool) -> dict[str, Any]:
+    """The same for one threshold over everything."""
+    return {
+        "scope": "global",
+        "distribution": None,
+        "rounding": "nearest",
+        "remainder": "error",
+        "max_tensor_sparsity": None,
+        "tensor_sparsity": None,
+        "ties": ties,
+        "nonfinite": nonfinite,
+        "seed": seed,
+        "regrow": regrow,
+    }
 
 
 def select_masks(
@@ -133,18 +156,14 @@ def select_masks(
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     selector = resolve_selector(options.selector)
     scope = resolve_scope(options.scope, options.rounding, options.remainder)
-    sparsity, k, most = options.sparsity, options.k, options.max_tensor_sparsity
     table = Table(items, call, writes) if table is None else table
     read: Callable[[], Any]
     if table.device != devices.HOST:
-        devices.require_supported(
-            selector[0], scope.text, options.distribution, most, options.tensor_sparsity
-        )
         masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         table.attach(masks)
         zero = sum(ROLES[role] for role in writes)
-        choices = (options.ties, options.nonfinite, options.seed, options.regrow, zero)
-        step = cuda.run_step(table, call.spec, choices, True, sparsity, k)
+        choices = cuda.StepOptions(selector, decision_arguments(options, options.counts(table)), zero)
+        step = cuda.run_step(table, call.spec, choices, True, options.sparsity, options.k)
         if not options.sync:
             keep_if_failed(step, masks)
         read = step.fetch()
@@ -245,8 +264,7 @@ def find_threshold(
 ) -> Callable[[], Any]:
     """Finds a threshold; calling the result gives a `_core.ThresholdResult`, and on CUDA waits for it."""
     if table.device != devices.HOST:
-        devices.require_supported(selector[0], "global", None, None)
-        choices = (ties, nonfinite, seed, regrow, 0)
+        choices = cuda.StepOptions(selector, global_arguments(ties, nonfinite, seed, regrow))
         return cuda.run_step(table, call.spec, choices, False, sparsity, k).fetch()
     found = _core.threshold(
         table.data,

@@ -10,12 +10,12 @@ from .. import _core
 from ..distributed.rounds import Agreement, decide
 from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
-from ..tensors import devices
+from ..tensors import cuda, devices
 from ..tensors.lazy import lazily
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table, as_items
 from .over_ranks import Given, group_of, meet
-from .selection import Options, find_threshold, mask_arguments, start_over_ranks
+from .selection import Options, decision_arguments, find_threshold, mask_arguments, start_over_ranks
 
 if TYPE_CHECKING:
     from ..distributed.members import Members
@@ -103,11 +103,13 @@ def threshold(
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     table = Table(items, call)
     if options.tensor_sparsity is not None:
-        if table.device != devices.HOST:
-            name, *_ = resolve_selector(options.selector)
-            devices.require_supported(name, "global", None, None, options.tensor_sparsity)
         masks, (arguments, named) = mask_arguments(table, options)
-        return _threshold(_core.make_masks(*arguments, **named), table.copied_bytes + _bytes(masks))
+        if table.device == devices.HOST:
+            found: Any = _core.make_masks(*arguments, **named)
+        else:
+            choices = cuda.StepOptions(arguments[-1], decision_arguments(options, options.counts(table)))
+            found = cuda.run_step(table, call.spec, choices, True, options.sparsity, options.k).fetch()()
+        return _threshold(found, table.copied_bytes + _bytes(masks))
     read = find_threshold(
         table, call, resolve_selector(selector), options.sparsity, options.k, options.ties,
         options.nonfinite, options.seed, options.regrow,

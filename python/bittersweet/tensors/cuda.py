@@ -4,10 +4,10 @@ for. See `devices` for what may wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
 from ..errors import Error
 from . import devices
 
@@ -17,10 +17,26 @@ if TYPE_CHECKING:
     from .table import Table
 
 
-class StepMemory:
-    """What one step needs on the device: its report, a count per tensor, its budget, and the workspace."""
+@dataclass(frozen=True)
+class StepOptions:
+    """What `_core.cuda_step` is told beside tensors, scorer and budget."""
 
-    def __init__(self, table: Table, scorer: Any, options: tuple[Any, ...], masks: bool) -> None:
+    selector: tuple[str, float, bool, float]
+    named: Mapping[str, Any]
+    """The keyword arguments of `_core.make_masks`, but for the budget's."""
+    zero: int = 0
+    """Roles of the arrays that get zeros in the same step."""
+
+    def spec(self, thresholds: int) -> tuple[Any, ...]:
+        return self.selector, dict(self.named), self.zero, thresholds
+
+
+class StepMemory:
+    """What one step needs on the device: its report, a count and a threshold per tensor, its budget, and the
+    workspace.
+    """
+
+    def __init__(self, table: Table, scorer: Any, options: StepOptions, masks: bool) -> None:
         import torch
 
         self.table, self.scorer, self.options, self.masks = table, scorer, options, masks
@@ -32,17 +48,27 @@ class StepMemory:
         )
         place = devices.runtime.place(self.device)
         with devices.runtime.guard(self.device):
-            self.bytes: int = native.cuda_step_bytes(table.data, table.names, scorer, options, masks)
+            self.bytes: int = native.cuda_step_bytes(table.data, table.names, scorer, options.spec(0), masks)
             self.workspace = torch.empty(max(self.bytes, 1), dtype=torch.uint8, device=place)
-            self.words = torch.empty(report + tensors + 1, dtype=torch.int64, device=place)
+            pairs = (tensors + 1) // 2
+            self.words = torch.empty(report + tensors + pairs + 2, dtype=torch.int64, device=place)
         start = self.words.data_ptr()
-        self.budget = start + 8 * (report + tensors)
+        self.budget = start + 8 * (report + tensors + pairs)
         counts = start + 8 * report if masks else 0
+        self._spec = options.spec(start + 8 * (report + tensors) if masks else 0)
         self._addresses = (self.budget, start, counts, self.workspace.data_ptr(), self.bytes)
 
-    def write_budget(self, k: int) -> None:
+    def write_budget(self, sparsity: float | None, k: int | None) -> None:
+        """Enqueues a new budget. Raises ArgumentError for one that the scope cannot meet."""
         with devices.runtime.guard(self.device):
-            devices.runtime.native.cuda_write_budget(devices.runtime.queue(self.device), self.budget, k)
+            devices.runtime.native.cuda_write_budget(
+                devices.runtime.queue(self.device),
+                self.budget,
+                sparsity,
+                k,
+                self.options.named["scope"],
+                self.table.total,
+            )
 
     def run(self) -> None:
         """Enqueues the step: nothing is allocated, and nothing is waited for."""
@@ -53,7 +79,7 @@ class StepMemory:
                 table.data,
                 table.names,
                 self.scorer,
-                self.options,
+                self._spec,
                 self._addresses,
                 self.masks,
             )
@@ -68,13 +94,14 @@ class StepMemory:
 
         The result raises NonFiniteScoreError, or ArgumentError for a budget that does not fit.
         """
-        table, extra, nonfinite = self.table, self.bytes, self.options[1]
+        table, extra, named = self.table, self.bytes, self.options.named
         names, numels, masks, native = table.names, table.numels, self.masks, devices.runtime.native
+        nonfinite, scope = named["nonfinite"], named["scope"]
         with devices.runtime.guard(self.device):
-            wait = devices.runtime.fetch(self.words[:-1], self.device)
+            wait = devices.runtime.fetch(self.words[:-2], self.device)
 
         def read() -> dict[str, Any]:
-            found: dict[str, Any] = native.cuda_read_report(wait(), names, numels, nonfinite, masks)
+            found: dict[str, Any] = native.cuda_read_report(wait(), names, numels, nonfinite, masks, scope)
             found["extra_bytes"] = extra
             return found
 
@@ -82,9 +109,9 @@ class StepMemory:
 
 
 def run_step(
-    table: Table, scorer: Any, options: tuple[Any, ...], masks: bool, sparsity: float | None, k: int | None
+    table: Table, scorer: Any, options: StepOptions, masks: bool, sparsity: float | None, k: int | None
 ) -> StepMemory:
-    """Enqueues one step over the tensors of `table`. `options`: (ties, nonfinite, seed, regrow, zero).
+    """Enqueues one step over the tensors of `table`.
 
     Raises:
         Error: The current stream is being captured into a graph.
@@ -96,6 +123,6 @@ def run_step(
             "Capture a CapturableStep instead, which leaves the result on the device"
         )
     step = StepMemory(table, scorer, options, masks)
-    step.write_budget(_core.resolve_budget(sparsity, k, table.total))
+    step.write_budget(sparsity, k)
     step.run()
     return step

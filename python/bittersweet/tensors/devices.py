@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
@@ -102,29 +101,6 @@ def refusal() -> str | None:
 
 def name_of(device: int) -> str:
     return "the CPU" if device == HOST else f"cuda:{device}"
-
-
-def require_supported(
-    selector: str,
-    scope: str,
-    distribution: str | None,
-    max_tensor_sparsity: float | None,
-    tensor_sparsity: object = None,
-) -> None:
-    """Raises ArgumentError for what only the CPU engine does."""
-    for argument, found, accepted in (
-        ("selector", selector, "exact"),
-        ("scope", scope, "global"),
-        ("distribution", distribution, None),
-        ("max_tensor_sparsity", max_tensor_sparsity, None),
-        ("tensor_sparsity", None if tensor_sparsity is None else str(tensor_sparsity), None),
-    ):
-        if found != accepted:
-            raise ArgumentError(
-                f"{argument}: {found!r} with CUDA tensors; the CUDA engine accepts {accepted!r} so far. Use "
-                "that, "
-                "or give tensors on the CPU (nothing is moved by itself)"
-            )
 
 
 class Engine:

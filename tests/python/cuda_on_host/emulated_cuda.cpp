@@ -11,12 +11,12 @@ std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, co
   return 64;  // the emulator brings its own
 }
 
-void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void*, std::size_t,
           StepReport* report) {
   check(queue);
   std::vector<std::int64_t> pruned;
-  *report = test::EmulatedCuda{}.step(tensors, scorer, *k, options, new_masks, &pruned);
+  *report = test::EmulatedCuda{}.step(tensors, scorer, *budget, options, new_masks, &pruned);
   if (tensor_pruned && !new_masks.empty()) std::copy(pruned.begin(), pruned.end(), tensor_pruned);
 }
 

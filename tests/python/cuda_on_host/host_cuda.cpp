@@ -44,14 +44,16 @@ void count_second_moment(std::span<const ScoreInputs> tensors, const Scorer& sco
 // From the answer to the numbers of the contract.
 StepReport to_report(const PruneReport& found) {
   StepReport report;
-  report.value = *found.value;
+  report.value = found.value.value_or(minus_infinity);
+  report.standard_error = found.standard_error.value_or(no_number);
+  report.converged = found.converged;
   report.passes = static_cast<float>(found.passes);
   report.k = found.k;
   report.total = found.total;
   report.dead = found.dead;
   report.below = found.count_below;
   report.equal = found.count_equal;
-  report.ties = found.pruned - found.dead - found.count_below;
+  report.ties = found.count_below < 0 ? -1 : found.pruned - found.dead - found.count_below;
   report.nan = found.nonfinite;
   report.pruned = found.pruned;
   report.churn = found.churn;
@@ -75,36 +77,38 @@ std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Sco
   return 1024 + 8 * static_cast<std::size_t>(words_in(tensors));
 }
 
-void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const std::int64_t* k,
+void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report) {
   check(queue);
   const std::size_t needed = step_workspace_bytes(tensors, scorer, options, !new_masks.empty());
   if (workspace_bytes < needed) throw ArgumentError("workspace: " + std::to_string(workspace_bytes) + " bytes");
   std::memset(workspace, 0xa5, workspace_bytes);
-  PruneOptions selection;
-  selection.ties = options.ties;
-  selection.nonfinite = options.nonfinite;
-  selection.seed = options.seed;
-  selection.regrow = options.regrow;
+  const PruneOptions selection = prune_options(options);
+  Budget asked{.k = budget->k};
+  if (!std::isnan(budget->sparsity)) asked = {.sparsity = budget->sparsity};
   Workspace memory;
   const auto give_up = [&](std::uint32_t status) {
     for (std::size_t t = 0; t < new_masks.size(); ++t)
       std::memset(new_masks[t], 0x5a, 8 * static_cast<std::size_t>(bits::words(tensors[t].numel)));
     report->status = status | status::failed;
-    report->k = *k;
+    report->k = budget->k;
     report->total = std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0},
                                     [](std::int64_t n, const ScoreInputs& tensor) { return n + tensor.numel; });
   };
   *report = {};
   try {
-    PruneReport found = new_masks.empty() ? threshold(tensors, scorer, {{}, *k}, selection, memory)
-                                          : make_masks(tensors, scorer, {{}, *k}, selection, new_masks, memory);
+    PruneReport found = new_masks.empty() ? threshold(tensors, scorer, asked, selection, memory)
+                                          : make_masks(tensors, scorer, asked, selection, new_masks, memory);
     *report = to_report(found);
     report->status = found.nonfinite > 0 ? status::nan : 0;
     count_second_moment(tensors, scorer, options.regrow, *report);
     if (tensor_pruned && !new_masks.empty())
       std::copy(found.tensor_pruned.begin(), found.tensor_pruned.end(), tensor_pruned);
+    if (options.tensor_threshold != nullptr)
+      std::ranges::transform(found.tensor_threshold, options.tensor_threshold, [](const std::optional<float>& value) {
+        return value.value_or(std::numeric_limits<float>::quiet_NaN());
+      });
   } catch (const NonFiniteScoreError& error) {
     give_up(status::nan);
     report->nan = error.count();

@@ -9,9 +9,9 @@ void check(const Queue& queue) {
   if (queue.device < 0 || queue.device > 1) throw DeviceError("device: " + std::to_string(queue.device));
 }
 
-void write_budget(const Queue& queue, std::int64_t* k, std::int64_t value) {
+void write_budget(const Queue& queue, StepBudget* budget, const StepBudget& value) {
   check(queue);
-  *k = value;
+  *budget = value;
 }
 
 std::vector<DeviceVerdict> devices() {

@@ -34,16 +34,16 @@ class Launcher : public simt::Launcher {
 
 }  // namespace
 
-cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::int64_t k,
-                                    const cuda::StepOptions& options, MaskTable new_masks,
-                                    std::vector<std::int64_t>* tensor_pruned) {
+cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                    const cuda::StepBudget& budget, const cuda::StepOptions& options,
+                                    MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
   const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
   std::vector<unsigned char> workspace(bytes, 0xa5);
   cuda::StepReport report;
   std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
   cuda::StepPlan plan =
-      cuda::make_step(tensors, scorer, &k, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
+      cuda::make_step(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
                       workspace.data(), bytes, &report);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);

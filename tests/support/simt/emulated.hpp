@@ -15,7 +15,7 @@ class EmulatedCuda {
   explicit EmulatedCuda(std::uint64_t seed = 1, unsigned processors = 2) : seed_(seed), processors_(processors) {}
 
   // cuda::step, in a workspace of just the right size that begins as rubbish.
-  cuda::StepReport step(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::int64_t k,
+  cuda::StepReport step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const cuda::StepBudget& budget,
                         const cuda::StepOptions& options, MaskTable new_masks,
                         std::vector<std::int64_t>* tensor_pruned = nullptr);
 
