@@ -169,20 +169,21 @@ TEST(CudaFaults, ArgumentsAreCheckedFirst) {
   const std::vector<ScoreInputs> inputs = step.model.inputs();
   EmulatedCuda engine;
   std::uint64_t* const current[] = {const_cast<std::uint64_t*>(inputs[0].mask)};
-  EXPECT_THROW(engine.step(inputs, step.scorer, 5, {}, current), ArgumentError);  // new masks over the current ones
-  EXPECT_THROW(engine.step(inputs, step.scorer, 5, {.zero = roles::weight}, {}), ArgumentError);
+  EXPECT_THROW(engine.step(inputs, step.scorer, {.k = 5}, {}, current),
+               ArgumentError);  // new masks over the current ones
+  EXPECT_THROW(engine.step(inputs, step.scorer, {.k = 5}, {.zero = roles::weight}, {}), ArgumentError);
   const FreshMasks masks(inputs);
   std::vector<std::uint64_t*> two(masks.table().begin(), masks.table().end());
   two.push_back(nullptr);
-  EXPECT_THROW(engine.step(inputs, step.scorer, 5, {}, two), ShapeError);
-  EXPECT_THROW(engine.step(inputs, Bitter7{.eps = -1.0f}, 5, {}, masks.table()), ArgumentError);
+  EXPECT_THROW(engine.step(inputs, step.scorer, {.k = 5}, {}, two), ShapeError);
+  EXPECT_THROW(engine.step(inputs, Bitter7{.eps = -1.0f}, {.k = 5}, {}, masks.table()), ArgumentError);
   std::vector<ScoreInputs> bare(inputs);
   bare[0].exp_avg_sq = {};
-  EXPECT_THROW(engine.step(bare, step.scorer, 5, {}, masks.table()), MissingStateError);
+  EXPECT_THROW(engine.step(bare, step.scorer, {.k = 5}, {}, masks.table()), MissingStateError);
   std::vector<ScoreInputs> turned = inputs;
   turned[0].order = some_order(turned[0].numel);
   ASSERT_FALSE(turned[0].order.row_major());
-  EXPECT_THROW(engine.step(turned, step.scorer, 5, {}, masks.table()), LayoutError);
+  EXPECT_THROW(engine.step(turned, step.scorer, {.k = 5}, {}, masks.table()), LayoutError);
 }
 
 }  // namespace

@@ -177,7 +177,7 @@ TEST(CudaStep, ThresholdWithoutMasks) {
     const Step step{.model = training_model({3000, 2000}, {DType::f32}), .scorer = Bitter7{}, .k = k};
     const Expected want = expected(step);
     EmulatedCuda engine(static_cast<std::uint64_t>(k));
-    const cuda::StepReport got = engine.step(step.model.inputs(), step.scorer, k, step.options, {});
+    const cuda::StepReport got = engine.step(step.model.inputs(), step.scorer, {.k = k}, step.options, {});
     EXPECT_TRUE(same_bits(*want.report.value, got.value));
     EXPECT_EQ(got.below, want.report.count_below);
     EXPECT_EQ(got.equal, want.report.count_equal);
