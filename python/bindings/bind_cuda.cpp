@@ -125,9 +125,9 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
                   ? std::string("groups")
                   : std::string(name_of(static_cast<Place>(report.place))) +
                         (report.status & cuda::status::overflow ? ", candidates overflowed" : "");
-  const auto share = [&](std::int64_t count) {
+  const auto share = [&](std::int64_t part) {
     return report.v_sampled > 0
-               ? py::object(py::float_(static_cast<double>(count) / static_cast<double>(report.v_sampled)))
+               ? py::object(py::float_(static_cast<double>(part) / static_cast<double>(report.v_sampled)))
                : py::none();
   };
   d["v_below_eps"] = share(report.v_below_eps);
