@@ -221,7 +221,7 @@ void note(const char* kernel) {
   static const char* const path = std::getenv("BITTERSWEET_LAUNCHED");
   static std::set<std::string> known;
   if (path == nullptr || !known.insert(kernel).second) return;
-  if (std::FILE* file = std::fopen(path, "a")) {
+  if (std::FILE* file = std::fopen(path, known.size() == 1 ? "w" : "a")) {
     std::fprintf(file, "%s\n", kernel);
     std::fclose(file);
   }
