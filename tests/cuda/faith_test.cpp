@@ -130,7 +130,8 @@ TEST_P(Faith, FindsThePlantedFault) {
   GetParam().mended();
 }
 
-INSTANTIATE_TEST_SUITE_P(Faults, Faith, testing::ValuesIn(cases), [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Faults, Faith, testing::ValuesIn(cases),
+                         [](const auto& of_case) { return of_case.param.name; });
 
 // Launches that no device can make do not compile: simt::Launcher and, with nvcc, the device's refuse them.
 static_assert(simt::launchable<Sized<1024, 49152, 32764>>);
