@@ -20,7 +20,7 @@ struct ProveMargin {
     return size == size ? std::bit_cast<u32>(size) : 0x7f800000u;
   }
   static BITTERSWEET_DEVICE void keep_worst(float* worst, u32 bits) {
-    if (bits > std::bit_cast<u32>(*worst)) atomicMax(reinterpret_cast<u32*>(worst), bits);
+    atomicMax(reinterpret_cast<u32*>(worst), bits);
   }
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {

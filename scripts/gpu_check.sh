@@ -4,7 +4,8 @@
 #
 #   quick  at most 150 s with the build: the four first measurements, the same bits as the CPU, the headline
 #   full   at most 8 minutes: also capture and replay, awkward data, dtypes, scorers, sizes up to 4 billion, torch and
-#          CUB beside it, Nsight counters, compute-sanitizer, pytest and the C++ tests on the device
+#          CUB beside it, Nsight counters, pytest and the C++ tests on the device; compute-sanitizer over small steps
+#          and, as far as the time goes, over the C++ tests (--only runs all that it names)
 #   --dry  everything but the device: compiles for sm_90, runs every program's oracle, checks the format
 #
 # Each step has a time limit and a failing one stops no other. results.json in the output folder is written anew after

@@ -115,8 +115,11 @@ def steps(mode: str, dry: bool) -> list[Step]:
             ),
         ]
     else:
-        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+        tools = {
+            tool: ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+            for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+        }
+        for tool, command in tools.items():
             all_steps.append(
                 Step(
                     f"compute-sanitizer {tool}",
@@ -128,6 +131,20 @@ def steps(mode: str, dry: bool) -> list[Step]:
                     unavailable=("Device not supported",),
                 )
             )
+        # Last, since they are slow: the kernels that `equal_bits small` does not launch.
+        for tool, command in tools.items():
+            for test in device_tests:
+                all_steps.append(
+                    Step(
+                        f"compute-sanitizer {tool}: {test.partition('.')[2]}",
+                        [*command, f"{BUILD}/tests/{test}", "--gtest_filter=-*Captured*:*SelfTest*"],
+                        60,
+                        needs=("compute-sanitizer",),
+                        after=("build the C++ tests",),
+                        unavailable=("Device not supported",),
+                        wants=r"PASSED  \] [1-9]",
+                    )
+                )
     return [_patient(step) if dry else step for step in all_steps]
 
 

@@ -1,5 +1,7 @@
 #include "support/simt/emulated.hpp"
 
+#include <memory>
+
 #include "cuda/adam.cuh"
 #include "cuda/bracket.cuh"
 #include "cuda/count_runs.cuh"
@@ -38,20 +40,21 @@ cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const 
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
   const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
-  std::vector<unsigned char> workspace(bytes, 0xa5);
-  cuda::StepReport report;
-  std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
+  std::vector<unsigned char> workspace(bytes);
+  simt::fill_with_rubbish(workspace.data(), bytes);
+  const auto report = std::make_unique<cuda::StepReport>();
+  simt::fill_with_rubbish(report.get(), sizeof *report);
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
   cuda::StepPlan plan =
       cuda::make_step(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
-                      workspace.data(), bytes, &report);
+                      workspace.data(), bytes, report.get());
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);
   launcher.forced = forced_;
   launcher.low = low_;
   launcher.high = high_;
   cuda::enqueue(launcher, scorer, plan);
-  return report;
+  return *report;
 }
 
 void EmulatedCuda::write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer,
@@ -85,15 +88,16 @@ std::vector<std::int64_t> EmulatedCuda::count_violations(std::span<const ScoreIn
 
 cuda::BracketReport EmulatedCuda::bracket(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                           const Bracket& ends, MaskTable new_masks) {
-  workspace_.assign(cuda::make_layout(tensors, !new_masks.empty()).bytes, 0xa5);
-  cuda::BracketReport report;
-  std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
-  cuda::check_bracket(ends, &report);
+  workspace_.resize(cuda::make_layout(tensors, !new_masks.empty()).bytes);
+  simt::fill_with_rubbish(workspace_.data(), workspace_.size());
+  const auto report = std::make_unique<cuda::BracketReport>();
+  simt::fill_with_rubbish(report.get(), sizeof *report);
+  cuda::check_bracket(ends, report.get());
   cuda::StepPlan plan = cuda::make_plan(tensors, scorer, {}, new_masks, workspace_.data(), workspace_.size());
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);
-  cuda::enqueue_bracket(launcher, scorer, plan, ends, &report);
-  return report;
+  cuda::enqueue_bracket(launcher, scorer, plan, ends, report.get());
+  return *report;
 }
 
 std::vector<std::int64_t> EmulatedCuda::tally(std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
@@ -117,7 +121,8 @@ std::vector<std::int64_t> EmulatedCuda::count_runs(std::span<const ScoreInputs> 
 
 int EmulatedCuda::step_adam(std::span<const ScoreInputs> tensors, std::span<const AdamOptions> options,
                             const cuda::AdamArguments& call) {
-  std::vector<unsigned char> workspace(cuda::adam_bytes(tensors.size()), 0xa5);
+  std::vector<unsigned char> workspace(cuda::adam_bytes(tensors.size()));
+  simt::fill_with_rubbish(workspace.data(), workspace.size());
   Launcher launcher(seed_++ * 1000, processors_);
   cuda::step_adam(launcher, cuda::make_adam(tensors, options, call, workspace.data(), workspace.size()));
   return launcher.launches();
