@@ -58,9 +58,9 @@ def compiler() -> str:
     return told.stdout
 
 
-def units(root: Path = ROOT) -> list[str]:
+def units() -> list[str]:
     """Every file of cuda/ that nvcc compiles."""
-    return sorted(path.stem for path in (root / "cuda").glob("*.cu"))
+    return sorted(path.stem for path in (ROOT / "cuda").glob("*.cu"))
 
 
 @functools.cache
@@ -74,8 +74,7 @@ def text_of(path: Path) -> tuple[str, tuple[Path, ...]]:
         flags=re.DOTALL,
     )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    root = next(parent for parent in path.parents if (parent / "cuda").is_dir())
-    places = [path.parent, *(root / room for room in ROOMS)]
+    places = [path.parent, *(ROOT / room for room in ROOMS)]
     included = []
     for line in lines:
         if match := re.match(r'#\s*include\s+"([^"]+)"', line):
@@ -84,9 +83,9 @@ def text_of(path: Path) -> tuple[str, tuple[Path, ...]]:
     return "\n".join(lines), tuple(included)
 
 
-def digest(unit: str, root: Path = ROOT) -> str:
+def digest(unit: str) -> str:
     """Stands for what a unit's machine code depends on but the architecture: sources, options, compiler."""
-    todo, seen = [(root / "cuda" / f"{unit}.cu").resolve()], set[Path]()
+    todo, seen = [(ROOT / "cuda" / f"{unit}.cu").resolve()], set[Path]()
     while todo:
         path = todo.pop()
         if path not in seen:
@@ -94,7 +93,7 @@ def digest(unit: str, root: Path = ROOT) -> str:
             todo += text_of(path)[1]
     whole = hashlib.sha256("\0".join((*FLAGS, compiler())).encode())
     for path in sorted(seen):
-        whole.update(f"\0{path.relative_to(root.resolve())}\0{text_of(path)[0]}".encode())
+        whole.update(f"\0{path.relative_to(ROOT.resolve())}\0{text_of(path)[0]}".encode())
     return whole.hexdigest()[:16]
 
 

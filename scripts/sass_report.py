@@ -38,7 +38,7 @@ from sass_compile import (
     tool,
     units,
 )
-from sass_families import Families, Family, families_of, faults_of
+from sass_families import Family, families_of, faults_of
 from sass_kernels import (
     SPECIAL,
     Kernel,
@@ -70,27 +70,29 @@ class Measured:
     faults: list[str] = field(default_factory=list)
 
 
-def recorded(record: Record, unit: str, architecture: int) -> Families | None:
-    """What the report says of a unit, if it was made from these sources."""
-    entry = record.get("units", {}).get(unit, {})
-    families = entry.get("families", {}).get(str(architecture))
-    if entry.get("digest") != digest(unit) or families is None:
-        return None
-    return {name: Family(*figures) for name, figures in families.items()}
+def told_by(record: Record) -> Measured:
+    """The checked-in report, as if it were measured."""
+    told = Measured(sizes={int(architecture): size for architecture, size in record["bytes"].items()})
+    for unit, entry in record["units"].items():
+        told.units[unit] = {
+            int(architecture): {name: Family(*figures) for name, figures in families.items()}
+            for architecture, families in entry["families"].items()
+        }
+    told.kernels = [Kernel(**kernel) for kernel in record["kernels"]]
+    told.passes = [kind(**special) for kind in SPECIAL for special in record[kind.__name__]]
+    return told
 
 
-def measure(architectures: list[int], kept: Path, jobs: int, record: Record) -> Measured:
-    """Every kernel for these architectures, of which `record` may know some."""
+def measure(architectures: list[int], kept: Path, jobs: int, record: Record | None) -> Measured:
+    """Every kernel for these architectures. What `record` tells of units as they are now is taken from it."""
     found = Measured()
+    told = told_by(record) if record else Measured()
     todo: list[tuple[str, int]] = []
     for unit in units():
-        found.units[unit] = {}
-        for architecture in architectures:
-            known = None if architecture == DETAILED else recorded(record, unit, architecture)
-            if known is None:
-                todo.append((unit, architecture))
-            else:
-                found.units[unit][architecture] = known
+        same = record is not None and record["units"].get(unit, {}).get("digest") == digest(unit)
+        known = told.units[unit] if same else {}
+        found.units[unit] = {a: known[a] for a in architectures if a in known and a != DETAILED}
+        todo += [(unit, a) for a in architectures if a not in found.units[unit]]
     with ThreadPoolExecutor(jobs) as pool:
         cubins = list(pool.map(lambda each: compile_unit(each[0], each[1], kept), todo))
     for (unit, architecture), cubin in zip(todo, cubins, strict=True):
@@ -124,7 +126,7 @@ def look_closely(unit: str, code: dict[str, Code], found: Measured) -> None:
 
 def record_of(found: Measured) -> Record:
     """What is checked in."""
-    record: Record = {"units": {}, "kernels": [asdict(k) for k in found.kernels]}
+    record: Record = {"bytes": found.sizes, "units": {}, "kernels": [asdict(k) for k in found.kernels]}
     for unit, by_architecture in found.units.items():
         families = {
             str(architecture): {name: family.figures() for name, family in families.items()}
@@ -138,38 +140,33 @@ def far(was: float, now: float) -> bool:
     return abs(was - now) > 0.1 * max(was, now)
 
 
-def differences(found: Measured, record: Record) -> list[str]:
+def differences(found: Measured, told: Measured) -> list[str]:
     """How the checked-in report differs from what was measured."""
-    if not record:
-        return [f"{JSON_REPORT.relative_to(ROOT)} is missing"]
-    told = record["units"]
-    faults = [f"{unit}: only in one of report and code" for unit in sorted(told.keys() ^ found.units.keys())]
-    for unit in sorted(told.keys() & found.units.keys()):
-        for architecture, families in found.units[unit].items():
-            where = f"{unit}, sm_{architecture}"
-            was = {n: Family(*f) for n, f in told[unit]["families"].get(str(architecture), {}).items()}
-            if (built := {n: f.kernels for n, f in families.items()}) != (
-                known := {n: f.kernels for n, f in was.items()}
-            ):
-                faults.append(f"{where}: kernels {built}, {known} in the report")
-                continue
-            faults += [
-                f"{where}: {name}: {family.registers} registers, {was[name].registers} in the report"
-                for name, family in families.items()
-                if far(was[name].registers, family.registers)
-            ]
-    if not found.kernels and not found.passes:
+    either = sorted(told.units.keys() ^ found.units.keys())
+    faults = [f"{unit}: only in one of report and code" for unit in either]
+    for unit in sorted(told.units.keys() & found.units.keys()):
+        for architecture, now in found.units[unit].items():
+            was = told.units[unit].get(architecture, {})
+            for name in sorted(now.keys() | was.keys()):
+                one, other = now.get(name, Family()), was.get(name, Family())
+                where = f"{unit}, sm_{architecture}: {name}"
+                if one.kernels != other.kernels:
+                    faults.append(f"{where}: {one.kernels} kernels, {other.kernels} in the report")
+                elif far(one.registers, other.registers):
+                    faults.append(f"{where}: {one.registers} registers, {other.registers} in the report")
+    if not any(DETAILED in by_architecture for by_architecture in found.units.values()):
         return faults
-    known_slots = {k.name(): k.slots for k in (Kernel(**k) for k in record["kernels"])}
-    for kind in SPECIAL:
-        known_slots |= {k.name(): k.slots for k in (kind(**k) for k in record[kind.__name__])}
-    now = {k.name(): k.slots for k in (*found.kernels, *found.passes)}
-    faults += [f"{name}: only in one of report and code" for name in sorted(now.keys() ^ known_slots.keys())]
+    slots, known = ({k.name(): k.slots for k in (*each.kernels, *each.passes)} for each in (found, told))
+    faults += [f"{name}: only in one of report and code" for name in sorted(slots.keys() ^ known.keys())]
     return faults + [
-        f"{name}: {now[name]} slots, {known_slots[name]} in the report"
-        for name in sorted(now.keys() & known_slots.keys())
-        if far(known_slots[name], now[name])
+        f"{name}: {slots[name]} slots, {known[name]} in the report"
+        for name in sorted(slots.keys() & known.keys())
+        if far(slots[name], known[name])
     ]
+
+
+def as_page(found: Measured) -> str:
+    return page(found.units, found.sizes, found.kernels, found.passes)
 
 
 def written(record: Record) -> str:
@@ -204,18 +201,26 @@ def main(arguments: list[str] | None = None) -> int:
     except ToolMissing as missing:
         print(f"sass_report: skipped: {missing}")
         return SKIPPED
-    record = json.loads(JSON_REPORT.read_text(encoding="utf-8")) if JSON_REPORT.is_file() else {}
+    record = json.loads(JSON_REPORT.read_text(encoding="utf-8")) if JSON_REPORT.is_file() else None
+    if options.check and record is None:
+        print(f"sass_report: {JSON_REPORT} is missing: run it without --check")
+        return 1
     try:
-        known = record if options.check and not options.afresh else {}
-        found = measure(options.architectures, options.kept, options.jobs, known)
+        believed = record if options.check and not options.afresh else None
+        found = measure(options.architectures, options.kept, options.jobs, believed)
     except NotCompiled as error:
         sys.exit(str(error))
-    if options.check:
-        found.faults += differences(found, record)
+    if record is not None and options.check:
+        told = told_by(record)
+        found.faults += differences(found, told)
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != as_page(told):
+            found.faults.append(
+                f"{PAGE.name} does not say what {JSON_REPORT.name} says: run it without --check"
+            )
     else:
         JSON_REPORT.parent.mkdir(parents=True, exist_ok=True)
         JSON_REPORT.write_text(written(record_of(found)), encoding="utf-8")
-        PAGE.write_text(page(found.units, found.sizes, found.kernels, found.passes), encoding="utf-8")
+        PAGE.write_text(as_page(found), encoding="utf-8")
     for fault in found.faults:
         print(f"sass_report: {fault}")
     close = len(found.kernels) + len(found.passes)
