@@ -24,8 +24,8 @@ static_assert(sizeof(u64) == sizeof(std::uint64_t));
 
 inline constexpr u32 everyone = ~0u;  // all lanes of a warp: no collective here is called by fewer
 
-// Memory other than HBM (compute capability 7.5, 8.6 to 8.9, 12) is kept busy by far fewer loads in flight: registers
-// are spared there. From 10.0 on the compiler takes more of them for the same code.
+// Memory other than HBM (compute capability 7.5, 8.6 to 8.9, 12) needs far fewer loads in flight, by the rates of data
+// sheets: registers are spared there. From 10.0 on the compiler takes more of them for the same code.
 #if defined(__CUDA_ARCH__)
 inline constexpr bool narrow_memory =
     __CUDA_ARCH__ < 800 || (__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900) || __CUDA_ARCH__ >= 1200;
