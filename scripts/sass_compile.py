@@ -65,7 +65,7 @@ def units() -> list[str]:
 
 @functools.cache
 def text_of(path: Path) -> tuple[str, tuple[Path, ...]]:
-    """A source without its comments and indents, and the files of the project that it includes."""
+    """A source without its comments and line ends, and the files of the project that it includes."""
     literal_or_comment = r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/'
     text = re.sub(
         literal_or_comment,
@@ -73,14 +73,12 @@ def text_of(path: Path) -> tuple[str, tuple[Path, ...]]:
         path.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     places = [path.parent, *(ROOT / room for room in ROOMS)]
     included = []
-    for line in lines:
-        if match := re.match(r'#\s*include\s+"([^"]+)"', line):
-            found = (place / match[1] for place in places)
-            included += [file.resolve() for file in found if file.is_file()][:1]
-    return "\n".join(lines), tuple(included)
+    for name in re.findall(r'^\s*#\s*include\s+"([^"\n]+)"', text, re.MULTILINE):
+        found = (place / name for place in places)
+        included += [file.resolve() for file in found if file.is_file()][:1]
+    return " ".join(text.split()), tuple(included)
 
 
 def digest(unit: str) -> str:
