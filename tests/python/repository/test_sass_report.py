@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -293,3 +294,16 @@ def test_the_checked_in_report_tells_of_this_repository(monkeypatch: pytest.Monk
             assert sass_report.faults_of(unit, families) == []
     page = (REPOSITORY / "docs/cuda_sass.md").read_text(encoding="utf-8")
     assert page == sass_report.as_page(told)
+
+
+def test_units_are_compiled_with_the_options_of_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import sass_compile
+
+    options = set[str]()
+    for file in ("CMakeLists.txt", "cuda/CMakeLists.txt"):
+        text = (REPOSITORY / file).read_text(encoding="utf-8")
+        for found in re.findall(r"\$<\$<COMPILE_LANGUAGE:CUDA>:([^>]+)>", text):
+            options.update(found.split(";"))
+    assert "-fmad=false" in options
+    assert options - {"-Xcompiler=-Wall"} <= set(sass_compile.FLAGS)
