@@ -58,7 +58,7 @@ struct BracketTiles {
   static constexpr int segments = 32 / width;
   static constexpr std::size_t segment_bytes = width * (size_of(W) + (In::count - 1) * size_of(X));
   // Bytes that a lane has in flight before it looks at the first; half of them where memory is narrow, or where
-  // elements are divided, whose calls take registers: by the bias, and from 10.0 on with three arrays.
+  // divisions, which are calls, take the registers: by the bias, and from 10.0 on in formulas of three arrays.
   static constexpr bool spare = narrow_memory || In::has(reads::step) || (blackwell && In::count == 3);
   static constexpr std::size_t in_flight = spare ? 64 : 128;
   static constexpr int at_once =

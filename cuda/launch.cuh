@@ -8,8 +8,8 @@
 
 namespace bittersweet::cuda {
 
-// What the compiler must leave room for on a processor: the kernel's own number of blocks, and as many as keep it to 80
-// of the 65,536 registers, since some compilers take more only to spare instructions.
+// What the compiler must leave room for on a processor: the kernel's own number of blocks, and so many that a thread
+// gets 80 of the 65,536 registers at most, since a compiler that may take more does.
 template <class K>
 inline constexpr unsigned resident_blocks = std::max(K::blocks, std::min((768 + K::threads - 1) / K::threads, 16u));
 
