@@ -4,6 +4,8 @@
 // again (they are still cached), scored exactly and classified. No barrier of a block in the loop.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "bracket_any.cuh"
@@ -55,12 +57,12 @@ struct BracketTiles {
   static constexpr int width = W != DType::f32 && (In::count == 1 || X != DType::f32) ? 8 : 4;
   static constexpr int segments = 32 / width;
   static constexpr std::size_t segment_bytes = width * (size_of(W) + (In::count - 1) * size_of(X));
-  // Bytes that a lane has in flight before it looks at the first; half of them where every element is divided by the
-  // bias, whose call takes registers.
-  static constexpr std::size_t in_flight = In::has(reads::step) ? 64 : 128;
-  static constexpr int at_once = segments * segment_bytes <= in_flight       ? segments
-                                 : segments / 2 * segment_bytes <= in_flight ? segments / 2
-                                                                             : segments / 4;
+  // Bytes that a lane has in flight before it looks at the first; half of them where memory is narrow, or where
+  // divisions, which are calls, take the registers: by the bias, and from 10.0 on in formulas of three arrays.
+  static constexpr bool spare = narrow_memory || In::has(reads::step) || (blackwell && In::count == 3);
+  static constexpr std::size_t in_flight = spare ? 64 : 128;
+  static constexpr int at_once =
+      static_cast<int>(std::bit_floor(std::min<std::size_t>(segments, in_flight / segment_bytes)));
   static constexpr u32 queue_size = 64, most_ahead = 1u << 22;
 
   struct Args {
@@ -100,6 +102,7 @@ struct BracketTiles {
     u32 pairs_below[2] = {}, pairs_above[2] = {};
 #pragma unroll
     for (int begin = 0; begin < segments; begin += at_once) {
+      if ((narrow_memory || blackwell) && begin > 0) __syncwarp();  // or the compiler loads more at once
       Loaded loaded[at_once];
 #pragma unroll
       for (int s = 0; s < at_once; ++s) loaded[s].load(row.in, index + (begin + s) * 32 * width);

@@ -24,6 +24,16 @@ static_assert(sizeof(u64) == sizeof(std::uint64_t));
 
 inline constexpr u32 everyone = ~0u;  // all lanes of a warp: no collective here is called by fewer
 
+// Memory other than HBM (compute capability 7.5, 8.6 to 8.9, 12) needs far fewer loads in flight, by the rates of data
+// sheets: registers are spared there. From 10.0 on the compiler takes more of them for the same code.
+#if defined(__CUDA_ARCH__)
+inline constexpr bool narrow_memory =
+    __CUDA_ARCH__ < 800 || (__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900) || __CUDA_ARCH__ >= 1200;
+inline constexpr bool blackwell = __CUDA_ARCH__ >= 1000;
+#else
+inline constexpr bool narrow_memory = false, blackwell = false;
+#endif
+
 BITTERSWEET_DEVICE u32 lane_id() { return threadIdx.x & 31u; }
 BITTERSWEET_DEVICE u32 warp_id() { return threadIdx.x >> 5; }
 BITTERSWEET_DEVICE u32 lanes_below() { return (1u << lane_id()) - 1; }

@@ -52,9 +52,13 @@ struct Guess {
       return guess;
     } else {
       constexpr bool third = P == Pass::third_digits;
-      device::Guess guess = state.guess[third ? 2 : 3];
-      guess.low = device::refine(guess.low, find(third ? 2 : 4, guess.low.rest), third ? 11 : 10);
-      guess.high = device::refine(guess.high, find(third ? 3 : 5, guess.high.rest), third ? 11 : 10);
+      const device::Guess& before =
+          state.guess[third ? 2 : 3];  // read when it is needed: a block's sums take registers
+      const auto low = device::refine(before.low, find(third ? 2 : 4, before.low.rest), third ? 11 : 10);
+      const auto high = device::refine(before.high, find(third ? 3 : 5, before.high.rest), third ? 11 : 10);
+      device::Guess guess = before;
+      guess.low = low;
+      guess.high = high;
       return guess;
     }
   }

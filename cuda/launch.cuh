@@ -1,13 +1,20 @@
 // The launcher of a device: kernel structs as __global__ functions on the caller's stream.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda_error.hpp"
 #include "device.cuh"
 
 namespace bittersweet::cuda {
 
+// What the compiler must leave room for on a processor: the kernel's own number of blocks, and so many that a thread
+// gets 80 of the 65,536 registers at most, since a compiler that may take more does.
 template <class K>
-__global__ void __launch_bounds__(K::threads, K::blocks) run(const __grid_constant__ typename K::Args args) {
+inline constexpr unsigned resident_blocks = std::max(K::blocks, std::min((768 + K::threads - 1) / K::threads, 16u));
+
+template <class K>
+__global__ void __launch_bounds__(K::threads, resident_blocks<K>) run(const __grid_constant__ typename K::Args args) {
   __shared__ typename K::Shared shared;
   K::body(args, shared);
 }

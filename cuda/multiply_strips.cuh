@@ -24,7 +24,8 @@ struct MultiplyStrips {
   using Args = ProductArgs;
   using Element = std::conditional_t<W == DType::f32, u32, u16>;
 
-  static constexpr u32 tiles = (W == DType::f32 ? 16 : 32) / (Batch <= 2 ? 1 : Batch <= 4 ? 2 : 4);  // at once
+  static constexpr u32 shares = Batch <= 2 ? 1 : Batch <= 4 ? 2 : blackwell ? Batch : 4;
+  static constexpr u32 tiles = (W == DType::f32 ? 16 : 32) / shares;  // at once
   static constexpr u32 words = tiles * strip_rows, columns = tiles * strip_columns;
   static constexpr u32 size = sizeof(Element), piece = 16 / size;   // of a load
   static constexpr u32 pieces = words * strip_columns / piece + 1;  // of the fullest tiles
@@ -137,6 +138,7 @@ struct MultiplyStrips {
       const float w1 = (masks[i] >> second & 1u) != 0 ? value_of(found[i][1]) : 0.0f;
 #pragma unroll
       for (int b = 0; b < Batch; ++b) {
+        if (blackwell && b == 8) __syncwarp();  // or the compiler loads all of x first
         const uint2 x = reinterpret_cast<const uint2*>(shared.x[b])[(t + i) * strips::lanes + lane];
         sum[b] = __fmaf_rn(w0, std::bit_cast<float>(x.x), sum[b]);
         sum[b] = __fmaf_rn(w1, std::bit_cast<float>(x.y), sum[b]);
@@ -162,7 +164,7 @@ struct MultiplyStrips {
       for (u32 k = 0; k < words_each; ++k) next.masks[k] = masks[k];
       if (tile + tiles < args.tiles) load(args, tile + tiles, first, found, next);
       const u32 count = args.tiles - tile < tiles ? static_cast<u32>(args.tiles - tile) : tiles;
-      constexpr int together = Batch < 8 ? 4 : 2;
+      constexpr int together = Batch < 8 ? 4 : blackwell ? 1 : 2;
       u32 t = 0;
       for (; t + together <= count; t += together) multiply<together>(shared, t, sum);
       for (; t < count; ++t) multiply<1>(shared, t, sum);

@@ -68,36 +68,38 @@ struct CountStrips {
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
     const u32 lane = lane_id();
-    const std::int64_t strip = blockIdx.x;
+    const std::int64_t strip = blockIdx.x, left = args.rows - strip * strip_rows;
     u64 live = 0, lost = 0;
     for (std::int64_t tile = warp_id(); tile < args.tiles; tile += threads / 32) {
-      const std::int64_t column = tile * strip_columns + lane;
-      Element bits[strip_rows];
+      const std::int64_t column = tile * strip_columns + lane, rows = column < args.columns ? left : 0;
+      const std::int64_t top = strip * strip_rows * args.columns + column;
+      const auto bits_where = [&](const auto& is_set) {  // of the lane's column, a bit a row
+        u32 bits = 0;
+        std::int64_t index = top;
 #pragma unroll
-      for (u32 i = 0; i < strip_rows; ++i) {
-        const std::int64_t row = strip * strip_rows + i;
-        const bool inside = row < args.rows && column < args.columns;
-        bits[i] = inside ? args.dense[row * args.columns + column] : Element{0};
+        for (u32 i = 0; i < strip_rows; ++i, index += args.columns) bits |= i < rows && is_set(index) ? 1u << i : 0u;
+        return bits;
+      };
+      u32 kept = bits_where([&](std::int64_t index) { return args.dense[index] != 0; });
+      if (args.keep != nullptr) {
+        __syncwarp();  // or the compiler has both reads on their way at once
+        const u32 wanted =
+            bits_where([&](std::int64_t index) { return (words32(args.keep)[index / 32] >> (index % 32) & 1u) != 0; });
+        lost += static_cast<u32>(__popc(kept & ~wanted));
+        kept = wanted;
       }
+      live += static_cast<u32>(__popc(kept));
       u32 mine = 0;
 #pragma unroll
       for (u32 i = 0; i < strip_rows; ++i) {
-        bool kept = bits[i] != 0;
-        if (args.keep != nullptr) {
-          const std::int64_t row = strip * strip_rows + i, index = row * args.columns + column;
-          const bool inside = row < args.rows && column < args.columns;
-          const bool wanted = inside && (args.keep[index / 64] >> (index % 64) & 1u) != 0;
-          lost += static_cast<u32>(__popc(__ballot_sync(everyone, kept && !wanted)));
-          kept = wanted;
-        }
-        const u32 word = __ballot_sync(everyone, kept);
+        const u32 word = __ballot_sync(everyone, (kept >> i & 1u) != 0);
         if (lane == i) mine = word;
-        live += static_cast<u32>(__popc(word));
       }
       if (lane < strip_rows) args.masks[(strip * args.tiles + tile) * strip_rows + lane] = mine;
     }
+    live = warp_sum(live);
     if (lane == 0) shared.warp[warp_id()] = live;
-    if (lane == 0 && lost != 0) add(args.lost, static_cast<std::int64_t>(lost));
+    if (args.keep != nullptr) add_warp(args.lost, lost);
     __syncthreads();
     if (threadIdx.x != 0) return;
     live = 0;

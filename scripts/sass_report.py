@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
-"""Reads the machine code of the CUDA engine and reports what its hot kernels cost; no GPU needed.
+"""Reads the machine code of the CUDA engine and reports what its kernels take and cost; no GPU needed.
 
-`python scripts/sass_report.py` compiles cuda/*.cu for sm_90 (nvcc), disassembles them (cuobjdump, from the
-CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes bench/results/sass_sm90.json and docs/cuda_sass.md.
-`--check` writes nothing: it exits with 1 if a kernel breaks a limit, or if the checked-in report tells of
-other kernels or of numbers that differ by more than a tenth. It exits with 77, "skipped", and says so, where
-a tool is missing.
+`python scripts/sass_report.py` compiles every cuda/*.cu for every architecture that users have (nvcc),
+disassembles the code for sm_90 (cuobjdump, from the CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes
+bench/results/sass.json and docs/cuda_sass.md. What was compiled is kept in build/sass and compiled again when
+its sources change, comments left out.
+
+`--check` writes nothing: it exits with 1 if a kernel breaks a limit on any architecture, or if the checked-in
+report tells of other kernels or of numbers that differ by more than a tenth. The code for sm_90 is always
+looked at; for other architectures a unit is compiled if the report was made from other sources or by another
+compiler (`--afresh`: in any case), and else the report's numbers are held to the limits.
+
+It exits with 77, "skipped", and says so, where a tool is missing.
 """
 
 from __future__ import annotations
@@ -14,319 +20,213 @@ import argparse
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sass_compile import (
+    ARCHITECTURES,
+    ROOT,
+    Code,
+    NotCompiled,
+    ToolMissing,
+    compile_unit,
+    digest,
+    read_unit,
+    tool,
+    units,
+)
+from sass_families import Family, families_of, faults_of
 from sass_kernels import (
-    BYTES,
-    READS,
-    REGISTERS,
-    SLOTS_PER_BYTE,
     SPECIAL,
-    AdamKernel,
     Kernel,
-    ProductKernel,
-    RoundingKernel,
     Special,
     adam_kernel,
     bracket_kernel,
     product_kernel,
     rounding_kernel,
 )
+from sass_page import Units, of_kind, page
 
-ROOT = Path(__file__).resolve().parent.parent
-JSON_REPORT = ROOT / "bench" / "results" / "sass_sm90.json"
+JSON_REPORT = ROOT / "bench" / "results" / "sass.json"
 PAGE = ROOT / "docs" / "cuda_sass.md"
-UNITS = (
-    "adam",
-    "adam_drawn",
-    "bracket",
-    "count_runs",
-    "engine",
-    "histogram",
-    "multiply_strips",
-    "prove_margin",
-    "rounding",
-    "sample",
-    "select",
-    "strips",
-    "tally",
-    "write_mask",
-    "write_scores",
-)
-NVCC = [
-    *("-std=c++20", "-arch=sm_90", "-O3", "-cubin", "-Xptxas=-v", "--expt-relaxed-constexpr"),
-    *("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"),
-]
+KEPT = ROOT / "build" / "sass"
+DETAILED = 90  # the architecture whose instructions are read
 SKIPPED = 77
 
-
-class ToolMissing(Exception):
-    """A program that reading machine code takes is not there."""
-
-
-def tool(name: str) -> str:
-    """The path of a CUDA program: on PATH, in CUDA_HOME, or from a PyPI package."""
-    places = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin"]
-    places += [str(Path(p) / "nvidia" / "cu13" / "bin") for p in sys.path if p]
-    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
-    if found is None:
-        raise ToolMissing(f"{name} was not found (PyPI: nvidia-cuda-{name})")
-    return found
-
-
-def compile_unit(unit: str, folder: Path) -> tuple[str, str]:
-    """SASS and ptxas's report of one unit."""
-    cubin = folder / f"{unit}.cubin"
-    command = [
-        tool("nvcc"),
-        *NVCC,
-        f"-I{ROOT / 'include'}",
-        f"-I{ROOT / 'src'}",
-        "-o",
-        str(cubin),
-        str(ROOT / "cuda" / f"{unit}.cu"),
-    ]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        sys.exit(built.stderr)
-    sass = subprocess.run(
-        [tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True
-    )
-    return sass.stdout, built.stderr
-
-
-def resources(ptxas: str) -> dict[str, tuple[int, int]]:
-    """Registers, and bytes of stack frame and spills, by kernel."""
-    pattern = re.compile(
-        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores,"
-        r" (\d+) bytes spill loads.*?Used (\d+) registers",
-        re.DOTALL,
-    )
-    return {
-        name: (int(registers), int(stack) + int(stores) + int(loads))
-        for name, stack, stores, loads, registers in pattern.findall(ptxas)
-    }
-
-
-def functions(sass: str) -> dict[str, list[str]]:
-    """The instructions' names by kernel."""
-    found: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in sass.splitlines():
-        if match := re.search(r"Function : (\S+)", line):
-            current = found.setdefault(match.group(1), [])
-        elif match := re.match(r"\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d\s+)?([A-Z][\w.]*)", line):
-            current.append(match.group(1))
-    return found
+Record = dict[str, Any]  # the checked-in report
 
 
 @dataclass
-class Unit:
-    """The kernels of one file of cuda/."""
+class Measured:
+    """The kernels by unit and architecture, those that are looked at closely, and what is wrong."""
 
-    kernels: int
-    registers: int  # of the kernel that takes most
-
-
-def measure() -> tuple[list[Kernel], list[Special], dict[str, Unit], list[str]]:
-    """Every bracket kernel, optimizer's pass, product and rounding, the kernels of each unit, and faults that
-    any kernel may have."""
-    kernels: list[Kernel] = []
-    passes: list[Special] = []
-    units: dict[str, Unit] = {}
-    faults: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for unit in UNITS:
-            sass, ptxas = compile_unit(unit, Path(folder))
-            used = resources(ptxas)
-            code = functions(sass)
-            units[unit] = Unit(len(code), max(used[name][0] for name in code))
-            if units[unit].registers > REGISTERS:
-                faults.append(f"{unit}: {units[unit].registers} registers, more than {REGISTERS}")
-            for name, instructions in code.items():
-                registers, local = used[name]
-                touches = any(re.match(r"(LDL|STL)\b", op) for op in instructions)
-                if local or touches:
-                    faults.append(f"{unit}: {name}: local memory ({local} bytes)")
-                if kernel := bracket_kernel(name, instructions, registers, local):
-                    kernels.append(kernel)
-                for read in (adam_kernel, product_kernel, rounding_kernel):
-                    if special := read(name, instructions, registers, local):
-                        passes.append(special)
-    kernels.sort(key=lambda k: (k.scorer, k.weight, k.state, k.decides))
-    faults += [f"{kernel.name()}: {fault}" for kernel in kernels for fault in kernel.faults()]
-    passes.sort(key=lambda special: (type(special).__name__, getattr(special, "batch", 0), special.name()))
-    faults += [f"{special.name()}: {fault}" for special in passes for fault in special.faults()]
-    return kernels, passes, units, faults
+    units: Units = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)  # bytes of code by architecture, of what was compiled
+    kernels: list[Kernel] = field(default_factory=list)
+    passes: list[Special] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
 
-def of_kind(kind: type[Any], specials: list[Special]) -> list[Any]:
-    return [special for special in specials if isinstance(special, kind)]
+def told_by(record: Record) -> Measured:
+    """The checked-in report, as if it were measured."""
+    told = Measured(sizes={int(architecture): size for architecture, size in record["bytes"].items()})
+    for unit, entry in record["units"].items():
+        told.units[unit] = {
+            int(architecture): {name: Family(*figures) for name, figures in families.items()}
+            for architecture, families in entry["families"].items()
+        }
+    told.kernels = [Kernel(**kernel) for kernel in record["kernels"]]
+    told.passes = [kind(**special) for kind in SPECIAL for special in record[kind.__name__]]
+    return told
 
 
-def page(kernels: list[Kernel], passes: list[Special], units: dict[str, Unit]) -> str:
-    """The report as a page of the docs."""
-    lines = [
-        "# Machine code of the hot kernels",
-        "",
-        "## The bracket pass",
-        "",
-        "Written by `python scripts/sass_report.py` from nvcc's code for sm_90; no GPU was used. A *slot*",
-        "is one instruction issued for one element by a lane, from the first vector load of a tile to its",
-        "last comparison; mask transposition and the queue add about 2.5. The *budget* is 70 % of what an",
-        "H200's memory rate (4.8 TB/s by its data sheet) leaves for the bytes read, less those 2.5.",
-        "Budgets in brackets are not enforced: formulas that divide, `AdamVariance`, `Identity`, and the",
-        "exact scores of scorers that have rough ones, which are for eps = 0. *Branches* are those of a",
-        "whole tile of 32 elements a lane: one asks whether the tile has dead elements, and none belongs",
-        "to a score but where a formula divides. Every kernel of every unit is free of spills and local",
-        "memory.",
-        "",
-        "| scorer | weight | state | decides by | slots | budget | registers | vector loads | branches |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for k in kernels:
-        loads = ", ".join(f"{n} x {load.rsplit('.', 1)[1]} bits" for load, n in k.loads.items())
-        state = k.state if READS.get(k.scorer, 2) > 1 else "-"
-        budget = f"({k.budget:.1f})" if k.unlimited() else f"{k.budget:.1f}"
-        cells = (
-            k.scorer,
-            k.weight,
-            state,
-            k.decides,
-            f"{k.slots:.1f}",
-            budget,
-            k.registers,
-            loads,
-            k.branches,
-        )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
-        "## The optimizer's pass",
-        "",
-        "Slots are counted from the first vector load of neighbours with a live element to the last store,",
-        "what is branched around included: the slow paths of two divisions, and the whole division of the",
-        "gradient where nothing scales it. *Memory* is what an H200's rate leaves for the bytes read and",
-        "written, gradients not written. *Drawn* ones round stochastically; two of the four words of a",
-        "random number that they make are used.",
-        "",
-        "| storage | amsgrad | contracted | drawn | slots | memory | registers | loads | stores |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for adam in of_kind(AdamKernel, passes):
-        accesses = [
-            ", ".join(f"{n} x {op.rsplit('.', 1)[1]} bits" for op, n in found.items())
-            for found in (adam.loads, adam.stores)
-        ]
-        said = ("yes" if flag else "no" for flag in (adam.amsgrad, adam.contracted, adam.drawn))
-        row = (
-            adam.storage,
-            *said,
-            f"{adam.slots:.1f}",
-            f"{adam.memory_slots:.1f}",
-            adam.registers,
-            *accesses,
-        )
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    lines += [
-        "",
-        "## Packed products",
-        "",
-        "Slots for each weight, dead or alive, of the loop over tiles: what brings values to shared memory",
-        "and adds up the counts of masks is not in it. *Memory* is what an H200's rate leaves for the bytes",
-        "of a weight, packed at 50 % zeros, and for those of a dense one: a product waits for instructions",
-        "rather than memory where its slots are the more.",
-        "",
-        "| weight | batch | slots | memory, packed | memory, dense | registers |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for product in of_kind(ProductKernel, passes):
-        dense = f"{SLOTS_PER_BYTE * BYTES[product.weight]:.1f}"
-        figures = (
-            product.batch,
-            f"{product.slots:.1f}",
-            f"{product.memory_slots:.1f}",
-            dense,
-            product.registers,
-        )
-        lines.append("| " + " | ".join(map(str, (product.weight, *figures))) + " |")
-    for rounding in of_kind(RoundingKernel, passes):
-        lines += [
-            "",
-            "## Stochastic rounding",
-            "",
-            f"{rounding.slots:.1f} slots an element, of {rounding.memory_slots:.1f} that memory leaves for",
-            f"the 6 bytes that are read and written; {rounding.registers} registers.",
-        ]
-    lines += [
-        "",
-        "## All kernels",
-        "",
-        "*Registers* are those of a unit's kernel that takes most.",
-        "",
-        "| unit | kernels | registers |",
-        "| --- | --- | --- |",
-    ]
-    lines += [f"| {name} | {unit.kernels} | {unit.registers} |" for name, unit in units.items()]
-    lines += ["", f"{sum(unit.kernels for unit in units.values())} in all.", ""]
-    return "\n".join(lines)
-
-
-def differences(kernels: list[Kernel], passes: list[Special], units: dict[str, Unit]) -> list[str]:
-    """How the checked-in report differs from what was measured."""
-    if not JSON_REPORT.is_file():
-        return [f"{JSON_REPORT.relative_to(ROOT)} is missing"]
-    report = json.loads(JSON_REPORT.read_text())
-    checked_in = {k.name(): k.slots for k in (Kernel(**k) for k in report["kernels"])}
-    for kind in SPECIAL:
-        checked_in |= {k.name(): k.slots for k in (kind(**k) for k in report[kind.__name__])}
-    was_built = {name: Unit(**unit).kernels for name, unit in report["units"].items()}
-    if was_built != (built := {name: unit.kernels for name, unit in units.items()}):
-        return [f"kernels by unit: {built}, {was_built} in the report"]
-    now = {k.name(): k.slots for k in kernels} | {k.name(): k.slots for k in passes}
-    found = [f"{name}: only in one of report and code" for name in sorted(now.keys() ^ checked_in.keys())]
-    for name in sorted(now.keys() & checked_in.keys()):
-        was, found_now = checked_in[name], now[name]
-        if abs(was - found_now) > 0.1 * max(was, found_now):
-            found.append(f"{name}: {found_now} slots, {was} in the report")
+def measure(architectures: list[int], kept: Path, jobs: int, record: Record | None) -> Measured:
+    """Every kernel for these architectures. What `record` tells of units as they are now is taken from it."""
+    found = Measured()
+    told = told_by(record) if record else Measured()
+    todo: list[tuple[str, int]] = []
+    for unit in units():
+        same = record is not None and record["units"].get(unit, {}).get("digest") == digest(unit)
+        known = told.units[unit] if same else {}
+        found.units[unit] = {a: known[a] for a in architectures if a in known and a != DETAILED}
+        todo += [(unit, a) for a in architectures if a not in found.units[unit]]
+    with ThreadPoolExecutor(jobs) as pool:
+        cubins = list(pool.map(lambda each: compile_unit(each[0], each[1], kept), todo))
+    for (unit, architecture), cubin in zip(todo, cubins, strict=True):
+        code = read_unit(cubin, instructions=architecture == DETAILED)
+        found.sizes[architecture] = found.sizes.get(architecture, 0) + cubin.stat().st_size * bool(code)
+        found.units[unit][architecture] = families_of(code)
+        if architecture == DETAILED:
+            look_closely(unit, code, found)
+    for unit, by_architecture in found.units.items():
+        for architecture, families in by_architecture.items():
+            found.faults += faults_of(f"{unit}, sm_{architecture}", families)
+    found.kernels.sort(key=lambda k: (k.scorer, k.weight, k.state, k.decides))
+    found.passes.sort(key=lambda each: (type(each).__name__, getattr(each, "batch", 0), each.name()))
+    for kernel in (*found.kernels, *found.passes):
+        found.faults += [f"{kernel.name()}: {fault}" for fault in kernel.faults()]
     return found
 
 
-def main() -> int:
-    """Writes the report, or checks it."""
+def look_closely(unit: str, code: dict[str, Code], found: Measured) -> None:
+    """Reads the instructions of the kernels whose cost is told one by one."""
+    for name, kernel in code.items():
+        figures = (name, kernel.instructions, kernel.registers, kernel.local)
+        if any(re.match(r"(LDL|STL)\b", op) for op in kernel.instructions):
+            found.faults.append(f"{unit}: {name}: instructions on local memory")
+        if bracket := bracket_kernel(*figures):
+            found.kernels.append(bracket)
+        for read in (adam_kernel, product_kernel, rounding_kernel):
+            if special := read(*figures):
+                found.passes.append(special)
+
+
+def record_of(found: Measured) -> Record:
+    """What is checked in."""
+    record: Record = {"bytes": found.sizes, "units": {}, "kernels": [asdict(k) for k in found.kernels]}
+    for unit, by_architecture in found.units.items():
+        families = {
+            str(architecture): {name: family.figures() for name, family in families.items()}
+            for architecture, families in by_architecture.items()
+        }
+        record["units"][unit] = {"digest": digest(unit), "families": families}
+    return record | {kind.__name__: [asdict(k) for k in of_kind(kind, found.passes)] for kind in SPECIAL}
+
+
+def far(was: float, now: float) -> bool:
+    return abs(was - now) > 0.1 * max(was, now)
+
+
+def differences(found: Measured, told: Measured) -> list[str]:
+    """How the checked-in report differs from what was measured."""
+    either = sorted(told.units.keys() ^ found.units.keys())
+    faults = [f"{unit}: only in one of report and code" for unit in either]
+    for unit in sorted(told.units.keys() & found.units.keys()):
+        for architecture, now in found.units[unit].items():
+            was = told.units[unit].get(architecture, {})
+            for name in sorted(now.keys() | was.keys()):
+                one, other = now.get(name, Family()), was.get(name, Family())
+                where = f"{unit}, sm_{architecture}: {name}"
+                if one.kernels != other.kernels:
+                    faults.append(f"{where}: {one.kernels} kernels, {other.kernels} in the report")
+                elif far(one.registers, other.registers):
+                    faults.append(f"{where}: {one.registers} registers, {other.registers} in the report")
+    if not any(DETAILED in by_architecture for by_architecture in found.units.values()):
+        return faults
+    slots, known = ({k.name(): k.slots for k in (*each.kernels, *each.passes)} for each in (found, told))
+    faults += [f"{name}: only in one of report and code" for name in sorted(slots.keys() ^ known.keys())]
+    return faults + [
+        f"{name}: {slots[name]} slots, {known[name]} in the report"
+        for name in sorted(slots.keys() & known.keys())
+        if far(slots[name], known[name])
+    ]
+
+
+def as_page(found: Measured) -> str:
+    return page(found.units, found.sizes, found.kernels, found.passes)
+
+
+def written(record: Record) -> str:
+    """As JSON, a family's figures on one line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Report what the CUDA engine's kernels cost in machine code."
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a limit is broken")
-    arguments = parser.parse_args()
+    parser.add_argument("--afresh", action="store_true", help="with --check: believe nothing in the report")
+    parser.add_argument(
+        "--architectures", nargs="+", type=int, choices=ARCHITECTURES, help="with --check: only these"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="where compiled units are kept (build/sass)")
+    options = parser.parse_args(arguments)
+    if not options.check and (options.architectures or options.afresh):
+        parser.error("the report tells of every architecture: --architectures and --afresh go with --check")
+    options.architectures = options.architectures or list(ARCHITECTURES)
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the report, or checks it."""
+    options = parsed(arguments)
     try:
         tool("nvcc"), tool("cuobjdump")
     except ToolMissing as missing:
         print(f"sass_report: skipped: {missing}")
         return SKIPPED
-    kernels, passes, units, faults = measure()
-    if arguments.check:
-        faults += differences(kernels, passes, units)
+    record = json.loads(JSON_REPORT.read_text(encoding="utf-8")) if JSON_REPORT.is_file() else None
+    if options.check and record is None:
+        print(f"sass_report: {JSON_REPORT} is missing: run it without --check")
+        return 1
+    try:
+        believed = record if options.check and not options.afresh else None
+        found = measure(options.architectures, options.kept, options.jobs, believed)
+    except NotCompiled as error:
+        sys.exit(str(error))
+    if record is not None and options.check:
+        told = told_by(record)
+        found.faults += differences(found, told)
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != as_page(told):
+            found.faults.append(
+                f"{PAGE.name} does not say what {JSON_REPORT.name} says: run it without --check"
+            )
     else:
         JSON_REPORT.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            "architecture": "sm_90",
-            "units": {name: asdict(unit) for name, unit in units.items()},
-            "kernels": [asdict(k) for k in kernels],
-        }
-        report |= {kind.__name__: [asdict(k) for k in of_kind(kind, passes)] for kind in SPECIAL}
-        JSON_REPORT.write_text(json.dumps(report, indent=1) + "\n")
-        PAGE.write_text(page(kernels, passes, units))
-    for fault in faults:
+        JSON_REPORT.write_text(written(record_of(found)), encoding="utf-8")
+        PAGE.write_text(as_page(found), encoding="utf-8")
+    for fault in found.faults:
         print(f"sass_report: {fault}")
-    print(f"sass_report: {len(kernels)} bracket kernels, {len(passes)} others, {len(faults)} faults")
-    return 1 if faults else 0
+    close = len(found.kernels) + len(found.passes)
+    number = sum(f.kernels for by in found.units.values() for each in by.values() for f in each.values())
+    print(f"sass_report: {number} kernels, {close} of them looked at closely, {len(found.faults)} faults")
+    return 1 if found.faults else 0
 
 
 if __name__ == "__main__":
