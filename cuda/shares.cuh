@@ -49,7 +49,7 @@ struct SharesArgs {
 };
 
 struct Shares {
-  static constexpr u32 threads = BlockTeam::threads, blocks = 1;
+  static constexpr u32 threads = BlockTeam::threads, blocks = 3;  // one is launched; three bound its registers
   using Args = SharesArgs;
   using Shared = BlockTeam::Shared;
 
@@ -74,7 +74,8 @@ void shares(L& launcher, const SharesArgs& args) {
   launcher.template launch<Shares>(1, args);
 }
 
-// dead[t]: elements of tensor t that do not compete, by the masks of `Row::live`. `work` holds every tile.
+// The zeros of each tensor's mask: of those that compete, or of the new ones.
+template <bool New>
 struct CountDead {
   static constexpr u32 threads = 256, blocks = 4;
   struct Args {
@@ -84,17 +85,31 @@ struct CountDead {
   struct Shared {};
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     for_each_tile(args.work, [&](const Row& row, u32 number, u32 tile) {
-      if (row.live == nullptr) return;
+      const std::uint64_t* const mask = New ? row.next : row.live;
+      if (mask == nullptr) return;
       const std::int64_t word = std::int64_t{tile} * tile_words + lane_id();
-      add_warp(args.dead + number, __popc(valid_bits(row.numel, word) & ~mask_word(row.live, row.numel, word)));
+      add_warp(args.dead + number, __popc(valid_bits(row.numel, word) & ~mask_word(mask, row.numel, word)));
     });
   }
 };
 
+template <bool New, class L>
+void count_zeros(L& launcher, const Work& work, u32 row_count, std::int64_t* count) {
+  using K = CountDead<New>;
+  zero(launcher, count, row_count * sizeof(std::int64_t));
+  launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), {work, count});
+}
+
+// dead[t]: elements of tensor t that do not compete. `work` holds every tile.
 template <class L>
 void count_dead(L& launcher, const Work& work, u32 row_count, std::int64_t* dead) {
-  zero(launcher, dead, row_count * sizeof(std::int64_t));
-  launcher.template launch<CountDead>(grid_for<CountDead>((work.tiles + 7) / 8, launcher.processors()), {work, dead});
+  count_zeros<false>(launcher, work, row_count, dead);
+}
+
+// pruned[t]: zeros of tensor t's new mask.
+template <class L>
+void count_pruned(L& launcher, const Work& work, u32 row_count, std::int64_t* pruned) {
+  count_zeros<true>(launcher, work, row_count, pruned);
 }
 
 }  // namespace bittersweet::cuda
