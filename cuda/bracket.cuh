@@ -144,12 +144,9 @@ struct BracketTiles {
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
     const Context& c = args.context;
-    device::Attempt& attempt = c.state->attempt[args.attempt];
-    if (!attempt.run) return;
-    const float low = attempt.low, high = attempt.high;
-    const u32 low_key = attempt.low_key;
-    const bool zero_end = attempt.zero_end != 0;
-    const Bounds bounds = bounds_of<D, W>(low, high, zero_end);
+    if (no_bracket(c, args.attempt)) return;
+    Reading at;
+    Bounds bounds{};
     const u32 lane = lane_id();
     u32* const queue = shared.queue[warp_id()];
     u32 queued = 0, base = 0, piece = ~0u, row_tile = 0;
@@ -163,7 +160,9 @@ struct BracketTiles {
         piece_end = piece + 1 < args.work.count ? args.work.pieces[piece + 1].first : args.work.tiles;
         row = args.work.rows[args.work.pieces[piece].row];
         row_tile = args.work.pieces[piece].from - args.work.pieces[piece].first;
+        if (at.turn(c, row, args.attempt, tally)) bounds = bounds_of<D, W>(at.low, at.high, at.zero_end);
       }
+      if (!at.runs()) continue;
       const u32 tile = row_tile + static_cast<u32>(t);
       const std::int64_t begin = std::int64_t{tile} * tile_size;
       if (queued == 0) base = tile;
@@ -176,7 +175,7 @@ struct BracketTiles {
       u32 undecided = live & ~(below | above);
       tally.below += __popc(below);
       if (c.masks) {
-        const u32 zeros = zero_end ? warp_sum32(__popc(below)) : 0;
+        const u32 zeros = at.zero_end ? warp_sum32(__popc(below)) : 0;
         if (lane == 0) c.tile_ties[row.tile + tile] = zeros;
         words32(row.next)[begin / 32 + word_of_lane<width>(lane)] = transpose<width>(live & ~below);
       }
@@ -199,11 +198,11 @@ struct BracketTiles {
         const bool one_tile = queue[queued] / tile_size == queue[queued + take - 1] / tile_size;
         const std::int64_t index = std::int64_t{base} * tile_size + entry;
         const float score = there ? exact(args.scorer, row, index) : 0.0f;
-        const Verdict verdict = judge(score, low, high, there);
+        const Verdict verdict = judge(score, at.low, at.high, there);
         tally.count(verdict, row.offset + index);
         if (c.masks) {
           if (verdict.below || verdict.low) atomicAnd(words32(row.next) + index / 32, ~(1u << (index % 32)));
-          const bool tie = zero_end ? verdict.below : verdict.low;
+          const bool tie = at.zero_end ? verdict.below : verdict.low;
           const u32 ties = __ballot_sync(everyone, tie), more = __ballot_sync(everyone, verdict.high);
           u32* const to = c.tile_ties + row.tile + index / tile_size;
           if (one_tile) {
@@ -212,11 +211,11 @@ struct BracketTiles {
             atomicAdd(to, tie ? 1u : 0x10000u);
           }
         }
-        store_candidates(c, attempt, verdict.inside, score, low_key, u64{row.tile} * tile_size + index);
+        store_candidates(c, at, args.attempt, verdict.inside, score, u64{row.tile} * tile_size + index);
         __syncwarp();
       }
     }
-    tally.merge(attempt);
+    at.finish(c, args.attempt, tally);
   }
 };
 

@@ -36,15 +36,50 @@ struct Tally {
   }
 };
 
+// The bracket that a warp reads against: that of the unit whose rows it is at.
+struct Reading {
+  u32 unit = ~0u;
+  float low = 0, high = 0;  // a unit that reads nothing: +infinity, -infinity
+  bool zero_end = false;
+
+  BITTERSWEET_DEVICE bool runs() const { return low <= high; }
+
+  // Is `row` another unit's than the one before? Then its bracket is loaded, and what was counted goes to the last.
+  BITTERSWEET_DEVICE bool turn(const Context& c, const Row& row, u32 number, Tally& tally) {
+    const u32 now = c.units != nullptr ? row.unit : 0;
+    if (now == unit) return false;
+    finish(c, number, tally);
+    tally = {};
+    unit = now;
+    const device::Attempt& attempt = c.state[unit].attempt[number];
+    low = attempt.run ? attempt.low : plus_infinity;
+    high = attempt.run ? attempt.high : minus_infinity;
+    zero_end = attempt.zero_end != 0;
+    return true;
+  }
+  BITTERSWEET_DEVICE void finish(const Context& c, u32 number, const Tally& tally) const {
+    if (unit != ~0u) tally.merge(c.state[unit].attempt[number]);
+  }
+};
+
+// Is there nothing to read against?
+BITTERSWEET_DEVICE bool no_bracket(const Context& c, u32 number) {
+  return idle(c) || (c.units == nullptr && !c.state->attempt[number].run);
+}
+
 // Appends what the warp found inside, by one atomic; what finds no room is counted all the same.
-BITTERSWEET_DEVICE void store_candidates(const Context& c, device::Attempt& attempt, bool inside, float score,
-                                         u32 low_key, u64 position) {
+BITTERSWEET_DEVICE void store_candidates(const Context& c, const Reading& at, u32 number, bool inside, float score,
+                                         u64 position) {
   const u32 all = __ballot_sync(everyone, inside);
   if (all == 0) return;
   u64 place = 0;
-  if (lane_id() == 0) place = atomicAdd(reinterpret_cast<u64*>(&attempt.inside), static_cast<u64>(__popc(all)));
+  u64* const count = reinterpret_cast<u64*>(&c.state[at.unit].attempt[number].inside);
+  if (lane_id() == 0) place = atomicAdd(count, static_cast<u64>(__popc(all)));
   place = __shfl_sync(everyone, place, 0) + __popc(all & lanes_below());
-  if (inside && place < c.capacity) c.candidates[place] = device::candidate_of(key_of(score), low_key, position);
+  const bool alone = c.units == nullptr;
+  if (!inside || place >= (alone ? c.capacity : c.units[at.unit].capacity)) return;
+  u64* const room = c.candidates + (alone ? 0 : c.units[at.unit].candidates);
+  room[place] = device::candidate_of(key_of(score), key_of(at.low), position);
 }
 
 template <class S>
@@ -60,13 +95,13 @@ struct BracketAny {
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     const Context& c = args.context;
-    device::Attempt& attempt = c.state->attempt[args.attempt];
-    if (!attempt.run) return;
-    const float low = attempt.low, high = attempt.high;
-    const u32 low_key = attempt.low_key, lane = lane_id();
-    const bool zero_end = attempt.zero_end != 0;
+    if (no_bracket(c, args.attempt)) return;
+    const u32 lane = lane_id();
+    Reading at;
     Tally tally;
     for_each_tile(args.work, [&](const Row& row, u32, u32 tile) {
+      at.turn(c, row, args.attempt, tally);
+      if (!at.runs()) return;
       const std::int64_t word = std::int64_t{tile} * tile_words + lane;
       const u32 live = mask_word(row.live, row.numel, word);
       u32 keep = 0, ties = 0;
@@ -83,12 +118,12 @@ struct BracketAny {
 #pragma unroll
         for (u32 j = 0; j < at_once; ++j) {
           const std::int64_t index = std::int64_t{tile} * tile_size + (begin + j) * 32 + lane;
-          const Verdict verdict = judge(score[j], low, high, there[j]);
+          const Verdict verdict = judge(score[j], at.low, at.high, there[j]);
           tally.count(verdict, row.offset + index);
           const u32 kept = __ballot_sync(everyone, there[j] && !verdict.below && !verdict.low);
           if (lane == begin + j) keep = kept;
-          ties += (zero_end ? verdict.below : verdict.low) ? 1u : verdict.high ? 0x10000u : 0u;
-          store_candidates(c, attempt, verdict.inside, score[j], low_key, u64{row.tile} * tile_size + index);
+          ties += (at.zero_end ? verdict.below : verdict.low) ? 1u : verdict.high ? 0x10000u : 0u;
+          store_candidates(c, at, args.attempt, verdict.inside, score[j], u64{row.tile} * tile_size + index);
         }
       }
       if (!c.masks) return;
@@ -96,7 +131,7 @@ struct BracketAny {
       if (lane == 0) c.tile_ties[row.tile + tile] = ties;
       store_word(row.next, row.numel, word, keep);
     });
-    tally.merge(attempt);
+    at.finish(c, args.attempt, tally);
   }
 };
 

@@ -42,6 +42,15 @@ BITTERSWEET_DEVICE u64 warps() { return u64{gridDim.x} * (blockDim.x >> 5); }
 BITTERSWEET_DEVICE u64 first_thread() { return u64{blockIdx.x} * blockDim.x + threadIdx.x; }
 BITTERSWEET_DEVICE u64 all_threads() { return u64{gridDim.x} * blockDim.x; }
 
+// A block among those that do one thing together: the whole grid, or a part of it.
+struct Part {
+  u32 block, blocks;
+  BITTERSWEET_DEVICE u64 first_thread() const { return u64{block} * blockDim.x + threadIdx.x; }
+  BITTERSWEET_DEVICE u64 threads() const { return u64{blocks} * blockDim.x; }
+  BITTERSWEET_DEVICE u64 first_warp() const { return u64{block} * (blockDim.x >> 5) + warp_id(); }
+  BITTERSWEET_DEVICE u64 warps() const { return u64{blocks} * (blockDim.x >> 5); }
+};
+
 BITTERSWEET_DEVICE void add(std::uint64_t* to, u64 count) { atomicAdd(reinterpret_cast<u64*>(to), count); }
 BITTERSWEET_DEVICE void add(std::int64_t* to, std::int64_t count) {
   atomicAdd(reinterpret_cast<u64*>(to), static_cast<u64>(count));
@@ -146,6 +155,12 @@ BITTERSWEET_DEVICE void merge_bins(const BinsShared& shared, Count* bins) {
       else
         add(bins + b, shared.bin[b]);
     }
+}
+
+// For a whole block, behind its last look at the digits that were counted.
+BITTERSWEET_DEVICE void clear_digits(device::State& state) {
+  __syncthreads();
+  for (u32 b = threadIdx.x; b < sizeof state.sample_bins / 4; b += blockDim.x) state.sample_bins[0][b] = 0;
 }
 
 }  // namespace bittersweet::cuda

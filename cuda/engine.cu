@@ -16,6 +16,7 @@ extern template void write_mask(Stream&, const Scorer&, const Context&, const Wo
 extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
 extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);
 extern template void count_runs(Stream&, const Scorer&, const Row&, float, const RunRange&, std::span<std::int64_t>);
+extern template void bound_digit(Stream&, const Scorer&, const BoundsArgs&, const Work&, u32);
 extern template void guess(Stream&, const Context&);
 extern template void plan_retry(Stream&, const Context&);
 extern template void select_candidates(Stream&, const Context&);
@@ -36,8 +37,9 @@ struct WriteBudget {
 
 }  // namespace
 
-std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions&, bool masks) {
-  return make_layout(tensors, masks).bytes;
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions& options,
+                                 bool masks) {
+  return step_bytes(tensors, options, masks);
 }
 
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,

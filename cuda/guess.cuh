@@ -63,10 +63,14 @@ struct Guess {
     }
   }
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared& shared) {
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared& shared) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
+    if (P == Pass::place && part.block != 0) return;
     device::State& state = *c.state;
     const device::Guess guess = derive(c, shared);
-    if (blockIdx.x == 0 && threadIdx.x == 0) {
+    if (part.block == 0 && threadIdx.x == 0) {
       if constexpr (P == Pass::middle_digit) state.guess[0] = guess;
       if constexpr (P == Pass::spread) state.guess[1] = guess;
       if constexpr (P == Pass::second_digits) state.guess[2] = guess;
@@ -74,23 +78,26 @@ struct Guess {
       if constexpr (P == Pass::place) {
         const device::Rank rank = device::rank_of(*c.k, c.total, state.live);
         state.rank = rank.rank;
-        state.bad_k = rank.bad_k;
+        state.bad_k |= rank.bad_k;
         if (rank.rank > 0) device::place_bracket(state.attempt[0], guess, c.non_negative);
       }
     }
     if constexpr (P == Pass::spread)
-      count_spread(c, guess);
-    else if constexpr (P != Pass::place)
-      count_digits(c, guess, shared);
+      count_spread(c, part, guess);
+    else if constexpr (P == Pass::place)
+      clear_digits(state);
+    else
+      count_digits(c, part, guess, shared);
   }
 
-  static BITTERSWEET_DEVICE void count_digits(const Context& c, const device::Guess& guess, Shared& shared) {
+  static BITTERSWEET_DEVICE void count_digits(const Context& c, const Part& part, const device::Guess& guess,
+                                              Shared& shared) {
     constexpr bool both = P == Pass::second_digits || P == Pass::third_digits;
     constexpr int into = P == Pass::first_digit ? 0 : P == Pass::middle_digit ? 1 : P == Pass::second_digits ? 2 : 4;
     clear_bins(shared.one);
     if constexpr (both) clear_bins(shared.other);
     const u64 count = u64{c.lines} * device::sample_width;
-    for (u64 i = first_thread(); i < count; i += all_threads()) {
+    for (u64 i = part.first_thread(); i < count; i += part.threads()) {
       const u32 key = c.sample[i];
       if (key == key_of_nan) continue;
       if constexpr (P == Pass::first_digit) {
@@ -119,9 +126,9 @@ struct Guess {
     return device::excess_of(under, drawn, guess.portion);
   }
 
-  static BITTERSWEET_DEVICE void count_spread(const Context& c, const device::Guess& guess) {
+  static BITTERSWEET_DEVICE void count_spread(const Context& c, const Part& part, const device::Guess& guess) {
     u64 sum = 0;
-    for (u64 line = first_thread() + 1; line < c.lines; line += all_threads()) {
+    for (u64 line = part.first_thread() + 1; line < c.lines; line += part.threads()) {
       const std::int64_t difference = excess(c, guess, line) - excess(c, guess, line - 1);
       sum += static_cast<u64>(difference * difference);
     }
@@ -133,8 +140,7 @@ template <class L>
 void guess(L& launcher, const Context& context) {
   const u64 blocks = (u64{context.lines} * device::sample_width + 1023) / 1024;
   const auto pass = [&]<Pass P>() {
-    launcher.template launch<Guess<P>>(grid_for<Guess<P>>(P == Pass::place ? 1 : blocks, launcher.processors()),
-                                       context);
+    launch_units<Guess<P>>(launcher, context, P == Pass::place ? 1 : blocks, context);
   };
   pass.template operator()<Pass::first_digit>();
   pass.template operator()<Pass::middle_digit>();

@@ -48,15 +48,17 @@ struct RangeDigit {
   using Shared = RangeShared;
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
-    const Context& c = args.context;
+    Context c = args.context;
+    if (idle(c)) return;
+    const Part part = enter(c);
     if (!needs_retry(c)) return;
     const device::Range range = range_before(c, args.level, shared.find);
-    if (blockIdx.x == 0 && threadIdx.x == 0) c.state->range[args.level] = range;
+    if (part.block == 0 && threadIdx.x == 0) c.state->range[args.level] = range;
     if (device::is_narrow(range, c.capacity)) return;
     const int shift = device::shift_of(range);
     const u32 lane = lane_id();
     clear_bins(shared.bins);
-    for_each_tile(args.work, [&](const Row& row, u32, u32 tile) {
+    for_each_tile(work_of(c, args.work), part, [&](const Row& row, u32, u32 tile) {
       const u32 live = mask_word(row.live, row.numel, std::int64_t{tile} * tile_words + lane);
 #pragma unroll 4
       for (u32 j = 0; j < tile_words; ++j) {
@@ -75,9 +77,13 @@ struct PlanRetry {
   using Args = Context;
   using Shared = RangeShared;
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared& shared) {
-    if (!needs_retry(c)) return;
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared& shared) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
+    if (part.block != 0 || !needs_retry(c)) return;
     const device::Range range = range_before(c, range_levels, shared.find);
+    clear_digits(*c.state);
     if (threadIdx.x != 0) return;
     c.state->range[range_levels] = range;
     device::bracket_of(c.state->attempt[1], range);
@@ -89,15 +95,14 @@ void histogram(L& launcher, const Scorer& scorer, const Context& context, const 
   std::visit(
       [&](const auto& s) {
         using K = RangeDigit<std::decay_t<decltype(s)>>;
-        launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()),
-                                    {context, work, s, level});
+        launch_units<K>(launcher, context, (work.tiles + 7) / 8, {context, work, s, level});
       },
       scorer);
 }
 
 template <class L>
 void plan_retry(L& launcher, const Context& context) {
-  launcher.template launch<PlanRetry>(1, context);
+  launch_units<PlanRetry>(launcher, context, 1, context);
 }
 
 }  // namespace bittersweet::cuda

@@ -1,5 +1,4 @@
-// Host side of a step: checks, the table of tensors, how their tiles are shared out to kernels, and where in the
-// caller's memory everything lies.
+// Host side of a step: checks, the table of tensors, and how their tiles are shared out to kernels.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "arrays.cuh"
 #include "bittersweet/error.hpp"
 #include "bittersweet/flow.hpp"
+#include "layout.hpp"
 
 namespace bittersweet::cuda {
 
@@ -52,6 +52,7 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
   row.offset = view.offset[t];
   row.origin = origin_of(view, t);
   row.geometry = tensor.geometry;
+  row.dimensions = dimensions_of(tensor);
   row.tile = static_cast<u32>(tile);
   row.modifier = tensor.modifier;
   row.bias_correction1 = tensor.bias_correction1;
@@ -104,71 +105,29 @@ inline Storage storage_of(const Scorer& scorer, const Row& row) {
       scorer);
 }
 
-inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
-  u64 tiles = 0;
-  for (const ScoreInputs& tensor : tensors) tiles += static_cast<u64>((tensor.numel + tile_size - 1) / tile_size);
-  return tiles;
-}
-
-// Where things lie in the workspace.
-struct Layout {
-  std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups, bytes;
-  u64 capacity;
-  u32 lines;
+// One set of launches over units.
+struct UnitsLaunch {
+  Context context{};
+  Plan work{};
+  std::vector<Unit> units;
 };
 
-inline constexpr std::size_t alignment = 256;
-
-inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks) {
-  std::int64_t total = 0;
-  for (const ScoreInputs& tensor : tensors) total += std::max<std::int64_t>(tensor.numel, 0);
-  const u64 tiles = tiles_in(tensors);
-  Layout layout{};
-  // Room for 0.75 % of the elements: 1.5 % of an array of scores. Small models have room for all of them.
-  layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
-  layout.lines = static_cast<u32>(device::sample_lines(total));
-  std::size_t at = 0;
-  const auto place = [&](std::size_t bytes) {
-    const std::size_t here = at;
-    at += (bytes + alignment - 1) / alignment * alignment;
-    return here;
-  };
-  layout.state = place(sizeof(device::State));
-  layout.rows = place(tensors.size() * sizeof(Row));
-  layout.pieces = place(3 * tensors.size() * sizeof(Piece));
-  layout.parts = place(tensors.size() * sizeof(u32));
-  layout.sample = place(std::size_t{layout.lines} * device::sample_width * sizeof(u32));
-  layout.candidates = place(layout.capacity * sizeof(u64));
-  layout.tile_ties = place(masks ? tiles * sizeof(u32) : 0);
-  layout.tie_groups = place(masks ? (tiles / group_tiles + 1) * sizeof(u64) : 0);
-  layout.bytes = at + alignment;  // the caller's address need not be a multiple
-  return layout;
-}
-
-inline std::byte* base_of(void* workspace) {
-  const auto address = reinterpret_cast<std::uintptr_t>(workspace);
-  return reinterpret_cast<std::byte*>((address + alignment - 1) / alignment * alignment);
-}
-
-// What every kernel is told of a workspace.
-inline Context make_context(const Layout& layout, std::byte* base) {
-  Context c{};
-  c.state = reinterpret_cast<device::State*>(base + layout.state);
-  c.sample = reinterpret_cast<u32*>(base + layout.sample);
-  c.candidates = reinterpret_cast<u64*>(base + layout.candidates);
-  c.tile_ties = reinterpret_cast<u32*>(base + layout.tile_ties);
-  c.tie_groups = reinterpret_cast<u64*>(base + layout.tie_groups);
-  c.rows = reinterpret_cast<const Row*>(base + layout.rows);
-  c.capacity = layout.capacity;
-  c.lines = layout.lines;
-  return c;
-}
-
-inline void check_workspace(const Layout& layout, const void* workspace, std::size_t bytes) {
-  if (workspace == nullptr || bytes < layout.bytes)
-    throw ArgumentError("workspace_bytes: " + std::to_string(bytes) + "; this call needs " +
-                        std::to_string(layout.bytes) + " (step_workspace_bytes)");
-}
+// What a step with a selection for each tensor has beside.
+struct UnitsPlan {
+  std::vector<UnitsLaunch> launches;  // none: one selection over all tensors
+  bool bounded = false;               // ... which follow one over all, where a tensor is beyond its bounds
+  std::byte* table = nullptr;         // of units and their blocks, in the workspace
+  std::int64_t *dead = nullptr, *shares = nullptr, *pruned = nullptr;
+  BoundRow* bounds = nullptr;
+  BoundCut* cut = nullptr;
+  u64* bins = nullptr;
+  u32 bits = 0;
+  std::vector<BoundRow> ranges;  // as they are given
+  bool exact_counts = false;     // all counts are promised, not only that none is above its cap
+  Distribution distribution = Distribution::uniform;
+  const StepBudget* budget = nullptr;
+  float* threshold = nullptr;
+};
 
 // All that a step enqueues, made and checked before anything is.
 struct StepPlan {
@@ -180,6 +139,7 @@ struct StepPlan {
   std::vector<ArrayRow> zeros;  // arrays to apply the new masks to
   u64 live = 0;                 // elements of tensors without a mask
   bool masked = false;          // does any competing tensor have one?
+  UnitsPlan units{};
 };
 
 // What no kernel does yet.
@@ -190,14 +150,43 @@ inline void require_built(const StepOptions& options) {
   };
   if (!std::holds_alternative<Exact>(options.selector))
     refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
-  if (options.scope.kind != Scope::global) refuse("scope", "'global'");
-  if (options.max_tensor_sparsity || !options.tensor_sparsity.empty())
-    refuse(options.max_tensor_sparsity ? "max_tensor_sparsity" : "tensor_sparsity", "None");
+  if (options.scope.in_groups()) refuse("scope", "'global' and 'tensor'");
+  if (options.max_tensor_sparsity && flow::ties_of(prune_options(options)) != Ties::exact)
+    refuse("ties other than 'exact' with max_tensor_sparsity", "'exact' there");
+}
+
+// What the kernels of a set of launches over units are told. A NaN makes no unit void: the step knows when all are
+// done.
+inline Context unit_context(Context c, const UnitsPlan& plan, const UnitBatch& batch, bool bounded) {
+  c.units = reinterpret_cast<const Unit*>(plan.table);
+  c.unit_of_block = reinterpret_cast<const u32*>(plan.table + batch.units.size() * sizeof(Unit));
+  c.k = plan.shares;
+  c.nonfinite = NonFinite::keep;
+  if (bounded) {
+    c.ties = Ties::exact;
+    c.gate = &plan.cut->active;
+  }
+  return c;
+}
+
+inline void place_bounds(UnitsPlan& plan, std::span<const ScoreInputs> tensors, const StepOptions& options,
+                         std::byte* base, const Layout& layout) {
+  std::vector<std::int64_t> numels;
+  for (const ScoreInputs& tensor : tensors) numels.push_back(tensor.numel);
+  plan.exact_counts = !options.tensor_sparsity.empty();
+  if (plan.exact_counts) check_ranges(options.tensor_sparsity, numels);
+  const std::vector<std::int64_t> none(numels.size());  // the dead are counted on the device
+  for (const CountRange& range : ranges_of(options.tensor_sparsity, options.max_tensor_sparsity, numels, none))
+    plan.ranges.push_back({range.least, range.most, 0, 0, 0});
+  plan.bounds = reinterpret_cast<BoundRow*>(base + layout.bounds);
+  plan.cut = reinterpret_cast<BoundCut*>(base + layout.cut);
+  plan.bins = reinterpret_cast<u64*>(base + layout.bins);
+  plan.bits = bound_bits(numels.size());
 }
 
 // Without what a step alone has: a budget, and where its results go.
 inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
-                          MaskTable new_masks, void* workspace, std::size_t workspace_bytes) {
+                          MaskTable new_masks, void* workspace, std::size_t workspace_bytes, std::size_t room = 0) {
   StepPlan plan;
   plan.competing.assign(tensors.begin(), tensors.end());
   if (options.regrow)
@@ -214,7 +203,10 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const u64 tiles = tiles_in(tensors);
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
-  const Layout layout = make_layout(tensors, masks);
+  const bool by_unit = is_by_unit(options, masks), bounded = by_unit && is_bounded(options);
+  std::vector<UnitBatch> batches;
+  if (by_unit) batches = unit_batches(tensors, room > 0 ? room : unit_room(view.size()));
+  const Layout layout = make_layout(tensors, masks, batches, bounded);
   check_workspace(layout, workspace, workspace_bytes);
   std::byte* const base = base_of(workspace);
   plan.context = make_context(layout, base);
@@ -243,9 +235,9 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   c.masks = masks;
 
   const auto* const pieces = reinterpret_cast<const Piece*>(base + layout.pieces);
-  const auto share_out = [&](Work& work, const auto& from_to) {  // [first, last) tiles of every row
+  const auto share_out = [&](Work& work, u32 first, u32 last, const auto& from_to) {  // [from, to) tiles of these rows
     work = {c.rows, pieces + plan.pieces.size(), 0, 0};
-    for (u32 r = 0; r < plan.rows.size(); ++r) {
+    for (u32 r = first; r < last; ++r) {
       const auto [from, to] = from_to(plan.rows[r]);
       if (from >= to) continue;
       plan.pieces.push_back({work.tiles, r, from});
@@ -254,14 +246,39 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
     }
   };
   using FromTo = std::pair<u32, u32>;
-  share_out(plan.work.all, [](const Row& row) { return FromTo{0, tiles_of(row.numel)}; });
-  for (int s = 0; s < storages; ++s)
-    share_out(plan.work.work[s], [&](const Row& row) {
-      const Storage storage = storage_of(scorer, row);
-      const u32 whole = storage == Storage::any ? 0 : static_cast<u32>(row.numel / tile_size);
-      if (s == static_cast<int>(Storage::any)) return FromTo{whole, tiles_of(row.numel)};
-      return s == static_cast<int>(storage) ? FromTo{0, whole} : FromTo{0, 0};
-    });
+  share_out(plan.work.all, 0, c.row_count, [](const Row& row) { return FromTo{0, tiles_of(row.numel)}; });
+  const auto by_storage = [&](Plan& work, u32 first, u32 last) {
+    work.all = plan.work.all;
+    for (int s = 0; s < storages; ++s)
+      share_out(work.work[s], first, last, [&](const Row& row) {
+        const Storage storage = storage_of(scorer, row);
+        const u32 whole = storage == Storage::any ? 0 : static_cast<u32>(row.numel / tile_size);
+        if (s == static_cast<int>(Storage::any)) return FromTo{whole, tiles_of(row.numel)};
+        return s == static_cast<int>(storage) ? FromTo{0, whole} : FromTo{0, 0};
+      });
+  };
+  if (!by_unit || bounded) by_storage(plan.work, 0, c.row_count);
+  if (by_unit) {
+    UnitsPlan& units = plan.units;
+    units.bounded = bounded;
+    units.distribution = options.distribution.value_or(Distribution::uniform);
+    units.threshold = options.tensor_threshold;
+    units.table = base + layout.units;
+    const auto counts = [&](std::size_t at) { return reinterpret_cast<std::int64_t*>(base + at); };
+    units.dead = counts(layout.dead);
+    units.shares = counts(layout.shares);
+    units.pruned = counts(layout.pruned);
+    c.results = reinterpret_cast<UnitResult*>(base + layout.results);
+    if (bounded) place_bounds(units, tensors, options, base, layout);
+    for (UnitBatch& batch : batches) {
+      UnitsLaunch& launch = units.launches.emplace_back();
+      const u32 first = batch.units.front().row, last = batch.units.back().row + 1;
+      for (u32 r = first; r < last; ++r) plan.rows[r].unit = r - first;
+      by_storage(launch.work, first, last);
+      launch.context = unit_context(c, units, batch, bounded);
+      launch.units = std::move(batch.units);
+    }
+  }
   if (options.zero != 0)
     plan.zeros =
         chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()), options.zero);
@@ -270,15 +287,19 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
 
 inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
                           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
-                          std::size_t workspace_bytes, StepReport* report) {
+                          std::size_t workspace_bytes, StepReport* report, std::size_t room = 0) {
   flow::check(prune_options(options));
   require_built(options);
-  StepPlan plan = make_plan(tensors, scorer, options, new_masks, workspace, workspace_bytes);
+  if (!options.tensor_sparsity.empty() && new_masks.empty())
+    throw ArgumentError("tensor_sparsity: a threshold alone has no bounds; make_masks reports one with them");
+  StepPlan plan = make_plan(tensors, scorer, options, new_masks, workspace, workspace_bytes, room);
   if (budget == nullptr || report == nullptr)
     throw ArgumentError("budget, report: null pointer; both are device memory");
   plan.context.report = report;
   plan.context.tensor_pruned = tensor_pruned;
   plan.context.k = &budget->k;
+  plan.units.budget = budget;
+  for (UnitsLaunch& launch : plan.units.launches) launch.context.report = report;
   return plan;
 }
 

@@ -16,7 +16,8 @@ BITTERSWEET_DEVICE bool sampled(const Row* rows, u32 row_count, std::int64_t tot
   const auto random = philox(static_cast<std::uint64_t>(line) / 4, seed, Purpose::bracket_sample);
   const u32 number = line % 4 == 0 ? random[0] : line % 4 == 1 ? random[1] : line % 4 == 2 ? random[2] : random[3];
   const std::int64_t begin = begin_of(line), end = begin_of(line + 1);
-  const std::int64_t position = begin + (end > begin ? static_cast<std::int64_t>(number) % (end - begin) : 0);
+  const std::int64_t position =
+      rows[0].offset + begin + (end > begin ? static_cast<std::int64_t>(number) % (end - begin) : 0);
   row = row_of(row_count, [&](u32 r) { return rows[r].offset <= position; });
   index = position - rows[row].offset;
   index += c - index % width;
@@ -34,9 +35,11 @@ struct Sample {
   struct Shared {};
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
-    const Context& c = args.context;
+    Context c = args.context;
+    if (idle(c)) return;
+    const Part part = enter(c);
     const u64 count = u64{c.lines} * device::sample_width;
-    for (u64 i = first_thread(); i < count; i += all_threads()) {
+    for (u64 i = part.first_thread(); i < count; i += part.threads()) {
       u32 row = 0, key = key_of_nan;
       std::int64_t index = 0;
       if (sampled(c.rows, c.row_count, c.total, c.lines, device::sample_width, c.seed,
@@ -54,7 +57,7 @@ void sample(L& launcher, const Scorer& scorer, const Context& context) {
       [&](const auto& s) {
         using K = Sample<std::decay_t<decltype(s)>>;
         const u64 blocks = (u64{context.lines} * device::sample_width + K::threads - 1) / K::threads;
-        launcher.template launch<K>(grid_for<K>(blocks, launcher.processors()), {context, s});
+        launch_units<K>(launcher, context, blocks, {context, s});
       },
       scorer);
 }

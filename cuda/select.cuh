@@ -37,15 +37,18 @@ struct CandidateDigit {  // pass `Level`, from 1
   using Args = Context;
   using Shared = RangeShared;
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared& shared) {
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared& shared) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
     if (void_step(c)) return;
     const device::Digits digits = digits_after(c, Level - 1, shared.find);
-    if (blockIdx.x == 0 && threadIdx.x == 0) c.state->digits[Level - 1] = digits;
+    if (part.block == 0 && threadIdx.x == 0) c.state->digits[Level - 1] = digits;
     if (digits.next_shift == digits.shift) return;
     const u64 count = c.state->attempt[last_attempt(c)].inside;
     const u32 mask = (1u << (digits.shift - digits.next_shift)) - 1;
     clear_bins(shared.bins);
-    for (u64 i = first_thread(); i < count; i += all_threads()) {
+    for (u64 i = part.first_thread(); i < count; i += part.threads()) {
       const u64 candidate = c.candidates[i];
       if (digits.shift == 64 || candidate >> digits.shift == digits.prefix)  // at first all 64 bits are open
         atomicAdd(&shared.bins.bin[static_cast<u32>(candidate >> digits.next_shift) & mask], 1u);
@@ -59,7 +62,11 @@ struct Conclude {
   using Args = Context;
   using Shared = RangeShared;
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared& shared) {
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared& shared) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
+    if (part.block != 0) return;
     device::State& state = *c.state;
     const bool failed = void_step(c);
     device::Digits digits;
@@ -70,32 +77,51 @@ struct Conclude {
     device::Outcome outcome = device::conclude(state.attempt[number], final_proof(c), digits, c.ties, failed);
     outcome.attempt = number;
     state.outcome = outcome;
-    report(c, outcome, first);
+    const UnitResult result = result_of(c, outcome, first);
+    if (c.units != nullptr)
+      *c.results = result;
+    else
+      report(c, result);
   }
 
-  static BITTERSWEET_DEVICE void report(const Context& c, const device::Outcome& outcome, const device::Proof& first) {
+  static BITTERSWEET_DEVICE UnitResult result_of(const Context& c, const device::Outcome& outcome,
+                                                 const device::Proof& first) {
     const device::State& state = *c.state;
     const bool missed = first.place == Place::missed_low || first.place == Place::missed_high;
-    StepReport& r = *c.report;
+    UnitResult r;
+    r.value = outcome.value;
     r.status = (state.attempt[0].nan > 0 ? status::nan : 0) | (first.overflow ? status::overflow : 0) |
                (missed ? status::missed : 0) | (state.bad_k ? status::bad_k : 0) |
                (outcome.failed ? status::failed : 0);
     r.place = static_cast<u32>(outcome.failed ? Place::nothing : first.place);
-    r.value = outcome.value;
-    r.passes = state.attempt[0].run ? 1 : 0;
+    r.reads = state.attempt[0].run ? 1 : 0;
     if (state.attempt[1].run) {
       for (u32 level = 0; level < range_levels; ++level)
-        r.passes += device::is_narrow(state.range[level], c.capacity) ? 0 : 1;
-      r.passes += 1;
+        r.reads += device::is_narrow(state.range[level], c.capacity) ? 0 : 1;
+      r.reads += 1;
     }
+    r.below = outcome.below;
+    r.equal = outcome.equal;
+    r.ties = outcome.ties;
+    r.nan = state.attempt[0].nan;
+    r.first_nan = r.nan > 0 ? u64{state.attempt[0].first_nan} : 0;
+    return r;
+  }
+
+  static BITTERSWEET_DEVICE void report(const Context& c, const UnitResult& found) {
+    StepReport& r = *c.report;
+    r.status = found.status;
+    r.place = found.place;
+    r.value = found.value;
+    r.passes = static_cast<float>(found.reads);
     r.k = *c.k;
     r.total = c.total;
-    r.dead = c.total - static_cast<std::int64_t>(state.live);
-    r.below = static_cast<std::int64_t>(outcome.below);
-    r.equal = static_cast<std::int64_t>(outcome.equal);
-    r.ties = static_cast<std::int64_t>(outcome.ties);
-    r.nan = static_cast<std::int64_t>(state.attempt[0].nan);
-    r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(state.attempt[0].first_nan) : 0;
+    r.dead = c.total - static_cast<std::int64_t>(c.state->live);
+    r.below = static_cast<std::int64_t>(found.below);
+    r.equal = static_cast<std::int64_t>(found.equal);
+    r.ties = static_cast<std::int64_t>(found.ties);
+    r.nan = static_cast<std::int64_t>(found.nan);
+    r.first_nan = static_cast<std::int64_t>(found.first_nan);
     r.pruned = r.dead + r.below + r.ties;
   }
 };
@@ -106,11 +132,14 @@ struct SettleCandidates {
   using Args = Context;
   struct Shared {};
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared&) {
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared&) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
     const device::Outcome& outcome = c.state->outcome;
     if (!outcome.clear_candidates) return;
     const u64 count = c.state->attempt[outcome.attempt].inside, cut = outcome.cut;
-    for (u64 i = first_thread(); i < count; i += all_threads()) {
+    for (u64 i = part.first_thread(); i < count; i += part.threads()) {
       const u64 candidate = c.candidates[i];
       if (candidate > cut) continue;
       const u64 position = candidate & ((u64{1} << device::position_bits) - 1);
@@ -126,7 +155,7 @@ template <class L>
 void select_candidates(L& launcher, const Context& context) {
   const auto digit = [&]<int Level>() {
     using K = CandidateDigit<Level>;
-    launcher.template launch<K>(grid_for<K>((context.capacity + 1023) / 1024, launcher.processors()), context);
+    launch_units<K>(launcher, context, (context.capacity + 1023) / 1024, context);
   };
   digit.template operator()<1>();
   digit.template operator()<2>();
@@ -136,10 +165,8 @@ void select_candidates(L& launcher, const Context& context) {
     digit.template operator()<5>();
     digit.template operator()<6>();
   }
-  launcher.template launch<Conclude>(1, context);
-  if (context.masks)
-    launcher.template launch<SettleCandidates>(
-        grid_for<SettleCandidates>((context.capacity + 1023) / 1024, launcher.processors()), context);
+  launch_units<Conclude>(launcher, context, 1, context);
+  if (context.masks) launch_units<SettleCandidates>(launcher, context, (context.capacity + 1023) / 1024, context);
 }
 
 }  // namespace bittersweet::cuda

@@ -24,8 +24,10 @@ struct Row {
   std::int64_t offset;  // of its first element in the whole sequence
   std::int64_t origin;  // of its random numbers
   Geometry geometry;
+  std::int64_t dimensions;  // the sum of its shape's sizes
   std::int64_t output_row;  // number of its first output row among all tensors'
   u32 tile;                 // number of its first tile among all tensors'
+  u32 unit;                 // number of its selection among those of a launch, where every tensor is one of its own
   float modifier;
   float bias_correction1;
   DType dtype[3];
@@ -46,15 +48,20 @@ struct Work {
   u32 tiles;
 };
 
-// f(row, number of the tile within it) for every tile of the work, shared out to the grid's warps.
+// f(row, its number, number of the tile within it) for every tile of the work, shared out to the warps of `part`.
 template <class F>
-BITTERSWEET_DEVICE void for_each_tile(const Work& work, F&& f) {
+BITTERSWEET_DEVICE void for_each_tile(const Work& work, const Part& part, F&& f) {
   u32 piece = 0;
-  for (u64 t = first_warp(); t < work.tiles; t += warps()) {
+  for (u64 t = part.first_warp(); t < work.tiles; t += part.warps()) {
     while (piece + 1 < work.count && t >= work.pieces[piece + 1].first) ++piece;
     const Piece& p = work.pieces[piece];
     f(work.rows[p.row], p.row, p.from + (static_cast<u32>(t) - p.first));
   }
+}
+
+template <class F>
+BITTERSWEET_DEVICE void for_each_tile(const Work& work, F&& f) {
+  for_each_tile(work, Part{blockIdx.x, gridDim.x}, f);
 }
 
 BITTERSWEET_DEVICE const u32* words32(const std::uint64_t* mask) { return reinterpret_cast<const u32*>(mask); }

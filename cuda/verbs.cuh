@@ -9,13 +9,48 @@
 
 namespace bittersweet::cuda {
 
-// The parts of a step's memory, and its options. Passed to every kernel by value.
+// One selection of several that a set of launches makes side by side: one tensor.
+struct Unit {
+  u64 sample, candidates;  // where its parts of those begin
+  u64 capacity;
+  std::int64_t total;
+  u32 row, tiles, lines;
+  u32 tie_group;            // the first of its sums of ties
+  u32 first_block, blocks;  // of every launch that is shared out by unit
+  Piece piece;              // all its tiles
+};
+
+struct UnitResult {  // of one tensor
+  float value;
+  u32 status, place, reads;
+  u64 below, equal, ties, nan, first_nan;
+};
+
+// Of one tensor: how many of it may go, dead elements included, and how many lie under the cut. Integers throughout.
+struct BoundRow {
+  std::int64_t least, most;
+  std::int64_t under;  // pruned by what is known of the cut so far
+  std::int64_t equal;  // scores that equal the cut's
+  std::int64_t nan;
+};
+
+// The cut through all scores at which counts within bounds sum to the budget.
+struct BoundCut {
+  u32 active;   // is a tensor beyond its bounds?
+  u32 nothing;  // no score is to go beyond what the bounds ask for
+  u32 prefix;   // of its key
+  u32 pad;
+  std::int64_t target;  // what the counts are to sum to
+};
+
+// The parts of a step's memory, and its options. Passed to every kernel by value. Where `units` is null one selection
+// goes over all rows; else each of them has one of its own, and kernels see it by enter().
 struct Context {
-  device::State* state;
-  u32* sample;      // keys
-  u64* candidates;  // `capacity` of them
-  u32* tile_ties;   // per tile: ties at the low end (or zeros below it), and at the high end << 16
-  u64* tie_groups;  // sums of those of `group_tiles` tiles
+  device::State* state;  // one a unit
+  u32* sample;           // keys
+  u64* candidates;       // `capacity` of them
+  u32* tile_ties;        // per tile: ties at the low end (or zeros below it), and at the high end << 16
+  u64* tie_groups;       // sums of those of `group_tiles` tiles
   const Row* rows;
   StepReport* report;
   std::int64_t* tensor_pruned;
@@ -28,7 +63,44 @@ struct Context {
   NonFinite nonfinite;
   bool non_negative;
   bool masks;
+  const Unit* units;
+  const u32* unit_of_block;
+  UnitResult* results;  // one a row
+  const u32* gate;      // 0 in device memory: these launches have nothing to do; null: they have
+  u32 unit_blocks;      // in a launch that is shared out by unit
+  u32 first_tile;       // of this unit
 };
+
+BITTERSWEET_DEVICE bool idle(const Context& c) { return c.gate != nullptr && *c.gate == 0; }
+
+// Makes the context that of this block's own unit, and says which part of its blocks it is.
+BITTERSWEET_DEVICE Part enter(Context& c) {
+  if (c.units == nullptr) return {blockIdx.x, gridDim.x};
+  const u32 number = c.unit_of_block[blockIdx.x];
+  const Unit& unit = c.units[number];
+  c.units += number;
+  c.state += number;
+  c.sample += unit.sample;
+  c.candidates += unit.candidates;
+  c.capacity = unit.capacity;
+  c.total = unit.total;
+  c.lines = unit.lines;
+  c.tiles = unit.tiles;
+  c.rows += unit.row;
+  c.row_count = 1;
+  c.k += unit.row;
+  c.results += unit.row;
+  c.first_tile = c.rows->tile;
+  c.tile_ties += c.first_tile;
+  c.tie_groups += unit.tie_group;
+  return {blockIdx.x - unit.first_block, unit.blocks};
+}
+
+// All tiles of the unit that was entered, out of those of all rows.
+BITTERSWEET_DEVICE Work work_of(const Context& c, const Work& all) {
+  if (c.units == nullptr) return all;
+  return {c.rows, &c.units->piece, 1, c.tiles};
+}
 
 inline u32 tiles_of(std::int64_t numel) { return static_cast<u32>((numel + tile_size - 1) / tile_size); }
 
@@ -49,6 +121,12 @@ template <class K>
 u32 grid_for(u64 units, u32 processors) {  // of a persistent grid; `units` is what a block takes at once
   const u64 most = u64{processors} * K::blocks;
   return static_cast<u32>(units < 1 ? 1 : units < most ? units : most);
+}
+
+// A launch that is shared out by unit, or has `blocks` for the one there is.
+template <class K, class L>
+void launch_units(L& launcher, const Context& context, u64 blocks, const typename K::Args& args) {
+  launcher.template launch<K>(context.units ? context.unit_blocks : grid_for<K>(blocks, launcher.processors()), args);
 }
 
 template <class L>

@@ -16,11 +16,14 @@ struct SumTies {  // of groups of tiles
   using Args = Context;
   struct Shared {};
 
-  static BITTERSWEET_DEVICE void body(const Context& c, Shared&) {
+  static BITTERSWEET_DEVICE void body(const Context& args, Shared&) {
+    Context c = args;
+    if (idle(c)) return;
+    const Part part = enter(c);
     const device::Outcome& outcome = c.state->outcome;
     if (!outcome.active || !outcome.split) return;
     const u64 groups = (u64{c.tiles} + group_tiles - 1) / group_tiles;
-    for (u64 group = first_warp(); group < groups; group += warps()) {
+    for (u64 group = part.first_warp(); group < groups; group += part.warps()) {
       u64 sum = 0;
       for (u64 tile = group * group_tiles + lane_id(); tile < (group + 1) * group_tiles && tile < c.tiles; tile += 32)
         sum += ties_in(c, outcome, tile);
@@ -43,7 +46,9 @@ struct WriteMask {
   };
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
-    const Context& c = args.context;
+    Context c = args.context;
+    if (idle(c)) return;
+    const Part part = enter(c);
     const device::Outcome outcome = c.state->outcome;
     if (!outcome.active) return;
     u64 cut_tile = device::none;
@@ -60,8 +65,8 @@ struct WriteMask {
       cut_tile = first + tile.bin;
       quota = static_cast<u32>(outcome.ties - group.below - tile.below);
     }
-    for_each_tile(args.work, [&](const Row& row, u32, u32 tile) {
-      const u64 number = u64{row.tile} + tile;
+    for_each_tile(work_of(c, args.work), part, [&](const Row& row, u32, u32 tile) {
+      const u64 number = row.tile - c.first_tile + tile;
       const std::int64_t word = std::int64_t{tile} * tile_words + lane_id();
       if (outcome.split && number == cut_tile) return write(args.scorer, row, tile, outcome.value, quota);
       const bool before = !outcome.split || number < cut_tile;
@@ -102,11 +107,11 @@ struct WriteMask {
 
 template <class L>
 void write_mask(L& launcher, const Scorer& scorer, const Context& context, const Work& work) {
-  launcher.template launch<SumTies>(grid_for<SumTies>((context.tiles + 8191) / 8192, launcher.processors()), context);
+  launch_units<SumTies>(launcher, context, (context.tiles + 8191) / 8192, context);
   std::visit(
       [&](const auto& s) {
         using K = WriteMask<std::decay_t<decltype(s)>>;
-        launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), {context, work, s});
+        launch_units<K>(launcher, context, (work.tiles + 7) / 8, {context, work, s});
       },
       scorer);
 }

@@ -57,15 +57,9 @@ inline void check_ranges(std::span<const CountRange> given, std::span<const std:
                           std::to_string(numels[t]) + " elements; accepted are 0 <= least <= most <= elements");
 }
 
-// Throws where no cut meets the budget `k` of `total` elements, of which `dead` are dead already.
-inline void require_within(std::span<const CountRange> ranges, std::int64_t k, std::int64_t dead, std::int64_t total) {
-  std::int64_t least = 0, most = 0;
-  for (const CountRange& range : ranges) {
-    least += range.least;
-    most += range.most;
-  }
-  k = std::max(k, dead);
-  if (least <= k && k <= most) return;
+// The budget `k` of `total` elements, of which `dead` are dead already, is not from `least` to `most`.
+[[noreturn]] inline void raise_outside(std::int64_t least, std::int64_t most, std::int64_t k, std::int64_t dead,
+                                       std::int64_t total) {
   const auto share = [&](std::int64_t count) {
     return std::to_string(count) + " (" +
            std::to_string(static_cast<double>(count) / static_cast<double>(std::max<std::int64_t>(total, 1))) + ")";
@@ -74,6 +68,17 @@ inline void require_within(std::span<const CountRange> ranges, std::int64_t k, s
                       " elements are to be pruned, and the ranges allow " + share(least) + " to " + share(most) +
                       (dead > 0 ? ", with " + std::to_string(dead) + " pruned already" : std::string()) +
                       "; ask for a sparsity that they allow, or widen them");
+}
+
+// Throws where no cut meets the budget `k` of `total` elements, of which `dead` are dead already.
+inline void require_within(std::span<const CountRange> ranges, std::int64_t k, std::int64_t dead, std::int64_t total) {
+  std::int64_t least = 0, most = 0;
+  for (const CountRange& range : ranges) {
+    least += range.least;
+    most += range.most;
+  }
+  k = std::max(k, dead);
+  if (k < least || k > most) raise_outside(least, most, k, dead, total);
 }
 
 // Where NaN scores are never pruned, no more than the numbers of a tensor can go.

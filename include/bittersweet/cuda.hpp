@@ -39,7 +39,8 @@ namespace status {
 inline constexpr std::uint32_t nan = 1;       // a live score is NaN
 inline constexpr std::uint32_t overflow = 2;  // more candidates than the capacity; a narrower retry or radix passes ran
 inline constexpr std::uint32_t missed = 4;    // the bracket missed the rank; radix passes ran
-inline constexpr std::uint32_t bad_k = 8;     // k outside 0..total; the step is void
+// k outside 0..total, or outside what tensor_sparsity allows, from StepReport::below to ::equal; the step is void
+inline constexpr std::uint32_t bad_k = 8;
 inline constexpr std::uint32_t failed = 128;  // void: NaN under NonFinite::error, or bad_k
 }  // namespace status
 
@@ -49,7 +50,7 @@ inline constexpr double no_number = std::numeric_limits<double>::quiet_NaN();
 struct StepReport {
   std::uint32_t status = 0;
   std::uint32_t place = 0;  // bittersweet::Place
-  float value = 0;          // the threshold
+  float value = 0;          // the threshold; NaN: scope tensor, which has one for each
   float passes = 0;         // reads of the inputs; tiles scored again for the sake of ties not included
   std::int64_t k = 0;       // asked for, dead elements included
   std::int64_t total = 0;
@@ -87,7 +88,9 @@ struct StepOptions {
   Remainder remainder = Remainder::error;
   std::optional<double> max_tensor_sparsity{};
   std::span<const CountRange> tensor_sparsity{};
-  float* tensor_threshold = nullptr;  // device memory, one a tensor, or null: thresholds of scope tensor
+  // Device memory, one a tensor, or null: thresholds of scope tensor, and those under bounds. NaN: a tensor has none,
+  // since a bound decided.
+  float* tensor_threshold = nullptr;
 };
 
 inline PruneOptions prune_options(const StepOptions& options) {
@@ -111,6 +114,9 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 }
 
 // A void step's new masks are copies of the current ones; with regrow, too.
+//
+// Under bounds `value`, `below`, `equal` and `ties` are of the tensors that the last element under the cut leaves within
+// their bounds (bounds.hpp); NonFinite::keep and ranges that ask for more than a tensor's numbers ask for those.
 //
 // Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
 // are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of

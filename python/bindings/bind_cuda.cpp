@@ -88,10 +88,11 @@ std::pair<std::size_t, std::int64_t> locate(std::int64_t position, const std::ve
 }
 
 // The report, copied to the host, followed by one count of pruned elements a tensor; raises what the step found wrong.
-// `scope`: what it decided by; thresholds of scope 'tensor' follow the counts, two a word.
+// `scope`: what it decided by; thresholds of scope 'tensor', and where tensors are `bounded`, follow the counts, two a
+// word.
 py::dict read_report(const py::buffer& words, const std::vector<std::string>& names,
                      const std::vector<std::int64_t>& numels, const std::string& nonfinite, bool masks,
-                     const std::string& scope) {
+                     const std::string& scope, bool bounded) {
   const std::span<const std::uint64_t> found = words_of(words, "words");
   const std::size_t count = names.size();
   if (found.size() < report_words + count + (count + 1) / 2 || numels.size() != count)
@@ -101,6 +102,8 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
   std::array<std::uint64_t, report_words> raw;
   std::copy_n(found.begin(), report_words, raw.begin());
   const auto report = std::bit_cast<cuda::StepReport>(raw);
+  if ((report.status & cuda::status::bad_k) && report.k >= 0 && report.k <= report.total)
+    raise_outside(report.below, report.equal, std::max(report.k, report.dead), report.dead, report.total);
   if (report.status & cuda::status::bad_k)
     throw ArgumentError("k: " + std::to_string(report.k) + "; accepted are 0 to " + std::to_string(report.total) +
                         ", the number of eligible elements");
@@ -137,8 +140,8 @@ py::dict read_report(const py::buffer& words, const std::vector<std::string>& na
   std::transform(found.begin() + report_words, found.begin() + report_words + static_cast<std::ptrdiff_t>(count),
                  pruned.begin(), [](std::uint64_t word) { return static_cast<std::int64_t>(word); });
   d["tensor_pruned"] = pruned;
-  std::vector<py::object> thresholds(count, global ? exactly(report.value) : py::object(py::none()));
-  for (std::size_t t = 0; scope == "tensor" && t < count; ++t) {
+  std::vector<py::object> thresholds(count, global && !bounded ? exactly(report.value) : py::object(py::none()));
+  for (std::size_t t = 0; (scope == "tensor" || bounded) && t < count; ++t) {
     const std::uint64_t pair = found[report_words + count + t / 2];
     const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(t % 2 == 0 ? pair : pair >> 32));
     if (!std::isnan(value)) thresholds[t] = exactly(value);
@@ -221,7 +224,7 @@ void bind_cuda(py::module_& module) {
   module.def("cuda_step", &step, py::arg("queue"), py::arg("table"), py::arg("names"), py::arg("scorer"),
              py::arg("options"), py::arg("memory"), py::arg("masks"));
   module.def("cuda_read_report", &read_report, py::arg("words"), py::arg("names"), py::arg("numels"),
-             py::arg("nonfinite"), py::arg("masks"), py::arg("scope"));
+             py::arg("nonfinite"), py::arg("masks"), py::arg("scope"), py::arg("bounded"));
   module.def(
       "cuda_write_budget",
       [](const QueueSpec& queue, std::uintptr_t budget, std::optional<double> sparsity, std::optional<std::int64_t> k,

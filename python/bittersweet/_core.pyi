@@ -246,7 +246,7 @@ def cuda_step(
     masks: bool,
 ) -> None: ...
 def cuda_read_report(
-    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool, scope: str
+    words: Any, names: list[str], numels: list[int], nonfinite: str, masks: bool, scope: str, bounded: bool
 ) -> dict[str, Any]: ...
 def cuda_write_budget(
     queue: QueueSpec, budget_ptr: int, sparsity: float | None, k: int | None, scope: str, total: int

@@ -43,6 +43,27 @@ class Step {
 
 class Device : public DeviceTest {
  protected:
+  // Masks, zeros and counts of a step with bounds; rounds may report another threshold between the same masks.
+  void compare_masks(const Model& model, const Scorer& scorer, std::int64_t k, const cuda::StepOptions& options) {
+    const DeviceModel there(model, true);
+    const Step step(queue_, there, scorer, options);
+    step.budget(k);
+    step.enqueue();
+    const cuda::StepReport found = step.report();
+    const Model here = model;
+    const auto inputs = here.inputs();
+    FreshMasks masks(inputs);
+    Workspace workspace;
+    const PruneReport expected =
+        prune(inputs, scorer, {.k = k}, cuda::prune_options(options), masks.table(), workspace, options.zero);
+    ASSERT_EQ(found.status & cuda::status::failed, 0u);
+    EXPECT_EQ(found.pruned, expected.pruned);
+    EXPECT_EQ(found.churn, expected.churn);
+    EXPECT_EQ(step.tensor_pruned(), expected.tensor_pruned);
+    ASSERT_TRUE(same_masks(masks.bits(), there.read_masks()));
+    EXPECT_EQ(there.bytes(), here.bytes());
+  }
+
   // One step on the device against prune() of the CPU library on a copy of the model.
   void compare(const Model& model, const Scorer& scorer, std::int64_t k, cuda::StepOptions options, bool aligned) {
     SCOPED_TRACE(std::string(info_of(scorer).name) + (aligned ? "" : ", misaligned"));
@@ -56,15 +77,13 @@ class Device : public DeviceTest {
     const auto inputs = here.inputs();
     FreshMasks masks(inputs);
     Workspace workspace;
-    PruneOptions same;
-    same.ties = options.ties;
-    same.nonfinite = options.nonfinite;
-    same.regrow = options.regrow;
+    const PruneOptions same = cuda::prune_options(options);
     const PruneReport expected = prune(inputs, scorer, {.k = k}, same, masks.table(), workspace, options.zero);
 
     ASSERT_EQ(found.status & cuda::status::failed, 0u);
-    EXPECT_TRUE(same_bits(found.value, *expected.value)) << show(found.value) << " for " << show(*expected.value);
-    EXPECT_EQ(found.k, k);
+    const float value = expected.value.value_or(not_a_number);
+    EXPECT_TRUE(same_bits(found.value, value)) << show(found.value) << " for " << show(value);
+    EXPECT_EQ(found.k, expected.k);
     EXPECT_EQ(found.total, expected.total);
     EXPECT_EQ(found.dead, expected.dead);
     EXPECT_EQ(found.below, expected.count_below);
@@ -116,6 +135,31 @@ TEST_F(Device, CurrentMasksAndRegrow) {
       for (const std::int64_t k : {model.numel() / 4, 19 * model.numel() / 20})
         compare(model, Bitter7{}, k, {.regrow = regrow, .zero = everything}, true);
     }
+}
+
+TEST_F(Device, ScopeTensor) {
+  for (const std::optional<Distribution>& distribution :
+       {std::optional<Distribution>{}, {Distribution::erk}, {Distribution::layer_adaptive}})
+    for (const double dead : {0.0, 0.5})
+      for (const Scorer& scorer : {Scorer(Bitter7{}), Scorer(Magnitude{}), Scorer(Bitter9Hybrid{})})
+        for (const Ties ties : {Ties::exact, Ties::at_or_below}) {
+          Model model = training_model({1, 31, 0, 1025, 70001, 300007}, {DType::f32}, 3);
+          if (dead > 0) model.set_masks(dead, 5);
+          for (const std::int64_t k : {model.numel() / 3, 4 * model.numel() / 5})
+            compare(model, scorer, k,
+                    {.ties = ties, .zero = everything, .scope = {Scope::tensor}, .distribution = distribution}, true);
+        }
+}
+
+TEST_F(Device, BoundsOfTensors) {
+  Model model = training_model({40000, 31, 0, 70001, 9000}, {DType::f32}, 3);
+  for (std::size_t i = 0; i < 9000; ++i) model.tensors[4].weight.set(i, model.tensors[4].weight[i] * 0.01f);
+  const std::vector<CountRange> ranges{{30000, 40000}, {0, 31}, {0, 0}, {0, 70001}, {0, 4000}};
+  for (const std::int64_t k : {model.numel() / 2, 2 * model.numel() / 3}) {
+    compare_masks(model, Bitter7{}, k, {.zero = everything, .max_tensor_sparsity = 0.7});
+    compare_masks(model, Bitter7{}, k, {.zero = everything, .tensor_sparsity = ranges});
+    compare_masks(model, Bitter7{}, k, {.zero = everything, .max_tensor_sparsity = 1.0});
+  }
 }
 
 TEST_F(Device, NanIsKeptOnRequest) {

@@ -20,19 +20,29 @@ struct Step {
   cuda::StepOptions options{};
   std::uint64_t seed = 1;
   unsigned processors = 2;
+  std::optional<double> sparsity{};  // instead of k
+
+  Budget budget() const { return sparsity ? Budget{.sparsity = sparsity} : Budget{.k = k}; }
+  cuda::StepBudget device_budget() const {
+    return sparsity ? cuda::step_budget(budget(), options.scope, model.numel()) : cuda::StepBudget{.k = k};
+  }
 };
 
 struct Result {
   cuda::StepReport report{};
   Bits masks;
   std::vector<std::int64_t> tensor_pruned;
+  Values threshold;  // of every tensor, where it has one
 };
 
 inline Result run(const Step& step, EmulatedCuda& engine) {
   const std::vector<ScoreInputs> inputs = step.model.inputs();
   const FreshMasks masks(inputs);
   Result result;
-  result.report = engine.step(inputs, step.scorer, {.k = step.k}, step.options, masks.table(), &result.tensor_pruned);
+  result.threshold.assign(inputs.size(), -7.0f);
+  cuda::StepOptions options = step.options;
+  options.tensor_threshold = result.threshold.data();
+  result.report = engine.step(inputs, step.scorer, step.device_budget(), options, masks.table(), &result.tensor_pruned);
   result.masks = masks.bits();
   return result;
 }
@@ -51,21 +61,21 @@ struct Expected {
 inline Expected expected(const Step& step) {
   const std::vector<ScoreInputs> inputs = step.model.inputs();
   const FreshMasks masks(inputs);
-  const PruneOptions options{.ties = step.options.ties,
-                             .nonfinite = NonFinite::keep,
-                             .seed = step.options.seed,
-                             .regrow = step.options.regrow};
+  PruneOptions options = cuda::prune_options(step.options);
+  options.nonfinite = NonFinite::keep;
   ReferenceEngine engine;
   Workspace workspace;
-  Expected result{flow::make_masks(engine, inputs, step.scorer, {.k = step.k}, options, masks.table(), workspace), {}};
+  Expected result{flow::make_masks(engine, inputs, step.scorer, step.budget(), options, masks.table(), workspace), {}};
   result.masks = masks.bits();
   return result;
 }
 
 inline void expect_same(const Expected& want, const Result& got) {
   EXPECT_TRUE(same_masks(want.masks, got.masks));
-  EXPECT_TRUE(same_bits(*want.report.value, got.report.value))
-      << show(*want.report.value) << " expected, found " << show(got.report.value);
+  const float value = want.report.value.value_or(not_a_number);
+  EXPECT_TRUE(same_bits(value, got.report.value)) << show(value) << " expected, found " << show(got.report.value);
+  EXPECT_EQ(std::isnan(got.report.standard_error), !want.report.standard_error.has_value());
+  EXPECT_EQ(got.report.converged != 0, want.report.converged);
   EXPECT_EQ(got.report.k, want.report.k);
   EXPECT_EQ(got.report.total, want.report.total);
   EXPECT_EQ(got.report.dead, want.report.dead);

@@ -374,9 +374,13 @@ struct State {
   Range range[4];
   Digits digits[levels + 1];
   Outcome outcome;
-  std::uint32_t sample_bins[6][bins];
-  std::uint32_t candidate_bins[levels][bins];
-  std::uint64_t range_bins[3][bins];
+  union {  // one after another; who is the last to read one clears it for the next
+    std::uint32_t sample_bins[6][bins];
+    std::uint64_t range_bins[3][bins];
+    std::uint32_t candidate_bins[levels][bins];
+  };
 };
+static_assert(sizeof(State::sample_bins) == sizeof(State::range_bins) &&
+              sizeof(State::sample_bins) == sizeof(State::candidate_bins));
 
 }  // namespace bittersweet::device

@@ -97,11 +97,14 @@ class StepMemory:
         table, extra, named = self.table, self.bytes, self.options.named
         names, numels, masks, native = table.names, table.numels, self.masks, devices.runtime.native
         nonfinite, scope = named["nonfinite"], named["scope"]
+        bounded = named["max_tensor_sparsity"] is not None or bool(named["tensor_sparsity"])
         with devices.runtime.guard(self.device):
             wait = devices.runtime.fetch(self.words[:-2], self.device)
 
         def read() -> dict[str, Any]:
-            found: dict[str, Any] = native.cuda_read_report(wait(), names, numels, nonfinite, masks, scope)
+            found: dict[str, Any] = native.cuda_read_report(
+                wait(), names, numels, nonfinite, masks, scope, bounded
+            )
             found["extra_bytes"] = extra
             return found
 

@@ -61,6 +61,23 @@ StepReport to_report(const PruneReport& found) {
   return report;
 }
 
+// What ranges allow, where a budget was outside of them.
+void say_allowed(std::span<const ScoreInputs> tensors, const PruneOptions& options, StepReport& report) {
+  if (options.tensor_sparsity.empty()) return;
+  std::vector<const std::uint64_t*> masks;
+  for (const ScoreInputs& tensor : tensors) masks.push_back(options.regrow ? nullptr : tensor.mask);
+  std::vector<std::int64_t> numels, dead = bittersweet::count_live(tensors, masks);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    numels.push_back(tensors[t].numel);
+    dead[t] = numels[t] - dead[t];
+  }
+  for (const CountRange& range : ranges_of(options.tensor_sparsity, {}, numels, dead)) {
+    report.below += range.least;
+    report.equal += range.most;
+  }
+  report.dead = std::accumulate(dead.begin(), dead.end(), std::int64_t{0});
+}
+
 std::int64_t position_of(std::span<const ScoreInputs> tensors, const NonFiniteScoreError& error) {
   std::int64_t position = error.first_index();
   for (const ScoreInputs& tensor : tensors) {
@@ -116,6 +133,7 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
     return;
   } catch (const ArgumentError&) {
     give_up(status::bad_k);
+    say_allowed(tensors, selection, *report);
     return;
   }
   if (!new_masks.empty())

@@ -23,14 +23,19 @@ class Launcher : public simt::Launcher {
  public:
   using simt::Launcher::Launcher;
   bool forced = false;
+  std::int64_t row = -1;
   float low = 0, high = 0;
 
   template <class K>
   void launch(unsigned grid, const typename K::Args& args) {
     simt::Launcher::launch<K>(grid, args);
-    if constexpr (std::is_same_v<K, cuda::Guess<cuda::Pass::place>>)
-      if (forced && args.state->rank > 0)
-        device::set_ends(args.state->attempt[0], low, high, args.non_negative && low == smallest_positive);
+    if constexpr (std::is_same_v<K, cuda::Guess<cuda::Pass::place>>) {
+      if (!forced || cuda::idle(args)) return;
+      const cuda::u32 units = args.units ? args.unit_of_block[args.unit_blocks - 1] + 1 : 1;
+      for (cuda::u32 u = 0; u < units; ++u)
+        if (args.state[u].rank > 0 && (!args.units || row < 0 || row == std::int64_t{args.units[u].row}))
+          device::set_ends(args.state[u].attempt[0], low, high, args.non_negative && low == smallest_positive);
+    }
   }
 };
 
@@ -39,7 +44,7 @@ class Launcher : public simt::Launcher {
 cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
-  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
+  const std::size_t bytes = cuda::step_bytes(tensors, options, !new_masks.empty(), room_);
   std::vector<unsigned char> workspace(bytes);
   simt::fill_with_rubbish(workspace.data(), bytes);
   const auto report = std::make_unique<cuda::StepReport>();
@@ -47,14 +52,35 @@ cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const 
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
   cuda::StepPlan plan =
       cuda::make_step(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
-                      workspace.data(), bytes, report.get());
+                      workspace.data(), bytes, report.get(), room_);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
+  for (cuda::UnitsLaunch& launch : plan.units.launches)
+    for (cuda::Unit& unit : launch.units)
+      if (capacity_ >= 0 && forced(unit.row)) unit.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);
   launcher.forced = forced_;
+  launcher.row = row_;
   launcher.low = low_;
   launcher.high = high_;
   cuda::enqueue(launcher, scorer, plan);
   return *report;
+}
+
+void EmulatedCuda::replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                          std::span<const cuda::StepBudget> budgets, const cuda::StepOptions& options,
+                          MaskTable new_masks, const std::function<void(const cuda::StepReport&)>& after) {
+  std::vector<unsigned char> workspace(cuda::step_bytes(tensors, options, !new_masks.empty(), room_));
+  simt::fill_with_rubbish(workspace.data(), workspace.size());
+  cuda::StepReport report;
+  cuda::StepBudget budget;
+  const cuda::StepPlan plan = cuda::make_step(tensors, scorer, &budget, options, new_masks, nullptr, workspace.data(),
+                                              workspace.size(), &report, room_);
+  Launcher launcher(seed_++ * 1000, processors_);
+  for (const cuda::StepBudget& now : budgets) {
+    budget = now;
+    cuda::enqueue(launcher, scorer, plan);
+    after(report);
+  }
 }
 
 void EmulatedCuda::write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -18,6 +19,12 @@ class EmulatedCuda {
   cuda::StepReport step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const cuda::StepBudget& budget,
                         const cuda::StepOptions& options, MaskTable new_masks,
                         std::vector<std::int64_t>* tensor_pruned = nullptr);
+
+  // One step enqueued again for each budget, as a captured graph is replayed: same memory, what the last run left in it
+  // included.
+  void replay(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<const cuda::StepBudget> budgets,
+              const cuda::StepOptions& options, MaskTable new_masks,
+              const std::function<void(const cuda::StepReport&)>& after);
 
   void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores);
   void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
@@ -55,13 +62,19 @@ class EmulatedCuda {
   // a guess is bad. They apply to the calls that follow.
   void force_bracket(float low, float high) { forced_ = true, low_ = low, high_ = high; }
   void force_capacity(std::int64_t capacity) { capacity_ = capacity; }
+  // Where each tensor has a selection of its own: these apply to that of one tensor, and sets of launches are made
+  // until the workspace of one is this large.
+  void force_tensor(std::int64_t t) { row_ = t; }
+  void force_room(std::size_t bytes) { room_ = bytes; }
 
  private:
   std::uint64_t seed_;
   unsigned processors_;
   bool forced_ = false;
   float low_ = 0, high_ = 0;
-  std::int64_t capacity_ = -1;
+  std::int64_t capacity_ = -1, row_ = -1;
+  std::size_t room_ = 0;
+  bool forced(std::int64_t row) const { return row_ < 0 || row_ == row; }
   std::vector<unsigned char> workspace_;
 };
 

@@ -1,0 +1,116 @@
+// Where in the caller's memory everything lies.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bittersweet/error.hpp"
+#include "units_plan.hpp"
+
+namespace bittersweet::cuda {
+
+inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
+  u64 tiles = 0;
+  for (const ScoreInputs& tensor : tensors) tiles += static_cast<u64>((tensor.numel + tile_size - 1) / tile_size);
+  return tiles;
+}
+
+// Where things lie in the workspace.
+struct Layout {
+  std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups, bytes;
+  std::size_t units, results, dead, shares, pruned, bounds, cut, bins;  // where tensors have selections of their own
+  u64 capacity;
+  u32 lines;
+};
+
+inline constexpr std::size_t alignment = 256;
+
+inline std::int64_t elements_of(std::span<const ScoreInputs> tensors) {
+  std::int64_t total = 0;
+  for (const ScoreInputs& tensor : tensors) total += std::max<std::int64_t>(tensor.numel, 0);
+  return total;
+}
+
+// `batches`: of units, or none.
+inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, std::span<const UnitBatch> batches = {},
+                          bool bounded = false) {
+  const std::int64_t total = elements_of(tensors);
+  const u64 tiles = tiles_in(tensors);
+  const std::size_t count = tensors.size();
+  std::size_t units = 0, unit_keys = 0, unit_candidates = 0;
+  for (const UnitBatch& batch : batches) {
+    units = std::max(units, batch.units.size());
+    unit_keys = std::max<std::size_t>(unit_keys, batch.sample);
+    unit_candidates = std::max<std::size_t>(unit_candidates, batch.candidates);
+  }
+  const bool by_unit = !batches.empty(), together = !by_unit || bounded;  // is there a selection over all?
+  Layout layout{};
+  // Room for 0.75 % of the elements: 1.5 % of an array of scores. Small models have room for all of them.
+  layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
+  layout.lines = static_cast<u32>(device::sample_lines(total));
+  std::size_t at = 0;
+  const auto place = [&](std::size_t bytes) {
+    const std::size_t here = at;
+    at += (bytes + alignment - 1) / alignment * alignment;
+    return here;
+  };
+  layout.state = place(std::max<std::size_t>(units, 1) * sizeof(device::State));
+  layout.rows = place(count * sizeof(Row));
+  layout.pieces = place((by_unit && together ? 5 : 3) * count * sizeof(Piece));
+  layout.parts = place(count * sizeof(u32));
+  const std::size_t keys = together ? std::size_t{layout.lines} * device::sample_width : 0;
+  layout.sample = place(std::max(keys, unit_keys) * sizeof(u32));
+  layout.candidates = place(std::max<std::size_t>(together ? layout.capacity : 0, unit_candidates) * sizeof(u64));
+  const std::size_t bins = bounded && by_unit ? (count << bound_bits(count)) * sizeof(u64) : 0;
+  layout.bins = layout.sample;  // counted when there are neither keys nor candidates
+  at = std::max(at, layout.bins + (bins + alignment - 1) / alignment * alignment);
+  layout.tile_ties = place(masks ? tiles * sizeof(u32) : 0);
+  layout.tie_groups = place(masks ? (tiles / group_tiles + 1 + units) * sizeof(u64) : 0);
+  if (by_unit) {
+    layout.units = place(units * sizeof(Unit) + (units + most_shared_blocks) * sizeof(u32));
+    layout.results = place(count * sizeof(UnitResult));
+    layout.dead = place(count * sizeof(std::int64_t));
+    layout.shares = place(count * sizeof(std::int64_t));
+    layout.pruned = place(count * sizeof(std::int64_t));
+    layout.bounds = place(bounded ? count * sizeof(BoundRow) : 0);
+    layout.cut = place(bounded ? sizeof(BoundCut) : 0);
+  }
+  layout.bytes = at + alignment;  // the caller's address need not be a multiple
+  return layout;
+}
+
+// What a step needs.
+inline std::size_t step_bytes(std::span<const ScoreInputs> tensors, const StepOptions& options, bool masks,
+                              std::size_t room = 0) {
+  std::vector<UnitBatch> batches;
+  if (is_by_unit(options, masks)) batches = unit_batches(tensors, room > 0 ? room : unit_room(elements_of(tensors)));
+  return make_layout(tensors, masks, batches, is_bounded(options)).bytes;
+}
+
+inline std::byte* base_of(void* workspace) {
+  const auto address = reinterpret_cast<std::uintptr_t>(workspace);
+  return reinterpret_cast<std::byte*>((address + alignment - 1) / alignment * alignment);
+}
+
+// What every kernel is told of a workspace.
+inline Context make_context(const Layout& layout, std::byte* base) {
+  Context c{};
+  c.state = reinterpret_cast<device::State*>(base + layout.state);
+  c.sample = reinterpret_cast<u32*>(base + layout.sample);
+  c.candidates = reinterpret_cast<u64*>(base + layout.candidates);
+  c.tile_ties = reinterpret_cast<u32*>(base + layout.tile_ties);
+  c.tie_groups = reinterpret_cast<u64*>(base + layout.tie_groups);
+  c.rows = reinterpret_cast<const Row*>(base + layout.rows);
+  c.capacity = layout.capacity;
+  c.lines = layout.lines;
+  return c;
+}
+
+inline void check_workspace(const Layout& layout, const void* workspace, std::size_t bytes) {
+  if (workspace == nullptr || bytes < layout.bytes)
+    throw ArgumentError("workspace_bytes: " + std::to_string(bytes) + "; this call needs " +
+                        std::to_string(layout.bytes) + " (step_workspace_bytes)");
+}
+
+}  // namespace bittersweet::cuda
