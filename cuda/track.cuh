@@ -135,9 +135,7 @@ struct TrackPlace {
   float decay;
   GroupDraws& draws;
 
-  BITTERSWEET_DEVICE RoundingKey key(u32 array) const {
-    return {row.key.seed, updates, row.key.stream + array};
-  }
+  BITTERSWEET_DEVICE RoundingKey key(u32 array) const { return {row.key.seed, updates, row.key.stream + array}; }
   BITTERSWEET_DEVICE void read(Loaded& values, int slot) const {
     values.read(row.arrays[slot], row.types[slot], group);
   }
@@ -279,8 +277,9 @@ struct TrackPass {
     for (; groups > 0; --groups, at += track_group, count -= static_cast<int>(track_group)) {
       const auto with = [&](auto whole) {
         constexpr bool all = decltype(whole)::value;
-        const TrackPlace<all> place{row,         {at, count - static_cast<int>(half_lane())}, static_cast<u32>(updates),
-                                    updates > 0, args.decay, draws};
+        const TrackPlace<all> place{
+            row,  {at, count - static_cast<int>(half_lane())}, static_cast<u32>(updates), updates > 0, args.decay,
+            draws};
         Verb::group(place, mine);
       };
       const bool part = __ballot_sync(everyone, count < static_cast<int>(track_group)) != 0;
@@ -327,6 +326,7 @@ struct SettleSums {
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
     const SettleRow& row = args.rows[blockIdx.x];
     const bool known = row.scalars == nullptr || args.decay == 0.0 || row.scalars->updates > 0;
+    __syncthreads();  // before anyone counts this update
     TrackSums total{};
     for (u32 begin = 0; known && begin < row.count; begin += threads * each) {
       const u32 first = begin + threadIdx.x * each;
@@ -395,7 +395,7 @@ struct SketchTensors {
       const u64 t = 2 * pair + half_id();
       const SketchRow& row = args.rows[t < args.count ? t : 0];
       const u32 count = t < args.count ? row.count : 0;
-      const bool known = row.scalars->updates > 0;
+      const bool known = row.scalars->updates > 0;  // read before the lanes meet
       LaneSums mine;
 #pragma unroll
       for (u32 i = half_lane(); i < SketchMemory::most; i += half_warp) {

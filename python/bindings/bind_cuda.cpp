@@ -8,6 +8,7 @@
 
 #include "optim_rows.hpp"
 #include "options.hpp"
+#include "queue.hpp"
 
 namespace py = pybind11;
 
@@ -21,10 +22,6 @@ template <class T>
 T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
-
-using QueueSpec = std::pair<int, std::uintptr_t>;  // device, stream
-
-cuda::Queue to_queue(const QueueSpec& spec) { return {spec.first, at<void>(spec.second)}; }
 
 // (ties or None, nonfinite, seed, regrow, zero)
 cuda::StepOptions to_step_options(const py::tuple& spec) {
