@@ -1,6 +1,6 @@
 // Stands in for the CUDA engine in a build without it: every function says why, and how to get one that has it.
 #include "bittersweet/cuda_sparse.hpp"
-
+#include "bittersweet/cuda_track.hpp"
 #include "bittersweet/error.hpp"
 
 #ifndef BITTERSWEET_CUDA_ABSENT_REASON
@@ -78,6 +78,26 @@ void pack_strips(const Queue&, const DenseMatrix&, const std::uint32_t*, const s
 void unpack_strips(const Queue&, const PackedMatrix&, std::int64_t, std::int64_t, void*) { refuse(); }
 
 void multiply_strips(const Queue&, const PackedMatrix&, const StripProduct&) { refuse(); }
+
+std::size_t track_workspace_bytes(std::span<const ScoreInputs>) { refuse(); }
+
+void track_coherence(const Queue&, std::span<const ScoreInputs>, std::span<const CoherenceMemory>, double, void*,
+                     std::size_t) {
+  refuse();
+}
+
+void measure_retention(const Queue&, std::span<const ScoreInputs>, std::span<const CoherenceMemory>, double*, void*,
+                       std::size_t) {
+  refuse();
+}
+
+void track_sketch(const Queue&, std::span<const ScoreInputs>, std::span<const SketchMemory>, double) { refuse(); }
+
+void compare_snapshot(const Queue&, std::span<const ScoreInputs>, std::span<const SnapshotMemory>, void*, std::size_t) {
+  refuse();
+}
+
+void accumulate_movement(const Queue&, std::span<const ScoreInputs>, std::span<const MovementMemory>) { refuse(); }
 
 std::vector<DeviceVerdict> devices() { return {}; }
 

@@ -43,6 +43,11 @@ BITTERSWEET_FORMULA float stochastic_bf16(float x, std::uint32_t random) noexcep
   return std::bit_cast<float>((bits + random) & 0xffff0000u);
 }
 
+// The bits that storing it gives.
+BITTERSWEET_FORMULA std::uint16_t stochastic_bf16_bits(float x, std::uint32_t random) noexcept {
+  return float_to_bf16(stochastic_bf16(x, random));
+}
+
 // Writes it to an array of `type` and rounds once: f32 and f16 to nearest, bf16 stochastically.
 BITTERSWEET_FORMULA void store_stochastic(void* data, DType type, std::int64_t index, float x,
                                           const RoundingKey& key) noexcept {

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "optim_rows.hpp"
+#include "queue.hpp"
 #include "selecting.hpp"
 
 namespace py = pybind11;
@@ -22,10 +23,6 @@ template <class T>
 T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
-
-using QueueSpec = std::pair<int, std::uintptr_t>;  // device, stream
-
-cuda::Queue to_queue(const QueueSpec& spec) { return {spec.first, at<void>(spec.second)}; }
 
 // A step's options, and the ranges that they point to.
 struct StepChoices {

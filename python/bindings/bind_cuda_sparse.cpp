@@ -3,16 +3,13 @@
 #include "bittersweet/cuda_sparse.hpp"
 
 #include "packed_arrays.hpp"
+#include "queue.hpp"
 #include "rounding_rows.hpp"
 
 namespace py = pybind11;
 
 namespace bittersweet::python {
 namespace {
-
-using QueueSpec = std::pair<int, std::uintptr_t>;  // device, stream
-
-cuda::Queue to_queue(const QueueSpec& spec) { return {spec.first, reinterpret_cast<void*>(spec.second)}; }
 
 PackedMatrix packed_on_device(const PackedArrays& arrays) {
   const auto& [masks, mask_count, values, value_count, offsets, offset_count, dtype, height, width] = arrays;

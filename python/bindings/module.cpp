@@ -19,4 +19,5 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_trails(module);
   bittersweet::python::bind_cuda(module);
   bittersweet::python::bind_cuda_sparse(module);
+  bittersweet::python::bind_cuda_track(module);
 }

@@ -117,6 +117,7 @@ void bind_blockwise(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
 void bind_delta(pybind11::module_& module);
 void bind_cuda_sparse(pybind11::module_& module);
+void bind_cuda_track(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_info(pybind11::module_& module);
 void bind_mask(pybind11::module_& module);

@@ -11,7 +11,7 @@ class ReferenceTracker {
  public:
   void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                        std::span<const CoherenceMemory> memory, float decay, std::span<TrackSums> sums) {
-    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
+    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, TrackSums& lane) {
       const ScoreInputs& tensor = tensors[t];
       const CoherenceMemory& state = memory[t];
       const float w = value(tensor.weight, i);
@@ -19,31 +19,31 @@ class ReferenceTracker {
       float average = 0.0f;
       if (state.scalars->updates > 0 && live) {
         const float x = w - value(state.previous, i), y = value(state.average, i);
-        lanes.add(lane, static_cast<double>(x), static_cast<double>(y));
-        lanes.add_jitter(lane, std::fabs(static_cast<double>(x)));
-        average = decay * y + (1.0f - decay) * x;
+        lane.add(static_cast<double>(x), static_cast<double>(y));
+        lane.add_jitter(std::fabs(static_cast<double>(x)));
+        average = next_average(y, x, decay);
       }
-      store(state.average, i, std::isfinite(average) ? average : 0.0f, state.average_key());
+      store(state.average, i, average, state.average_key());
       store(state.previous, i, live ? w : 0.0f, state.previous_key());
     });
   }
 
   void measure_retention(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                          std::span<const CoherenceMemory> memory, std::span<TrackSums> sums) {
-    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
+    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, TrackSums& lane) {
       const float w = value(memory[t].previous, i), m = value(tensors[t].exp_avg, i);
-      lanes.add(lane, static_cast<double>(w), w != 0.0f ? static_cast<double>(-m) : 0.0);
+      lane.add(static_cast<double>(w), w != 0.0f ? static_cast<double>(-m) : 0.0);
     });
   }
 
   void compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                         std::span<const SnapshotMemory> snapshots, std::span<TrackSums> sums) {
-    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, std::size_t lane, TrackLanes& lanes) {
+    sum_blocks(chunks, sums, [&](std::size_t t, std::int64_t i, TrackSums& lane) {
       const ScoreInputs& tensor = tensors[t];
       if (!is_live(tensor, i)) return;
       const float w = value(tensor.weight, i), m = value(tensor.exp_avg, i);
-      lanes.add(lane, static_cast<double>(w - value(snapshots[t].snapshot, i)), static_cast<double>(-m));
-      lanes.add_jitter(lane, static_cast<double>(std::sqrt(value(tensor.exp_avg_sq, i))));
+      lane.add(static_cast<double>(w - value(snapshots[t].snapshot, i)), static_cast<double>(-m));
+      lane.add_jitter(static_cast<double>(std::sqrt(value(tensor.exp_avg_sq, i))));
     });
   }
 
@@ -53,7 +53,7 @@ class ReferenceTracker {
       for (std::int64_t i = 0; i < tensors[t].numel; ++i) {
         const float w = value(tensors[t].weight, i), g = value(tensors[t].grad, i);
         const MovementMemory& state = movements[t];
-        store(state.sums, i, value(state.sums, i) - (state.rate * g) * w, state.key());
+        store(state.sums, i, next_movement(value(state.sums, i), g, w, state.rate), state.key());
       }
   }
 
@@ -69,10 +69,10 @@ class ReferenceTracker {
     for (const Chunk& chunk : chunks) {
       TrackSums of_chunk;
       for (std::int64_t first = 0; first < chunk.count; first += Moments::block) {
-        TrackLanes lanes;
+        TrackLanes lanes{};
         for (std::int64_t i = first; i < std::min<std::int64_t>(first + Moments::block, chunk.count); ++i)
-          f(chunk.tensor, chunk.first + i, static_cast<std::size_t>(i % Moments::lanes), lanes);
-        of_chunk += lanes.fold();
+          f(chunk.tensor, chunk.first + i, lanes[static_cast<std::size_t>(i % Moments::lanes)]);
+        of_chunk += fold_lanes(lanes);
       }
       sums[chunk.tensor] += of_chunk;
     }

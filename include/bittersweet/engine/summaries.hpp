@@ -110,7 +110,8 @@ struct Moments {
 };
 
 // The lanes of one block, folded pairwise: (0+8, 1+9, ...), then (0+4, ...), down to one.
-inline double fold_lanes(std::array<double, Moments::lanes> lane) noexcept {
+template <class T>
+BITTERSWEET_FORMULA T fold_lanes(std::array<T, Moments::lanes> lane) noexcept {
   for (int width = Moments::lanes / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lane[static_cast<std::size_t>(i)] += lane[static_cast<std::size_t>(i + width)];
   return lane[0];

@@ -11,24 +11,52 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <span>
 
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/score/coherence.hpp"
+#include "bittersweet/score/scorer.hpp"
 #include "bittersweet/stochastic_rounding.hpp"
 
 namespace bittersweet {
 
-// What the verbs sum over the live elements of one tensor. x is now and y the past, where the sign of 0 is 0.
-struct TrackSums {
-  std::int64_t live = 0;
-  std::int64_t flips = 0;         // sign(x) != sign(y)
+// sum + a * b, rounded once or twice alike: the product of two floats is exact in double.
+BITTERSWEET_FORMULA double multiply_add(double a, double b, double sum) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fma_rn(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
+// What the verbs sum over the live elements of one tensor. x is now and y the past, where the sign of 0 is 0; both are
+// doubles that floats converted to without rounding.
+template <class Count>
+struct TrackSumsOf {
+  Count live = 0;
+  Count flips = 0;                // sign(x) != sign(y)
   double xy = 0, xx = 0, yy = 0;  // products of x and y
   double r = 0, rr = 0;           // what jitter looks at, and its square
 
-  TrackSums& operator+=(const TrackSums& other) noexcept {
+  BITTERSWEET_FORMULA void add(double x, double y) noexcept {
+    live += 1;
+    add_products(x, y);
+  }
+  BITTERSWEET_FORMULA void add_products(double x, double y) noexcept {
+    flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
+    xy = multiply_add(x, y, xy);
+    xx = multiply_add(x, x, xx);
+    yy = multiply_add(y, y, yy);
+  }
+  BITTERSWEET_FORMULA void add_jitter(double value) noexcept {
+    r += value;
+    rr = multiply_add(value, value, rr);
+  }
+  template <class Other>
+  BITTERSWEET_FORMULA TrackSumsOf& operator+=(const TrackSumsOf<Other>& other) noexcept {
     live += other.live;
     flips += other.flips;
     xy += other.xy;
@@ -39,6 +67,20 @@ struct TrackSums {
     return *this;
   }
 };
+using TrackSums = TrackSumsOf<std::int64_t>;
+using TrackLanes = std::array<TrackSums, Moments::lanes>;  // of one block
+
+BITTERSWEET_FORMULA float finite_or_zero(float x) noexcept { return abs(x) < HUGE_VALF ? x : 0.0f; }
+
+// What is kept behind a step, for F = float and SIMD vectors: the average of a weight's differences, and of movement.
+template <class F>
+BITTERSWEET_FORMULA F next_average(F average, F difference, float decay) noexcept {
+  return finite_or_zero(decay * average + (1.0f - decay) * difference);
+}
+template <class F>
+BITTERSWEET_FORMULA F next_movement(F sum, F grad, F weight, float rate) noexcept {
+  return sum - (rate * grad) * weight;
+}
 
 // Which random bits the bf16 arrays of a tensor draw: the step of their keys is the number of updates before this one,
 // which is part of what is kept. So nothing else has to be saved for a resumed run to draw what it would have drawn.
@@ -87,37 +129,9 @@ struct MovementMemory {
   RoundingKey key() const noexcept { return draws.key(*updates, 0); }
 };
 
-// One block's sums, lane by lane. `x` and `y` may be anything that converts to double without rounding.
-struct TrackLanes {
-  using Lane = std::array<double, Moments::lanes>;
-  TrackSums counts;
-  Lane xy{}, xx{}, yy{}, r{}, rr{};
-
-  void add(std::size_t lane, double x, double y) noexcept {
-    ++counts.live;
-    counts.flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
-    xy[lane] += x * y;
-    xx[lane] += x * x;
-    yy[lane] += y * y;
-  }
-  void add_jitter(std::size_t lane, double value) noexcept {
-    r[lane] += value;
-    rr[lane] += value * value;
-  }
-  TrackSums fold() const noexcept {
-    TrackSums sums = counts;
-    sums.xy = fold_lanes(xy);
-    sums.xx = fold_lanes(xx);
-    sums.yy = fold_lanes(yy);
-    sums.r = fold_lanes(r);
-    sums.rr = fold_lanes(rr);
-    return sums;
-  }
-};
-
 // Updates the EMAs of one tensor by one step's sums. What has no meaning in this step (a zero norm, a zero mean, a sum
 // that is not finite) leaves its scalar as it was.
-inline void observe(Coherence& scalars, const TrackSums& sums, double decay) noexcept {
+BITTERSWEET_FORMULA void observe(Coherence& scalars, const TrackSums& sums, double decay) noexcept {
   const auto direction = cosine(sums.xy, sums.xx, sums.yy);
   const auto n = static_cast<double>(sums.live);
   scalars.direction.observe(direction, decay);
@@ -127,34 +141,30 @@ inline void observe(Coherence& scalars, const TrackSums& sums, double decay) noe
 }
 
 // The sketch of one tensor: x is exp_avg now and y its past at the same places, r the root of exp_avg_sq. The past
-// becomes the present, at dead places zero. The same on every engine: 64 elements are nothing to share out.
+// becomes the present, at dead places zero. Slot i goes to lane i mod 16, as in a block.
 inline TrackSums sketch_tensor(const ScoreInputs& tensor, const SketchMemory& sketch) noexcept {
-  std::array<float, SketchMemory::most> now{}, past{}, root{};
-  TrackLanes lanes;
+  struct Slot {
+    float now = 0, past = 0, root = 0;
+    bool live = false;
+  };
+  std::array<Slot, SketchMemory::most> slots{};
   const bool known = sketch.scalars->updates > 0;
   for (std::int64_t i = 0; i < sketch.count; ++i) {  // all loads first, so that their misses overlap
     const std::int64_t at = sketch.positions[i];
-    const auto slot = static_cast<std::size_t>(i);
     if (!is_live(tensor, at)) continue;
-    now[slot] = load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, at);
-    root[slot] = load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, at);
-    past[slot] = sketch.previous[i];
-    ++lanes.counts.live;
+    slots[static_cast<std::size_t>(i)] = {load_as_float(tensor.exp_avg.data, tensor.exp_avg.dtype, at),
+                                          sketch.previous[i],
+                                          load_as_float(tensor.exp_avg_sq.data, tensor.exp_avg_sq.dtype, at), true};
   }
-  std::copy_n(now.begin(), sketch.count, sketch.previous);
+  for (std::int64_t i = 0; i < sketch.count; ++i) sketch.previous[i] = slots[static_cast<std::size_t>(i)].now;
   if (!known) return {};
-  for (std::size_t base = 0; base < now.size(); base += lanes.xy.size())
-    for (std::size_t lane = 0; lane < lanes.xy.size(); ++lane) {
-      const auto x = static_cast<double>(now[base + lane]), y = static_cast<double>(past[base + lane]);
-      const auto r = static_cast<double>(sqrt(root[base + lane]));
-      lanes.counts.flips += (x > 0.0) != (y > 0.0) || (x < 0.0) != (y < 0.0);
-      lanes.xy[lane] += x * y;
-      lanes.xx[lane] += x * x;
-      lanes.yy[lane] += y * y;
-      lanes.r[lane] += r;
-      lanes.rr[lane] += r * r;
-    }
-  return lanes.fold();
+  TrackLanes lanes{};
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (!slots[i].live) continue;
+    lanes[i % lanes.size()].add(static_cast<double>(slots[i].now), static_cast<double>(slots[i].past));
+    lanes[i % lanes.size()].add_jitter(static_cast<double>(sqrt(slots[i].root)));
+  }
+  return fold_lanes(lanes);
 }
 
 template <class E>

@@ -12,13 +12,16 @@
 #include <cstdint>
 #include <optional>
 
+#include "bittersweet/config.hpp"
+
 namespace bittersweet {
 
 // Exponential moving average from zero; `weight`, the average of 1, corrects its bias. Unseen, its mean is 0.
 struct Average {
   double value = 0, weight = 0;
-  double mean() const noexcept { return weight > 0 ? value / weight : 0.0; }
-  void observe(std::optional<double> x, double decay) noexcept {  // what does not exist leaves it as it was
+  BITTERSWEET_FORMULA double mean() const noexcept { return weight > 0 ? value / weight : 0.0; }
+  // What does not exist leaves it as it was.
+  BITTERSWEET_FORMULA void observe(std::optional<double> x, double decay) noexcept {
     if (!x) return;
     value = decay * value + (1.0 - decay) * *x;
     weight = decay * weight + (1.0 - decay);
@@ -29,7 +32,7 @@ struct Coherence {  // of one tensor
   double updates = 0;
   Average flip{}, direction{}, jitter{};
 
-  std::int64_t count() const noexcept {
+  BITTERSWEET_FORMULA std::int64_t count() const noexcept {
     return updates > 0 && updates < 0x1p53 ? static_cast<std::int64_t>(updates) : 0;
   }
 };
@@ -39,17 +42,19 @@ struct CoherenceParameters {
   int a = 4, b = 4, c = 4;  // exponents in quarters: 4 is the first power
 };
 
-inline std::optional<double> finite(double x) noexcept { return std::isfinite(x) ? std::optional(x) : std::nullopt; }
+BITTERSWEET_FORMULA std::optional<double> finite(double x) noexcept {
+  return std::isfinite(x) ? std::optional(x) : std::nullopt;
+}
 
 // dot / (norm * norm), between -1 and 1; none where a norm is zero or not finite.
-inline std::optional<double> cosine(double xy, double xx, double yy) noexcept {
+BITTERSWEET_FORMULA std::optional<double> cosine(double xy, double xx, double yy) noexcept {
   if (!(xx > 0.0 && yy > 0.0 && std::isfinite(xx + yy))) return std::nullopt;
   const std::optional<double> value = finite(xy / (std::sqrt(xx) * std::sqrt(yy)));
   return value ? std::optional(std::clamp(*value, -1.0, 1.0)) : value;
 }
 
 // var / mean^2 from a sum and a sum of squares of n numbers; none where the mean is zero or not finite.
-inline std::optional<double> relative_variance(double n, double sum, double squares) noexcept {
+BITTERSWEET_FORMULA std::optional<double> relative_variance(double n, double sum, double squares) noexcept {
   if (!(n > 0.0 && sum > 0.0)) return std::nullopt;
   const double mean = sum / n, variance = squares / n - mean * mean;
   return finite(std::max(variance, 0.0) / (mean * mean));

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ class Runtime:
     """What this package asks of torch and of the compiled engine about CUDA; tests put another here."""
 
     native: Any = _core
+
+    def __init__(self) -> None:
+        self._side: dict[int, Any] = {}
 
     def index_of(self, tensor: torch.Tensor) -> int:
         """The CUDA device of a tensor; `HOST` for any other kind of memory."""
@@ -80,6 +83,42 @@ class Runtime:
             return found
 
         return wait
+
+    def pinned(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Uninitialised memory of the host that devices read and write where it is."""
+        made: torch.Tensor = sys.modules["torch"].empty(count, dtype=dtype, device="cpu", pin_memory=True)
+        return made
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Whether devices read this memory of the host where it is."""
+        return tensor.is_pinned()
+
+    def copy_aside(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], device: int) -> Aside:
+        """Enqueues copies, from the first of each pair into the second, on a stream of their own: behind all
+        that the current stream has to do so far, and beside what it will be given. What is copied from is kept
+        from other uses until then; nobody may write to it."""
+        torch = sys.modules["torch"]
+        side = self._side.get(device)
+        if side is None:
+            side = self._side[device] = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for source, into in pairs:
+                into.copy_(source, non_blocking=True)
+                source.record_stream(side)
+            done = torch.cuda.Event()
+            done.record(side)
+        return Aside(lambda: torch.cuda.current_stream(device).wait_event(done), done.synchronize)
+
+
+class Aside(NamedTuple):
+    """Copies that are under way on a stream of their own."""
+
+    join: Callable[[], None]
+    """Lets the current stream wait for them, and nobody else."""
+
+    wait: Callable[[], None]
+    """Waits for them."""
 
 
 runtime = Runtime()

@@ -1,4 +1,4 @@
-"""Host memory that the package keeps for itself in torch tensors: the same whatever torch's defaults are.
+"""Memory that the package keeps for itself in torch tensors: the same whatever torch's defaults are.
 
 `zeros` and `flat_copy` depend on no default dtype, default device, inference mode or deterministic fill, and
 `address_of` lets an address out only after the tensor behind it has been looked at.
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError, LayoutError
+from . import devices
 from .arrays import pointer_within
+from .devices import HOST
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["address_of", "flat_copy", "is_plain", "zeros"]
+__all__ = ["address_of", "flat_copy", "is_plain", "pinned", "zeros"]
 
 
-def zeros(count: int, dtype: str) -> torch.Tensor:
-    """A flat tensor of zeros in memory of the host; `dtype` is a name such as ``float32`` or ``bfloat16``.
+def zeros(count: int, dtype: str, device: int = HOST) -> torch.Tensor:
+    """A flat tensor of zeros in memory of the host or of a CUDA device; `dtype` is a name such as ``float32``
+    or ``bfloat16``.
 
     Raises:
         DeviceError: Inside torch's fake-tensor mode, in which nothing has memory.
@@ -29,6 +32,9 @@ def zeros(count: int, dtype: str) -> torch.Tensor:
     import torch
 
     with torch.inference_mode(False):
+        if device != HOST:
+            place = devices.runtime.place(device)
+            return torch.empty(count, dtype=getattr(torch, dtype), device=place).zero_()
         bfloat16 = dtype == "bfloat16"  # which NumPy has no name for
         made = torch.from_numpy(np.zeros(count, np.int16 if bfloat16 else np.dtype(dtype)))
         made = made.view(torch.bfloat16) if bfloat16 else made
@@ -48,7 +54,7 @@ def is_plain(value: Any) -> bool:
 
 
 def flat_copy(tensor: torch.Tensor, dtype: str, into: torch.Tensor | None = None) -> torch.Tensor:
-    """The elements of a tensor on the CPU, row-major, in memory of their own: new, or `into`."""
+    """The elements of a tensor, row-major, in memory of their own: new on the CPU, or `into`."""
     import torch
 
     copy = zeros(tensor.numel(), dtype) if into is None else into
@@ -57,16 +63,31 @@ def flat_copy(tensor: torch.Tensor, dtype: str, into: torch.Tensor | None = None
     return copy
 
 
-def address_of(tensor: torch.Tensor, dtype: str, count: int, what: str) -> int:
-    """The address of a row-major tensor of `count` elements in memory of the host; 0 where it has none.
+def pinned(count: int, dtype: str) -> torch.Tensor:
+    """An uninitialised flat tensor in memory of the host that CUDA devices read where it is."""
+    import torch
+
+    with torch.inference_mode(False):
+        return devices.runtime.pinned(count, getattr(torch, dtype))
+
+
+def address_of(tensor: torch.Tensor, dtype: str, count: int, what: str, device: int = HOST) -> int:
+    """The address of a row-major tensor of `count` elements in memory of the host, or of a CUDA device; 0
+    where it has none.
 
     Raises:
-        DeviceError: It has no memory that the CPU can read.
+        DeviceError: It has no memory that the CPU can read, or lies on another device.
         LayoutError: Another dtype, size or layout, or less memory than elements.
     """
     import torch
 
-    if type(tensor) is not torch.Tensor or not tensor.is_cpu:
+    if device != HOST and devices.runtime.index_of(tensor) != device:
+        raise DeviceError(
+            f"{what} is on {tensor.device} and its weight on {devices.name_of(device)}. What a tracker keeps "
+            "follows its model by tracker.load_state_dict(tracker.state_dict()), that of a Pruner by "
+            "pruner.load_state_dict(pruner.state_dict())"
+        )
+    if type(tensor) is not torch.Tensor or not (device != HOST or tensor.is_cpu):
         raise DeviceError(
             f"{what} is a {type(tensor).__name__} on {tensor.device}; it must be plain memory of the host. "
             "Call this outside fake-tensor mode and tracing, and move the model to the CPU"

@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
+from ..distributed.shards import local
 from ..errors import MissingStateError
 from ..optimizers.compilation import outside_of_compilation
 from ..optimizers.optimizers import Optimizers
 from ..options.scorers import Scorer
 from ..options.values import one_of
+from ..tensors import devices
 from ..tensors.arrays import BFLOAT16, FLOAT32
-from ..tensors.owned import address_of, zeros
+from ..tensors.owned import address_of, flat_copy, zeros
 from .feeding import Feed, Source, packed
 from .state import Layout, Restored, pack, validate
+from .verbs import fetched, verbs_of
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +102,8 @@ class Tracker(ABC):
                 weights take no part. None: everything is live.
 
         Raises:
-            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: For what the CPU engine cannot
-                read; nothing has been changed.
+            ArgumentError, ShapeError, DTypeError, DeviceError, LayoutError: For what no engine of this build
+                can read, or a model that has moved since; nothing has been changed.
         """
         self._eagerly(self.observe, step, packed(masks, self._entries))
 
@@ -141,8 +144,9 @@ class Tracker(ABC):
         return validate(state, self.scorer.name, self._entries, layouts, self._counts, convert)
 
     def adopt(self, restored: Restored) -> None:
-        """Takes over what `checked` returned."""
-        self._step, self._counts, self._kept = restored.step, restored.counts, restored.tensors
+        """Takes over what `checked` returned, to where the parameters are."""
+        kept = [self._placed(i, tensors) for i, tensors in enumerate(restored.tensors)]
+        self._step, self._counts, self._kept = restored.step, restored.counts, kept
         if self.storage == "bfloat16" and restored.seed is not None:
             self._seed = restored.seed
         self._generation = -1
@@ -201,9 +205,34 @@ class Tracker(ABC):
             "train for more steps first, exclude it with ignore, or leave it dense with missing='skip'"
         )
 
+    def _device_of(self, i: int) -> int:
+        """Where one parameter is now."""
+        return devices.runtime.index_of(local(self._source.parameters()[i]))
+
+    def _placed(self, i: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What is kept of one parameter, from memory of the host, where the parameter is."""
+        if not tensors or (device := self._device_of(i)) == devices.HOST:
+            return tensors
+        layout = self._layout(self._entries[i])
+        return {
+            key: flat_copy(tensor, layout[key][0], zeros(layout[key][1], layout[key][0], device))
+            for key, tensor in tensors.items()
+        }
+
+    def _numbers(self, key: str) -> dict[int, torch.Tensor]:
+        """What is kept under `key`, numbers of 8 bytes, by position and in memory of the host."""
+        rows = {i: kept[key] for i, kept in enumerate(self._kept) if kept}
+        device = next(map(devices.runtime.index_of, rows.values()), devices.HOST)
+        found = fetched(list(rows.values()), device)
+        return dict(zip(rows, found, strict=True))
+
+    @property
+    def _verbs(self) -> Any:
+        return verbs_of(self._feed.device)
+
     def _created(self, i: int) -> dict[str, torch.Tensor]:
         layout = self._layout(self._entries[i])
-        return {key: zeros(count, dtype) for key, (dtype, count) in layout.items()}
+        return {key: zeros(count, dtype, self._feed.device) for key, (dtype, count) in layout.items()}
 
     def _words(self, i: int) -> list[int]:
         """What the compiled module is told of one parameter's memory, which has been looked at."""
@@ -214,15 +243,17 @@ class Tracker(ABC):
         """The seed of the random bits that bfloat16 arrays are rounded by."""
         return self._seed ^ _TRACKERS
 
-    def _array(self, i: int, key: str) -> tuple[int, int]:
+    def _array(self, i: int, key: str, device: int | None = None) -> tuple[int, int]:
         """The address and dtype code of an array that may be bfloat16, after a look at it."""
-        return self._at(i, key), _CODES[self._layout(self._entries[i])[key][0]]
+        return self._at(i, key, device), _CODES[self._layout(self._entries[i])[key][0]]
 
-    def _at(self, i: int, key: str) -> int:
-        """The address of what is kept under `key` of one parameter, after a look at it."""
+    def _at(self, i: int, key: str, device: int | None = None) -> int:
+        """The address of what is kept under `key` of one parameter, after a look at it. `device`: where it has
+        to be; None: where the last update read."""
+        device = self._feed.device if device is None else device
         dtype, count = self._layout(self._entries[i])[key]
         what = f"{key} of '{self.names[i]}' in this {type(self).__name__}"
-        return address_of(self._kept[i][key], dtype, count, what)
+        return address_of(self._kept[i][key], dtype, count, what, device)
 
     @abstractmethod
     def _layout(self, entry: PlanEntry) -> Layout:

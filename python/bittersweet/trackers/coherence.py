@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from ..errors import CheckpointError
 from ..options.scorers import Bitter10, Bitter10s, check_seed
 from ..options.storage import check_storage
 from ..tensors.masks import WIDTH
+from ..tensors.owned import address_of
 from .base import ModifierTracker
 from .feeding import Feed
-from .state import Layout
+from .state import Layout, Restored
+from .verbs import verbs_of
 
 if TYPE_CHECKING:
     import torch
@@ -85,18 +88,19 @@ class CoherenceTracker(ModifierTracker):
     def _retention(self) -> dict[int, float]:
         """Of those with a history and, now, an `exp_avg`, by position."""
         self._momentum.refresh({})
+        device = self._momentum.device
         rows = {i: row for row, i in enumerate(self._momentum.present or ()) if self._kept[i]}
         table = array("Q")
         for row in rows.values():
             table += self._momentum.data[row * WIDTH : (row + 1) * WIDTH]
-        memory = array("Q", [word for i in rows for word in self._array(i, "previous")])
-        found = _core.measure_retention(table, [self.names[i] for i in rows], memory)
+        memory = array("Q", [word for i in rows for word in self._array(i, "previous", device)])
+        found = verbs_of(device).measure_retention(table, [self.names[i] for i in rows], memory)
         return dict(zip(rows, found, strict=True))
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
             table, names, decay = self._feed.data, self._feed.names, self._parameters.decay
-            _core.track_coherence(table, names, self._memory, decay, self._draws)
+            self._verbs.track_coherence(table, names, self._memory, decay, self._draws)
 
     def _layout(self, entry: PlanEntry) -> Layout:
         # A bfloat16 that is near a float32 weight differs from it by more than most steps do.
@@ -145,18 +149,33 @@ class SketchTracker(ModifierTracker):
     def answers(self) -> dict[str, Any]:
         return _answers(self, self._parameters, 0.0, None)
 
+    def checked(self, state: Mapping[str, Any], *, convert: bool = False) -> Restored:
+        restored = super().checked(state, convert=convert)
+        for entry, tensors in zip(self._entries, restored.tensors, strict=True):
+            places = tensors.get("positions", ())
+            if len(places) and not 0 <= int(places.min()) <= int(places.max()) < entry.numel:
+                raise CheckpointError(
+                    f"the saved positions of '{entry.name}' lie beyond its {entry.numel} elements; the state "
+                    "is damaged"
+                )
+        return restored
+
     def _observe(self, masks: Mapping[str, Mask]) -> None:
         if self._ready(masks):
-            _core.track_sketch(self._feed.data, self._feed.names, self._memory, self._parameters.decay)
+            table, names, decay = self._feed.data, self._feed.names, self._parameters.decay
+            self._verbs.track_sketch(table, names, self._memory, decay)
 
     def _layout(self, entry: PlanEntry) -> Layout:
         count = min(_core.SKETCH_PLACES, entry.numel)
         return {"positions": ("int64", count), "previous": ("float32", count), **self._scalars_layout()}
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
+        import torch
+
         kept = super()._created(i)
         entry = self._entries[i]
-        kept["positions"].numpy()[:] = _core.sketch_positions(entry.name, entry.numel, self._seed)
+        places = _core.sketch_positions(entry.name, entry.numel, self._seed)
+        kept["positions"].copy_(torch.tensor(places, dtype=torch.int64, device="cpu"))
         return kept
 
     def _words(self, i: int) -> list[int]:
@@ -167,9 +186,10 @@ class SketchTracker(ModifierTracker):
 def _answers(
     tracker: ModifierTracker, p: Bitter10 | Bitter10s, c: float, retention: Mapping[int, float] | None
 ) -> dict[str, Any]:
-    rows = {i: kept["scalars"] for i, kept in enumerate(tracker._kept) if kept}
+    rows = tracker._numbers("scalars")
     a, b, c = (int(4 * exponent) for exponent in (p.a, p.b, c))
-    addresses = array("Q", [tracker._at(i, "scalars") for i in rows])
+    width = _core.COHERENCE_WIDTH
+    addresses = array("Q", [address_of(row, "float64", width, "scalars") for row in rows.values()])
     retained = [(retention or {}).get(i, 0.0) for i in rows]
     values = _core.coherence_modifiers(addresses, retained, p.alpha, a, b, c, p.d, p.floor)
     used = {"flip": a, "direction": b, "jitter": p.d}

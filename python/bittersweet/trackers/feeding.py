@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..distributed.shards import local
-from ..errors import ArgumentError, DeviceError
+from ..errors import ArgumentError
 from ..model.mask_view import MaskView
 from ..model.targets import PlanEntry, check_shape, find_targets, lookup, unwrap
 from ..options.scorers import ScorerCall
+from ..tensors import devices
 from ..tensors.arrays import first_address, pointer_within
 from ..tensors.masks import COLUMN, WIDTH, Mask
 from ..tensors.orders import ROW_MAJOR
@@ -136,7 +137,8 @@ class Feed:
     Attributes:
         present: The positions of those parameters; None before the first look.
         data, names: As the compiled module takes them, one row for each.
-        generation: Changes when `present` does.
+        device: Where they lie: HOST, or the number of a CUDA device.
+        generation: Changes when `present` or `device` does.
         copied_bytes: Bytes that were re-laid for the last call (tensors that are not row-major).
     """
 
@@ -152,6 +154,7 @@ class Feed:
         self.present: list[int] | None = None
         self.data = array("Q")
         self.names: list[str] = []
+        self.device = devices.HOST
         self.generation = 0
         self.copied_bytes = 0
 
@@ -163,7 +166,7 @@ class Feed:
         """Looks at every tensor again.
 
         Raises:
-            ShapeError, DTypeError, DeviceError, LayoutError: For what the CPU engine cannot read.
+            ShapeError, DTypeError, DeviceError, LayoutError: For what no engine of this build can read.
         """
         present, tensors = self._source.look(self._roles)
         pointers = [first_address(tensor) for tensor in tensors]
@@ -191,19 +194,13 @@ class Feed:
             given: dict[str, Any] = dict(
                 zip(self._roles, tensors[row * width : (row + 1) * width], strict=True)
             )
-            for role, tensor in given.items():
-                if tensor.device.type not in ("cpu", "meta"):
-                    raise DeviceError(
-                        f"{role} of '{name}' is on {tensor.device}; trackers (bitter10, bitter10s, "
-                        "bitter10c, movement) run on the CPU in this version. Move the model to the CPU, or "
-                        "choose a scorer without a memory"
-                    )
             check_shape(self._source.entries[i], parameters[i])
             items.append(ScoreInputs(**{"weight": local(parameters[i]), **given}, name=name))
         call = ScorerCall("tracker", None, ("", None, None, 0), frozenset(self._roles))
         table = Table(items, call, row_major=True)  # as what is remembered of the tensors
-        if present != self.present:
+        if present != self.present or table.device != self.device:
             self.generation += 1
+        self.device = table.device
         self.present, self.data, self.names = present, table.data, table.names
         self._table, self.copied_bytes = table, table.copied_bytes  # the table keeps re-laid copies alive
 
@@ -214,6 +211,8 @@ class Feed:
         self._masks = masks
         for row, name in enumerate(self.names):
             mask = masks.get(name)
+            if mask is not None:
+                mask.require_on(self.device, name, devices.stream_of(self.device))
             pointer = 0 if mask is None else mask.ordered(ROW_MAJOR).pointer
             self.data[row * WIDTH + COLUMN["mask"]] = pointer
 
@@ -230,7 +229,7 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 def _kind(tensor: torch.Tensor) -> Any:
     """All that the table depends on beside the address."""
     strided = tensor.layout is sys.modules["torch"].strided
-    return type(tensor), tensor.dtype, tensor.shape, tensor.is_cpu, strided and tensor.is_contiguous()
+    return type(tensor), tensor.dtype, tensor.shape, tensor.get_device(), strided and tensor.is_contiguous()
 
 
 def packed(masks: Any, entries: Sequence[PlanEntry]) -> dict[str, Mask]:

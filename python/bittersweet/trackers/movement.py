@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
 from ..optimizers.hooks import listen
 from ..options.scorers import Movement, check_seed
 from ..options.storage import check_storage
@@ -99,8 +98,9 @@ class MovementTracker(Tracker):
 
     def answers(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        counts = self._numbers("updates")
         for i, (entry, kept) in enumerate(zip(self._entries, self._kept, strict=True)):
-            updates = int(kept["updates"]) if kept else 0
+            updates = int(counts[i]) if i in counts else 0
             seen = updates >= self.needed
             found[entry.name] = kept["sums"].view(entry.shape) if seen else self._missing(i, updates, "")
         return found
@@ -147,7 +147,7 @@ class MovementTracker(Tracker):
                 names = [names[r] for r in rows]
                 memory = array("Q", [x for r in rows for x in memory[r * _WORDS : (r + 1) * _WORDS]])
             if rows:
-                _core.accumulate_movement(table, names, memory, rates, self._draws)
+                self._verbs.accumulate_movement(table, names, memory, rates, self._draws)
 
     def _words(self, i: int) -> list[int]:
         return [*self._array(i, "sums"), self._at(i, "updates"), i]

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from ..distributed.shards import local
 from ..options.scorers import Bitter10c, check_seed
 from ..options.storage import check_storage
-from ..tensors.masks import Mask
-from ..tensors.owned import address_of, flat_copy, zeros
+from ..tensors import devices
+from ..tensors.masks import WIDTH, Mask
+from ..tensors.owned import address_of, flat_copy, pinned, zeros
 from ..tensors.packing import words_for
 from .base import ModifierTracker
 from .state import Layout, Restored
+from .verbs import fetched, verbs_of
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +77,7 @@ class SnapshotTracker(ModifierTracker):
         super().__init__(parameters, optimizer, **choice)
         self._counts = {"updates": 0, "age": 0}
         self._on_disk = False
+        self._copies: devices.Aside | None = None
         self._masks: Mapping[str, Mask] = {}
         self._alive: dict[str, Mask] = {}
 
@@ -89,15 +93,30 @@ class SnapshotTracker(ModifierTracker):
             return 0
         return sum(kept["snapshot"].nbytes for kept in self._kept if kept)
 
+    def state_dict(self) -> dict[str, Any]:
+        self._arrived()
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._arrived()
+        return {**super().__getstate__(), "_copies": None}
+
+    def _arrived(self) -> None:
+        """Waits until the host has the last snapshot."""
+        if self._copies is not None:
+            self._copies.wait()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_on_disk": False})
         self._alive = self._views()
 
     def answers(self) -> dict[str, Any]:
         width = _core.COHERENCE_WIDTH
-        rows = {i: flat_copy(kept["scalars"], "float64") for i, kept in enumerate(self._kept) if kept}
+        rows = {i: self._scalars_copy(i) for i, kept in enumerate(self._kept) if kept}
         if self._counts["age"]:
             self._compare(rows)
+        device = next(map(devices.runtime.index_of, rows.values()), devices.HOST)
+        rows = dict(zip(rows, fetched(list(rows.values()), device), strict=True))
         for row in rows.values():
             row[0] = self._counts["updates"]
         addresses = array("Q", [address_of(row, "float64", width, "scalars") for row in rows.values()])
@@ -111,6 +130,7 @@ class SnapshotTracker(ModifierTracker):
             for kept, mapped in zip(restored.tensors, self._on_file(snapshots), strict=True):
                 kept["snapshot"] = mapped
         super().adopt(restored)
+        self._copies = None
         self._alive = self._views()
 
     def _observe(self, masks: Mapping[str, Mask]) -> None:
@@ -130,51 +150,89 @@ class SnapshotTracker(ModifierTracker):
         """Takes what is dead now out of the comparison, until the next snapshot."""
         if masks is not self._masks:
             for name, alive in self._alive.items():
-                if (mask := masks.get(name)) is not None:
+                if (mask := masks.get(name)) is None:
+                    continue
+                mask.require_on(alive.device, name, devices.stream_of(alive.device))
+                if alive.device == devices.HOST:
                     np.bitwise_and(alive.words, mask.words, out=alive.words)
+                else:
+                    alive.words.bitwise_and_(mask.words)
         self._masks = masks
 
     def _compare(self, rows: Mapping[int, torch.Tensor]) -> None:
         """Brings the scalars of `rows` up to now, where the optimizer has a state."""
         self._feed.refresh(self._alive)
-        if present := self._feed.present:
-            width = _core.COHERENCE_WIDTH
-            memory = array("Q")
-            for i in present:
-                memory.extend((*self._array(i, "snapshot"), address_of(rows[i], "float64", width, "scalars")))
-            _core.compare_snapshot(self._feed.data, self._feed.names, memory)
+        device, table, names = self._feed.device, self._feed.data, self._feed.names
+        width, verbs = _core.COHERENCE_WIDTH, verbs_of(device)
+        memory = array("Q")
+        if device != devices.HOST and self._copies is not None:
+            self._copies.join()
+        for row, i in enumerate(self._feed.present or ()):
+            scalars = address_of(rows[i], "float64", width, f"scalars of '{self.names[i]}'", device)
+            if device == devices.HOST or devices.runtime.is_pinned(self._kept[i]["snapshot"]):
+                memory.extend((*self._array(i, "snapshot", devices.HOST), scalars))
+                continue
+            # Of a file, which a device cannot read: one after the other.
+            dtype, count = self._layout(self._entries[i])["snapshot"]
+            there = flat_copy(self._kept[i]["snapshot"], dtype, zeros(count, dtype, device))
+            code = self._array(i, "snapshot", devices.HOST)[1]
+            one = table[row * WIDTH : (row + 1) * WIDTH]
+            verbs.compare_snapshot(one, names[row : row + 1], array("Q", (there.data_ptr(), code, scalars)))
+        if memory:
+            verbs.compare_snapshot(table, names, memory)
 
     def _take(self, masks: Mapping[str, Mask]) -> None:
-        now = [parameter.detach() for parameter in self._source.parameters()]
+        import torch
+
+        now = [local(parameter).detach() for parameter in self._source.parameters()]
         snapshots = self._in_memory(now) if self._parameters.path is None else self._on_file(now)
         for i, entry in enumerate(self._entries):
+            device = devices.runtime.index_of(now[i])
             kept = self._kept[i] or self._created(i)
             self._kept[i] = {**kept, "snapshot": snapshots[i]}
-            alive = kept["alive"].numpy().view(np.uint64)
-            mask = masks.get(entry.name)
-            alive[:] = ~np.uint64(0) if mask is None else mask.words
-            if entry.numel % 64 and mask is None:
-                alive[-1] >>= np.uint64(64 - entry.numel % 64)
+            if (mask := masks.get(entry.name)) is not None:
+                mask.require_on(device, entry.name, devices.stream_of(device))
+            mask = Mask.full(entry.shape, entry.name, "torch", device) if mask is None else mask
+            words = mask.words
+            kept["alive"].copy_(torch.from_numpy(words.view(np.int64)) if device == devices.HOST else words)
         self._alive, self._masks = self._views(), masks
 
     def _in_memory(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
-        former = [kept.get("snapshot") for kept in self._kept]
-        pairs = enumerate(zip(now, former, strict=True))
-        return [self._snapshot_of(i, tensor, old) for i, (tensor, old) in pairs]
+        """On the host: of a device, in pinned memory, which copies reach on a stream of their own."""
+        found, pairs, device = [], [], devices.HOST
+        for i, tensor in enumerate(now):
+            former, place = self._kept[i].get("snapshot"), devices.runtime.index_of(tensor)
+            if place == devices.HOST:
+                found.append(self._snapshot_of(i, tensor, former))
+                continue
+            fits = former is not None and devices.runtime.is_pinned(former)
+            found.append(former if fits and former is not None else pinned(tensor.numel(), self.storage))
+            pairs.append(
+                (self._snapshot_of(i, tensor, zeros(tensor.numel(), self.storage, place)), found[-1])
+            )
+            device = place
+        self._copies = devices.runtime.copy_aside(pairs, device) if pairs else None
+        return found
 
     def _snapshot_of(self, i: int, tensor: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
-        """A flat copy of one parameter as it is kept; where it must be rounded, by the number of updates."""
+        """A flat copy of one parameter as it is kept, where it is; rounded, if it must be, by the number of
+        updates."""
         import torch
 
+        device, count = devices.runtime.index_of(tensor), tensor.numel()
+        into = zeros(count, self.storage, device) if into is None else into
         if self.storage == "float32" or tensor.dtype is torch.bfloat16:
             return flat_copy(tensor, self.storage, into)
-        wide = flat_copy(tensor, "float32")
-        count = wide.numel()
-        narrow = zeros(count, "bfloat16") if into is None else into
-        to = address_of(narrow, "bfloat16", count, f"snapshot of '{self.names[i]}'")
-        row = array("Q", [address_of(wide, "float32", count, "new memory"), to, count])
-        _core.stochastic_round(row, self._draws, self._counts["updates"] % 2**32, i)
-        return narrow
+        wide = flat_copy(tensor, "float32", zeros(count, "float32", device))
+        to = address_of(into, "bfloat16", count, f"snapshot of '{self.names[i]}'", device)
+        row = array("Q", [address_of(wide, "float32", count, "new memory", device), to, count])
+        verbs_of(device).stochastic_round(row, self._draws, self._counts["updates"] % 2**32, i)
+        return into
+
+    def _scalars_copy(self, i: int) -> torch.Tensor:
+        scalars = self._kept[i]["scalars"]
+        width, device = _core.COHERENCE_WIDTH, devices.runtime.index_of(scalars)
+        return flat_copy(scalars, "float64", zeros(width, "float64", device))
 
     def _on_file(self, now: list[torch.Tensor]) -> list[torch.Tensor]:
         """Writes the file anew and maps it; what was mapped before stays valid until it is let go."""
@@ -185,7 +243,7 @@ class SnapshotTracker(ModifierTracker):
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
             try:
                 for i, tensor in enumerate(now):
-                    self._snapshot_of(i, tensor).view(getattr(torch, bits)).numpy().tofile(file)
+                    self._snapshot_of(i, tensor).cpu().view(getattr(torch, bits)).numpy().tofile(file)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
@@ -201,14 +259,26 @@ class SnapshotTracker(ModifierTracker):
 
     def _views(self) -> dict[str, Mask]:
         return {
-            entry.name: Mask(kept["alive"].numpy().view(np.uint64), entry.shape, entry.name)
+            entry.name: _mask_over(kept["alive"], entry, devices.runtime.index_of(kept["alive"]))
             for entry, kept in zip(self._entries, self._kept, strict=True)
             if kept
         }
 
+    def _placed(self, i: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not tensors or self._device_of(i) == devices.HOST:
+            return tensors
+        host = tensors["snapshot"]
+        others = {key: tensor for key, tensor in tensors.items() if key != "snapshot"}
+        if self._parameters.path is None:
+            host = flat_copy(host, self.storage, pinned(host.numel(), self.storage))
+        return {**super()._placed(i, others), "snapshot": host}
+
     def _created(self, i: int) -> dict[str, torch.Tensor]:
         layout = self._layout(self._entries[i])
-        return {key: zeros(count, dtype) for key, (dtype, count) in layout.items() if key != "snapshot"}
+        device = self._device_of(i)
+        return {
+            key: zeros(count, dtype, device) for key, (dtype, count) in layout.items() if key != "snapshot"
+        }
 
     def _layout(self, entry: PlanEntry) -> Layout:
         words = ("int64", words_for(entry.numel))
@@ -217,3 +287,10 @@ class SnapshotTracker(ModifierTracker):
             "scalars": self._scalars_layout()["scalars"],
             "snapshot": (self.storage, entry.numel),
         }
+
+
+def _mask_over(words: torch.Tensor, entry: PlanEntry, device: int) -> Mask:
+    """A mask that shows what these words are from now on."""
+    if device == devices.HOST:
+        return Mask(words.numpy().view(np.uint64), entry.shape, entry.name)
+    return Mask.of(words, entry.shape, entry.name, "torch", device)

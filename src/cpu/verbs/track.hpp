@@ -111,7 +111,7 @@ struct CoherenceSums {
       yy.add(k, wide_y, wide_y);
       r.add(k, widen(abs(x)));
       weights[k] = now;
-      averages[k] = finite_or_zero(decay * y + (1.0f - decay) * x);
+      averages[k] = next_average(y, x, decay);
     }
     for (int k = 0; k < vectors_per_word; ++k) store(previous, k * lanes, weights[k]);
     for (int k = 0; k < vectors_per_word; ++k) store(average, k * lanes, averages[k]);
@@ -198,10 +198,10 @@ inline void movement_block(float* accumulator, const float* g, const float* w, s
     for (const float* array : {static_cast<const float*>(accumulator), g, w}) prefetch(array + i);
     Vec sums[vectors_per_word];
     for (int k = 0; k < vectors_per_word; ++k)
-      sums[k] = load(accumulator, i + k * lanes) - (rate * load(g, i + k * lanes)) * load(w, i + k * lanes);
+      sums[k] = next_movement(load(accumulator, i + k * lanes), load(g, i + k * lanes), load(w, i + k * lanes), rate);
     for (int k = 0; k < vectors_per_word; ++k) store(accumulator, i + k * lanes, sums[k]);
   }
-  for (; i < count; ++i) accumulator[i] = accumulator[i] - (rate * g[i]) * w[i];
+  for (; i < count; ++i) accumulator[i] = next_movement(accumulator[i], g[i], w[i], rate);
 }
 
 }  // namespace

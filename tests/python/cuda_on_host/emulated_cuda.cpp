@@ -80,4 +80,36 @@ void multiply_strips(const Queue& queue, const PackedMatrix& packed, const Strip
   test::EmulatedCuda{}.multiply_strips(packed, product);
 }
 
+std::size_t track_workspace_bytes(std::span<const ScoreInputs>) { return 64; }
+
+void track_coherence(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory,
+                     double decay, void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.track_coherence(tensors, memory, decay);
+}
+
+void measure_retention(const Queue& queue, std::span<const ScoreInputs> tensors,
+                       std::span<const CoherenceMemory> memory, double* found, void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.measure_retention(tensors, memory, found);
+}
+
+void track_sketch(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory,
+                  double decay) {
+  check(queue);
+  test::EmulatedCuda{}.track_sketch(tensors, memory, decay);
+}
+
+void compare_snapshot(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory,
+                      void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.compare_snapshot(tensors, memory);
+}
+
+void accumulate_movement(const Queue& queue, std::span<const ScoreInputs> tensors,
+                         std::span<const MovementMemory> memory) {
+  check(queue);
+  test::EmulatedCuda{}.accumulate_movement(tensors, memory);
+}
+
 }  // namespace bittersweet::cuda

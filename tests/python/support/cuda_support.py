@@ -75,6 +75,10 @@ class HostRuntime(Watched, devices.Runtime):
         self.capturing = False
         self.shared: list[tuple[int, int]] = []
         """Data pointers that were marked as used by a stream other than their own, with that stream."""
+        self.pins: set[int] = set()
+        """Data pointers of pinned memory of the host, which is no device's."""
+        self.copies = 0
+        """How many tensors were copied on a stream of their own."""
 
     def put(self, value: Any) -> Any:
         return value.clone() if isinstance(value, torch.Tensor) else value
@@ -82,6 +86,8 @@ class HostRuntime(Watched, devices.Runtime):
     def index_of(self, tensor: torch.Tensor) -> int:
         if not self.active or not tensor.is_cpu:
             return super().index_of(tensor)
+        if tensor.data_ptr() in self.pins:
+            return devices.HOST
         return self.devices.get(tensor.data_ptr(), 0)
 
     def exchange_api(self) -> Any:
@@ -99,8 +105,28 @@ class HostRuntime(Watched, devices.Runtime):
     def share(self, tensor: torch.Tensor, device: int) -> None:
         self.shared.append((tensor.data_ptr(), self.stream))
 
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return tensor.data_ptr() in self.pins
+
     def is_capturing(self) -> bool:
         return self.capturing
+
+    def pinned(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        made = torch.empty(count, dtype=dtype).fill_(-77)
+        self.pins.add(made.data_ptr())
+        return made
+
+    def copy_aside(self, pairs: Any, device: int) -> devices.Aside:
+        """Arrives as late as may be: when somebody waits."""
+
+        def arrive() -> None:
+            while pending:
+                source, into = pending.pop()
+                into.copy_(source)
+
+        pending = list(pairs)
+        self.copies += len(pending)
+        return devices.Aside(arrive, arrive)
 
     def fetch(self, words: torch.Tensor, device: int) -> Callable[[], devices.Words]:
         copy = words.clone()

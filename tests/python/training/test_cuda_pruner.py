@@ -30,6 +30,13 @@ def start(cuda: Any, **options: Any) -> tuple[Any, Any, Any]:
         {"mask_optimizer_state": False, "scorer": "bitter0"},
         {"sync": False},
         {"sync": False, "hold": "grads", "scorer": "bitter8_bias_corrected"},
+        {"scorer": "bitter10"},
+        {"scorer": bs.Bitter10(storage="bfloat16"), "sync": False},
+        {"scorer": "bitter10s", "regrow": True},
+        {"scorer": bs.Bitter10c(every=2)},
+        {"scorer": bs.Bitter10c(every=3, storage="bfloat16"), "hold": "grads"},
+        {"scorer": "movement"},
+        {"scorer": bs.Movement(storage="bfloat16"), "sync": False},
     ],
 )
 def test_a_run_is_that_of_the_cpu_bit_for_bit(host_cuda: Any, options: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bittersweet/cuda_sparse.hpp"
+#include "bittersweet/cuda_track.hpp"
 
 namespace bittersweet::test {
 
@@ -54,6 +55,13 @@ class EmulatedCuda {
   void pack_strips(const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets, void* values);
   void unpack_strips(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
   int multiply_strips(const PackedMatrix& packed, const StripProduct& product);  // the number of its launches
+
+  // Those of cuda_track.hpp, in workspaces of just the right size that begin as rubbish; the numbers of their launches.
+  int track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);
+  int measure_retention(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double* found);
+  int track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMemory> memory, double decay);
+  int compare_snapshot(std::span<const ScoreInputs> tensors, std::span<const SnapshotMemory> memory);
+  int accumulate_movement(std::span<const ScoreInputs> tensors, std::span<const MovementMemory> memory);
 
   // cuda::prove_margin, on every `step`-th float.
   cuda::MarginProof prove_margin(std::uint32_t step);
