@@ -37,6 +37,7 @@ class Launcher : public simt::Launcher {
 cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
+  if (options.scope.in_groups()) return step_groups(tensors, scorer, budget, options, new_masks, tensor_pruned);
   const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
   std::vector<unsigned char> workspace(bytes, 0xa5);
   cuda::StepReport report;

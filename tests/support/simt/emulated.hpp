@@ -57,6 +57,10 @@ class EmulatedCuda {
   void force_capacity(std::int64_t capacity) { capacity_ = capacity; }
 
  private:
+  cuda::StepReport step_groups(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                               const cuda::StepBudget& budget, const cuda::StepOptions& options, MaskTable new_masks,
+                               std::vector<std::int64_t>* tensor_pruned);
+
   std::uint64_t seed_;
   unsigned processors_;
   bool forced_ = false;
