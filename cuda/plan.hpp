@@ -71,6 +71,7 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
   row.origin = origin_of(view, t);
   row.geometry = tensor.geometry;
   row.order = tensor.order;
+  row.dimensions = dimensions_of(tensor);
   row.tile = static_cast<u32>(tile);
   row.modifier = tensor.modifier;
   row.bias_correction1 = tensor.bias_correction1;

@@ -25,6 +25,7 @@ struct Row {
   std::int64_t origin;  // of its random numbers
   Geometry geometry;
   MemoryOrder order;  // of all arrays and masks
+  std::int64_t dimensions;  // the sum of its shape's sizes
   std::int64_t output_row;  // number of its first output row among all tensors'
   u32 tile;                 // number of its first tile among all tensors'
   float modifier;

@@ -8,7 +8,7 @@ namespace bittersweet::cuda {
 template <class S>
 struct WriteScores {
   static constexpr u32 threads = 256, blocks = 4;
-  static constexpr u32 most_rows = 112;
+  static constexpr u32 most_rows = 128;
   struct Args {
     S scorer;
     u32 count, tiles;

@@ -117,11 +117,21 @@ TEST(Allocate, SumsAndBounds) {
 
 TEST(Allocate, RoundToSumByLargestRemainder) {
   const std::vector<double> wanted{1.2, 2.7, 3.7, 4.4};
-  const Counts low{0, 0, 0, 0}, high{9, 9, 9, 9};
-  EXPECT_EQ(detail::round_to_sum(wanted, low, high, 10), (Counts{1, 2, 3, 4}));
-  EXPECT_EQ(detail::round_to_sum(wanted, low, high, 11), (Counts{1, 3, 3, 4}));  // equal remainders: the lower first
-  EXPECT_EQ(detail::round_to_sum(wanted, low, high, 12), (Counts{1, 3, 4, 4}));
-  EXPECT_EQ(detail::round_to_sum(wanted, low, {9, 2, 9, 9}, 12), (Counts{1, 2, 4, 5}));
+  const auto rounded = [&](const Counts& high, std::int64_t total) {
+    Counts k(4);
+    detail::round_to_sum(
+        OneThread{}, 4, total, [&](std::int64_t i) { return wanted[static_cast<std::size_t>(i)]; },
+        [&](std::int64_t i) { return detail::Counts{0, high[static_cast<std::size_t>(i)]}; }, k.data());
+    return k;
+  };
+  const Counts high{9, 9, 9, 9};
+  EXPECT_EQ(rounded(high, 10), (Counts{1, 2, 3, 4}));
+  EXPECT_EQ(rounded(high, 11), (Counts{1, 3, 3, 4}));  // equal remainders: the lower first
+  EXPECT_EQ(rounded(high, 12), (Counts{1, 3, 4, 4}));
+  EXPECT_EQ(rounded({9, 2, 9, 9}, 12), (Counts{1, 2, 4, 5}));
+  EXPECT_EQ(rounded(high, 8), (Counts{1, 1, 2, 4}));          // and likewise down
+  EXPECT_EQ(rounded(high, 21), (Counts{3, 5, 6, 7}));         // more than one each
+  EXPECT_EQ(rounded({2, 2, 2, 2}, 9), (Counts{2, 2, 2, 2}));  // as many as there may be
 }
 
 TEST(GroupRules, OfRowsAndGroups) {

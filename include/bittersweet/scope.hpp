@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "bittersweet/allocation.hpp"
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/error.hpp"
 #include "bittersweet/select/threshold.hpp"
@@ -55,7 +55,6 @@ inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
   return asked;
 }
 
-enum class Distribution { uniform, erk, layer_adaptive };
 enum class Rounding { nearest, floor };  // of a row's share: floor(s * columns + 0.5), or int(s * columns)
 enum class Remainder { error, keep };    // inputs that M does not divide: refuse, or leave the last ones dense
 
@@ -76,108 +75,24 @@ inline Scope parse_scope(const std::string& text) {
                       "'; accepted are 'global', 'tensor', 'row' and 'N:M' with N of every M inputs kept, as in '2:4'");
 }
 
-namespace detail {
-
-// Integers near `wanted` that sum to `total`, each within its bounds: floors, then one more by largest remainder,
-// ties to the lower position.
-inline std::vector<std::int64_t> round_to_sum(const std::vector<double>& wanted, const std::vector<std::int64_t>& low,
-                                              const std::vector<std::int64_t>& high, std::int64_t total) {
-  std::vector<std::int64_t> k(wanted.size());
-  for (std::size_t i = 0; i < k.size(); ++i)
-    k[i] = std::clamp(static_cast<std::int64_t>(std::floor(wanted[i])), low[i], high[i]);
-  std::int64_t left = total - std::accumulate(k.begin(), k.end(), std::int64_t{0});
-  std::vector<std::size_t> order(k.size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return wanted[a] - std::floor(wanted[a]) > wanted[b] - std::floor(wanted[b]);
-  });
-  for (bool moved = true; left != 0 && moved;) {
-    moved = false;
-    for (const std::size_t i : order) {
-      const std::int64_t step = left > 0 ? 1 : -1;
-      if (left == 0 || k[i] + step > high[i] || k[i] + step < low[i]) continue;
-      k[i] += step;
-      left -= step;
-      moved = true;
-    }
-  }
-  return k;
+// The sum of the sizes of a tensor's shape.
+inline std::int64_t dimensions_of(const ScoreInputs& tensor) {
+  return tensor.dimension_sum > 0 ? tensor.dimension_sum : tensor.geometry.rows + tensor.geometry.inputs;
 }
 
-// x_i = clamp(f * share_i, low_i, high_i) with the f that makes them sum to `total`.
-inline std::vector<double> fill_level(const std::vector<double>& share, const std::vector<std::int64_t>& low,
-                                      const std::vector<std::int64_t>& high, double total) {
-  std::vector<double> x(share.size());
-  const auto fill = [&](double f) {
-    double sum = 0;
-    for (std::size_t i = 0; i < x.size(); ++i)
-      sum += x[i] = std::clamp(f * share[i], static_cast<double>(low[i]), static_cast<double>(high[i]));
-    return sum;
-  };
-  double under = 0, over = 1;
-  for (int i = 0; i < 200 && fill(over) < total; ++i) over *= 2;
-  for (int i = 0; i < 200 && under < over; ++i) {
-    const double middle = under + (over - under) / 2;
-    if (middle == under || middle == over) break;
-    (fill(middle) < total ? under : over) = middle;
-  }
-  fill(over);
-  return x;
-}
-
-}  // namespace detail
-
-// The number of elements each tensor gives, dead ones included and never fewer than those.
-//   uniform         floor(s * n_i + 0.5), each tensor on its own.
-//   erk             kept share proportional to (sum of the shape) / n_i, at most 1. Source: Evci et al., RigL.
-//   layer_adaptive  s scaled by 0.7 .. 1.3 over depth, at most max(0.95, s). Source: AdamWPrune's bitter4,
-//                   renormalised by parameter counts so that the total is met.
-// The last two sum to k. `most` caps every tensor's share.
+// What each tensor gives to `k` of `total` elements (share_out of allocation.hpp).
 inline std::vector<std::int64_t> allocate(std::span<const ScoreInputs> tensors, std::span<const std::int64_t> dead,
                                           Distribution distribution, std::int64_t k, std::int64_t total,
                                           std::optional<double> sparsity, double most = 1.0) {
-  const std::size_t count = tensors.size();
   const double s = sparsity.value_or(total > 0 ? static_cast<double>(k) / static_cast<double>(total) : 0.0);
-  std::vector<std::int64_t> low(dead.begin(), dead.end()), high(count);
-  std::vector<double> share(count), wanted(count);
-  const double cap = distribution == Distribution::layer_adaptive ? std::min(most, std::max(0.95, s)) : most;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto n = static_cast<double>(tensors[i].numel);
-    high[i] = std::max(low[i], std::min(tensors[i].numel, static_cast<std::int64_t>(std::ceil(cap * n))));
-    const Geometry& g = tensors[i].geometry;
-    const double depth = count > 1 ? static_cast<double>(i) / static_cast<double>(count - 1) : 0.5;
-    switch (distribution) {
-      case Distribution::uniform: wanted[i] = std::floor(s * n + 0.5); break;
-      case Distribution::erk:
-        share[i] = static_cast<double>(tensors[i].dimension_sum > 0 ? tensors[i].dimension_sum : g.rows + g.inputs);
-        break;
-      case Distribution::layer_adaptive: share[i] = n * (0.7 + 0.6 * depth); break;
-    }
-  }
-  if (distribution == Distribution::uniform) {
-    std::vector<std::int64_t> result(count);
-    for (std::size_t i = 0; i < count; ++i)
-      result[i] = std::clamp(static_cast<std::int64_t>(wanted[i]), low[i], high[i]);
-    return result;
-  }
-  std::int64_t least = 0, greatest = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    least += low[i];
-    greatest += high[i];
-  }
-  k = std::clamp(k, least, greatest);
-  if (distribution == Distribution::layer_adaptive) {
-    wanted = detail::fill_level(share, low, high, static_cast<double>(k));
-  } else {
-    std::vector<std::int64_t> fewest(count), most_kept(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      fewest[i] = tensors[i].numel - high[i];
-      most_kept[i] = tensors[i].numel - low[i];
-    }
-    const auto kept = detail::fill_level(share, fewest, most_kept, static_cast<double>(total - k));
-    for (std::size_t i = 0; i < count; ++i) wanted[i] = static_cast<double>(tensors[i].numel) - kept[i];
-  }
-  return detail::round_to_sum(wanted, low, high, k);
+  const auto size_of = [&](std::int64_t i) {
+    const auto t = static_cast<std::size_t>(i);
+    return TensorSize{tensors[t].numel, dimensions_of(tensors[t]), dead[t]};
+  };
+  std::vector<std::int64_t> shares(tensors.size());
+  share_out(OneThread{}, static_cast<std::int64_t>(tensors.size()), size_of, {distribution, k, total, s, most},
+            shares.data());
+  return shares;
 }
 
 // The share that scopes take of a budget: as it was asked for, or k of the total.

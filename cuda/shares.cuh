@@ -1,0 +1,100 @@
+// shares: how much each tensor is to give, computed on the device from a budget that lies there: share_out of
+// allocation.hpp by one block. And what it needs to know: dead elements per tensor.
+#pragma once
+
+#include "bittersweet/allocation.hpp"
+#include "popcount.cuh"
+
+namespace bittersweet::cuda {
+
+// A Team of allocation.hpp: lane l is thread l, and lanes' sums meet in its stated order.
+struct BlockTeam {
+  static constexpr u32 threads = static_cast<u32>(team_lanes);
+  struct Shared {
+    u64 lane[threads];
+  };
+  Shared& shared;
+
+  template <class F>
+  BITTERSWEET_DEVICE void each(std::int64_t count, const F& f) const {
+    for (std::int64_t i = threadIdx.x; i < count; i += threads) f(i);
+  }
+  template <class T, class F>
+  BITTERSWEET_DEVICE T sum(std::int64_t count, const F& f) const {
+    T mine = 0;
+    for (std::int64_t i = threadIdx.x; i < count; i += threads) mine += f(i);
+    __syncthreads();  // the last use of `shared` is over
+    shared.lane[threadIdx.x] = std::bit_cast<u64>(mine);
+    __syncthreads();
+    const auto pair = [&](u32 lane, u32 half) {
+      return std::bit_cast<T>(shared.lane[lane]) + std::bit_cast<T>(shared.lane[lane + half]);
+    };
+    const u32 lane = lane_id();
+    T all = (pair(lane, 128) + pair(lane + 64, 128)) + (pair(lane + 32, 128) + pair(lane + 96, 128));
+    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(everyone, all, step);
+    return all;
+  }
+};
+
+// Pointers are device memory. `rows`: of the tensors in their order, of which `numel`, `dimensions` are looked at.
+struct SharesArgs {
+  const Row* rows;
+  u32 row_count;
+  const std::int64_t* dead;  // elements of each tensor that stay pruned (count_dead); null: none anywhere
+  const StepBudget* budget;  // a k outside 0..total is brought within it: the step that follows must say bad_k
+  std::int64_t total;        // elements of all tensors
+  double most;               // share of a tensor: Asked::most of scope.hpp
+  Distribution distribution;
+  std::int64_t* shares;  // out: what each tensor gives, dead elements included
+};
+
+struct Shares {
+  static constexpr u32 threads = BlockTeam::threads, blocks = 1;
+  using Args = SharesArgs;
+  using Shared = BlockTeam::Shared;
+
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
+    const StepBudget budget = *args.budget;
+    Quota quota;
+    quota.distribution = args.distribution;
+    quota.k = detail::within(budget.k, std::int64_t{0}, args.total);
+    quota.total = args.total;
+    quota.most = args.most;
+    const double share = args.total > 0 ? static_cast<double>(quota.k) / static_cast<double>(args.total) : 0.0;
+    quota.sparsity = budget.sparsity == budget.sparsity ? budget.sparsity : share;
+    const auto size_of = [&](std::int64_t i) {
+      return TensorSize{args.rows[i].numel, args.rows[i].dimensions, args.dead != nullptr ? args.dead[i] : 0};
+    };
+    share_out(BlockTeam{shared}, args.row_count, size_of, quota, args.shares);
+  }
+};
+
+template <class L>
+void shares(L& launcher, const SharesArgs& args) {
+  launcher.template launch<Shares>(1, args);
+}
+
+// dead[t]: elements of tensor t that do not compete, by the masks of `Row::live`. `work` holds every tile.
+struct CountDead {
+  static constexpr u32 threads = 256, blocks = 4;
+  struct Args {
+    Work work;
+    std::int64_t* dead;
+  };
+  struct Shared {};
+  static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    for_each_tile(args.work, [&](const Row& row, u32 number, u32 tile) {
+      if (row.live == nullptr) return;
+      const std::int64_t word = std::int64_t{tile} * tile_words + lane_id();
+      add_warp(args.dead + number, __popc(valid_bits(row.numel, word) & ~mask_word(row.live, row.numel, word)));
+    });
+  }
+};
+
+template <class L>
+void count_dead(L& launcher, const Work& work, u32 row_count, std::int64_t* dead) {
+  zero(launcher, dead, row_count * sizeof(std::int64_t));
+  launcher.template launch<CountDead>(grid_for<CountDead>((work.tiles + 7) / 8, launcher.processors()), {work, dead});
+}
+
+}  // namespace bittersweet::cuda
