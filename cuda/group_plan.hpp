@@ -65,7 +65,7 @@ inline Cutter cutter_of(const Row& row, const Grouping& how) {
 }
 
 struct GroupLayout {
-  std::size_t state, rows, groupings, rules, pieces, pruned, bytes;
+  std::size_t state, rows, groupings, rules, pieces, pruned, dead, shares, bytes;
 };
 
 inline GroupLayout make_group_layout(std::size_t tensors) {
@@ -82,6 +82,8 @@ inline GroupLayout make_group_layout(std::size_t tensors) {
   layout.rules = place(tensors * sizeof(GroupRule));
   layout.pieces = place(4 * tensors * sizeof(Piece));  // all tiles, a cutter's, tiles left over or to be cleared
   layout.pruned = place(tensors * sizeof(std::int64_t));
+  layout.dead = place(tensors * sizeof(std::int64_t));
+  layout.shares = place(tensors * sizeof(std::int64_t));
   layout.bytes = at + alignment;
   return layout;
 }
@@ -95,6 +97,9 @@ struct GroupPlan {
   const StepBudget* budget = nullptr;
   Scope scope{};
   Rounding rounding{};
+  Distribution distribution{};
+  std::int64_t* dead = nullptr;    // one a tensor, for a distribution that looks at them
+  std::int64_t* shares = nullptr;  // likewise; null where each tensor gives the same share
 };
 
 inline GroupPlan make_group_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
@@ -143,6 +148,11 @@ inline GroupPlan make_group_step(std::span<const ScoreInputs> tensors, const Sco
   plan.budget = budget;
   plan.scope = options.scope;
   plan.rounding = options.rounding;
+  plan.distribution = options.distribution.value_or(Distribution::uniform);
+  if (plan.distribution != Distribution::uniform) {
+    plan.dead = reinterpret_cast<std::int64_t*>(base + layout.dead);
+    plan.shares = reinterpret_cast<std::int64_t*>(base + layout.shares);
+  }
 
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     Row row = make_row(view, t, 0);

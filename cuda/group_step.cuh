@@ -4,6 +4,7 @@
 
 #include "group_plan.hpp"
 #include "histogram.cuh"
+#include "shares.cuh"
 #include "step.cuh"
 
 namespace bittersweet::cuda {
@@ -16,19 +17,21 @@ struct GroupRules {
     const StepBudget* budget;
     Scope scope;
     Rounding rounding;
+    const std::int64_t* shares;  // each tensor's; null: the same of each
   };
   struct Shared {};
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     const Context& c = args.context.step;
     const StepBudget budget = *args.budget;
-    const double most = args.scope.kind == Scope::n_of_m ? most_of(args.scope) : 1.0;
+    const double most = most_of(args.scope);
     const bool bad = budget.k < 0 || static_cast<double>(budget.k) > most * static_cast<double>(c.total) + 0.5;
     const bool given = budget.sparsity == budget.sparsity;
     const double share = share_asked(given, budget.sparsity, bad ? 0 : budget.k, c.total);
     u64 pruned = 0;
     for (u32 t = threadIdx.x; t < c.row_count; t += threads) {
       const Row& row = c.rows[t];
-      const GroupRule rule = rule_of(row.geometry, row.numel, args.scope, args.rounding, true, share, 0);
+      const GroupRule rule = rule_of(row.geometry, row.numel, args.scope, args.rounding, args.shares == nullptr, share,
+                                     args.shares == nullptr ? 0 : args.shares[t]);
       args.context.rules[t] = rule;
       pruned += static_cast<u64>(pruned_by(row.geometry, rule));
     }
@@ -111,7 +114,12 @@ void enqueue_groups(L& launcher, const Scorer& scorer, const GroupPlan& plan) {
   upload(launcher, plan.context.groupings, plan.groupings.data(), plan.groupings.size() * sizeof(Grouping));
   begin(launcher, plan.step);
   second_moments(launcher, scorer, c);
-  launcher.template launch<GroupRules>(1, {plan.context, plan.budget, plan.scope, plan.rounding});
+  if (plan.shares != nullptr) {
+    count_dead(launcher, all, c.row_count, plan.dead);
+    shares(launcher,
+           {c.rows, c.row_count, plan.dead, plan.budget, c.total, most_of(plan.scope), plan.distribution, plan.shares});
+  }
+  launcher.template launch<GroupRules>(1, {plan.context, plan.budget, plan.scope, plan.rounding, plan.shares});
   over.template operator()<ClearNext>(plan.clear, plan.clear);
 
   rank_groups(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::eight)],

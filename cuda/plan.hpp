@@ -208,11 +208,7 @@ inline void require_built(const StepOptions& options) {
     throw ArgumentError(argument + ": not with CUDA tensors so far; the CUDA engine accepts " + accepted +
                         ". Use that, or give tensors on the CPU (nothing is moved by itself)");
   };
-  if (options.scope.in_groups()) {
-    if (options.distribution.value_or(Distribution::uniform) != Distribution::uniform)
-      refuse("distribution", "'uniform' with this scope");
-    return;
-  }
+  if (options.scope.in_groups()) return;
   if (!std::holds_alternative<Exact>(options.selector))
     refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
   if (options.scope.kind != Scope::global) refuse("scope 'tensor'", "'global', 'row' and 'N:M'");

@@ -27,8 +27,9 @@ struct Scope {
   bool in_groups() const noexcept { return kind == row || kind == n_of_m; }
 };
 
-// The largest share of a tensor that N:M can prune.
+// The largest share of a tensor that a scope can prune.
 BITTERSWEET_FORMULA double most_of(const Scope& scope) {
+  if (scope.kind != Scope::n_of_m) return 1.0;
   return 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
 }
 
