@@ -1,6 +1,7 @@
 // The public functions of bittersweet/cuda.hpp on a stream.
 #include "bittersweet/cuda.hpp"
 
+#include "group_step.cuh"
 #include "launch.cuh"
 #include "nvtx_range.hpp"
 #include "rounds.cuh"
@@ -20,6 +21,9 @@ extern template void bound_digit(Stream&, const Scorer&, const BoundsArgs&, cons
 extern template void guess(Stream&, const Context&);
 extern template void plan_retry(Stream&, const Context&);
 extern template void select_candidates(Stream&, const Context&);
+extern template void rank_groups(Stream&, const Scorer&, const GroupContext&, const Work&, const Work&);
+extern template void cut_rows(Stream&, const Scorer&, const GroupContext&, const Work&, const Work&);
+extern template void cut_by_digits(Stream&, const Scorer&, const GroupContext&, const Work&);
 
 namespace {
 
@@ -39,6 +43,7 @@ struct WriteBudget {
 
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions& options,
                                  bool masks) {
+  if (options.scope.in_groups()) return make_group_layout(tensors.size()).bytes;
   return step_bytes(tensors, options, masks);
 }
 
@@ -46,6 +51,12 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
           const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
           std::size_t workspace_bytes, StepReport* report) {
   const NvtxRange range("bittersweet::cuda::step");
+  if (options.scope.in_groups()) {
+    const GroupPlan plan =
+        make_group_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
+    Stream stream(queue.device, queue.stream);
+    return enqueue_groups(stream, scorer, plan);
+  }
   const StepPlan plan =
       make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
@@ -94,7 +105,7 @@ void write_scores(const Queue& queue, std::span<const ScoreInputs> tensors, cons
 void apply_masks(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                  std::uint32_t which, const std::uint32_t* gate) {
   const NvtxRange range("bittersweet::cuda::apply_masks");
-  check_memory(tensors);
+  check_addresses(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
   Stream stream(queue.device, queue.stream);
@@ -113,7 +124,7 @@ void count_live(const Queue& queue, std::span<const ScoreInputs> tensors, std::s
 void count_violations(const Queue& queue, std::span<const ScoreInputs> tensors,
                       std::span<const std::uint64_t* const> masks, std::uint32_t which, std::int64_t* found) {
   const NvtxRange range("bittersweet::cuda::count_violations");
-  check_memory(tensors);
+  check_addresses(tensors);
   check_masks(tensors, masks.size(), "masks");
   const std::vector<ArrayRow> rows = chosen_arrays(tensors, masks, which);
   Stream stream(queue.device, queue.stream);

@@ -13,24 +13,42 @@
 
 namespace bittersweet::cuda {
 
-inline void check_memory(std::span<const ScoreInputs> tensors) {
-  for (const ScoreInputs& tensor : tensors) {
+inline void check_row_major(std::span<const ScoreInputs> tensors) {
+  for (const ScoreInputs& tensor : tensors)
     if (!tensor.order.row_major())
       throw LayoutError("tensor '" + std::string(tensor.name) + "': matrices of " + std::to_string(tensor.order.p) +
                         " x " + std::to_string(tensor.order.q) +
                         " are transposed in its memory; row-major memory is accepted. Make a row-major copy");
+}
+
+inline void check_addresses(std::span<const ScoreInputs> tensors) {
+  for (const ScoreInputs& tensor : tensors)
     for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,
                                     &tensor.input_norm, &tensor.scores, &tensor.max_exp_avg_sq})
       if (array->dtype != DType::none && reinterpret_cast<std::uintptr_t>(array->data) % size_of(array->dtype) != 0)
         throw LayoutError("tensor '" + std::string(tensor.name) + "': its address is not a multiple of the size of " +
                           name_of(array->dtype) + "; copy it to aligned memory");
-  }
+}
+
+inline void check_memory(std::span<const ScoreInputs> tensors) {
+  check_row_major(tensors);
+  check_addresses(tensors);
 }
 
 inline void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks, const char* argument) {
   if (masks != tensors.size())
     throw ShapeError(std::string(argument) + ": " + std::to_string(masks) + " for " + std::to_string(tensors.size()) +
                      " tensors; one is needed for each");
+}
+
+inline void check_new_masks(std::span<const ScoreInputs> tensors, MaskTable new_masks, const StepOptions& options) {
+  const bool masks = !new_masks.empty();
+  if (masks) check_masks(tensors, new_masks.size(), "new_masks");
+  if (!masks && options.zero != 0) throw ArgumentError("zero: arrays to zero, but no new masks to zero them by");
+  for (std::size_t t = 0; masks && t < tensors.size(); ++t)
+    if (tensors[t].numel > 0 && (new_masks[t] == nullptr || new_masks[t] == tensors[t].mask))
+      throw ArgumentError("new_masks: " + std::string(new_masks[t] ? "the current mask itself" : "null pointer") +
+                          " for tensor '" + std::string(tensors[t].name) + "'; words of their own are needed");
 }
 
 // The row of tensor t of a view, for `scorer`.
@@ -52,6 +70,7 @@ inline Row make_row(const ScoreView& view, std::size_t t, u64 tile) {
   row.offset = view.offset[t];
   row.origin = origin_of(view, t);
   row.geometry = tensor.geometry;
+  row.order = tensor.order;
   row.dimensions = dimensions_of(tensor);
   row.tile = static_cast<u32>(tile);
   row.modifier = tensor.modifier;
@@ -66,7 +85,7 @@ inline constexpr float modifier_least = 0x1p-20f, modifier_most = 0x1p20f;
 inline std::vector<Row> score_rows(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                    std::span<float* const> scores) {
   const ScoreView view = make_view(tensors, scorer);
-  check_memory(tensors);
+  check_addresses(tensors);
   check_masks(tensors, scores.size(), "scores");
   std::vector<Row> rows;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
@@ -142,15 +161,15 @@ struct StepPlan {
   UnitsPlan units{};
 };
 
-// What no kernel does yet.
+// What no kernel does yet. Rows and N:M groups have no use for a selector.
 inline void require_built(const StepOptions& options) {
   const auto refuse = [](const std::string& argument, const std::string& accepted) {
     throw ArgumentError(argument + ": not with CUDA tensors so far; the CUDA engine accepts " + accepted +
                         ". Use that, or give tensors on the CPU (nothing is moved by itself)");
   };
+  if (options.scope.in_groups()) return;
   if (!std::holds_alternative<Exact>(options.selector))
     refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
-  if (options.scope.in_groups()) refuse("scope", "'global' and 'tensor'");
   if (options.max_tensor_sparsity && flow::ties_of(prune_options(options)) != Ties::exact)
     refuse("ties other than 'exact' with max_tensor_sparsity", "'exact' there");
 }
@@ -194,12 +213,7 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const ScoreView view = make_view(plan.competing, scorer);
   check_memory(tensors);
   const bool masks = !new_masks.empty();
-  if (masks) check_masks(tensors, new_masks.size(), "new_masks");
-  if (!masks && options.zero != 0) throw ArgumentError("zero: arrays to zero, but no new masks to zero them by");
-  for (std::size_t t = 0; masks && t < tensors.size(); ++t)
-    if (tensors[t].numel > 0 && (new_masks[t] == nullptr || new_masks[t] == tensors[t].mask))
-      throw ArgumentError("new_masks: " + std::string(new_masks[t] ? "the current mask itself" : "null pointer") +
-                          " for tensor '" + std::string(tensors[t].name) + "'; words of their own are needed");
+  check_new_masks(tensors, new_masks, options);
   const u64 tiles = tiles_in(tensors);
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");

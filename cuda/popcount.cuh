@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arrays.cuh"
+#include "bittersweet/rows.hpp"
 
 namespace bittersweet::cuda {
 
@@ -63,8 +64,10 @@ struct CompareMasks {
 };
 
 // Is every bit of an output row 0? Called by a whole warp. Looks no further than the first that is not.
-BITTERSWEET_DEVICE bool row_is_empty(const std::uint64_t* mask, std::int64_t numel, const Geometry& g,
-                                     std::int64_t row) {
+BITTERSWEET_DEVICE bool row_is_empty(const std::uint64_t* mask, const Row& tensor, std::int64_t row) {
+  const std::int64_t numel = tensor.numel;
+  const RowLayout rows = rows_in_memory(tensor.geometry, tensor.order);
+  const Geometry& g = rows.geometry;
   const auto none = [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t word = begin / 32; word * 32 < end; word += 32) {
       const std::int64_t mine = word + lane_id();
@@ -75,18 +78,23 @@ BITTERSWEET_DEVICE bool row_is_empty(const std::uint64_t* mask, std::int64_t num
     }
     return true;
   };
-  const std::int64_t begin = g.first_of(row);
-  if (g.input_stride == g.inner) return none(begin, begin + g.inputs * g.inner);
-  if (g.inner > 1) {
-    for (std::int64_t input = 0; input < g.inputs; ++input)
-      if (!none(begin + input * g.input_stride, begin + input * g.input_stride + g.inner)) return false;
+  const auto none_of = [&](std::int64_t count, const auto& index_of) {  // every lane looks at one
+    for (std::int64_t first = 0; first < count; first += 32) {
+      const std::int64_t mine = first + lane_id(), index = mine < count ? index_of(mine) : 0;
+      const bool set = mine < count && (mask_word(mask, numel, index / 32) >> (index % 32) & 1u) != 0;
+      if (__ballot_sync(everyone, set) != 0) return false;
+    }
     return true;
-  }
-  for (std::int64_t input = 0; input < g.inputs; input += 32) {  // columns: every lane looks at one input
-    const std::int64_t index = begin + (input + lane_id()) * g.input_stride;
-    const bool set = input + lane_id() < g.inputs && (mask_word(mask, numel, index / 32) >> (index % 32) & 1u) != 0;
-    if (__ballot_sync(everyone, set) != 0) return false;
-  }
+  };
+  const std::int64_t begin = g.first_of(row);
+  if (rows.kind == RowLayout::scattered)
+    return none_of(g.row_size(), [&](std::int64_t place) {
+      return tensor.order.memory_of(begin + place / g.inner * g.input_stride + place % g.inner);
+    });
+  if (g.input_stride == g.inner) return none(begin, begin + g.inputs * g.inner);
+  if (g.inner == 1) return none_of(g.inputs, [&](std::int64_t input) { return begin + input * g.input_stride; });
+  for (std::int64_t input = 0; input < g.inputs; ++input)
+    if (!none(begin + input * g.input_stride, begin + input * g.input_stride + g.inner)) return false;
   return true;
 }
 
@@ -101,8 +109,7 @@ struct EmptyRows {
       while (t + 1 < c.row_count && i >= c.rows[t + 1].output_row) ++t;
       const Row& row = c.rows[t];
       const std::int64_t r = i - row.output_row;
-      empty += row_is_empty(row.next, row.numel, row.geometry, r) &&
-               !(row.current != nullptr && row_is_empty(row.current, row.numel, row.geometry, r));
+      empty += row_is_empty(row.next, row, r) && !(row.current != nullptr && row_is_empty(row.current, row, r));
     }
     if (lane_id() == 0 && empty > 0) add(&c.report->empty_rows, static_cast<std::int64_t>(empty));
   }

@@ -24,6 +24,7 @@ struct Row {
   std::int64_t offset;  // of its first element in the whole sequence
   std::int64_t origin;  // of its random numbers
   Geometry geometry;
+  MemoryOrder order;  // of all arrays and masks
   std::int64_t dimensions;  // the sum of its shape's sizes
   std::int64_t output_row;  // number of its first output row among all tensors'
   u32 tile;                 // number of its first tile among all tensors'
@@ -130,17 +131,18 @@ BITTERSWEET_DEVICE Elements<float> gather(const Value& value, float bias_correct
   return x;
 }
 
-// The score of element `index`, whatever the storage: score_element of score_view.hpp.
+// The score of element `index` in memory, whatever the storage: score_element of score_view.hpp.
 template <class S>
 BITTERSWEET_DEVICE float score_any(const S& scorer, const Row& row, std::int64_t index) {
   using In = Slots<S>;
   Elements<float> x =
       gather<S>([&](int slot) { return load_as_float(row.in[slot], row.dtype[slot], index); }, row.bias_correction1);
   if constexpr (In::has(reads::input_norm)) {
-    x.norm = static_cast<const float*>(row.in[In::norm])[row.geometry.feature_of(index)];
+    x.norm = static_cast<const float*>(row.in[In::norm])[row.geometry.feature_of(row.order.logical_of(index))];
   }
   if constexpr (In::has(reads::position))
-    x.uniform = uniform_at(scorer.seed, Purpose::random_score, static_cast<std::uint64_t>(row.origin + index));
+    x.uniform = uniform_at(scorer.seed, Purpose::random_score,
+                           static_cast<std::uint64_t>(row.origin + row.order.logical_of(index)));
   return scorer(x) * row.modifier;
 }
 

@@ -318,9 +318,7 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
         allocate(competing, dead, options.distribution.value_or(Distribution::uniform), report.k, report.total,
                  asked.sparsity, asked.most);
     const bool uniform = options.distribution.value_or(Distribution::uniform) == Distribution::uniform;
-    const double s = report.total > 0
-                         ? asked.sparsity.value_or(static_cast<double>(report.k) / static_cast<double>(report.total))
-                         : 0;
+    const double s = share_asked(asked.sparsity.has_value(), asked.sparsity.value_or(0.0), report.k, report.total);
     report.k = 0;
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       if (scope.kind == Scope::tensor) {

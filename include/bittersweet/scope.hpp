@@ -27,6 +27,12 @@ struct Scope {
   bool in_groups() const noexcept { return kind == row || kind == n_of_m; }
 };
 
+// The largest share of a tensor that a scope can prune.
+BITTERSWEET_FORMULA double most_of(const Scope& scope) {
+  if (scope.kind != Scope::n_of_m) return 1.0;
+  return 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
+}
+
 // A budget as a scope takes it: N:M has one of its own, and an upper limit.
 struct Asked {
   std::optional<double> sparsity{};
@@ -40,7 +46,7 @@ inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
     asked.k = resolve(budget, total);
     return asked;
   }
-  asked.most = 1.0 - static_cast<double>(scope.keep) / static_cast<double>(scope.of);
+  asked.most = most_of(scope);
   if (!budget.sparsity && !budget.k) asked.sparsity = asked.most;
   asked.k = resolve({asked.sparsity, budget.k}, total);
   if (static_cast<double>(asked.k) > asked.most * static_cast<double>(total) + 0.5)
@@ -90,31 +96,44 @@ inline std::vector<std::int64_t> allocate(std::span<const ScoreInputs> tensors, 
   return shares;
 }
 
-// How many a group of tensor `t` prunes. Uniform shares are taken row by row (or group by group); a tensor's own
-// share `k` is spread over its rows, the first rows giving one more.
-inline GroupRule group_rule(const ScoreInputs& tensor, const Scope& scope, Rounding rounding, Remainder remainder,
-                            bool uniform, double sparsity, std::int64_t k) {
-  const Geometry& g = tensor.geometry;
+// The share that scopes take of a budget: as it was asked for, or k of the total.
+BITTERSWEET_FORMULA double share_asked(bool has_sparsity, double sparsity, std::int64_t k, std::int64_t total) {
+  if (total <= 0) return 0.0;
+  return has_sparsity ? sparsity : static_cast<double>(k) / static_cast<double>(total);
+}
+
+// How many a group of a tensor prunes. Uniform shares are taken row by row (or group by group); a tensor's own share
+// `k` is spread over its rows, the first rows giving one more.
+BITTERSWEET_FORMULA GroupRule rule_of(const Geometry& g, std::int64_t numel, const Scope& scope, Rounding rounding,
+                                      bool uniform, double sparsity, std::int64_t k) {
   if (scope.kind == Scope::row) {
     if (!uniform) return {0, g.rows > 0 ? k / g.rows : 0, g.rows > 0 ? k % g.rows : 0};
     const double share = sparsity * static_cast<double>(g.row_size());
     return {0, static_cast<std::int64_t>(std::floor(rounding == Rounding::nearest ? share + 0.5 : share)), 0};
   }
-  if (g.inputs % scope.of != 0 && remainder == Remainder::error) {
-    const std::string n = std::to_string(scope.keep), m = std::to_string(scope.of);
-    throw ShapeError("scope: '" + n + ":" + m + "' does not divide the " + std::to_string(g.inputs) +
-                     " inputs of tensor '" + std::string(tensor.name) + "'; leave the last " +
-                     std::to_string(g.inputs % scope.of) + " of each row dense by remainder=\"keep\" (from Python " +
-                     "scope=bs.NofM(" + n + ", " + m + ", remainder=\"keep\")), or leave this tensor out");
-  }
-  const double own =
-      uniform || tensor.numel == 0 ? sparsity : static_cast<double>(k) / static_cast<double>(tensor.numel);
+  const double own = uniform || numel == 0 ? sparsity : static_cast<double>(k) / static_cast<double>(numel);
   const auto base = static_cast<std::int64_t>(std::floor(own * static_cast<double>(scope.of) + 0.5));
-  return {scope.of, std::min(base, scope.of - scope.keep), 0};
+  return {scope.of, base < scope.of - scope.keep ? base : scope.of - scope.keep, 0};
+}
+
+inline void require_groups(const ScoreInputs& tensor, const Scope& scope, Remainder remainder) {
+  const Geometry& g = tensor.geometry;
+  if (scope.kind != Scope::n_of_m || g.inputs % scope.of == 0 || remainder == Remainder::keep) return;
+  const std::string n = std::to_string(scope.keep), m = std::to_string(scope.of);
+  throw ShapeError("scope: '" + n + ":" + m + "' does not divide the " + std::to_string(g.inputs) +
+                   " inputs of tensor '" + std::string(tensor.name) + "'; leave the last " +
+                   std::to_string(g.inputs % scope.of) + " of each row dense by remainder=\"keep\" (from Python " +
+                   "scope=bs.NofM(" + n + ", " + m + ", remainder=\"keep\")), or leave this tensor out");
+}
+
+inline GroupRule group_rule(const ScoreInputs& tensor, const Scope& scope, Rounding rounding, Remainder remainder,
+                            bool uniform, double sparsity, std::int64_t k) {
+  require_groups(tensor, scope, remainder);
+  return rule_of(tensor.geometry, tensor.numel, scope, rounding, uniform, sparsity, k);
 }
 
 // Elements that a rule prunes in one tensor, before NaN and dead elements are looked at.
-inline std::int64_t pruned_by(const Geometry& g, const GroupRule& rule) {
+BITTERSWEET_FORMULA std::int64_t pruned_by(const Geometry& g, const GroupRule& rule) {
   if (rule.group == 0) return g.rows * rule.base + rule.extra;
   return g.rows * g.inner * (g.inputs / rule.group) * rule.base;
 }

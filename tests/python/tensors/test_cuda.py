@@ -316,8 +316,6 @@ def test_masks_of_a_void_step_are_the_current_ones(cuda: Any) -> None:
             "selector: 'histogram' with CUDA tensors; the CUDA engine accepts 'exact'",
         ),
         ({"selector": bs.Sampling()}, "selector: 'sampling' with CUDA tensors"),
-        ({"scope": "row"}, "scope: 'row' with CUDA tensors; the CUDA engine accepts 'global'"),
-        ({"scope": "2:4", "sparsity": None}, "scope: '2:4' with CUDA tensors"),
         ({"max_tensor_sparsity": 0.9}, r"max_tensor_sparsity: 0\.9 with CUDA tensors"),
         ({"distribution": "erk"}, "distribution: 'erk' with CUDA tensors"),
         ({"sparsity": 1.5}, r"sparsity: 1\.5"),

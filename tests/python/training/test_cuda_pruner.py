@@ -265,7 +265,6 @@ def test_a_single_write_that_the_hold_has_repaired_is_said(cuda: Any) -> None:
     ("options", "message"),
     [
         ({"selector": "streaming"}, "selector: 'streaming' with CUDA tensors"),
-        ({"scope": "row"}, "scope: 'row' with CUDA tensors"),
         ({"scorer": "bitter4"}, "scope: 'tensor' with CUDA tensors"),
         ({"max_tensor_sparsity": 0.8}, r"max_tensor_sparsity: 0\.8 with CUDA tensors"),
         ({"tensor_sparsity": {"*": (0, 0.8)}}, r"tensor_sparsity: \"'\*' 0 to 0\.8\" with CUDA tensors"),

@@ -44,6 +44,7 @@ class Launcher : public simt::Launcher {
 cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
+  if (options.scope.in_groups()) return step_groups(tensors, scorer, budget, options, new_masks, tensor_pruned);
   const std::size_t bytes = cuda::step_bytes(tensors, options, !new_masks.empty(), room_);
   std::vector<unsigned char> workspace(bytes);
   simt::fill_with_rubbish(workspace.data(), bytes);

@@ -76,6 +76,10 @@ class EmulatedCuda {
   void force_room(std::size_t bytes) { room_ = bytes; }
 
  private:
+  cuda::StepReport step_groups(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                               const cuda::StepBudget& budget, const cuda::StepOptions& options, MaskTable new_masks,
+                               std::vector<std::int64_t>* tensor_pruned);
+
   std::uint64_t seed_;
   unsigned processors_;
   bool forced_ = false;

@@ -207,6 +207,10 @@ T atomicAnd(T* address, std::type_identity_t<T> value) {
   return simt_atomic(address, [&](T old) { return old & value; });
 }
 template <class T>
+T atomicOr(T* address, std::type_identity_t<T> value) {
+  return simt_atomic(address, [&](T old) { return old | value; });
+}
+template <class T>
 T atomicMin(T* address, std::type_identity_t<T> value) {
   return simt_atomic(address, [&](T old) { return old < value ? old : value; });
 }
