@@ -88,7 +88,8 @@ struct Digit {
 };
 
 // Sums of the finite live scores. Doubles are added in one fixed order: within blocks of 4,096 consecutive elements
-// of a tensor in 16 interleaved lanes (element i to lane i mod 16), the lanes pairwise, then block after block.
+// of a tensor in 16 interleaved lanes (element i to lane i mod 16), the lanes pairwise; then the blocks of all tensors,
+// numbered in their order, in 256 interleaved lanes, and these pairwise.
 struct Moments {
   std::int64_t finite = 0;
   std::int64_t nan = 0;
@@ -98,6 +99,7 @@ struct Moments {
 
   static constexpr std::int64_t block = 4096;
   static constexpr int lanes = 16;
+  static constexpr std::size_t block_lanes = 256;
 
   Moments& operator+=(const Moments& other) noexcept {
     finite += other.finite;
@@ -109,11 +111,25 @@ struct Moments {
   }
 };
 
-// The lanes of one block, folded pairwise: (0+8, 1+9, ...), then (0+4, ...), down to one.
-inline double fold_lanes(std::array<double, Moments::lanes> lane) noexcept {
-  for (int width = Moments::lanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[static_cast<std::size_t>(i)] += lane[static_cast<std::size_t>(i + width)];
+// Lanes folded pairwise: of 16, (0+8, 1+9, ...), then (0+4, ...), down to one.
+template <std::size_t N>
+BITTERSWEET_FORMULA double fold_lanes(std::array<double, N> lane) noexcept {
+  for (std::size_t width = N / 2; width > 0; width /= 2)
+    for (std::size_t i = 0; i < width; ++i) lane[i] += lane[i + width];
   return lane[0];
+}
+
+inline Moments fold_blocks(std::span<const Moments> blocks) {
+  Moments total;
+  std::array<double, Moments::block_lanes> sum{}, squares{};
+  for (std::size_t j = 0; j < blocks.size(); ++j) {
+    total += blocks[j];
+    sum[j % Moments::block_lanes] += blocks[j].sum;
+    squares[j % Moments::block_lanes] += blocks[j].sum_of_squares;
+  }
+  total.sum = fold_lanes(sum);
+  total.sum_of_squares = fold_lanes(squares);
+  return total;
 }
 
 struct CountsAt {  // of one threshold
