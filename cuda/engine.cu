@@ -4,7 +4,7 @@
 #include "launch.cuh"
 #include "nvtx_range.hpp"
 #include "rounds.cuh"
-#include "step.cuh"
+#include "selectors.cuh"
 
 namespace bittersweet::cuda {
 
@@ -16,6 +16,9 @@ extern template void write_mask(Stream&, const Scorer&, const Context&, const Wo
 extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
 extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);
 extern template void count_runs(Stream&, const Scorer&, const Row&, float, const RunRange&, std::span<std::int64_t>);
+extern template void count_digits(Stream&, const Scorer&, const SearchContext&, const Work&, Answers);
+extern template void sample_scores(Stream&, const Scorer&, const SearchContext&);
+extern template void stream(Stream&, const Scorer&, const SearchContext&, const Work&, const Work&);
 extern template void guess(Stream&, const Context&);
 extern template void plan_retry(Stream&, const Context&);
 extern template void select_candidates(Stream&, const Context&);
@@ -36,8 +39,9 @@ struct WriteBudget {
 
 }  // namespace
 
-std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions&, bool masks) {
-  return make_layout(tensors, masks).bytes;
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions& options,
+                                 bool masks) {
+  return make_layout(tensors, masks, options.selector).bytes;
 }
 
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
@@ -45,9 +49,9 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
           std::size_t workspace_bytes, StepReport* report) {
   const NvtxRange range("bittersweet::cuda::step");
   const StepPlan plan =
-      make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
+      make_selected(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
-  enqueue(stream, scorer, plan);
+  enqueue_selected(stream, scorer, plan);
 }
 
 void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Bracket& ends,

@@ -10,6 +10,7 @@
 #include "arrays.cuh"
 #include "bittersweet/error.hpp"
 #include "bittersweet/flow.hpp"
+#include "search.cuh"
 
 namespace bittersweet::cuda {
 
@@ -110,23 +111,54 @@ inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
   return tiles;
 }
 
+inline std::int64_t elements_in(std::span<const ScoreInputs> tensors) {
+  std::int64_t total = 0;
+  for (const ScoreInputs& tensor : tensors) total += std::max<std::int64_t>(tensor.numel, 0);
+  return total;
+}
+
+inline u64 blocks_of(std::int64_t numel) { return static_cast<u64>((numel + Moments::block - 1) / Moments::block); }
+
+inline u64 blocks_in(std::span<const ScoreInputs> tensors) {
+  u64 blocks = 0;
+  for (const ScoreInputs& tensor : tensors) blocks += blocks_of(tensor.numel);
+  return blocks;
+}
+
+// The keys that a sample keeps.
+inline std::int64_t sampled_places(const Sampling& sampling, std::span<const ScoreInputs> tensors) {
+  const std::int64_t samples = sample_size(sampling, elements_in(tensors));
+  if (sampling.by == Sampling::By::element) return samples;
+  return bittersweet::sample_lines(samples, line_numbers(tensors).back()) * LineSample::width;
+}
+
 // Where things lie in the workspace.
 struct Layout {
-  std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups, bytes;
+  std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups;
+  std::size_t search, block_sums, scores;  // of the selectors beside exact
+  std::size_t bytes;
   u64 capacity;
   u32 lines;
 };
 
 inline constexpr std::size_t alignment = 256;
 
-inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks) {
-  std::int64_t total = 0;
-  for (const ScoreInputs& tensor : tensors) total += std::max<std::int64_t>(tensor.numel, 0);
+// Short sequences are not sampled.
+inline Selector selector_for(const Selector& asked, std::int64_t total) {
+  return std::holds_alternative<Sampling>(asked) && total <= Sampling::smallest ? Selector(Exact{}) : asked;
+}
+
+inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, const Selector& asked = Exact{}) {
+  const std::int64_t total = elements_in(tensors);
+  const Selector selector = selector_for(asked, total);
+  const bool exact = std::holds_alternative<Exact>(selector);
   const u64 tiles = tiles_in(tensors);
   Layout layout{};
   // Room for 0.75 % of the elements: 1.5 % of an array of scores. Small models have room for all of them.
-  layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
-  layout.lines = static_cast<u32>(device::sample_lines(total));
+  if (exact) {
+    layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
+    layout.lines = static_cast<u32>(device::sample_lines(total));
+  }
   std::size_t at = 0;
   const auto place = [&](std::size_t bytes) {
     const std::size_t here = at;
@@ -135,12 +167,20 @@ inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks) {
   };
   layout.state = place(sizeof(device::State));
   layout.rows = place(tensors.size() * sizeof(Row));
-  layout.pieces = place(3 * tensors.size() * sizeof(Piece));
+  layout.pieces = place(4 * tensors.size() * sizeof(Piece));
   layout.parts = place(tensors.size() * sizeof(u32));
-  layout.sample = place(std::size_t{layout.lines} * device::sample_width * sizeof(u32));
+  const auto* const sampling = std::get_if<Sampling>(&selector);
+  layout.sample = place((sampling ? static_cast<std::size_t>(sampled_places(*sampling, tensors))
+                                  : std::size_t{layout.lines} * device::sample_width) *
+                        sizeof(u32));
   layout.candidates = place(layout.capacity * sizeof(u64));
   layout.tile_ties = place(masks ? tiles * sizeof(u32) : 0);
   layout.tie_groups = place(masks ? (tiles / group_tiles + 1) * sizeof(u64) : 0);
+  layout.search = place(exact ? 0 : sizeof(Search));
+  layout.block_sums = place(std::holds_alternative<Streaming>(selector) ? blocks_in(tensors) * sizeof(BlockSums) : 0);
+  layout.scores = at;
+  if (std::holds_alternative<KthValue>(selector))
+    for (const ScoreInputs& tensor : tensors) place(static_cast<std::size_t>(tensor.numel) * sizeof(float));
   layout.bytes = at + alignment;  // the caller's address need not be a multiple
   return layout;
 }
@@ -180,6 +220,14 @@ struct StepPlan {
   std::vector<ArrayRow> zeros;  // arrays to apply the new masks to
   u64 live = 0;                 // elements of tensors without a mask
   bool masked = false;          // does any competing tensor have one?
+
+  // Of the selectors beside exact (search_plan.hpp):
+  Selector selector = Exact{};
+  SearchContext search{};
+  Work blocks{};                 // of Moments
+  std::vector<u32> first_line;   // sampling by line: of every row
+  std::vector<Row> written;      // kthvalue: the table of write_scores
+  std::vector<StepPlan> stored;  // kthvalue: the same step over the scores that were written
 };
 
 // What no kernel does yet.
@@ -188,8 +236,6 @@ inline void require_built(const StepOptions& options) {
     throw ArgumentError(argument + ": not with CUDA tensors so far; the CUDA engine accepts " + accepted +
                         ". Use that, or give tensors on the CPU (nothing is moved by itself)");
   };
-  if (!std::holds_alternative<Exact>(options.selector))
-    refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
   if (options.scope.kind != Scope::global) refuse("scope", "'global'");
   if (options.max_tensor_sparsity || !options.tensor_sparsity.empty())
     refuse(options.max_tensor_sparsity ? "max_tensor_sparsity" : "tensor_sparsity", "None");
@@ -214,9 +260,10 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const u64 tiles = tiles_in(tensors);
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
-  const Layout layout = make_layout(tensors, masks);
+  const Layout layout = make_layout(tensors, masks, options.selector);
   check_workspace(layout, workspace, workspace_bytes);
   std::byte* const base = base_of(workspace);
+  plan.selector = selector_for(options.selector, view.size());
   plan.context = make_context(layout, base);
 
   u64 tile = 0;
@@ -255,6 +302,8 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   };
   using FromTo = std::pair<u32, u32>;
   share_out(plan.work.all, [](const Row& row) { return FromTo{0, tiles_of(row.numel)}; });
+  if (std::holds_alternative<Streaming>(plan.selector))
+    share_out(plan.blocks, [](const Row& row) { return FromTo{0, static_cast<u32>(blocks_of(row.numel))}; });
   for (int s = 0; s < storages; ++s)
     share_out(plan.work.work[s], [&](const Row& row) {
       const Storage storage = storage_of(scorer, row);

@@ -97,6 +97,8 @@ struct Conclude {
     r.nan = static_cast<std::int64_t>(state.attempt[0].nan);
     r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(state.attempt[0].first_nan) : 0;
     r.pruned = r.dead + r.below + r.ties;
+    r.standard_error = no_number;
+    r.converged = 1;
   }
 };
 

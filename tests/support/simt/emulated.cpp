@@ -8,7 +8,7 @@
 #include "cuda/rounds.cuh"
 #include "cuda/sample.cuh"
 #include "cuda/select.cuh"
-#include "cuda/step.cuh"
+#include "cuda/selectors.cuh"
 #include "cuda/tally.cuh"
 #include "cuda/write_mask.cuh"
 #include "cuda/write_scores.cuh"
@@ -37,21 +37,34 @@ class Launcher : public simt::Launcher {
 cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const Scorer& scorer,
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
-  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty()).bytes;
+  return replay(tensors, scorer, {&budget, 1}, options, new_masks, tensor_pruned).front();
+}
+
+std::vector<cuda::StepReport> EmulatedCuda::replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                                   std::span<const cuda::StepBudget> budgets,
+                                                   const cuda::StepOptions& options, MaskTable new_masks,
+                                                   std::vector<std::int64_t>* tensor_pruned) {
+  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty(), options.selector).bytes;
   std::vector<unsigned char> workspace(bytes, 0xa5);
   cuda::StepReport report;
   std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
+  cuda::StepBudget budget;
   cuda::StepPlan plan =
-      cuda::make_step(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
-                      workspace.data(), bytes, &report);
+      cuda::make_selected(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
+                          workspace.data(), bytes, &report);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   Launcher launcher(seed_++ * 1000, processors_);
   launcher.forced = forced_;
   launcher.low = low_;
   launcher.high = high_;
-  cuda::enqueue(launcher, scorer, plan);
-  return report;
+  std::vector<cuda::StepReport> reports;
+  for (const cuda::StepBudget& next : budgets) {
+    budget = next;
+    cuda::enqueue_selected(launcher, scorer, plan);
+    reports.push_back(report);
+  }
+  return reports;
 }
 
 void EmulatedCuda::write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer,

@@ -19,6 +19,11 @@ class EmulatedCuda {
                         const cuda::StepOptions& options, MaskTable new_masks,
                         std::vector<std::int64_t>* tensor_pruned = nullptr);
 
+  // The same launches once for each budget, as a captured step is replayed.
+  std::vector<cuda::StepReport> replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                       std::span<const cuda::StepBudget> budgets, const cuda::StepOptions& options,
+                                       MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned = nullptr);
+
   void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores);
   void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,
                    std::uint32_t which, const std::uint32_t* gate = nullptr);
