@@ -61,8 +61,7 @@ inline StepPlan make_selected(std::span<const ScoreInputs> tensors, const Scorer
     s.samples = sampled_places(*sampling, tensors);
     s.verified = sampling->verify;
     s.counted |= s.verified;
-    s.passes = static_cast<float>(static_cast<double>(sample_size(*sampling, s.step.total)) /
-                                  static_cast<double>(s.step.total));
+    s.passes = static_cast<float>(static_cast<double>(s.samples) / static_cast<double>(s.step.total));
     if (s.by_line) {
       const std::vector<std::int64_t> first = line_numbers(tensors);
       plan.first_line.assign(first.begin(), first.end() - 1);

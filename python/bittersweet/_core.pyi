@@ -22,7 +22,7 @@ CUDA_REPORT_WORDS: int
 CUDA_FAILED: int
 
 ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
-SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
+SelectorSpec = tuple[str, float, bool, float, str]  # name, fraction, verify, tolerance, by
 
 QueueSpec = tuple[int, int]  # device, stream
 # selector, keyword arguments of make_masks but for the budget, zero, address of thresholds or 0

@@ -173,7 +173,7 @@ Selection select_kth(const Sampling& options, E& engine, const ScoreView& view, 
                             sample_rank(share, drawn.numbers), within, workspace.nested())
                      .value;
   result.rank = rank;
-  result.passes = static_cast<double>(samples) / static_cast<double>(n);
+  result.passes = static_cast<double>(drawn.places) / static_cast<double>(n);
   result.standard_error = (by_line ? line_error(detail::line_spread_at(drawn, result.value, share), plan.lines,
                                                 numbers.back(), drawn.numbers)
                                    : element_error(share, drawn.numbers)) *
