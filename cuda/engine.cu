@@ -41,7 +41,7 @@ struct WriteBudget {
 
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions& options,
                                  bool masks) {
-  return make_layout(tensors, masks, options.selector).bytes;
+  return make_layout(tensors, masks, options).bytes;
 }
 
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,

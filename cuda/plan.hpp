@@ -143,14 +143,15 @@ struct Layout {
 
 inline constexpr std::size_t alignment = 256;
 
-// Short sequences are not sampled.
-inline Selector selector_for(const Selector& asked, std::int64_t total) {
-  return std::holds_alternative<Sampling>(asked) && total <= Sampling::smallest ? Selector(Exact{}) : asked;
+// Short sequences are not sampled; groups are ranked, and use no selector.
+inline Selector selector_for(const StepOptions& options, std::int64_t total) {
+  const bool few = std::holds_alternative<Sampling>(options.selector) && total <= Sampling::smallest;
+  return few || options.scope.in_groups() ? Selector(Exact{}) : options.selector;
 }
 
-inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, const Selector& asked = Exact{}) {
+inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, const StepOptions& options = {}) {
   const std::int64_t total = elements_in(tensors);
-  const Selector selector = selector_for(asked, total);
+  const Selector selector = selector_for(options, total);
   const bool exact = std::holds_alternative<Exact>(selector);
   const u64 tiles = tiles_in(tensors);
   Layout layout{};
@@ -260,10 +261,10 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const u64 tiles = tiles_in(tensors);
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
-  const Layout layout = make_layout(tensors, masks, options.selector);
+  const Layout layout = make_layout(tensors, masks, options);
   check_workspace(layout, workspace, workspace_bytes);
   std::byte* const base = base_of(workspace);
-  plan.selector = selector_for(options.selector, view.size());
+  plan.selector = selector_for(options, view.size());
   plan.context = make_context(layout, base);
 
   u64 tile = 0;

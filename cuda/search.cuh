@@ -3,26 +3,14 @@
 // that of the CPU (select/).
 #pragma once
 
-#include "bittersweet/select/selectors.hpp"
+#include "bittersweet/engine/device_search.hpp"
 #include "histogram.cuh"
 
 namespace bittersweet::cuda {
 
-inline constexpr int radix_levels = 3;            // digits of 11, 11 and 10 bits
-inline constexpr int nan_bin = device::bins - 1;  // of the first digit: no number is there
-
-// Begins as zeros.
-struct Search {
-  std::uint64_t nan;
-  std::uint64_t nan_place;  // `none` less the lowest position of one: the largest wins
-  std::uint64_t drawn;      // sampling: numbers in the sample
-  std::uint64_t spread;
-  RadixState radix[radix_levels + 1];
-  std::int64_t bins[radix_levels][device::bins];
-  Moments moments;
-  StreamingState stream[KeySearch::most_reads];        // before read r + 1; read 0 is that of the moments
-  CountsAt counts[KeySearch::most_reads][Cuts::most];  // of read r + 1
-};
+using device::nan_bin;
+using device::radix_levels;
+using device::Search;
 
 struct BlockSums {  // of a block of Moments
   double sum, squares;

@@ -19,7 +19,7 @@ inline void require_one_threshold(const StepOptions& options) {
 // kthvalue: the step over scores that are written first, every tensor's in the workspace.
 inline void plan_stored(StepPlan& plan, std::span<const ScoreInputs> tensors, const Scorer& scorer, StepOptions options,
                         MaskTable new_masks, void* workspace, std::size_t workspace_bytes) {
-  const Layout layout = make_layout(tensors, !new_masks.empty(), options.selector);
+  const Layout layout = make_layout(tensors, !new_masks.empty(), options);
   std::byte* at = base_of(workspace) + layout.scores;
   std::vector<ScoreInputs> scored(tensors.begin(), tensors.end());
   std::vector<float*> outputs;
@@ -46,7 +46,7 @@ inline StepPlan make_selected(std::span<const ScoreInputs> tensors, const Scorer
   StepPlan plan =
       make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   if (std::holds_alternative<Exact>(plan.selector)) return plan;
-  const Layout layout = make_layout(tensors, plan.context.masks, options.selector);
+  const Layout layout = make_layout(tensors, plan.context.masks, options);
   std::byte* const base = base_of(workspace);
   if (std::holds_alternative<KthValue>(plan.selector))
     plan_stored(plan, tensors, scorer, options, new_masks, workspace, workspace_bytes);

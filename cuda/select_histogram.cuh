@@ -40,14 +40,14 @@ BITTERSWEET_DEVICE RadixState digits_before(const SearchContext& s, Answers answ
     if (level == 1) {  // NaN are set aside
       const std::int64_t numbers = of_sample(s, answers)
                                        ? static_cast<std::int64_t>(search.drawn)
-                                       : static_cast<std::int64_t>(s.step.state->live) - search.bins[0][nan_bin];
+                                       : static_cast<std::int64_t>(s.step.state->live) - search.digit_bins[0][nan_bin];
       if (state.rank > numbers) state.rank = numbers;
     }
   } else {
     state = search.radix[level - 1];
   }
   if (level == 0 || state.rank <= 0) return state;
-  const std::int64_t* const bins = search.bins[level - 1];
+  const std::int64_t* const bins = search.digit_bins[level - 1];
   const auto count_at = [&](u64 b) { return level == 1 && b == nan_bin ? u64{0} : static_cast<u64>(bins[b]); };
   const u64 order = static_cast<u64>(state.rank);
   state = next_digit(state, find_bin(u64{1} << state.digit.digit_bits, count_at, [&](u64) { return order; }, shared));
@@ -89,7 +89,7 @@ struct DigitPass {
       });
     });
     if (zeros > 0) atomicAdd(bins + digit.bin(key_of_zero), zeros);
-    merge_digit(shared, search.bins[args.level]);
+    merge_digit(shared, search.digit_bins[args.level]);
   }
 };
 
@@ -113,7 +113,7 @@ struct KeyDigit {  // the same of sampled keys, where some are numbers
       const u32 key = s.step.sample[i];
       if (key != key_of_nan && state.digit.matches(key)) atomicAdd(bins + state.digit.bin(key), 1u);
     }
-    merge_digit(shared, s.search->bins[args.level]);
+    merge_digit(shared, s.search->digit_bins[args.level]);
   }
 };
 

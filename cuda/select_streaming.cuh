@@ -10,7 +10,7 @@ namespace bittersweet::cuda {
 // Half a warp takes a block of 4,096 elements, a lane each: element i to lane i mod 16.
 template <class S>
 struct MomentBlocks {
-  static constexpr u32 threads = 256, blocks = 4;
+  static constexpr u32 threads = 256, blocks = 3;
   struct Args {
     SearchContext search;
     Work work;  // in blocks of Moments
@@ -116,7 +116,7 @@ BITTERSWEET_DEVICE StreamingState stream_before(const SearchContext& s, int read
 
 template <class S>
 struct CountCuts {
-  static constexpr u32 threads = 256, blocks = 4;
+  static constexpr u32 threads = 256, blocks = 3;
   struct Args {
     SearchContext search;
     Work work;

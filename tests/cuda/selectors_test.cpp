@@ -301,7 +301,8 @@ TEST(CudaSelectors, Memory) {
   const std::int64_t n = std::int64_t{400} << 20;
   const ScoreInputs tensor{.numel = n, .geometry = flat(n)};
   const auto bytes = [&](const Selector& selector) {
-    return static_cast<double>(cuda::make_layout({&tensor, 1}, true, selector).bytes) / (4.0 * static_cast<double>(n));
+    return static_cast<double>(cuda::make_layout({&tensor, 1}, true, {.selector = selector}).bytes) /
+           (4.0 * static_cast<double>(n));
   };
   EXPECT_LT(bytes(Exact{}), 0.02);
   EXPECT_LT(bytes(Histogram{}), 0.004);

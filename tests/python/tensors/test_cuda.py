@@ -113,6 +113,25 @@ def test_every_selector_answers_as_on_the_cpu(cuda: Any, selector: Any) -> None:
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_a_capturable_step_by_every_selector(cuda: Any, selector: Any) -> None:
+    item = bs.ScoreInputs(torch.randn(12_000, generator=torch.Generator().manual_seed(2)))
+    there = moved(cuda, [item])
+    step = bs.CapturableStep(there, scorer="magnitude", selector=selector)
+    for sparsity in (0.3, 0.0, 0.7):
+        with cuda.on_cpu():
+            expected = bs.make_masks([item], sparsity=sparsity, scorer="magnitude", selector=selector)
+            bs.apply_masks_([item], expected)
+            item.mask = expected[0].bool()
+        step.set_budget(sparsity=sparsity)
+        step.run()
+        assert words(step.masks) == words(expected)
+        event = step.read()
+        assert (event.pruned, event.threshold) == (expected.event.pruned, expected.event.threshold)
+        assert event.selector == expected.event.selector
+        assert torch.equal(there[0].weight.cpu(), item.weight)
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
 def test_every_selector_names_a_nan(cuda: Any, selector: Any) -> None:
     weight = torch.linspace(1, 2, 12_000)
     weight[7_777] = float("nan")

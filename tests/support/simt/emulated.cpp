@@ -44,7 +44,7 @@ std::vector<cuda::StepReport> EmulatedCuda::replay(std::span<const ScoreInputs> 
                                                    std::span<const cuda::StepBudget> budgets,
                                                    const cuda::StepOptions& options, MaskTable new_masks,
                                                    std::vector<std::int64_t>* tensor_pruned) {
-  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty(), options.selector).bytes;
+  const std::size_t bytes = cuda::make_layout(tensors, !new_masks.empty(), options).bytes;
   std::vector<unsigned char> workspace(bytes, 0xa5);
   cuda::StepReport report;
   std::memset(static_cast<void*>(&report), 0xa5, sizeof report);
