@@ -26,7 +26,7 @@ SelectorSpec = tuple[str, float, bool, float, str]  # name, fraction, verify, to
 
 QueueSpec = tuple[int, int]  # device, stream
 # selector, keyword arguments of make_masks but for the budget, zero, address of thresholds or 0
-StepOptions = tuple[tuple[str, float, bool, float], dict[str, Any], int, int]
+StepOptions = tuple[SelectorSpec, dict[str, Any], int, int]
 AdamMemory = tuple[
     int, int, int, int, int
 ]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes
