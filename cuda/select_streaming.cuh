@@ -17,7 +17,7 @@ struct MomentBlocks {
     S scorer;
   };
   struct Shared {};
-  static_assert(Moments::lanes == 16 && Moments::block % (16 * scores_at_once) == 0);
+  static_assert(Moments::lanes == 16 && Moments::block % (16 * scores_at_once<S>) == 0);
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     const SearchContext& s = args.search;
@@ -33,23 +33,23 @@ struct MomentBlocks {
         const Piece& p = args.work.pieces[piece];
         const Row& row = args.work.rows[p.row];
         const std::int64_t begin = static_cast<std::int64_t>(block - p.first) * Moments::block + lane;
-        for (std::int64_t first = begin; first < begin + Moments::block; first += 16 * scores_at_once) {
-          bool there[scores_at_once];
-          float score[scores_at_once];
+        for (std::int64_t first = begin; first < begin + Moments::block; first += 16 * scores_at_once<S>) {
+          bool there[scores_at_once<S>];
+          float score[scores_at_once<S>];
 #pragma unroll
-          for (u32 i = 0; i < scores_at_once; ++i) {
+          for (u32 i = 0; i < scores_at_once<S>; ++i) {
             const std::int64_t index = first + i * 16;
             there[i] =
                 index < row.numel && (row.live == nullptr || (words32(row.live)[index / 32] >> (index % 32) & 1u) != 0);
           }
           load_scores(args.scorer, row, first, 16, there, score);
 #pragma unroll
-          for (u32 i = 0; i < scores_at_once; ++i) {
+          for (u32 i = 0; i < scores_at_once<S>; ++i) {
             if (!there[i]) continue;
             ++total;
             note_nan(*s.search, score[i] != score[i], row.offset + first + i * 16);
             nan += score[i] != score[i];
-            if (!(abs(score[i]) < plus_infinity)) continue;
+            if (!(score[i] > minus_infinity && score[i] < plus_infinity)) continue;
             ++finite;
             const double x = score[i];
             sum += x;
