@@ -5,7 +5,7 @@
 #include "launch.cuh"
 #include "nvtx_range.hpp"
 #include "rounds.cuh"
-#include "step.cuh"
+#include "selectors.cuh"
 
 namespace bittersweet::cuda {
 
@@ -18,6 +18,9 @@ extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
 extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);
 extern template void count_runs(Stream&, const Scorer&, const Row&, float, const RunRange&, std::span<std::int64_t>);
 extern template void bound_digit(Stream&, const Scorer&, const BoundsArgs&, const Work&, u32);
+extern template void count_digits(Stream&, const Scorer&, const SearchContext&, const Work&, Answers);
+extern template void sample_scores(Stream&, const Scorer&, const SearchContext&);
+extern template void stream(Stream&, const Scorer&, const SearchContext&, const Work&, const Work&);
 extern template void guess(Stream&, const Context&);
 extern template void plan_retry(Stream&, const Context&);
 extern template void select_candidates(Stream&, const Context&);
@@ -58,9 +61,9 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
     return enqueue_groups(stream, scorer, plan);
   }
   const StepPlan plan =
-      make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
+      make_selected(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report);
   Stream stream(queue.device, queue.stream);
-  enqueue(stream, scorer, plan);
+  enqueue_selected(stream, scorer, plan);
 }
 
 void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const Bracket& ends,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bittersweet/error.hpp"
+#include "search.cuh"
 #include "units_plan.hpp"
 
 namespace bittersweet::cuda {
@@ -20,6 +21,7 @@ inline u64 tiles_in(std::span<const ScoreInputs> tensors) {
 struct Layout {
   std::size_t state, rows, pieces, parts, sample, candidates, tile_ties, tie_groups, bytes;
   std::size_t units, results, dead, shares, pruned, bounds, cut, bins;  // where tensors have selections of their own
+  std::size_t search, block_sums, scores;                               // of the selectors beside exact
   u64 capacity;
   u32 lines;
 };
@@ -32,10 +34,33 @@ inline std::int64_t elements_of(std::span<const ScoreInputs> tensors) {
   return total;
 }
 
+inline u64 blocks_of(std::int64_t numel) { return static_cast<u64>((numel + Moments::block - 1) / Moments::block); }
+
+inline u64 blocks_in(std::span<const ScoreInputs> tensors) {
+  u64 blocks = 0;
+  for (const ScoreInputs& tensor : tensors) blocks += blocks_of(tensor.numel);
+  return blocks;
+}
+
+// The keys that a sample keeps.
+inline std::int64_t sampled_places(const Sampling& sampling, std::span<const ScoreInputs> tensors) {
+  const std::int64_t samples = sample_size(sampling, elements_of(tensors));
+  if (sampling.by == Sampling::By::element) return samples;
+  return bittersweet::sample_lines(samples, line_numbers(tensors).back()) * LineSample::width;
+}
+
+// Short sequences are not sampled; groups are ranked, and use no selector.
+inline Selector selector_for(const StepOptions& options, std::int64_t total) {
+  const bool few = std::holds_alternative<Sampling>(options.selector) && total <= Sampling::smallest;
+  return few || options.scope.in_groups() ? Selector(Exact{}) : options.selector;
+}
+
 // `batches`: of units, or none.
-inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, std::span<const UnitBatch> batches = {},
-                          bool bounded = false) {
+inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, const StepOptions& options = {},
+                          std::span<const UnitBatch> batches = {}) {
   const std::int64_t total = elements_of(tensors);
+  const Selector selector = selector_for(options, total);
+  const bool exact = std::holds_alternative<Exact>(selector), bounded = is_bounded(options);
   const u64 tiles = tiles_in(tensors);
   const std::size_t count = tensors.size();
   std::size_t units = 0, unit_keys = 0, unit_candidates = 0;
@@ -47,8 +72,10 @@ inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, std:
   const bool by_unit = !batches.empty(), together = !by_unit || bounded;  // is there a selection over all?
   Layout layout{};
   // Room for 0.75 % of the elements: 1.5 % of an array of scores. Small models have room for all of them.
-  layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
-  layout.lines = static_cast<u32>(device::sample_lines(total));
+  if (exact) {
+    layout.capacity = static_cast<u64>(std::max(std::min<std::int64_t>(total, std::int64_t{1} << 20), total / 400 * 3));
+    layout.lines = static_cast<u32>(device::sample_lines(total));
+  }
   std::size_t at = 0;
   const auto place = [&](std::size_t bytes) {
     const std::size_t here = at;
@@ -57,9 +84,12 @@ inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, std:
   };
   layout.state = place(std::max<std::size_t>(units, 1) * sizeof(device::State));
   layout.rows = place(count * sizeof(Row));
-  layout.pieces = place((by_unit && together ? 5 : 3) * count * sizeof(Piece));
+  layout.pieces = place((by_unit && together ? 5 : exact ? 3 : 4) * count * sizeof(Piece));
   layout.parts = place(count * sizeof(u32));
-  const std::size_t keys = together ? std::size_t{layout.lines} * device::sample_width : 0;
+  const auto* const sampling = std::get_if<Sampling>(&selector);
+  const std::size_t keys = sampling   ? static_cast<std::size_t>(sampled_places(*sampling, tensors))
+                           : together ? std::size_t{layout.lines} * device::sample_width
+                                      : 0;
   layout.sample = place(std::max(keys, unit_keys) * sizeof(u32));
   layout.candidates = place(std::max<std::size_t>(together ? layout.capacity : 0, unit_candidates) * sizeof(u64));
   const std::size_t bins = bounded && by_unit ? (count << bound_bits(count)) * sizeof(u64) : 0;
@@ -76,6 +106,11 @@ inline Layout make_layout(std::span<const ScoreInputs> tensors, bool masks, std:
     layout.bounds = place(bounded ? count * sizeof(BoundRow) : 0);
     layout.cut = place(bounded ? sizeof(BoundCut) : 0);
   }
+  layout.search = place(exact ? 0 : sizeof(Search));
+  layout.block_sums = place(std::holds_alternative<Streaming>(selector) ? blocks_in(tensors) * sizeof(BlockSums) : 0);
+  layout.scores = at;
+  if (std::holds_alternative<KthValue>(selector))
+    for (const ScoreInputs& tensor : tensors) place(static_cast<std::size_t>(tensor.numel) * sizeof(float));
   layout.bytes = at + alignment;  // the caller's address need not be a multiple
   return layout;
 }
@@ -85,7 +120,7 @@ inline std::size_t step_bytes(std::span<const ScoreInputs> tensors, const StepOp
                               std::size_t room = 0) {
   std::vector<UnitBatch> batches;
   if (is_by_unit(options, masks)) batches = unit_batches(tensors, room > 0 ? room : unit_room(elements_of(tensors)));
-  return make_layout(tensors, masks, batches, is_bounded(options)).bytes;
+  return make_layout(tensors, masks, options, batches).bytes;
 }
 
 inline std::byte* base_of(void* workspace) {

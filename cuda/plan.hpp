@@ -159,6 +159,14 @@ struct StepPlan {
   u64 live = 0;                 // elements of tensors without a mask
   bool masked = false;          // does any competing tensor have one?
   UnitsPlan units{};
+
+  // Of the selectors beside exact (search_plan.hpp):
+  Selector selector = Exact{};
+  SearchContext search{};
+  Work blocks{};                 // of Moments
+  std::vector<u32> first_line;   // sampling by line: of every row
+  std::vector<Row> written;      // kthvalue: the table of write_scores
+  std::vector<StepPlan> stored;  // kthvalue: the same step over the scores that were written
 };
 
 // What no kernel does yet. Rows and N:M groups have no use for a selector.
@@ -168,8 +176,6 @@ inline void require_built(const StepOptions& options) {
                         ". Use that, or give tensors on the CPU (nothing is moved by itself)");
   };
   if (options.scope.in_groups()) return;
-  if (!std::holds_alternative<Exact>(options.selector))
-    refuse("selector '" + std::string(name_of(options.selector)) + "'", "'exact'");
   if (options.max_tensor_sparsity && flow::ties_of(prune_options(options)) != Ties::exact)
     refuse("ties other than 'exact' with max_tensor_sparsity", "'exact' there");
 }
@@ -220,9 +226,10 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const bool by_unit = is_by_unit(options, masks), bounded = by_unit && is_bounded(options);
   std::vector<UnitBatch> batches;
   if (by_unit) batches = unit_batches(tensors, room > 0 ? room : unit_room(view.size()));
-  const Layout layout = make_layout(tensors, masks, batches, bounded);
+  const Layout layout = make_layout(tensors, masks, options, batches);
   check_workspace(layout, workspace, workspace_bytes);
   std::byte* const base = base_of(workspace);
+  plan.selector = selector_for(options, view.size());
   plan.context = make_context(layout, base);
 
   u64 tile = 0;
@@ -272,6 +279,9 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
       });
   };
   if (!by_unit || bounded) by_storage(plan.work, 0, c.row_count);
+  if (std::holds_alternative<Streaming>(plan.selector))
+    share_out(plan.blocks, 0, c.row_count,
+              [](const Row& row) { return FromTo{0, static_cast<u32>(blocks_of(row.numel))}; });
   if (by_unit) {
     UnitsPlan& units = plan.units;
     units.bounded = bounded;

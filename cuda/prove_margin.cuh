@@ -19,9 +19,7 @@ struct ProveMargin {
     const auto size = static_cast<float>(error < 0 ? -error : error);
     return size == size ? std::bit_cast<u32>(size) : 0x7f800000u;
   }
-  static BITTERSWEET_DEVICE void keep_worst(float* worst, u32 bits) {
-    atomicMax(reinterpret_cast<u32*>(worst), bits);
-  }
+  static BITTERSWEET_DEVICE void keep_worst(float* worst, u32 bits) { atomicMax(reinterpret_cast<u32*>(worst), bits); }
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     MarginProof& proof = *args.proof;

@@ -123,6 +123,8 @@ struct Conclude {
     r.nan = static_cast<std::int64_t>(found.nan);
     r.first_nan = static_cast<std::int64_t>(found.first_nan);
     r.pruned = r.dead + r.below + r.ties;
+    r.standard_error = no_number;
+    r.converged = 1;
   }
 };
 

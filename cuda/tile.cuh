@@ -24,7 +24,7 @@ struct Row {
   std::int64_t offset;  // of its first element in the whole sequence
   std::int64_t origin;  // of its random numbers
   Geometry geometry;
-  MemoryOrder order;  // of all arrays and masks
+  MemoryOrder order;        // of all arrays and masks
   std::int64_t dimensions;  // the sum of its shape's sizes
   std::int64_t output_row;  // number of its first output row among all tensors'
   u32 tile;                 // number of its first tile among all tensors'

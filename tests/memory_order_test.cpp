@@ -138,7 +138,7 @@ TEST_P(MemoryOrders, EverySelector) {
            {Selector{Exact{}}, Selector{Exact{.guess = Bracket{0.5f, 0.5f}}},
             Selector{Exact{.guess = Bracket{0.0f, 0.5f, true}}}, Selector{Exact{.guess = Bracket{2.0f, 3.0f}}},
             Selector{Exact{.capacity = 3}}, Selector{Histogram{}}, Selector{KthValue{}},
-            Selector{Sampling{.verify = true}}, Selector{Streaming{.tolerance = 0}}})
+            Selector{Sampling{.verify = true, .by = Sampling::By::element}}, Selector{Streaming{.tolerance = 0}}})
         for (const double sparsity : {0.3, 0.5, 0.7}) {
           SCOPED_TRACE(std::string(name_of(selector)) + " of " + std::to_string(sparsity));
           ASSERT_NO_FATAL_FAILURE(

@@ -9,6 +9,7 @@
 
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/score/scorers.hpp"
+#include "bittersweet/select/selectors.hpp"
 #include "judge.cuh"
 #include "model.cuh"
 
@@ -16,9 +17,11 @@ namespace bittersweet::bench {
 
 inline constexpr std::int64_t headline_weights = 402'653'184;
 
-// A bound in milliseconds: fixed + floor * read floor + rewrite * rewrite floor + random * the same work on dense data.
+// A bound in milliseconds: fixed + floor * read floor + rewrite * rewrite floor + random * the same work on dense data;
+// with `per_read`, one more read floor for each read that the step reports.
 struct Goal {
   double fixed = 0, floor = 0, rewrite = 0, random = 0;
+  bool per_read = false;
   bool any() const { return fixed + floor + rewrite + random > 0; }
 };
 
@@ -29,6 +32,7 @@ struct Work {
   bool masks = false;
   std::uint32_t zero = 0;
   Goal goal{};
+  Selector selector = Exact{};
 };
 
 struct Subject {
@@ -103,6 +107,28 @@ inline Subjects scorers() {
   return {{subject, works}};
 }
 
+// Of magnitude, whose reads are the shortest beside what is done with a score, and of bitter7.
+inline Subjects selectors() {
+  Subjects all;
+  for (const Scorer& scorer : {Scorer(Bitter7{}), Scorer(Magnitude{})}) {
+    Subject subject{std::string(info_of(scorer).name) + ", f32"};
+    if (!(info_of(scorer).reads & reads::exp_avg_sq)) subject.v = DType::none;
+    std::vector<Work> works;
+    const auto add = [&](const std::string& name, const Selector& selector, const Goal& goal) {
+      works.push_back({name + ", threshold", scorer, 0.5, false, 0, goal, selector});
+      works.push_back({name + ", masks", scorer, 0.5, true, 0, {}, selector});
+    };
+    add("histogram", Histogram{}, {.floor = 3.3});
+    add("kthvalue", KthValue{}, {});
+    add("streaming, 1e-3", Streaming{}, {.floor = 0.3, .per_read = true});
+    add("streaming, exact", Streaming{.tolerance = 0}, {.floor = 0.3, .per_read = true});
+    add("sampling, 2 % by line", Sampling{}, {.floor = 0.15});
+    add("sampling, 2 % by element", Sampling{.by = Sampling::By::element}, {});
+    all.emplace_back(subject, works);
+  }
+  return all;
+}
+
 inline Subjects sizes() {
   Subjects all;
   const Goal goal{.fixed = 0.08, .floor = 1.2};
@@ -117,6 +143,7 @@ inline Subjects sizes() {
 inline Subjects host() { return {{Subject{"f32"}, threshold_and_masks(0.5, {}, {})}}; }
 
 inline const std::vector<std::pair<std::string, Subjects (*)()>> sections{
-    {"headline", headline}, {"data", data}, {"dtypes", dtypes}, {"scorers", scorers}, {"sizes", sizes}, {"host", host}};
+    {"headline", headline},   {"data", data},   {"dtypes", dtypes}, {"scorers", scorers},
+    {"selectors", selectors}, {"sizes", sizes}, {"host", host}};
 
 }  // namespace bittersweet::bench

@@ -66,6 +66,9 @@ bitter7, 50 %:
 | 1 million to 4 billion weights | 80 us + 1.2 times the floor |
 | 90 % zeros, 90 % dead | 1.2 times dense data |
 | one score that more than 0.5 % share | one more read |
+| selector histogram, threshold | 3.3 times the read floor |
+| selector streaming, threshold | (its reads + 0.3) times the read floor |
+| selector sampling, 2 % by line, threshold | 0.15 times the read floor |
 | AdamW's step, 50 % of the weights masked | 1.08 times the same without masks |
 
 AdamW's masked step is also timed beside torch's fused and foreach ones, at 1 million to 400 million weights

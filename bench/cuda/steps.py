@@ -91,6 +91,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
              needs=() if dry else ("ncu",), after=(ENGINE,),
              unavailable=("ERR_NVGPUCTRPERM", "LibraryNotLoaded")),
         program("scorers", 40, "headline", "scorers"),
+        program("selectors", 60, "headline", "selectors"),
         program("beyond 2^31 elements", 60, "equal_bits", "large"),
         Step("pytest on the device",
              [python, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/python",

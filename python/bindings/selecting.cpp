@@ -10,11 +10,13 @@ namespace bittersweet::python {
 namespace {
 
 Selector to_selector(const py::tuple& spec) {
-  if (spec.size() != 4) throw ArgumentError("selector: (name, fraction, verify, tolerance) is needed");
+  if (spec.size() != 5) throw ArgumentError("selector: (name, fraction, verify, tolerance, by) is needed");
   Selector selector = make_selector(spec[0].cast<std::string>());
   if (auto* sampling = std::get_if<Sampling>(&selector)) {
     sampling->fraction = spec[1].cast<double>();
     sampling->verify = spec[2].cast<bool>();
+    sampling->by = choose<Sampling::By>("by", spec[4].cast<std::string>(),
+                                        {{"line", Sampling::By::line}, {"element", Sampling::By::element}});
   }
   if (auto* streaming = std::get_if<Streaming>(&selector)) streaming->tolerance = spec[3].cast<double>();
   return selector;

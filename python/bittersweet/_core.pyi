@@ -22,11 +22,11 @@ CUDA_REPORT_WORDS: int
 CUDA_FAILED: int
 
 ScorerSpec = tuple[str, float | None, float | None, int]  # name, eps, q, seed
-SelectorSpec = tuple[str, float, bool, float]  # name, fraction, verify, tolerance
+SelectorSpec = tuple[str, float, bool, float, str]  # name, fraction, verify, tolerance, by
 
 QueueSpec = tuple[int, int]  # device, stream
 # selector, keyword arguments of make_masks but for the budget, zero, address of thresholds or 0
-StepOptions = tuple[tuple[str, float, bool, float], dict[str, Any], int, int]
+StepOptions = tuple[SelectorSpec, dict[str, Any], int, int]
 AdamMemory = tuple[
     int, int, int, int, int
 ]  # addresses of grad_scale, found_inf, dirty and workspace, its bytes

@@ -267,18 +267,18 @@ void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, 
 }
 
 Moments CpuEngine::moments(const ScoreView& view, std::span<const Chunk> chunks) {
-  constexpr std::size_t blocks = Chunk::size / Moments::block;
-  std::vector<Moments> all(chunks.size() * blocks);
+  std::vector<std::size_t> first(chunks.size() + 1);  // number of a chunk's first block
+  for (std::size_t c = 0; c < chunks.size(); ++c)
+    first[c + 1] = first[c] + (chunks[c].count + std::size_t{Moments::block} - 1) / std::size_t{Moments::block};
+  std::vector<Moments> all(first.back());
   parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
-    std::size_t block = static_cast<std::size_t>(c) * blocks;
+    std::size_t block = first[static_cast<std::size_t>(c)];
     for_each_scored<Moments::block>(kernels_, view, chunks[static_cast<std::size_t>(c)],
                                     [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
                                       kernels_.moments(scores, live, n, all[block++]);
                                     });
   });
-  Moments total;
-  for (const Moments& block : all) total += block;
-  return total;
+  return fold_blocks(all);
 }
 
 void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,

@@ -270,12 +270,13 @@ TEST(CudaBounds, ZerosAndReplaysWithOtherBudgets) {
   for (const double share : shares) budgets.push_back(cuda::step_budget({share, {}}, {}, step.model.numel()));
   std::size_t at = 0;
   EmulatedCuda engine(3);
-  engine.replay(inputs, step.scorer, budgets, step.options, masks.table(), [&](const cuda::StepReport& report) {
-    step.sparsity = shares[at++];
-    const Expected want = expected(step);
-    EXPECT_TRUE(same_masks(want.masks, masks.bits())) << shares[at - 1];
-    EXPECT_EQ(report.pruned, want.report.pruned);
-  });
+  engine.replay(inputs, step.scorer, budgets, step.options, masks.table(), nullptr,
+                [&](const cuda::StepReport& report) {
+                  step.sparsity = shares[at++];
+                  const Expected want = expected(step);
+                  EXPECT_TRUE(same_masks(want.masks, masks.bits())) << shares[at - 1];
+                  EXPECT_EQ(report.pruned, want.report.pruned);
+                });
   EXPECT_EQ(at, budgets.size());
   step.sparsity = 0.6;
   const Expected want = expected(step);

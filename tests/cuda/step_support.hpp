@@ -83,7 +83,14 @@ inline void expect_same(const Expected& want, const Result& got) {
   EXPECT_EQ(got.report.equal, want.report.count_equal);
   EXPECT_EQ(got.report.nan, want.report.nonfinite);
   EXPECT_EQ(got.report.pruned, want.report.pruned);
-  EXPECT_EQ(got.report.pruned, got.report.dead + got.report.below + got.report.ties);
+  if (want.report.count_below >= 0) {
+    EXPECT_EQ(got.report.pruned, got.report.dead + got.report.below + got.report.ties);
+  }
+  EXPECT_EQ(std::isnan(got.report.standard_error), !want.report.standard_error);
+  if (want.report.standard_error) {
+    EXPECT_EQ(got.report.standard_error, *want.report.standard_error);
+  }
+  EXPECT_EQ(got.report.converged, want.report.converged);
   EXPECT_EQ(got.report.churn, want.report.churn);
   EXPECT_EQ(got.report.empty_rows, want.report.empty_rows);
   EXPECT_EQ(got.tensor_pruned, want.report.tensor_pruned);

@@ -85,6 +85,36 @@ TEST(Strata, LinesLieInTheirStretch) {
   }
 }
 
+std::vector<std::int64_t> sample_positions(std::int64_t first, std::int64_t n, std::int64_t samples,
+                                           std::uint64_t seed) {
+  std::vector<std::int64_t> positions;
+  for (std::int64_t j = 0; j < samples; ++j) positions.push_back(first + sample_position(j, n, samples, seed));
+  return positions;
+}
+
+// Numbered lines: whole ones, each as likely as any other, whatever the sizes of tensors.
+TEST(Strata, NumberedLinesAreEquallyLikely) {
+  const Model model = model_of({Values(33, 1.0f), {}, Values(5, 1.0f), Values(640, 1.0f), Values(31, 1.0f)});
+  const auto inputs = model.inputs();
+  const ScoreView view = make_view(inputs, Magnitude{});
+  const std::vector<std::int64_t> first = line_numbers(inputs);
+  ASSERT_EQ(first, (std::vector<std::int64_t>{0, 2, 2, 3, 23, 24}));
+  constexpr std::int64_t lines = 5, seeds = 4800;
+  std::vector<int> hits(24);
+  for (std::uint64_t seed = 0; seed < seeds; ++seed)
+    for (std::int64_t line = 0; line < lines; ++line) {
+      const auto [t, index] = line_at(view, {lines, seed, first}, line);
+      ASSERT_EQ(index % LineSample::width, 0);
+      ASSERT_LT(index, inputs[t].numel);
+      const std::int64_t number = first[t] + index / LineSample::width;
+      ASSERT_GE(number, stretch(line, 24, lines));
+      ASSERT_LT(number, stretch(line + 1, 24, lines));
+      ++hits[static_cast<std::size_t>(number)];
+    }
+  for (std::size_t number = 0; number < 20; ++number) EXPECT_NEAR(hits[number], 960, 6 * 28) << number;
+  for (std::size_t number = 20; number < 24; ++number) EXPECT_NEAR(hits[number], 1200, 6 * 30) << number;
+}
+
 TEST(Strata, SamplePositionsAreOnePerStretchAndUniform) {
   constexpr std::int64_t n = 1000, samples = 10, seeds = 4000;
   std::vector<int> hits(n);
@@ -158,7 +188,7 @@ TEST(Digits, MergedBinsFindTheKthKey) {
           if (const std::uint32_t key = key_of(values[i]); state.digit.matches(key))
             ++(i % 2 ? bins : second_half)[state.digit.bin(key)];
         std::transform(bins.begin(), bins.end(), second_half.begin(), bins.begin(), std::plus<>{});
-        state = next_digit(state, bins);
+        state = next_digit(state, find_order(bins, state.rank));
       }
       const float kth = order[static_cast<std::size_t>(rank - 1)];
       ASSERT_EQ(score_of(state.digit.prefix), kth) << named.name << ", rank " << rank;
@@ -232,19 +262,21 @@ TEST_P(Summaries, AreTheSameHoweverTheSequenceIsCut) {
   });
 }
 
-// The documented order of additions, written out again: blocks of 4,096 of a tensor, element i to lane i mod 16.
+// The documented order of additions, written out again: blocks of 4,096 of a tensor, element i to lane i mod 16; then
+// block j to lane j mod 256.
 TEST_P(Summaries, MomentsAreSumsInTheDocumentedOrder) {
   run([](auto& engine) {
-    Values values = values_named("student_t", 140000, 6);  // the order of addition shows
+    Values values = values_named("student_t", 1200000, 6);  // the order of addition shows
     values[5] = infinity;
     values[9] = not_a_number;
     Model model = cut(values, {5000, 65537});
     model.set_masks(0.2, 8);
     const auto inputs = model.inputs();
     const Moments found = engine.moments(make_view(inputs, Identity{}), make_chunks(inputs));
-    double sum = 0, squares = 0;
+    std::array<double, 256> sum{}, squares{};
     long double exact = 0;
     std::int64_t finite = 0, nan = 0, total = 0;
+    std::size_t number = 0;
     for (const ScoreInputs& tensor : inputs)
       for (std::int64_t block = 0; block < tensor.numel; block += 4096) {
         std::array<double, 16> lane{}, square{};
@@ -259,15 +291,17 @@ TEST_P(Summaries, MomentsAreSumsInTheDocumentedOrder) {
           lane[static_cast<std::size_t>(i % 16)] += x;
           square[static_cast<std::size_t>(i % 16)] += x * x;
         }
-        sum += fold_lanes(lane);
-        squares += fold_lanes(square);
+        sum[number % 256] += fold_lanes(lane);
+        squares[number++ % 256] += fold_lanes(square);
       }
+    EXPECT_GT(number, 256u);
     EXPECT_EQ(found.finite, finite);
     EXPECT_EQ(found.nan, nan);
     EXPECT_EQ(found.total, total);
-    EXPECT_EQ(found.sum, sum);
-    EXPECT_EQ(found.sum_of_squares, squares);
-    EXPECT_NEAR(found.sum, static_cast<double>(exact), 1e-12 * std::sqrt(squares * static_cast<double>(finite)));
+    EXPECT_EQ(found.sum, fold_lanes(sum));
+    EXPECT_EQ(found.sum_of_squares, fold_lanes(squares));
+    EXPECT_NEAR(found.sum, static_cast<double>(exact),
+                1e-12 * std::sqrt(found.sum_of_squares * static_cast<double>(finite)));
   });
 }
 

@@ -30,13 +30,7 @@ BITTERSWEET_FORMULA std::uint64_t candidate_of(std::uint32_t key, std::uint32_t 
   return (std::uint64_t{key - low_key} << position_bits) | position;
 }
 
-// The bin of a histogram that holds the order-th smallest, and how many lie in the bins before it.
-struct Found {
-  std::uint64_t bin = 0;
-  std::uint64_t below = 0;
-  std::uint64_t count = 0;
-  std::uint64_t total = 0;  // of all bins
-};
+using bittersweet::Found;
 
 // ---- the budget ----
 

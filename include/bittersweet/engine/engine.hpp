@@ -51,7 +51,8 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
   engine.write_scores(view, chunks, outputs);
 
   // sample[LineSample::width * j + c] = score of the c-th element of line j, or NaN where the line has no such live
-  // element. Line j lies in the j-th of `lines` equal stretches of the sequence, at a place hashed from (seed, j).
+  // element. Line j lies in the j-th of `lines` equal stretches of the sequence (or, where the sample gives their
+  // numbers, of all lines), at a place hashed from (seed, j).
   engine.sample(view, LineSample{}, sample);
 
   // sample[j] = score at positions[j] (ascending, in the whole sequence), or NaN where that element is dead.

@@ -119,7 +119,7 @@ class ReferenceEngine {
   }
 
   Moments moments(const ScoreView& view, std::span<const Chunk> chunks) {
-    Moments total;
+    std::vector<Moments> blocks;
     for (const Chunk& chunk : chunks)
       for (std::int64_t first = 0; first < chunk.count; first += Moments::block) {
         Moments block;
@@ -136,9 +136,9 @@ class ReferenceEngine {
         }
         block.sum = fold_lanes(sum);
         block.sum_of_squares = fold_lanes(squares);
-        total += block;
+        blocks.push_back(block);
       }
-    return total;
+    return fold_blocks(blocks);
   }
 
   void count(const ScoreView& view, std::span<const Chunk>, std::span<const float> thresholds,

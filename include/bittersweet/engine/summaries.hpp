@@ -82,13 +82,24 @@ struct Digit {
   int prefix_bits = 0;
   int digit_bits = 16;
 
-  int shift() const noexcept { return 32 - prefix_bits - digit_bits; }
-  bool matches(std::uint32_t key) const noexcept { return prefix_bits == 0 || (key >> (32 - prefix_bits)) == prefix; }
-  std::uint32_t bin(std::uint32_t key) const noexcept { return (key >> shift()) & ((1u << digit_bits) - 1); }
+  constexpr int shift() const noexcept { return 32 - prefix_bits - digit_bits; }
+  constexpr bool matches(std::uint32_t key) const noexcept {
+    return prefix_bits == 0 || (key >> (32 - prefix_bits)) == prefix;
+  }
+  constexpr std::uint32_t bin(std::uint32_t key) const noexcept { return (key >> shift()) & ((1u << digit_bits) - 1); }
+};
+
+// The bin of a histogram that holds the order-th smallest, and how many lie in the bins before it.
+struct Found {
+  std::uint64_t bin = 0;
+  std::uint64_t below = 0;
+  std::uint64_t count = 0;
+  std::uint64_t total = 0;  // of all bins
 };
 
 // Sums of the finite live scores. Doubles are added in one fixed order: within blocks of 4,096 consecutive elements
-// of a tensor in 16 interleaved lanes (element i to lane i mod 16), the lanes pairwise, then block after block.
+// of a tensor in 16 interleaved lanes (element i to lane i mod 16), the lanes pairwise; then the blocks of all tensors,
+// numbered in their order, in 256 interleaved lanes, and these pairwise.
 struct Moments {
   std::int64_t finite = 0;
   std::int64_t nan = 0;
@@ -98,6 +109,7 @@ struct Moments {
 
   static constexpr std::int64_t block = 4096;
   static constexpr int lanes = 16;
+  static constexpr std::size_t block_lanes = 256;
 
   Moments& operator+=(const Moments& other) noexcept {
     finite += other.finite;
@@ -109,12 +121,25 @@ struct Moments {
   }
 };
 
-// The lanes of one block, folded pairwise: (0+8, 1+9, ...), then (0+4, ...), down to one.
-template <class T>
-BITTERSWEET_FORMULA T fold_lanes(std::array<T, Moments::lanes> lane) noexcept {
-  for (int width = Moments::lanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[static_cast<std::size_t>(i)] += lane[static_cast<std::size_t>(i + width)];
+// Lanes folded pairwise: of 16, (0+8, 1+9, ...), then (0+4, ...), down to one.
+template <class T, std::size_t N>
+BITTERSWEET_FORMULA T fold_lanes(std::array<T, N> lane) noexcept {
+  for (std::size_t width = N / 2; width > 0; width /= 2)
+    for (std::size_t i = 0; i < width; ++i) lane[i] += lane[i + width];
   return lane[0];
+}
+
+inline Moments fold_blocks(std::span<const Moments> blocks) {
+  Moments total;
+  std::array<double, Moments::block_lanes> sum{}, squares{};
+  for (std::size_t j = 0; j < blocks.size(); ++j) {
+    total += blocks[j];
+    sum[j % Moments::block_lanes] += blocks[j].sum;
+    squares[j % Moments::block_lanes] += blocks[j].sum_of_squares;
+  }
+  total.sum = fold_lanes(sum);
+  total.sum_of_squares = fold_lanes(squares);
+  return total;
 }
 
 struct CountsAt {  // of one threshold
@@ -130,24 +155,35 @@ struct ChunkQuota {
 };
 inline constexpr std::int64_t all_ties = INT64_MAX;
 
-// A sample for a bracket: short runs of neighbours (128 bytes of f32: two cache lines that one page look-up brings in),
-// one per stratum of the sequence, at a hashed place in it.
+// A sample: short runs of neighbours in memory (128 bytes of f32: two cache lines that one page look-up brings in), one
+// per stratum of the sequence, at a hashed place in it. A place is an element of the line; with `first`, the number of
+// each tensor's first line and of all lines, it is the line's number, and every line is as likely as any other.
 struct LineSample {
   static constexpr std::int64_t width = 32;
   std::int64_t lines = 0;
   std::uint64_t seed = 0;
+  std::span<const std::int64_t> first{};
 };
 
 // Begin of the j-th of `parts` nearly equal stretches of 0..n.
-inline std::int64_t stretch(std::int64_t j, std::int64_t n, std::int64_t parts) noexcept {
+constexpr std::int64_t stretch(std::int64_t j, std::int64_t n, std::int64_t parts) noexcept {
   return j * (n / parts) + std::min(j, n % parts);
 }
 
-// The sampled position in the stretch of line `line`.
+// The place of line `line` in its stretch of 0..n.
+constexpr std::int64_t line_place(std::int64_t n, std::int64_t lines, std::int64_t line,
+                                  std::uint32_t random) noexcept {
+  const std::int64_t begin = stretch(line, n, lines), end = stretch(line + 1, n, lines);
+  return begin + (end > begin ? static_cast<std::int64_t>(random) % (end - begin) : 0);
+}
+
+// The position of an element of line `line`.
 inline std::int64_t line_position(const ScoreView& view, const LineSample& plan, std::int64_t line,
                                   std::uint32_t random) noexcept {
-  const std::int64_t begin = stretch(line, view.size(), plan.lines), end = stretch(line + 1, view.size(), plan.lines);
-  return view.offset[0] + begin + (end > begin ? static_cast<std::int64_t>(random) % (end - begin) : 0);
+  if (plan.first.empty()) return view.offset[0] + line_place(view.size(), plan.lines, line, random);
+  const std::int64_t number = line_place(plan.first.back(), plan.lines, line, random);
+  const auto t = static_cast<std::size_t>(std::ranges::upper_bound(plan.first, number) - plan.first.begin() - 1);
+  return view.offset[t] + (number - plan.first[t]) * LineSample::width;
 }
 
 // Where line `line` of a sample begins: its tensor and flat index, a multiple of LineSample::width.

@@ -23,17 +23,23 @@ struct RadixState {
   std::int64_t equal = 0;  // keys in the chosen bin
 };
 
-inline RadixState next_digit(RadixState state, std::span<const std::int64_t> bins) {
-  std::size_t bin = 0;
-  while (bin + 1 < bins.size() && state.rank > bins[bin]) {
-    state.rank -= bins[bin];
-    state.below += bins[bin];
-    ++bin;
-  }
-  state.equal = bins[bin];
-  state.digit.prefix = (state.digit.prefix << state.digit.digit_bits) | static_cast<std::uint32_t>(bin);
+// `found`: the bin that holds the rank-th key, and what lies before it.
+BITTERSWEET_FORMULA RadixState next_digit(RadixState state, const Found& found) {
+  state.rank -= static_cast<std::int64_t>(found.below);
+  state.below += static_cast<std::int64_t>(found.below);
+  state.equal = static_cast<std::int64_t>(found.count);
+  state.digit.prefix = (state.digit.prefix << state.digit.digit_bits) | static_cast<std::uint32_t>(found.bin);
   state.digit.prefix_bits += state.digit.digit_bits;
   return state;
+}
+
+inline Found find_order(std::span<const std::int64_t> bins, std::int64_t order) {
+  Found found;
+  while (found.bin + 1 < bins.size() &&
+         order > static_cast<std::int64_t>(found.below) + bins[static_cast<std::size_t>(found.bin)])
+    found.below += static_cast<std::uint64_t>(bins[static_cast<std::size_t>(found.bin++)]);
+  found.count = static_cast<std::uint64_t>(bins[static_cast<std::size_t>(found.bin)]);
+  return found;
 }
 
 // NaN are counted (they fill the last bin of the first digit) and never chosen: rank is capped to the numbers.
@@ -53,7 +59,7 @@ Selection select_kth(const Histogram&, E& engine, const ScoreView& view, std::sp
       if (result.rank <= 0) return result;
       state.rank = result.rank;
     }
-    state = next_digit(state, bins);
+    state = next_digit(state, find_order(bins, state.rank));
     ++result.passes;
     context.pass_done();
   }

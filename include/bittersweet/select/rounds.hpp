@@ -191,7 +191,7 @@ class SharedSelection {
   void take_digit(std::span<const std::int32_t> sums) {
     std::vector<std::int64_t> bins(std::size_t{1} << radix_.digit.digit_bits);
     for (std::size_t b = 0; b < bins.size(); ++b) bins[b] = count_at(sums, wide_, b);
-    radix_ = next_digit(radix_, bins);
+    radix_ = next_digit(radix_, find_order(bins, radix_.rank));
     if (radix_.digit.prefix_bits < 32) return next_digit_bits();
     found(radix_.digit.prefix, radix_.below, radix_.equal);
   }

@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from .. import _core
 from ..errors import ArgumentError
-from .values import ABOVE_ZERO, BELOW_ONE, as_bool, as_number, shown_choice
+from .values import ABOVE_ZERO, BELOW_ONE, as_bool, as_number, one_of, shown_choice
 
-SelectorSpec = tuple[str, float, bool, float]
+SelectorSpec = tuple[str, float, bool, float, str]
+
+_BY = ("line", "element")
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,26 @@ class Sampling(Selector):
         fraction: Share of the elements to sample, in (0, 1]; at least 10,000 elements, exact when there are
             fewer.
         verify: Count with the final threshold, in one more read, and report the true sparsity.
+        by: ``"line"`` draws whole lines of 32 neighbours in memory, and tells the error by how they part: the
+            cheaper way. ``"element"`` draws single elements, as published: the same in every memory layout,
+            each at the price of a cache line, with the error sqrt(s (1 - s) / S) of S independent scores.
     """
 
     name = "sampling"
     fraction: float = 0.02
     verify: bool = False
+    by: str = "line"
 
     def __post_init__(self) -> None:
         fraction = as_number("fraction", self.fraction, ABOVE_ZERO, 1.0, "a number above 0, up to 1")
         object.__setattr__(self, "fraction", fraction)
         object.__setattr__(self, "verify", as_bool("verify", self.verify))
+        object.__setattr__(self, "by", one_of("by", self.by, _BY))
 
 
 @dataclass(frozen=True)
 class Streaming(Selector):
-    """Mean and spread in one read, then bisection on the integer key of the score.
+    """Mean and spread in one read, then reads that count at several thresholds, by the score's integer key.
 
     Args:
         tolerance: How far the achieved sparsity may be from the requested one, in [0, 1); 0 is exact.
@@ -95,4 +102,4 @@ def resolve_selector(selector: str | Selector) -> SelectorSpec:
         )
     sampling = selector if isinstance(selector, Sampling) else Sampling()
     streaming = selector if isinstance(selector, Streaming) else Streaming()
-    return name, sampling.fraction, sampling.verify, streaming.tolerance
+    return name, sampling.fraction, sampling.verify, streaming.tolerance, sampling.by

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DeviceError, Error, LayoutError
 from ..options.scorers import Scorer, check_seed, resolve_scorer
-from ..options.selectors import resolve_selector
+from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool
 from ..tensors import cuda, devices
 from ..tensors.masks import COLUMN, Mask, Masks
@@ -43,8 +43,8 @@ class CapturableStep:
     Args:
         inputs: A ScoreInputs or a list of them, all row-major torch tensors on one CUDA device. Their masks,
             where given, say what is dead at first; they are copied.
-        scorer, ties, nonfinite, seed, eps, regrow: See `make_masks`. Scope and selector are ``"global"`` and
-            ``"exact"``. A scorer that reads `step` keeps the step count of now.
+        scorer, selector, ties, nonfinite, seed, eps, regrow: See `make_masks`. The scope is ``"global"``. A
+            scorer that reads `step` keeps the step count of now.
         mask_optimizer_state: See `prune_`.
 
     Raises:
@@ -64,7 +64,9 @@ class CapturableStep:
         eps: float | None = None,
         regrow: bool = False,
         mask_optimizer_state: bool = False,
+        selector: str | Selector = "exact",
     ) -> None:
+        chosen = resolve_selector(selector)
         mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         self._roles = ("weight", *_STATES) if mask_optimizer_state else ("weight",)
         single, items = as_items(inputs)
@@ -95,9 +97,9 @@ class CapturableStep:
         named = global_arguments(
             checked_ties(ties), checked_nonfinite(nonfinite), check_seed(seed), as_bool("regrow", regrow)
         )
-        options = cuda.StepOptions(resolve_selector("exact"), named, zero)
+        options = cuda.StepOptions(chosen, named, zero)
         self._step = cuda.StepMemory(table, call.spec, options, True)
-        self._source = EventSource(table, call, "exact", "global", None)
+        self._source = EventSource(table, call, chosen[0], "global", None)
         self._masks = Masks(self._current, single=single)
         self.set_budget(k=0)
 

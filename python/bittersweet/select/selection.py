@@ -254,7 +254,7 @@ def start_over_ranks(
 def find_threshold(
     table: Table,
     call: ScorerCall,
-    selector: tuple[str, float, bool, float],
+    selector: tuple[str, float, bool, float, str],
     sparsity: float | None,
     k: int | None,
     ties: str | None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class StepOptions:
     """What `_core.cuda_step` is told beside tensors, scorer and budget."""
 
-    selector: tuple[str, float, bool, float]
+    selector: tuple[str, float, bool, float, str]
     named: Mapping[str, Any]
     """The keyword arguments of `_core.make_masks`, but for the budget's."""
     zero: int = 0

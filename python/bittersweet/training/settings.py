@@ -179,9 +179,15 @@ class Settings:
         tracked.pop("path", None)  # where a snapshot lies is no part of what is computed
         if tracked.get("storage") == "float32":
             del tracked["storage"]  # as releases that knew no other saved it
-        selector = dict(
-            zip(("name", "fraction", "verify", "tolerance"), resolve_selector(self.selector), strict=True)
+        selector: dict[str, Any] = dict(
+            zip(
+                ("name", "fraction", "verify", "tolerance", "by"),
+                resolve_selector(self.selector),
+                strict=True,
+            )
         )
+        if selector["name"] != "sampling" or selector["by"] == "element":
+            del selector["by"]  # as releases that knew no other saved it
         scope = resolve_scope(self.scope, "nearest", "error")
         given: dict[str, Any] = {} if self.norms_digest is None else {"input_norms": self.norms_digest}
         if self.tensor_sparsity is not None:

@@ -232,7 +232,8 @@ def test_nan_kept_caps_k(selector: Any) -> None:
         assert found.pruned == min(k, 900)
 
 
-def test_sampling_stays_within_its_error() -> None:
+@pytest.mark.parametrize("by", ["line", "element"])
+def test_sampling_stays_within_its_error(by: str) -> None:
     """Over many seeds: unbiased, of the stated spread, never beyond five standard errors."""
     n, fraction = 600_000, 0.02
     values = np.abs(np.random.default_rng(0).standard_normal(n)).astype(np.float32)
@@ -242,10 +243,10 @@ def test_sampling_stays_within_its_error() -> None:
         for seed in range(40):
             found = bs.threshold(
                 bs.ScoreInputs(values), sparsity=sparsity, scorer="magnitude", seed=seed,
-                selector=bs.Sampling(fraction=fraction),
+                selector=bs.Sampling(fraction=fraction, by=by),
             )  # fmt: skip
             stated = math.sqrt(sparsity * (1 - sparsity) / (fraction * n))
-            assert found.standard_error == pytest.approx(stated, rel=0.05)
+            assert found.standard_error == pytest.approx(stated, rel=0.05 if by == "element" else 0.25)
             assert found.passes < 1
             reached = np.searchsorted(ordered, np.float32(found.value), side="right") / n
             error.append((reached - sparsity) / stated)
@@ -254,15 +255,18 @@ def test_sampling_stays_within_its_error() -> None:
         assert 0.7 < np.std(error) < 1.35
 
 
-def test_sampling_is_seeded_and_verified(threads: None) -> None:
+@pytest.mark.parametrize("by", ["line", "element"])
+def test_sampling_is_seeded_and_verified(threads: None, by: str) -> None:
     values = np.abs(np.random.default_rng(0).standard_normal(300_000)).astype(np.float32)
     parts = [bs.ScoreInputs(x) for x in np.split(values, [7, 100_000, 100_001])]
 
     def run(inputs: Any, seed: int, verify: bool = False) -> bs.Threshold:
-        selector = bs.Sampling(fraction=0.05, verify=verify)
+        selector = bs.Sampling(fraction=0.05, verify=verify, by=by)
         return bs.threshold(inputs, sparsity=0.4, scorer="magnitude", selector=selector, seed=seed)
 
-    one = run(bs.ScoreInputs(values), seed=1).value
+    one = run(parts, seed=1).value
+    if by == "element":  # a line does not reach over the end of a tensor
+        assert run(bs.ScoreInputs(values), seed=1).value == one
     bs.set_num_threads(1)
     assert run(parts, seed=1).value == one
     assert run(parts, seed=2).value != one
@@ -271,6 +275,20 @@ def test_sampling_is_seeded_and_verified(threads: None) -> None:
     assert checked.count_below == int((values < np.float32(one)).sum())
     assert checked.pruned == int((values <= np.float32(one)).sum())
     assert checked.passes > run(parts, seed=1).passes
+
+
+def test_sampling_by_line_knows_that_neighbours_are_alike() -> None:
+    rows = np.random.default_rng(0).lognormal(0, 1.5, (10_000, 1)).astype(np.float32)
+    values = bs.ScoreInputs(np.random.default_rng(1).standard_normal((10_000, 64), dtype=np.float32) * rows)
+
+    def error(by: str) -> float:
+        found = bs.threshold(values, sparsity=0.5, scorer="magnitude", selector=bs.Sampling(by=by))
+        assert found.standard_error is not None
+        return found.standard_error
+
+    assert error("line") > 2 * error("element")
+    with pytest.raises(bs.ArgumentError, match="by: 'row'; accepted: 'line', 'element'"):
+        bs.Sampling(by="row")
 
 
 def test_sampling_is_exact_below_ten_thousand() -> None:

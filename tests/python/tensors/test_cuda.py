@@ -87,6 +87,61 @@ def test_masks_and_numbers_are_those_of_the_cpu_for_every_scorer(cuda: Any, scor
     assert found.event.selector == "exact" and found.event.extra_bytes > 0
 
 
+SELECTORS = [
+    "histogram", "kthvalue", "streaming", bs.Streaming(tolerance=0),
+    "sampling", bs.Sampling(0.4, verify=True), bs.Sampling(0.9, by="element"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_every_selector_answers_as_on_the_cpu(cuda: Any, selector: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    items = [*model(), bs.ScoreInputs(torch.randn(9000, generator=generator), exp_avg_sq=torch.ones(9000))]
+    with cuda.on_cpu():
+        first = bs.make_masks(items, sparsity=0.3)
+        for item, mask in zip(items, first, strict=True):
+            item.mask = mask.bool()
+        expected = bs.make_masks(items, sparsity=0.6, selector=selector, seed=3)
+        threshold = bs.threshold(items, sparsity=0.6, selector=selector, seed=3)
+    on_device = moved(cuda, items)
+    found = bs.make_masks(on_device, sparsity=0.6, selector=selector, seed=3)
+    assert words(found) == words(expected)
+    assert facts(found.event) == facts(expected.event)
+    alone = bs.threshold(on_device, sparsity=0.6, selector=selector, seed=3)
+    for fact in ("value", "count_below", "count_equal", "pruned", "standard_error", "converged"):
+        assert getattr(alone, fact) == getattr(threshold, fact), fact
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_a_capturable_step_by_every_selector(cuda: Any, selector: Any) -> None:
+    item = bs.ScoreInputs(torch.randn(12_000, generator=torch.Generator().manual_seed(2)))
+    there = moved(cuda, [item])
+    step = bs.CapturableStep(there, scorer="magnitude", selector=selector)
+    for sparsity in (0.3, 0.0, 0.7):
+        with cuda.on_cpu():
+            expected = bs.make_masks([item], sparsity=sparsity, scorer="magnitude", selector=selector)
+            bs.apply_masks_([item], expected)
+            item.mask = expected[0].bool()
+        step.set_budget(sparsity=sparsity)
+        step.run()
+        assert words(step.masks) == words(expected)
+        event = step.read()
+        assert (event.pruned, event.threshold) == (expected.event.pruned, expected.event.threshold)
+        assert event.selector == expected.event.selector
+        assert torch.equal(there[0].weight.cpu(), item.weight)
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_every_selector_names_a_nan(cuda: Any, selector: Any) -> None:
+    weight = torch.linspace(1, 2, 12_000)
+    weight[7_777] = float("nan")
+    item = bs.ScoreInputs(cuda.put(weight), name="spoiled")
+    with pytest.raises(bs.NonFiniteScoreError, match="spoiled") as caught:
+        bs.prune_(item, sparsity=0.5, scorer="magnitude", selector=selector)
+    assert (caught.value.count, caught.value.first_index) == (1, 7_777)
+    assert int(torch.count_nonzero(item.weight.cpu())) == 12_000
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("state", DTYPES)
 def test_every_mixture_of_dtypes(cuda: Any, dtype: str, state: str) -> None:
@@ -311,11 +366,6 @@ def test_masks_of_a_void_step_are_the_current_ones(cuda: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"selector": "histogram"},
-            "selector: 'histogram' with CUDA tensors; the CUDA engine accepts 'exact'",
-        ),
-        ({"selector": bs.Sampling()}, "selector: 'sampling' with CUDA tensors"),
         ({"max_tensor_sparsity": 0.9}, r"max_tensor_sparsity: 0\.9 with CUDA tensors"),
         ({"distribution": "erk"}, "distribution: 'erk' with CUDA tensors"),
         ({"sparsity": 1.5}, r"sparsity: 1\.5"),

@@ -207,7 +207,7 @@ def test_masks_are_those_of_row_major_copies(layout: str, few: bool, dtype: torc
 
 @layouts
 @pytest.mark.parametrize(
-    "selector", ["exact", "histogram", "kthvalue", bs.Sampling(0.5), bs.Streaming(tolerance=0)]
+    "selector", ["exact", "histogram", "kthvalue", bs.Sampling(0.5, by="element"), bs.Streaming(tolerance=0)]
 )
 def test_every_selector(layout: str, selector: Any) -> None:
     plain, laid, axes = arrays_of(layout, 3)

@@ -10,7 +10,7 @@
 #include "cuda/rounds.cuh"
 #include "cuda/sample.cuh"
 #include "cuda/select.cuh"
-#include "cuda/step.cuh"
+#include "cuda/selectors.cuh"
 #include "cuda/tally.cuh"
 #include "cuda/write_mask.cuh"
 #include "cuda/write_scores.cuh"
@@ -45,15 +45,24 @@ cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const 
                                     const cuda::StepBudget& budget, const cuda::StepOptions& options,
                                     MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned) {
   if (options.scope.in_groups()) return step_groups(tensors, scorer, budget, options, new_masks, tensor_pruned);
+  return replay(tensors, scorer, {&budget, 1}, options, new_masks, tensor_pruned).front();
+}
+
+std::vector<cuda::StepReport> EmulatedCuda::replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                                   std::span<const cuda::StepBudget> budgets,
+                                                   const cuda::StepOptions& options, MaskTable new_masks,
+                                                   std::vector<std::int64_t>* tensor_pruned,
+                                                   const std::function<void(const cuda::StepReport&)>& after) {
   const std::size_t bytes = cuda::step_bytes(tensors, options, !new_masks.empty(), room_);
   std::vector<unsigned char> workspace(bytes);
   simt::fill_with_rubbish(workspace.data(), bytes);
   const auto report = std::make_unique<cuda::StepReport>();
   simt::fill_with_rubbish(report.get(), sizeof *report);
   if (tensor_pruned) tensor_pruned->assign(tensors.size(), -1);
+  cuda::StepBudget budget;
   cuda::StepPlan plan =
-      cuda::make_step(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
-                      workspace.data(), bytes, report.get(), room_);
+      cuda::make_selected(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
+                          workspace.data(), bytes, report.get(), room_);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
   for (cuda::UnitsLaunch& launch : plan.units.launches)
     for (cuda::Unit& unit : launch.units)
@@ -63,25 +72,14 @@ cuda::StepReport EmulatedCuda::step(std::span<const ScoreInputs> tensors, const 
   launcher.row = row_;
   launcher.low = low_;
   launcher.high = high_;
-  cuda::enqueue(launcher, scorer, plan);
-  return *report;
-}
-
-void EmulatedCuda::replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
-                          std::span<const cuda::StepBudget> budgets, const cuda::StepOptions& options,
-                          MaskTable new_masks, const std::function<void(const cuda::StepReport&)>& after) {
-  std::vector<unsigned char> workspace(cuda::step_bytes(tensors, options, !new_masks.empty(), room_));
-  simt::fill_with_rubbish(workspace.data(), workspace.size());
-  cuda::StepReport report;
-  cuda::StepBudget budget;
-  const cuda::StepPlan plan = cuda::make_step(tensors, scorer, &budget, options, new_masks, nullptr, workspace.data(),
-                                              workspace.size(), &report, room_);
-  Launcher launcher(seed_++ * 1000, processors_);
-  for (const cuda::StepBudget& now : budgets) {
-    budget = now;
-    cuda::enqueue(launcher, scorer, plan);
-    after(report);
+  std::vector<cuda::StepReport> reports;
+  for (const cuda::StepBudget& next : budgets) {
+    budget = next;
+    cuda::enqueue_selected(launcher, scorer, plan);
+    reports.push_back(*report);
+    if (after) after(*report);
   }
+  return reports;
 }
 
 void EmulatedCuda::write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer,

@@ -22,10 +22,11 @@ class EmulatedCuda {
                         std::vector<std::int64_t>* tensor_pruned = nullptr);
 
   // One step enqueued again for each budget, as a captured graph is replayed: same memory, what the last run left in it
-  // included.
-  void replay(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<const cuda::StepBudget> budgets,
-              const cuda::StepOptions& options, MaskTable new_masks,
-              const std::function<void(const cuda::StepReport&)>& after);
+  // included. `after` each of them.
+  std::vector<cuda::StepReport> replay(std::span<const ScoreInputs> tensors, const Scorer& scorer,
+                                       std::span<const cuda::StepBudget> budgets, const cuda::StepOptions& options,
+                                       MaskTable new_masks, std::vector<std::int64_t>* tensor_pruned = nullptr,
+                                       const std::function<void(const cuda::StepReport&)>& after = {});
 
   void write_scores(std::span<const ScoreInputs> tensors, const Scorer& scorer, std::span<float* const> scores);
   void apply_masks(std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> masks,

@@ -1,0 +1,116 @@
+// What the selectors beside exact keep in device memory, and how they end alike: PlaceAnswer makes the answer a bracket
+// that is one value, the bracket pass writes the masks and counts, ConcludeAnswer reports. The text of their steps is
+// that of the CPU (select/).
+#pragma once
+
+#include "bittersweet/engine/device_search.hpp"
+#include "histogram.cuh"
+
+namespace bittersweet::cuda {
+
+using device::nan_bin;
+using device::radix_levels;
+using device::Search;
+
+struct BlockSums {  // of a block of Moments
+  double sum, squares;
+};
+
+struct SearchContext {
+  Context step;
+  Search* search;
+  BlockSums* block_sums;  // streaming: one a block
+  const u32* first_line;  // sampling by line: of every row
+  std::int64_t samples;   // sampling: keys in step.sample
+  std::int64_t lines, all_lines;
+  double tolerance;
+  float passes;  // of the search itself, but for streaming's
+  bool by_line;
+  bool verified;  // sampling: the counts are asked for
+  bool counted;   // the ending reads the inputs: for masks, or to verify
+};
+
+enum class Answers { by_digits, by_sample, by_search };  // histogram and kthvalue; sampling; streaming
+
+// Live elements to prune, NaN among them not set aside; 0 also for a budget out of range.
+BITTERSWEET_DEVICE std::int64_t wanted_rank(const Context& c) {
+  return device::rank_of(*c.k, c.total, c.state->live).rank;
+}
+
+BITTERSWEET_DEVICE double wanted_share(const Context& c) {
+  return static_cast<double>(wanted_rank(c)) / static_cast<double>(c.state->live);
+}
+
+BITTERSWEET_DEVICE void note_nan(Search& search, bool nan, std::int64_t position) {
+  if (!nan) return;
+  add(&search.nan, 1);
+  atomicMax(reinterpret_cast<u64*>(&search.nan_place), u64{device::none} - static_cast<u64>(position));
+}
+
+BITTERSWEET_DEVICE u64 first_nan_of(const Search& search) { return device::none - search.nan_place; }
+
+struct Answer {
+  std::int64_t rank = 0;  // 0: nothing to prune
+  float value = minus_infinity;
+  std::int64_t below = -1, equal = -1;  // -1: not counted
+  float passes = 0;
+};
+
+// Makes the answer attempt 0: a bracket that is one value. Where nothing is read for the sake of masks or counts, its
+// counts are those of the search.
+BITTERSWEET_DEVICE void place_answer(const SearchContext& s, const Answer& answer) {
+  device::State& state = *s.step.state;
+  const Search& search = *s.search;
+  device::Attempt& attempt = state.attempt[0];
+  const device::Rank rank = device::rank_of(*s.step.k, s.step.total, state.live);
+  state.bad_k = rank.bad_k;
+  state.rank = answer.rank;
+  const bool zero_end = answer.value == 0.0f && s.step.non_negative;
+  const float at = zero_end ? smallest_positive : answer.value;
+  device::set_ends(attempt, at, at, zero_end);
+  attempt.run = answer.rank > 0;
+  if (attempt.run && s.counted) return;
+  attempt.nan = search.nan;
+  attempt.first_nan = search.nan > 0 ? first_nan_of(search) : device::none;
+  if (answer.below < 0) return;
+  attempt.below = static_cast<u64>(zero_end ? answer.equal : answer.below);
+  attempt.equal_low = static_cast<u64>(zero_end ? 0 : answer.equal);
+}
+
+// The outcome, and the report: of an approximate answer the counts decide what is pruned, not the rank.
+BITTERSWEET_DEVICE void conclude_answer(const SearchContext& s, const Answer& answer, double standard_error) {
+  const Context& c = s.step;
+  device::State& state = *c.state;
+  const device::Attempt& attempt = state.attempt[0];
+  const bool failed = void_step(c);
+  device::Proof proof;
+  if (attempt.run) {
+    proof.place = attempt.zero_end ? Place::zeros_below : Place::at_low;
+    proof.rank = answer.rank;
+  }
+  device::Outcome outcome = device::conclude(attempt, proof, {}, c.ties, failed);
+  state.outcome = outcome;
+  StepReport& r = *c.report;
+  r.status = (attempt.nan > 0 ? status::nan : 0) | (state.bad_k ? status::bad_k : 0) | (failed ? status::failed : 0);
+  r.place = static_cast<u32>(Place::nothing);
+  r.value = outcome.value;
+  r.passes = attempt.run ? answer.passes + (s.counted ? 1.0f : 0.0f) : answer.passes;
+  r.k = *c.k;
+  r.total = c.total;
+  r.dead = c.total - static_cast<std::int64_t>(state.live);
+  r.pruned = r.dead + static_cast<std::int64_t>(outcome.below + outcome.ties);
+  if (failed || !attempt.run || s.verified || answer.below >= 0) {
+    r.below = static_cast<std::int64_t>(outcome.below);
+    r.equal = static_cast<std::int64_t>(outcome.equal);
+    r.ties = static_cast<std::int64_t>(outcome.ties);
+  } else {  // as on the CPU
+    r.below = r.equal = r.ties = -1;
+    if (!s.counted) r.pruned = -1;
+  }
+  r.nan = static_cast<std::int64_t>(attempt.nan);
+  r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(attempt.first_nan) : 0;
+  r.standard_error = attempt.run && !failed ? standard_error : no_number;
+  r.converged = 1;
+}
+
+}  // namespace bittersweet::cuda
