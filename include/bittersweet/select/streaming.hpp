@@ -1,7 +1,8 @@
-// streaming: no sample and no memory. Mean and spread of the scores place a first guess by the inverse normal CDF;
-// every read then counts at a few thresholds at once, near where the counts so far place the k-th score, until the
-// achieved share is within the tolerance, or the range holds one key (the answer is one heavily repeated value). It
-// halves with every read at least, so that 35 are the most; it never ends unconverged.
+// streaming: no sample. Mean and spread of the scores place a first guess by the inverse normal CDF; every read then
+// counts at a few thresholds at once, near where the counts so far place the k-th score, until the achieved share is
+// within the tolerance, or the range holds one key (the answer is one heavily repeated value). The range halves with
+// every read at least, so that 35 are the most; it never ends unconverged. Where few scores are left in the range, the
+// next read collects them and is the last: they are what memory it takes.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/radix_key.hpp"
+#include "bittersweet/select/exact.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet {
@@ -38,6 +40,7 @@ struct KeySearch {
   std::uint32_t high = key_of_infinity;
   std::int64_t up_to_low = 0;
   std::int64_t up_to_high = 0;
+  std::int64_t up_to_all = up_to_high;
 
   // Where to count first: around a guess, by parts of an octave and by octaves, more of them below it, since heavy
   // tails lift mean and spread; and at zero, which half of a model may be.
@@ -60,6 +63,10 @@ struct KeySearch {
                      at + std::max(2 * least, 4 * near), low + width / 2});
   }
 
+  // Are so few scores left that one read can collect them, and where they lie: a bracket that holds the k-th.
+  bool few_left() const noexcept { return up_to_high - up_to_low <= up_to_all / 64; }
+  Bracket left() const noexcept { return {score_of(low + 1), score_of(high)}; }
+
   void narrow(std::uint32_t key, std::int64_t up_to_key, std::int64_t rank) noexcept {
     if (up_to_key < rank && key > low) low = key, up_to_low = up_to_key;
     if (up_to_key >= rank && key < high) high = key, up_to_high = up_to_key;
@@ -78,7 +85,7 @@ struct KeySearch {
 
 template <Engine E>
 Selection select_kth(const Streaming& options, E& engine, const ScoreView& view, std::span<const Chunk> chunks,
-                     std::int64_t rank, const SelectContext& context, Workspace&) {
+                     std::int64_t rank, const SelectContext& context, Workspace& workspace) {
   const Moments moments = engine.moments(view, chunks);
   Selection result{.nan = moments.nan, .passes = 1};
   context.pass_done();
@@ -117,6 +124,16 @@ Selection select_kth(const Streaming& options, E& engine, const ScoreView& view,
       result.equal = counts[i].equal;
     }
     if (found) return result;
+    if (search.few_left()) {
+      const Exact last{.guess = search.left()};
+      const Selection exact = select_kth(last, engine, view, chunks, result.rank, context, workspace);
+      result.value = exact.value;
+      result.below = exact.below;
+      result.equal = exact.equal;
+      result.passes += exact.passes;
+      result.extra_bytes = exact.extra_bytes;
+      return result;
+    }
     keys = search.cuts(result.rank);
   }
 }
