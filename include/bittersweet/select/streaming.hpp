@@ -1,8 +1,8 @@
 // streaming: no sample. Mean and spread of the scores place a first guess by the inverse normal CDF; every read then
 // counts at a few thresholds at once, near where the counts so far place the k-th score, until the achieved share is
 // within the tolerance, or the range holds one key (the answer is one heavily repeated value). The range halves with
-// every read at least, so that 35 are the most; it never ends unconverged. Where few scores are left in the range, the
-// next read collects them and is the last: they are what memory it takes.
+// every read at least, so that 35 are the most; it never ends unconverged. Where the exact score is asked for and few
+// are left in the range, the next read collects them and is the last: they are what memory it takes.
 #pragma once
 
 #include <algorithm>
@@ -124,7 +124,7 @@ Selection select_kth(const Streaming& options, E& engine, const ScoreView& view,
       result.equal = counts[i].equal;
     }
     if (found) return result;
-    if (search.few_left()) {
+    if (options.tolerance == 0 && search.few_left()) {
       const Exact last{.guess = search.left()};
       const Selection exact = select_kth(last, engine, view, chunks, result.rank, context, workspace);
       result.value = exact.value;
