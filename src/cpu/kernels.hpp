@@ -38,8 +38,9 @@ enum class Decide : std::size_t { by_score, by_score_heavy, by_power, by_power_a
 struct BracketPlan {
   Bracket bracket;
   Decide decide = Decide::by_score;
+  float scale = 1.0f;       // of the weights in the power form: a power of two that keeps the ends' powers mid-range
   float power_low = 0.0f;   // scores whose power lies under it are surely below the bracket
-  float power_high = 0.0f;  // at or above it (and finite): surely above
+  float power_high = 0.0f;  // at or above it: surely above
   // For magnitudes of bf16: the least bits at or above the low end, the least above the high end; are the ends bf16?
   std::int16_t bits_low = 0;
   std::int16_t bits_high = 0;

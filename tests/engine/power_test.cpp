@@ -49,6 +49,10 @@ TEST(PowerForm, ErrorIsBelowTheMargin) {
               if constexpr (std::decay_t<decltype(scorer)>::power == 4) exact *= exact;
               // Either number in the range where the pass relies on the power.
               const bool relied_on = power >= static_cast<float>(cpu::smallest_power) || exact >= cpu::smallest_power;
+              if (std::isinf(power)) {  // what overflows lies above every bracket that is decided by powers
+                EXPECT_GT(exact, cpu::largest_power) << scorer.info.name << " of " << show(x.w);
+                return;
+              }
               if (!relied_on || power > static_cast<float>(cpu::largest_power) || exact > cpu::largest_power) return;
               worst = std::max(worst, std::fabs(static_cast<long double>(power) - exact) / exact);
               ++measured;
@@ -100,6 +104,32 @@ TEST(PowerForm, LeastFactorIsZeroOnlyWhereTheScoreIs) {
   EXPECT_GT(zeros, 10000);
 }
 
+// A score that is no number has no power that any bracket would take for below or above.
+TEST(PowerForm, IsNoNumberWhereTheScoreIsNone) {
+  std::int64_t none = 0;
+  for (const Scorer& variant : scorers())
+    std::visit(
+        [&](const auto& scorer) {
+          if constexpr (HasPower<std::decay_t<decltype(scorer)>>) {
+            Generator random(3);
+            for (int i = 0; i < 300000; ++i) {
+              const float choice[] = {0.0f,     tiniest,   1e-30f,       1e30f,
+                                      infinity, -infinity, not_a_number, random.any_float()};
+              const auto x = elements(scorer, choice[random.below(8)], choice[random.below(8)]);
+              if (!std::isnan(scorer(x))) continue;
+              ++none;
+              for (const float scale : {1.0f, 0x1p-126f, 0x1p127f}) {
+                auto scaled = x;
+                scaled.w = x.w * scale;
+                ASSERT_TRUE(std::isnan(scorer.powered(scaled))) << show(x.w) << " scaled by " << scale;
+              }
+            }
+          }
+        },
+        variant);
+  EXPECT_GT(none, 10000);
+}
+
 // The bracket pass takes the power form where its range allows, and only there.
 TEST(PowerForm, Plan) {
   const std::vector<ScoreInputs> none;
@@ -110,8 +140,12 @@ TEST(PowerForm, Plan) {
   EXPECT_EQ(plan({1e-4f, 2e-4f}, Bitter7{}), Decide::by_power);
   EXPECT_EQ(plan({tiniest, 2e-4f}, Bitter7{}), Decide::by_power_above_zero);
   EXPECT_EQ(plan({1e-4f, 2e-4f, true}, Bitter7{}), Decide::by_score_heavy);
-  EXPECT_EQ(plan({1e-9f, 2e-4f}, Bitter7{}), Decide::by_score);  // 1e-36: rounded too coarsely
-  EXPECT_EQ(plan({1e-4f, 1e10f}, Bitter7{}), Decide::by_score);  // 1e40: overflows
+  EXPECT_EQ(plan({1e-9f, 2e-4f}, Bitter7{}), Decide::by_power);  // scaled: 1e-36 would be rounded too coarsely
+  EXPECT_EQ(plan({1e-4f, 1e10f}, Bitter7{}), Decide::by_power);  // scaled: 1e40 would overflow
+  EXPECT_EQ(plan({1e30f, 3e38f}, Bitter7{}), Decide::by_power);  // the same, where an end is as far as it can be
+  EXPECT_EQ(plan({2e-30f, 1e-29f}, Bitter7{}), Decide::by_power);
+  EXPECT_EQ(plan({1e-31f, 1e-29f}, Bitter7{}), Decide::by_score);  // scores here are nearly denormal
+  EXPECT_EQ(plan({1e-8f, 1e10f}, Bitter7{}), Decide::by_score);    // too far from each other
   EXPECT_EQ(plan({1e-4f, infinity}, Bitter7{}), Decide::by_score);
   EXPECT_EQ(plan({0.0f, 1.0f}, Bitter7{}), Decide::by_score);
   EXPECT_EQ(plan({1e-9f, 2e-4f}, Bitter3{}), Decide::by_power);  // 1e-18: a square has more room
@@ -167,6 +201,8 @@ std::vector<Bracket> brackets() {
   all.push_back({tiniest, 1e-4f});
   all.push_back({tiniest, 1e9f});
   all.push_back({1e-4f, std::nextafter(1e-4f, 1.0f)});
+  for (const float middle : {1.5e-30f, 1e-20f, 1e-10f, 1e10f, 1e20f, 1e30f, 3e38f})  // with a power of two for each
+    all.push_back({0.75f * middle, middle});
   return all;
 }
 

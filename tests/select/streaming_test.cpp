@@ -85,6 +85,26 @@ TEST(Streaming, ANearNormalSequenceTakesFewReads) {
   EXPECT_LE(stream(engine, model.inputs(), 150000, 1e-3).passes, 6);
 }
 
+// Where few scores are left between two thresholds they are collected, in memory that the report states: the search
+// does not go on halving down to one key.
+TEST_P(StreamingOnEngines, TheLastReadCollectsFewScores) {
+  run([](auto& engine) {
+    constexpr std::int64_t n = 100000;
+    for (const char* name : {"normal", "bitter7_like", "half_zeros", "student_t"})
+      for (const double sparsity : {0.502, 0.75, 0.9}) {
+        Values values = values_named(name, n, 4);
+        const Model model = model_of({values});
+        const auto k = static_cast<std::int64_t>(sparsity * n);
+        SCOPED_TRACE(std::string(name) + ", k " + std::to_string(k));
+        const PruneReport report = stream(engine, model.inputs(), k, 0);
+        std::nth_element(values.begin(), values.begin() + (k - 1), values.end());
+        EXPECT_EQ(*report.value, values[static_cast<std::size_t>(k - 1)]);
+        EXPECT_LE(report.passes, 6);
+        EXPECT_LE(report.extra_bytes, n / 64 * 6);
+      }
+  });
+}
+
 TEST(Streaming, InverseNormal) {
   for (double x = -3.5; x <= 3.5; x += 0.01)
     EXPECT_NEAR(inverse_normal(0.5 * std::erfc(-x / std::sqrt(2.0))), x, 4.6e-4);

@@ -4,8 +4,8 @@
 //   info         its published name, its formula as text, what it reads, its default eps;
 //   operator()   the formula, generic over the value type F: float, a SIMD vector, or float on a GPU;
 //   and may offer
-//   powered()    a monotone power of the score without roots (`power` says which), to compare without scoring,
-//                and with it least_factor(), zero only where the score is;
+//   powered()    a monotone power of the score without roots (`power` says which), s^power times as large of a weight s
+//                times as large, to compare without scoring; and with it least_factor(), zero only where the score is;
 //   is_magnitude true where the score is |x| of the one array that it reads, so that stored bits can be compared;
 //   rough()      the score within a factor of 1 +- 2^-20 wherever it is normal and eps is too, by reciprocal roots: to
 //                compare without scoring, on devices where those are one instruction.

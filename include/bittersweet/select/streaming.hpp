@@ -1,6 +1,8 @@
-// streaming: no sample and no memory. Mean and spread of the scores place a first guess by the inverse normal CDF;
-// every read then counts at a few thresholds at once, near where the counts so far place the k-th score, until the
-// achieved share is within the tolerance, or the range holds one key (the answer is one heavily repeated value).
+// streaming: no sample. Mean and spread of the scores place a first guess by the inverse normal CDF; every read then
+// counts at a few thresholds at once, near where the counts so far place the k-th score, until the achieved share is
+// within the tolerance, or the range holds one key (the answer is one heavily repeated value). Where the exact score is
+// asked for and few are left in the range, the next read of the host's engines collects them and is the last: they are
+// what memory it takes.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 
 #include "bittersweet/engine/engine.hpp"
 #include "bittersweet/radix_key.hpp"
+#include "bittersweet/select/exact.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet {
@@ -91,6 +94,10 @@ struct KeySearch {
             6};
   }
 
+  // Are so few of all scores left that one read can collect them, and where they lie: a bracket that holds the k-th.
+  bool few_left(std::int64_t all) const noexcept { return up_to_high - up_to_low <= all / 64; }
+  Bracket left() const noexcept { return {score_of(low + 1), score_of(high)}; }
+
   BITTERSWEET_FORMULA void narrow(std::uint32_t key, std::int64_t up_to_key, std::int64_t rank) {
     if (up_to_key < rank && key > low) low = key, up_to_low = up_to_key;
     if (up_to_key >= rank && key < high) high = key, up_to_high = up_to_key;
@@ -167,7 +174,7 @@ BITTERSWEET_FORMULA StreamingState next_streaming(StreamingState state, const Co
 
 template <Engine E>
 Selection select_kth(const Streaming& options, E& engine, const ScoreView& view, std::span<const Chunk> chunks,
-                     std::int64_t rank, const SelectContext& context, Workspace&) {
+                     std::int64_t rank, const SelectContext& context, Workspace& workspace) {
   const Moments moments = engine.moments(view, chunks);
   context.pass_done();
   StreamingState state = start_streaming(moments, rank);
@@ -179,6 +186,12 @@ Selection select_kth(const Streaming& options, E& engine, const ScoreView& view,
     engine.count(view, chunks, std::span(thresholds).first(count), std::span(counts).first(count));
     state = next_streaming(state, [&](int i) { return counts[static_cast<std::size_t>(i)]; }, options.tolerance);
     context.pass_done();
+    if (state.done != 0 || options.tolerance > 0 || !state.search.few_left(state.numbers)) continue;
+    const Exact last{.guess = state.search.left()};
+    Selection result = select_kth(last, engine, view, chunks, state.rank, context, workspace);
+    result.passes += state.reads;
+    result.place = Place::nothing;
+    return result;
   }
   return {.value = state.value,
           .rank = state.rank,

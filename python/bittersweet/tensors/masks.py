@@ -13,7 +13,7 @@ import numpy as np
 from .. import _core
 from ..errors import ArgumentError, DeviceError, ShapeError, UnknownNameError
 from ..options.values import as_int, one_of, shown
-from . import devices
+from . import devices, warm
 from .arrays import BOOL, BOOLS, empty, inspect
 from .devices import HOST, Words
 from .mask_words import COLUMN as COLUMN  # public here too
@@ -181,9 +181,7 @@ class Mask:
         numels = [math.prod(shape) for shape in shapes]
         sizes = [words_for(numel) for numel in numels]
         on_host, stream = device == HOST, devices.stream_of(device)
-        block: Any = (
-            np.empty(sum(sizes), dtype=np.uint64) if on_host else devices.words_on(device, sum(sizes))
-        )
+        block: Any = warm.words(sum(sizes)) if on_host else devices.words_on(device, sum(sizes))
         ends = list(itertools.accumulate(sizes))
         if on_host:
             block[[end - 1 for end, size in zip(ends, sizes, strict=True) if size]] = 0

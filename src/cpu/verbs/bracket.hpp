@@ -44,11 +44,12 @@ BITTERSWEET_INLINE Decided decide(const S& scorer, const cpu::TileInput& in, std
     if (plan.bracket.low == plan.bracket.high) group.equal_high = 0;
     return group;
   } else {
-    const Vec largest = splat(std::numeric_limits<float>::max());
     for (int k = 0; k < vectors_per_word; ++k) {
       const Elements<Vec> x = elements_at<S, T>(in, index + k * lanes);
-      const Vec p = scorer.powered(x);
-      above[k] = both(less_equal(splat(plan.power_high), p), less_equal(p, largest));
+      Elements<Vec> scaled = x;
+      scaled.w = x.w * plan.scale;
+      const Vec p = scorer.powered(scaled);
+      above[k] = less_equal(splat(plan.power_high), p);
       if constexpr (D == cpu::Decide::by_power)
         below[k] = less(p, splat(plan.power_low));
       else
