@@ -71,8 +71,8 @@ def verbs_of(device: int) -> Any:
 
 
 def fetched(tensors: Sequence[torch.Tensor], device: int) -> list[torch.Tensor]:
-    """Small tensors of 8-byte numbers in memory of the host: themselves if they are there, else copies, for which
-    it waits once."""
+    """Small tensors of 8-byte numbers in memory of the host: themselves if they are there, else copies, for
+    which it waits once."""
     if device == devices.HOST or not tensors:
         return list(tensors)
     import torch

@@ -1,5 +1,5 @@
-"""Trackers of tensors on CUDA: the numbers of the CPU, with host memory in its place and on a GPU where there is
-one."""
+"""Trackers of tensors on CUDA: the numbers of the CPU, with host memory in its place and on a GPU where
+there is one."""
 
 from __future__ import annotations
 
