@@ -56,6 +56,7 @@ UNITS = (
     "select",
     "strips",
     "tally",
+    "track",
     "write_mask",
     "write_scores",
 )

@@ -39,7 +39,7 @@ def steps(mode: str, dry: bool) -> list[Step]:
         return Step(name, command, limit_s, after=after)
 
     # All at once, on all cores; what fails here fails again, by name, in the step that needs it.
-    device_tests = tuple(f"test_cuda.device{name}" for name in ("", "_adam", "_rounds", "_strips"))
+    device_tests = tuple(f"test_cuda.device{name}" for name in ("", "_adam", "_rounds", "_strips", "_track"))
     targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", *device_tests)
     everything = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets, "--", "-k", "0"]
     build_all = Step("build everything else", everything, 150, after=("configure",))
