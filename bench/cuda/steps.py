@@ -84,6 +84,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
              after=("build the Python module",), environment=site),
         Step("packed matrices and rounding", [python, "bench/cuda/packed.py", *flag], 60, records=True,
              after=("build the Python module",), environment=site),
+        Step("updates of trackers", [python, "bench/cuda/trackers.py", *flag], 40, records=True,
+             after=("build the Python module",), environment=site),
         build("build the CUB peer", 60, "topk_cub"),
         program("peer cub::DeviceTopK", 30, "topk_cub", after="build the CUB peer"),
         Step("Nsight counters",
