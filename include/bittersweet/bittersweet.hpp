@@ -14,12 +14,14 @@
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
 //   rounding.hpp  float32 to bfloat16 without a loss in the mean; stochastic_rounding.hpp has the formula
 //   sparse.hpp  matrices without their zeros, and products with them; sparse/ has their layout
-//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation; cuda_sparse.hpp  packed matrices there
+//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation; cuda_sparse.hpp, cuda_track.hpp  more
+//   there
 #pragma once
 
 #include "bittersweet/blockwise.hpp"
 #include "bittersweet/cuda.hpp"
 #include "bittersweet/cuda_sparse.hpp"
+#include "bittersweet/cuda_track.hpp"
 #include "bittersweet/engine/reference.hpp"
 #include "bittersweet/engine/reference_delta.hpp"
 #include "bittersweet/engine/reference_optim.hpp"

@@ -6,7 +6,7 @@
 // Same bits as the CPU engine, scalars included: sums run in the order of engine/track.hpp, whatever the grid. Each
 // tensor has scalars and counts of its own: two that share them are a race.
 //
-// A call is one pass over all tensors, whatever their types (up to 370 of them a launch), and one small kernel that
+// A call is one pass over all tensors, whatever their types (up to 368 of them a launch), and one small kernel that
 // adds up what blocks found and updates the scalars. It throws the errors of track.hpp for what the host can see,
 // before anything is enqueued. Positions of a sketch are not looked at: who gives some beyond the tensor reads beyond
 // it.

@@ -1,7 +1,7 @@
 // What Python keeps of tracked tensors, as rows of addresses. Nothing is read through them.
 #pragma once
 
-#include "bittersweet/engine/track.hpp"
+#include "bittersweet/track.hpp"
 #include "table.hpp"
 
 namespace bittersweet::python {

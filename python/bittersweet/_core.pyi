@@ -299,6 +299,45 @@ def cuda_multiply_strips(
     y_ptr: int,
     dtype: int,
 ) -> None: ...
+def cuda_track_bytes(table: array[int], names: list[str]) -> int: ...
+def cuda_track_coherence(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    memory: array[int],
+    decay: float,
+    seed: int,
+    workspace_ptr: int,
+    bytes: int,
+) -> None: ...
+def cuda_measure_retention(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    memory: array[int],
+    found_ptr: int,
+    workspace_ptr: int,
+    bytes: int,
+) -> None: ...
+def cuda_track_sketch(
+    queue: QueueSpec, table: array[int], names: list[str], memory: array[int], decay: float
+) -> None: ...
+def cuda_compare_snapshot(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    memory: array[int],
+    workspace_ptr: int,
+    bytes: int,
+) -> None: ...
+def cuda_accumulate_movement(
+    queue: QueueSpec,
+    table: array[int],
+    names: list[str],
+    memory: array[int],
+    rates: list[float],
+    seed: int,
+) -> None: ...
 
 class Addresses:
     """See `tensors.addresses.Addresses`; `types` are the classes whose exchange API `api` is."""

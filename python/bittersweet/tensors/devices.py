@@ -95,8 +95,8 @@ class Runtime:
 
     def copy_aside(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], device: int) -> Aside:
         """Enqueues copies, from the first of each pair into the second, on a stream of their own: behind all
-        that the current stream has to do so far, and beside what it will be given. What is copied from is kept
-        from other uses until then; nobody may write to it."""
+        that the current stream has to do so far, and beside what it will be given. What is copied from is
+        kept from other uses until then; nobody may write to it."""
         torch = sys.modules["torch"]
         side = self._side.get(device)
         if side is None:

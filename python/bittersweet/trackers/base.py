@@ -248,8 +248,8 @@ class Tracker(ABC):
         return self._at(i, key, device), _CODES[self._layout(self._entries[i])[key][0]]
 
     def _at(self, i: int, key: str, device: int | None = None) -> int:
-        """The address of what is kept under `key` of one parameter, after a look at it. `device`: where it has
-        to be; None: where the last update read."""
+        """The address of what is kept under `key` of one parameter, after a look at it. `device`: where it
+        has to be; None: where the last update read."""
         device = self._feed.device if device is None else device
         dtype, count = self._layout(self._entries[i])[key]
         what = f"{key} of '{self.names[i]}' in this {type(self).__name__}"

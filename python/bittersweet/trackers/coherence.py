@@ -152,8 +152,12 @@ class SketchTracker(ModifierTracker):
     def checked(self, state: Mapping[str, Any], *, convert: bool = False) -> Restored:
         restored = super().checked(state, convert=convert)
         for entry, tensors in zip(self._entries, restored.tensors, strict=True):
-            places = tensors.get("positions", ())
-            if len(places) and not 0 <= int(places.min()) <= int(places.max()) < entry.numel:
+            places = tensors.get("positions")
+            if (
+                places is not None
+                and places.numel()
+                and not 0 <= int(places.min()) <= int(places.max()) < entry.numel
+            ):
                 raise CheckpointError(
                     f"the saved positions of '{entry.name}' lie beyond its {entry.numel} elements; the state "
                     "is damaged"

@@ -229,7 +229,8 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 def _kind(tensor: torch.Tensor) -> Any:
     """All that the table depends on beside the address."""
     strided = tensor.layout is sys.modules["torch"].strided
-    return type(tensor), tensor.dtype, tensor.shape, tensor.get_device(), strided and tensor.is_contiguous()
+    place = devices.runtime.index_of(tensor)
+    return type(tensor), tensor.dtype, tensor.shape, place, strided and tensor.is_contiguous()
 
 
 def packed(masks: Any, entries: Sequence[PlanEntry]) -> dict[str, Mask]:

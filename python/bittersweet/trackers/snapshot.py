@@ -205,11 +205,10 @@ class SnapshotTracker(ModifierTracker):
             if place == devices.HOST:
                 found.append(self._snapshot_of(i, tensor, former))
                 continue
-            fits = former is not None and devices.runtime.is_pinned(former)
-            found.append(former if fits and former is not None else pinned(tensor.numel(), self.storage))
-            pairs.append(
-                (self._snapshot_of(i, tensor, zeros(tensor.numel(), self.storage, place)), found[-1])
-            )
+            if former is None or not devices.runtime.is_pinned(former):
+                former = pinned(tensor.numel(), self.storage)
+            found.append(former)
+            pairs.append((self._snapshot_of(i, tensor), former))
             device = place
         self._copies = devices.runtime.copy_aside(pairs, device) if pairs else None
         return found
@@ -274,11 +273,9 @@ class SnapshotTracker(ModifierTracker):
         return {**super()._placed(i, others), "snapshot": host}
 
     def _created(self, i: int) -> dict[str, torch.Tensor]:
-        layout = self._layout(self._entries[i])
-        device = self._device_of(i)
-        return {
-            key: zeros(count, dtype, device) for key, (dtype, count) in layout.items() if key != "snapshot"
-        }
+        layout, device = dict(self._layout(self._entries[i])), self._device_of(i)
+        del layout["snapshot"]
+        return {key: zeros(count, dtype, device) for key, (dtype, count) in layout.items()}
 
     def _layout(self, entry: PlanEntry) -> Layout:
         words = ("int64", words_for(entry.numel))

@@ -71,8 +71,8 @@ def verbs_of(device: int) -> Any:
 
 
 def fetched(tensors: Sequence[torch.Tensor], device: int) -> list[torch.Tensor]:
-    """Small tensors of 8-byte numbers in memory of the host: themselves if they are there, else copies, for which
-    it waits once."""
+    """Small tensors of 8-byte numbers in memory of the host: themselves if they are there, else copies, for
+    which it waits once."""
     if device == devices.HOST or not tensors:
         return list(tensors)
     import torch
@@ -80,5 +80,5 @@ def fetched(tensors: Sequence[torch.Tensor], device: int) -> list[torch.Tensor]:
     words = devices.runtime.fetch(torch.cat([tensor.view(torch.int64) for tensor in tensors]), device)()
     with torch.inference_mode(False):
         whole = torch.from_numpy(words.view(np.int64).copy())
-        parts = whole.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(whole, [tensor.numel() for tensor in tensors])
         return [part.view(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]

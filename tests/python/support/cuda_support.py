@@ -75,8 +75,8 @@ class HostRuntime(Watched, devices.Runtime):
         self.capturing = False
         self.shared: list[tuple[int, int]] = []
         """Data pointers that were marked as used by a stream other than their own, with that stream."""
-        self.pins: set[int] = set()
-        """Data pointers of pinned memory of the host, which is no device's."""
+        self.pins: dict[int, torch.Tensor] = {}
+        """Pinned memory of the host, which is no device's, by its data pointers."""
         self.copies = 0
         """How many tensors were copied on a stream of their own."""
 
@@ -113,7 +113,7 @@ class HostRuntime(Watched, devices.Runtime):
 
     def pinned(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         made = torch.empty(count, dtype=dtype).fill_(-77)
-        self.pins.add(made.data_ptr())
+        self.pins[made.data_ptr()] = made  # held, so that nothing else gets its address
         return made
 
     def copy_aside(self, pairs: Any, device: int) -> devices.Aside:

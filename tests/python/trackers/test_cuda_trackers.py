@@ -1,5 +1,5 @@
-"""Trackers of tensors on CUDA: the numbers of the CPU, with host memory in its place and on a GPU where there is
-one."""
+"""Trackers of tensors on CUDA: the numbers of the CPU, with host memory in its place and on a GPU where
+there is one."""
 
 from __future__ import annotations
 
@@ -165,12 +165,14 @@ def test_a_model_that_has_moved_is_refused_until_the_state_follows(host_cuda: An
         twin.advance()
         tracker.update(1)
         before = tracker.state_dict()
-        states = [tensor for state in twin.there.optimizer.state.values() for tensor in state.values()]
-        grads = [parameter.grad for parameter in twin.there.named.values()]
-        moved = (*twin.there.named.values(), *states, *grads)
         twin.advance()
-        grads = [parameter.grad for parameter in twin.there.named.values()]
-        host_cuda.devices = {tensor.data_ptr(): 1 for tensor in (*moved, *grads) if tensor is not None}
+        moved = []
+        for parameter in twin.there.named.values():
+            state = twin.there.optimizer.state[parameter]
+            state.update({key: state[key].clone() for key in ("exp_avg", "exp_avg_sq")})
+            parameter.data, parameter.grad = parameter.data.clone(), parameter.grad.clone()  # type: ignore[union-attr]
+            moved += [parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]]
+        host_cuda.devices = {tensor.data_ptr(): 1 for tensor in moved}
         with pytest.raises(bs.DeviceError, match="load_state_dict"):
             tracker.update(2)
         host_cuda.devices = {}

@@ -12,11 +12,13 @@ import torch
 from probe_support import ORDERS, integer_batches, integer_net, square_loss
 from pruner_support import LINEAR, ONCE, adamw, backward, everything, facts, mlp, train, unchanged, weights
 
+LATER = bs.LinearRamp(0.2, 0.7, begin_step=4, end_step=12, frequency=4)  # than trackers need
 
-def start(cuda: Any, **options: Any) -> tuple[Any, Any, Any]:
+
+def start(cuda: Any, schedule: Any = LINEAR, **options: Any) -> tuple[Any, Any, Any]:
     model = cuda.put(mlp())
     optimizer = adamw(model)
-    return model, optimizer, bs.Pruner(model, optimizer, schedule=LINEAR, **options)
+    return model, optimizer, bs.Pruner(model, optimizer, schedule=schedule, **options)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +32,13 @@ def start(cuda: Any, **options: Any) -> tuple[Any, Any, Any]:
         {"mask_optimizer_state": False, "scorer": "bitter0"},
         {"sync": False},
         {"sync": False, "hold": "grads", "scorer": "bitter8_bias_corrected"},
-        {"scorer": "bitter10"},
-        {"scorer": bs.Bitter10(storage="bfloat16"), "sync": False},
-        {"scorer": "bitter10s", "regrow": True},
-        {"scorer": bs.Bitter10c(every=2)},
-        {"scorer": bs.Bitter10c(every=3, storage="bfloat16"), "hold": "grads"},
-        {"scorer": "movement"},
-        {"scorer": bs.Movement(storage="bfloat16"), "sync": False},
+        {"schedule": LATER, "scorer": "bitter10"},
+        {"schedule": LATER, "scorer": bs.Bitter10(storage="bfloat16"), "sync": False},
+        {"schedule": LATER, "scorer": "bitter10s", "regrow": True},
+        {"schedule": LATER, "scorer": bs.Bitter10c(every=2)},
+        {"schedule": LATER, "scorer": bs.Bitter10c(every=3, storage="bfloat16"), "hold": "grads"},
+        {"schedule": LATER, "scorer": "movement"},
+        {"schedule": LATER, "scorer": bs.Movement(storage="bfloat16"), "sync": False},
     ],
 )
 def test_a_run_is_that_of_the_cpu_bit_for_bit(host_cuda: Any, options: dict[str, Any]) -> None:
