@@ -51,6 +51,7 @@ class Rows {
         scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
         live_(static_cast<std::size_t>(together * words_)),
         keep_(live_.size()) {
+    for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(m_.row_size(), word);
     if (kind_ == RowLayout::strided && !runs_) {
       const std::int64_t width = together * m_.inner;
       block_.resize(static_cast<std::size_t>(columns_ * width));
@@ -99,10 +100,7 @@ class Rows {
       const std::int64_t n = std::min(tile_size, size_ - i);
       tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
     }
-    if (tensor_.mask)
-      bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
-    else
-      for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(m_.row_size(), word);
+    if (tensor_.mask) bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
   }
 
   // Inputs are taken a few at a time, so that each row is written in runs.
@@ -272,8 +270,10 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
     if (!own) own.emplace(kernels_, view, t, rule, groups, together);
     const std::int64_t begin = at / pieces * run;
     const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
+    std::int64_t found = 0;
     for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)
-      nan += own->run(row, std::min(together, end - row), masks[t]);
+      found += own->run(row, std::min(together, end - row), masks[t]);
+    nan += found;
   });
   return nan;
 }

@@ -29,6 +29,7 @@ struct Runs {
 
 void drop_dead(const ScoreInputs& tensor, const Runs& runs, const std::int64_t* firsts, std::int64_t n, float* scores) {
   for (std::int64_t r = 0; r < n; ++r) {  // a run lies in one word: its width divides that, and its first index
+    if (tensor.mask == nullptr && firsts[r] + runs.width <= tensor.numel) continue;
     const std::uint64_t live = bits::live_from(tensor.mask, tensor.numel, firsts[r]);
     for (std::int64_t c = 0; c < runs.width; ++c)
       if (!bits::get(&live, c)) scores[r * runs.width + c] = std::numeric_limits<float>::quiet_NaN();
@@ -256,10 +257,10 @@ void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, 
   parallel_for(count, static_cast<std::int64_t>(chunks.size()), [&](int thread, std::int64_t c) {
     Local& local = locals[static_cast<std::size_t>(thread)];
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
-    for_each_scored<tile_size>(kernels_, view, chunk,
-                               [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
-                                 kernels_.histogram(scores, live, n, digit, local.bins);
-                               });
+    for_each_scored_ahead(kernels_, view, chunk,
+                          [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
+                            kernels_.histogram(scores, live, n, digit, local.bins, ahead);
+                          });
     local.counted += chunk.count;
     if (local.counted >= flush_at) flush(local);
   });
@@ -287,11 +288,11 @@ void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std:
   std::mutex mutex;
   parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     std::vector<CountsAt> mine(counts.size());
-    for_each_scored<tile_size>(kernels_, view, chunks[static_cast<std::size_t>(c)],
-                               [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
-                                 kernels_.count(scores, live, n, thresholds.data(),
-                                                static_cast<std::int64_t>(thresholds.size()), mine.data());
-                               });
+    for_each_scored_ahead(kernels_, view, chunks[static_cast<std::size_t>(c)],
+                          [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
+                            kernels_.count(scores, live, n, thresholds.data(),
+                                           static_cast<std::int64_t>(thresholds.size()), mine.data(), ahead);
+                          });
     const std::scoped_lock lock(mutex);
     for (std::size_t j = 0; j < counts.size(); ++j) {
       counts[j].below += mine[j].below;

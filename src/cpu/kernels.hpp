@@ -143,14 +143,15 @@ struct Kernels {
   void (*from_bf16)(const std::uint16_t*, std::int64_t count, float* out);
   void (*uniform)(std::uint64_t seed, std::uint64_t position, std::int64_t count, float* out);
   void (*histogram)(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit&,
-                    std::uint32_t* bins);
+                    std::uint32_t* bins, Ahead&);
   void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&);
   void (*count)(const float* scores, const std::uint64_t* live, std::int64_t count, const float* thresholds,
-                std::int64_t n, CountsAt* counts);
+                std::int64_t n, CountsAt* counts, Ahead&);
 
   CountsAt count_one(const float* scores, const std::uint64_t* live, std::int64_t size, float threshold) const {
     CountsAt found;
-    count(scores, live, size, &threshold, 1, &found);
+    Ahead nothing;
+    count(scores, live, size, &threshold, 1, &found, nothing);
     return found;
   }
 

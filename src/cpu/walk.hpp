@@ -46,4 +46,20 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
                 });
 }
 
+// The same in short blocks, with what is read a few blocks later: while a block's scores are worked on, the memory is
+// asked for that.
+template <class F>
+void for_each_scored_ahead(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
+  constexpr std::int64_t size = 256, lead = 3 * size;
+  alignas(64) float scores[size];
+  Tiles tiles(kernels, view, chunk.tensor);
+  for (std::int64_t first = 0; first < chunk.count; first += size) {
+    const std::int64_t count = std::min<std::int64_t>(size, chunk.count - first), begin = chunk.first + first;
+    tiles.score(tiles.at(begin, count), count, scores);
+    std::fill(scores + count, scores + bits::words(count) * bits::per_word, 0.0f);
+    Ahead ahead = tiles.ahead(begin + lead, size);
+    f(scores, words_at(view.tensors[chunk.tensor].mask, begin), count, ahead);
+  }
+}
+
 }  // namespace bittersweet::cpu

@@ -11,8 +11,6 @@
 namespace bittersweet {
 namespace {
 
-constexpr int lanes_of_a_line = 16;
-
 // f(word, keys of its 64 elements as vectors, its live NaN) for whole words of a row, dead ones lowest, NaN highest.
 // Returns how many NaN live.
 template <class F>

@@ -4,6 +4,7 @@
 
 #include "bittersweet/radix_key.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/verbs/ahead.hpp"
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
@@ -19,7 +20,7 @@ BITTERSWEET_INLINE KeyVector unsigned_key(Vec s) {
 
 // `bins` are two tables of 2^digit_bits counts.
 inline void histogram_tile(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit& digit,
-                           std::uint32_t* bins) {
+                           std::uint32_t* bins, cpu::Ahead& ahead) {
   std::uint32_t* const tables[2] = {bins, bins + (std::size_t{1} << digit.digit_bits)};
   const std::uint32_t last_bin = (1u << digit.digit_bits) - 1;
   std::uint32_t zeros = 0;
@@ -28,6 +29,7 @@ inline void histogram_tile(const float* scores, const std::uint64_t* live, std::
     Mask zero[vectors_per_word], within[vectors_per_word];
     for (int v = 0; v < vectors_per_word; ++v) {
       const Vec s = load(scores, index + v * lanes);
+      if (v % (lanes_of_a_line / lanes) == 0) ask(ahead);
       const KeyVector key = unsigned_key(s), own = (key >> digit.shift()) & last_bin;
       std::memcpy(bin + v * lanes, &own, sizeof own);
       zero[v] = equal(s, splat(0.0f));

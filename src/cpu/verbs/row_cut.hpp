@@ -1,6 +1,6 @@
 // The k lowest scores of a row that lies in the first caches. Their upper halves are searched as 16-bit keys, four
 // counts in a pass and first around the place where the last row was cut; the few scores that share the half found are
-// then selected exactly.
+// then selected exactly. Every pass asks for a quarter of what the next row reads: there are four or so.
 #pragma once
 
 #include <algorithm>
@@ -49,7 +49,7 @@ inline std::int64_t write_halves(const float* scores, std::int64_t count, std::i
     const std::int64_t end = std::min(count, begin + most_vectors * short_lanes);
     ShortVector numbers{};
     for (std::int64_t i = begin; i < end; i += short_lanes) {
-      ask(ahead);
+      if (i % bits::per_word == 0) ask(ahead);
       const ShortVector upper = odd_ones(load_shorts(scores, 2 * i), load_shorts(scores, 2 * i + short_lanes),
                                          std::make_integer_sequence<int, short_lanes>{});
       const ShortVector magnitude = upper & 0x7fff, number = magnitude < infinite;
@@ -75,7 +75,7 @@ BITTERSWEET_INLINE void count_halves(const std::int16_t* halves, std::int64_t co
     const std::int64_t end = std::min(count, begin + most_vectors * short_lanes);
     ShortVector sums[counts_at_once]{};
     for (std::int64_t i = begin; i < end; i += short_lanes) {
-      ask(ahead);
+      if (i % bits::per_word == 0) ask(ahead);
       const ShortVector own = load_shorts(halves, i);
       for (int n = 0; n < counts_at_once; ++n) sums[n] -= own <= t[n];
     }
@@ -116,10 +116,11 @@ inline FoundHalf find_half(const std::int16_t* halves, std::int64_t count, std::
 
 // The places of the scores whose half is the one; keep bits of lower ones are cleared. Returns how many there are.
 inline std::int64_t list_half(const std::int16_t* halves, std::int64_t count, int half, std::int32_t* places,
-                              std::uint64_t* keep) {
+                              std::uint64_t* keep, cpu::Ahead& ahead) {
   const ShortVector t = ShortVector{} + static_cast<std::int16_t>(half);
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < count; i += bits::per_word) {
+    ask(ahead);
     ShortMask lower[shorts_per_word], same[shorts_per_word];
     for (int v = 0; v < shorts_per_word; ++v) {
       const ShortVector own = load_shorts(halves, i + v * short_lanes);
@@ -150,7 +151,7 @@ inline cpu::RowOutcome drop_lowest_of_row(const float* scores, std::int64_t coun
   k = std::min(k, count - nans);
   if (k <= 0) return {{-std::numeric_limits<float>::infinity(), 0}, nans - dead};
   const FoundHalf found = find_half(search.halves, count, count - nans, k, search);
-  const std::int64_t listed = list_half(search.halves, count, found.half, search.places, keep);
+  const std::int64_t listed = list_half(search.halves, count, found.half, search.places, keep, search.ahead);
   for (std::int64_t i = 0; i < listed; ++i) search.inside[i] = scores[search.places[i]];
   const std::int64_t rank = k - found.below;
   float* const kth = search.inside + rank - 1;
