@@ -309,6 +309,16 @@ TEST(CudaBounds, ArgumentsAreCheckedFirst) {
   EXPECT_THROW(
       engine.step(inputs, step.scorer, {.k = 5}, {.ties = Ties::below, .max_tensor_sparsity = 0.5}, masks.table()),
       ArgumentError);
+  for (const Selector& selector : {Selector(Histogram{}), Selector(KthValue{}), Selector(Sampling{}),
+                                   Selector(Streaming{})}) {  // not built: refused, never another selection
+    EXPECT_THROW(
+        engine.step(inputs, step.scorer, {.k = 5},
+                    {.selector = selector, .ties = Ties::below, .scope = {.kind = Scope::tensor}}, masks.table()),
+        ArgumentError);
+    EXPECT_THROW(
+        engine.step(inputs, step.scorer, {.k = 5}, {.selector = selector, .max_tensor_sparsity = 0.5}, masks.table()),
+        ArgumentError);
+  }
 }
 
 }  // namespace
