@@ -235,7 +235,7 @@ struct FindBound {
 };
 
 // What each tensor gives: scores under the cut's, and of those that equal it the first by (tensor, index), as far as
-// bounds allow. `equal` becomes -1 where the cut leaves a tensor within its bounds no part, so that it stands at one.
+// bounds allow. `equal` becomes -1 where the cut would take a tensor beyond a bound, which then decides.
 struct ShareBounds {
   static constexpr u32 threads = BlockTeam::threads, blocks = 3;  // one is launched; three bound its registers
   using Args = BoundsArgs;
@@ -293,7 +293,7 @@ struct FinishBounds {
       const std::int64_t least = sum(&BoundRow::least), most = sum(&BoundRow::most);
       const bool failed = (r.status & status::failed) != 0;
       const float value = failed ? score_of(key_of_nan) : r.value;
-      if (failed && args.exact_counts && threadIdx.x == 0) {
+      if ((r.status & status::bad_k) != 0 && args.exact_counts && threadIdx.x == 0) {
         r.below = least;
         r.equal = most;
       }

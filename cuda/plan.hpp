@@ -176,6 +176,12 @@ inline void require_built(const StepOptions& options) {
                         ". Use that, or give tensors on the CPU (nothing is moved by itself)");
   };
   if (options.scope.in_groups()) return;
+  if (!std::holds_alternative<Exact>(options.selector) && (options.scope.kind == Scope::tensor || is_bounded(options)))
+    refuse("selector '" + std::string(name_of(options.selector)) + "' with " +
+               (options.scope.kind == Scope::tensor ? "scope 'tensor'"
+                : options.max_tensor_sparsity       ? "max_tensor_sparsity"
+                                                    : "tensor_sparsity"),
+           "'exact' there");
   if (options.max_tensor_sparsity && flow::ties_of(prune_options(options)) != Ties::exact)
     refuse("ties other than 'exact' with max_tensor_sparsity", "'exact' there");
 }

@@ -183,7 +183,9 @@ TEST(CudaBounds, RangesOnBothSides) {
     step.k = least + random.below(most - least + 1);
     step.options.tensor_sparsity = ranges;
     SCOPED_TRACE("round " + std::to_string(round));
-    moved += expect_cut(step);
+    EmulatedCuda engine(round);
+    if (round % 2) engine.force_bits(8);
+    moved += expect_cut(step, engine);
   }
   EXPECT_GT(moved, 20);
 }
@@ -256,6 +258,10 @@ TEST(CudaBounds, VoidSteps) {
     EXPECT_EQ(got.report.status & ~cuda::status::missed,
               (k == 100 ? cuda::status::nan : cuda::status::bad_k) | cuda::status::failed);
     EXPECT_EQ(got.report.churn, 0);
+    if (k != 100) {  // what the ranges allow
+      EXPECT_EQ(got.report.below, 50);
+      EXPECT_EQ(got.report.equal, 192);
+    }
     EXPECT_EQ(step.model.bytes(), before) << "a void step wrote";
     for (const float threshold : got.threshold) EXPECT_TRUE(std::isnan(threshold));
   }
@@ -303,6 +309,16 @@ TEST(CudaBounds, ArgumentsAreCheckedFirst) {
   EXPECT_THROW(
       engine.step(inputs, step.scorer, {.k = 5}, {.ties = Ties::below, .max_tensor_sparsity = 0.5}, masks.table()),
       ArgumentError);
+  for (const Selector& selector : {Selector(Histogram{}), Selector(KthValue{}), Selector(Sampling{}),
+                                   Selector(Streaming{})}) {  // not built: refused, never another selection
+    EXPECT_THROW(
+        engine.step(inputs, step.scorer, {.k = 5},
+                    {.selector = selector, .ties = Ties::below, .scope = {.kind = Scope::tensor}}, masks.table()),
+        ArgumentError);
+    EXPECT_THROW(
+        engine.step(inputs, step.scorer, {.k = 5}, {.selector = selector, .max_tensor_sparsity = 0.5}, masks.table()),
+        ArgumentError);
+  }
 }
 
 }  // namespace

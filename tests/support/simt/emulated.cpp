@@ -64,6 +64,7 @@ std::vector<cuda::StepReport> EmulatedCuda::replay(std::span<const ScoreInputs> 
       cuda::make_selected(tensors, scorer, &budget, options, new_masks, tensor_pruned ? tensor_pruned->data() : nullptr,
                           workspace.data(), bytes, report.get(), room_);
   if (capacity_ >= 0) plan.context.capacity = static_cast<std::uint64_t>(capacity_);
+  if (bits_ > 0) plan.units.bits = bits_;
   for (cuda::UnitsLaunch& launch : plan.units.launches)
     for (cuda::Unit& unit : launch.units)
       if (capacity_ >= 0 && forced(unit.row)) unit.capacity = static_cast<std::uint64_t>(capacity_);

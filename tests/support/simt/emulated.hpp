@@ -75,6 +75,8 @@ class EmulatedCuda {
   // until the workspace of one is this large.
   void force_tensor(std::int64_t t) { row_ = t; }
   void force_room(std::size_t bytes) { room_ = bytes; }
+  // Digits of so many bits, up to 11, where bounds are looked for: those of a model of many tensors.
+  void force_bits(std::uint32_t bits) { bits_ = bits; }
 
  private:
   cuda::StepReport step_groups(std::span<const ScoreInputs> tensors, const Scorer& scorer,
@@ -87,6 +89,7 @@ class EmulatedCuda {
   float low_ = 0, high_ = 0;
   std::int64_t capacity_ = -1, row_ = -1;
   std::size_t room_ = 0;
+  std::uint32_t bits_ = 0;
   bool forced(std::int64_t row) const { return row_ < 0 || row_ == row; }
   std::vector<unsigned char> workspace_;
 };
