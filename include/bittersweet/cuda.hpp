@@ -112,6 +112,9 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 
 // A void step's new masks are copies of the current ones; with regrow, too.
 //
+// Scopes row and N:M need `new_masks`; they take any order of memory (ScoreInputs::order), with masks in that order,
+// scope global row-major memory alone (LayoutError).
+//
 // Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
 // are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of
 // threshold) for options that do not go together, but for those that depend on the budget: they are status::bad_k.
