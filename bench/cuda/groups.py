@@ -76,7 +76,7 @@ class Run:
         name = f"{rows} x {columns} {str(dtype).removeprefix('torch.')}"
 
         def scores() -> torch.Tensor:
-            return weight.float().abs_().mul_(norm)
+            return weight.abs().float().mul_(norm)
 
         def same(expected: torch.Tensor) -> Callable[[Any], dict[str, Any]]:
             def judge(masks: Any) -> dict[str, Any]:
