@@ -135,20 +135,20 @@ struct RowCut {
   // The same by vectors.
   BITTERSWEET_DEVICE void read_eight(u32 low, u32 high) {
     using In = Eight<S>;
-    constexpr u32 step = T::warps * 256;
+    constexpr u32 step = T::warps * 256, at_once = of_a_warp ? 1 : In::at_once;  // a warp's row is two steps at most
     std::int64_t feature = 0;
     if constexpr (In::norms) feature = row.geometry.feature_of(first);
     begin_read();
     u32 under = 0, upto = 0, nans = 0;
-    for (u32 begin = T::warp() * 256; begin < size; begin += step * In::at_once) {
-      In in[In::at_once];
+    for (u32 begin = T::warp() * 256; begin < size; begin += step * at_once) {
+      In in[at_once];
 #pragma unroll
-      for (u32 b = 0; b < In::at_once; ++b) {
+      for (u32 b = 0; b < at_once; ++b) {
         const u32 place = begin + b * step + lane_id() * 8;
         if (place < size) in[b].load(row, first + place, feature + place);
       }
 #pragma unroll
-      for (u32 b = 0; b < In::at_once; ++b) {
+      for (u32 b = 0; b < at_once; ++b) {
         if (begin + b * step >= size) break;
         const u32 place = begin + b * step + lane_id() * 8;
         const u32 live = place < size ? live_eight(row, first + place) : 0;
@@ -342,7 +342,7 @@ struct RowCut {
 
 template <class S>
 struct CutRowsByWarps {
-  static constexpr u32 threads = 128, blocks = 4;
+  static constexpr u32 threads = 128, blocks = 6;
   using Args = GroupArgs<S>;
   using Cut = RowCut<S, Team<32>, static_cast<u32>(row_of_a_warp), static_cast<u32>(row_of_a_warp) / 32 + 2>;
   struct Shared {

@@ -117,6 +117,8 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 //
 // Under bounds `value`, `below`, `equal` and `ties` are of the tensors that the last element under the cut leaves within
 // their bounds (bounds.hpp); NonFinite::keep and ranges that ask for more than a tensor's numbers ask for those.
+// Scopes row and N:M need `new_masks`; they take any order of memory (ScoreInputs::order), with masks in that order,
+// scope global row-major memory alone (LayoutError).
 //
 // Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
 // are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of

@@ -71,7 +71,7 @@ struct ScoreInputs {
   const std::uint64_t* mask = nullptr;  // current keep bits (mask/bit_layout.hpp); null: every element is live
   std::int64_t numel = 0;
   Geometry geometry{};
-  MemoryOrder order{};             // cuda.hpp takes row-major alone
+  MemoryOrder order{};             // scope global of cuda.hpp takes row-major alone
   std::int64_t dimension_sum = 0;  // sum of the sizes of the shape (Erdos-Renyi-Kernel budgets); 0: rows + inputs
   float modifier = 1.0f;           // multiplies every score of this tensor
   float bias_correction1 = 1.0f;   // 1 - beta1^t of this tensor

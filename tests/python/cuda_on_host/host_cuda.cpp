@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "bittersweet/cuda.hpp"
+#include "bittersweet/flow.hpp"
 #include "bittersweet/optim.hpp"
 #include "bittersweet/prune.hpp"
 #include "stand_in.hpp"
@@ -102,6 +103,7 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
   if (workspace_bytes < needed) throw ArgumentError("workspace: " + std::to_string(workspace_bytes) + " bytes");
   std::memset(workspace, 0xa5, workspace_bytes);
   const PruneOptions selection = prune_options(options);
+  flow::check(selection);  // before anything is enqueued; what depends on the budget is a status
   Budget asked{.k = budget->k};
   if (!std::isnan(budget->sparsity)) asked = {.sparsity = budget->sparsity};
   Workspace memory;
