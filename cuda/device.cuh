@@ -160,7 +160,8 @@ BITTERSWEET_DEVICE void merge_bins(const BinsShared& shared, Count* bins) {
 // For a whole block, behind its last look at the digits that were counted.
 BITTERSWEET_DEVICE void clear_digits(device::State& state) {
   __syncthreads();
-  for (u32 b = threadIdx.x; b < sizeof state.sample_bins / 4; b += blockDim.x) state.sample_bins[0][b] = 0;
+  for (u32 b = threadIdx.x; b < sizeof state.sample_bins / 4; b += blockDim.x)
+    state.sample_bins[b / device::bins][b % device::bins] = 0;
 }
 
 }  // namespace bittersweet::cuda
