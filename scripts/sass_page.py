@@ -40,6 +40,8 @@ def merged(units: Units) -> dict[str, dict[int, Family]]:
 
 def every_architecture(units: Units, sizes: dict[int, int]) -> list[str]:
     rows = merged(units)
+    told = [a for a in ARCHITECTURES if a in sizes]
+    missing = [a for a in ARCHITECTURES if a not in sizes]
     cells = [family for row in rows.values() for family in row.values()]
     clean = not any(family.spilled or family.local for family in cells)
     most = max(family.registers for name, row in rows.items() if is_ours(name) for family in row.values())
@@ -57,15 +59,16 @@ def every_architecture(units: Units, sizes: dict[int, int]) -> list[str]:
         "library, whose name stands before theirs, may take more. The last line is all code for an",
         "architecture.",
         "",
-        "| kernels of | number | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |",
-        "| --- | --- |" + " --- |" * len(ARCHITECTURES),
+        *([f"Not compiled for this report: {', '.join(f'sm_{a}' for a in missing)}.", ""] if missing else []),
+        "| kernels of | number | " + " | ".join(f"sm_{a}" for a in told) + " |",
+        "| --- | --- |" + " --- |" * len(told),
     ]
     for name, row in rows.items():
         number = "/".join(sorted({str(family.kernels) for family in row.values()}))
-        figures = (row[a].cell() if a in row else "-" for a in ARCHITECTURES)
+        figures = (row[a].cell() if a in row else "-" for a in told)
         lines.append(f"| {name} | {number} | " + " | ".join(figures) + " |")
     total = sum(row[90].kernels for row in rows.values() if 90 in row)
-    code = " | ".join(f"{sizes[a] / MIB:.1f}" for a in ARCHITECTURES)
+    code = " | ".join(f"{sizes[a] / MIB:.1f}" for a in told)
     lines.append(f"| all, MiB | {total} | {code} |")
     return lines
 
