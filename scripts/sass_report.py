@@ -3,7 +3,7 @@
 
 `python scripts/sass_report.py` compiles every cuda/*.cu for every architecture that users have (nvcc),
 disassembles the code for sm_90 (cuobjdump, from the CUDA Toolkit or PyPI's nvidia-cuda-cuobjdump) and writes
-bench/results/sass.json and docs/cuda_sass.md; with `--architectures` for fewer, and the page names the others.
+bench/results/sass.json and docs/cuda_sass.md; with `--architectures` for fewer: the page names the others.
 What was compiled is kept in build/sass and compiled again when its sources change, comments left out.
 
 `--check` writes nothing: it exits with 1 if a kernel breaks a limit on any architecture, or if the checked-in
