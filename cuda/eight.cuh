@@ -34,33 +34,38 @@ struct Eight {
     }
   }
 
+  // By a whole warp.
   BITTERSWEET_DEVICE void scores(const S& scorer, const Row& row, float (&score)[8]) const {
-    float x[arrays][8];
 #pragma unroll
-    for (int slot = 0; slot < arrays; ++slot) {
-      const auto word = [&](int i) {
-        const uint4& four = raw[slot][i / 4];
-        return i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
-      };
-      const DType dtype = slot < In::count ? row.dtype[slot] : DType::f32;
-      if (dtype == DType::f32) {
+    for (int half = 0; half < 2; ++half) {
+      if (half == 1) __syncwarp();  // or the compiler computes both at once, which takes registers
+      float x[arrays][4];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) x[slot][i] = std::bit_cast<float>(word(i));
-      } else if (dtype == DType::bf16) {
+      for (int slot = 0; slot < arrays; ++slot) {
+        const DType dtype = slot < In::count ? row.dtype[slot] : DType::f32;
+        const uint4 four = raw[slot][half];
+        const u32 pair[2] = {half == 0 ? raw[slot][0].x : raw[slot][0].z, half == 0 ? raw[slot][0].y : raw[slot][0].w};
+        if (dtype == DType::f32) {
+          x[slot][0] = std::bit_cast<float>(four.x);
+          x[slot][1] = std::bit_cast<float>(four.y);
+          x[slot][2] = std::bit_cast<float>(four.z);
+          x[slot][3] = std::bit_cast<float>(four.w);
+        } else if (dtype == DType::bf16) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-          x[slot][i] = std::bit_cast<float>(i % 2 ? word(i / 2) & 0xffff0000u : word(i / 2) << 16);
-      } else {
+          for (int i = 0; i < 4; ++i)
+            x[slot][i] = std::bit_cast<float>(i % 2 ? pair[i / 2] & 0xffff0000u : pair[i / 2] << 16);
+        } else {
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-          x[slot][i] = f16_to_float(static_cast<u16>(i % 2 ? word(i / 2) >> 16 : word(i / 2) & 0xffffu));
+          for (int i = 0; i < 4; ++i)
+            x[slot][i] = f16_to_float(static_cast<u16>(i % 2 ? pair[i / 2] >> 16 : pair[i / 2] & 0xffffu));
+        }
       }
-    }
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      Elements<float> e = gather<S>([&](int slot) { return x[slot][i]; }, row.bias_correction1);
-      if constexpr (norms) e.norm = x[In::norm][i];
-      score[i] = scorer(e) * row.modifier;
+      for (int i = 0; i < 4; ++i) {
+        Elements<float> e = gather<S>([&](int slot) { return x[slot][i]; }, row.bias_correction1);
+        if constexpr (norms) e.norm = x[In::norm][i];
+        score[half * 4 + i] = scorer(e) * row.modifier;
+      }
     }
   }
 };

@@ -34,6 +34,19 @@ BITTERSWEET_FORMULA RowEnds row_ends(float share, u32 drawn, float live, float r
   return {low >= 1.0f ? static_cast<u32>(low) : 0, static_cast<u32>(high)};
 }
 
+// Of all lanes up to this one.
+BITTERSWEET_DEVICE u32 sum_upto(u32 value) {
+  for (u32 step = 1; step < 32; step *= 2) {
+    const u32 other = __shfl_up_sync(everyone, value, step);
+    if (lane_id() >= step) value += other;
+  }
+  return value;
+}
+
+struct FoundBin {
+  u32 bin, below, count;
+};
+
 template <class T, u32 Capacity>
 struct RowList {
   static constexpr u32 capacity = Capacity, digit = 8, bins = 1u << digit;
@@ -46,34 +59,28 @@ struct RowList {
     if (T::rank() == 0) count = 0, lowest = ~0u, highest = 0;
   }
 
-  // Called by whole warps; place(), of those that are `inside`, is asked for only where it is needed.
-  template <class Place>
-  BITTERSWEET_DEVICE void append(bool inside, u32 key, const Place& place) {
+  // Called by whole warps.
+  BITTERSWEET_DEVICE void append(bool inside, u32 key, u32 place) {
     const u32 all = __ballot_sync(everyone, inside);
     if (all == 0) return;
     u32 at = 0;
     if (lane_id() == 0) at = atomicAdd(&count, static_cast<u32>(__popc(all)));
     at = __shfl_sync(everyone, at, 0) + static_cast<u32>(__popc(all & lanes_below()));
-    if (inside && at < Capacity) entry[at] = u64{key} << 32 | place();
+    if (inside && at < Capacity) entry[at] = u64{key} << 32 | place;
   }
 
-  // Those of eight whose bits are set, place(i) of each.
-  template <class Place>
-  BITTERSWEET_DEVICE void append(u32 inside, const u32 (&key)[8], const Place& place) {
+  // Those of eight neighbours, from `place` on, whose bits are set.
+  BITTERSWEET_DEVICE void append(u32 inside, const u32 (&key)[8], u32 place) {
     if (__ballot_sync(everyone, inside != 0) == 0) return;
     const u32 mine = static_cast<u32>(__popc(inside));
-    u32 upto = mine;
-    for (u32 step = 1; step < 32; step *= 2) {
-      const u32 other = __shfl_up_sync(everyone, upto, step);
-      if (lane_id() >= step) upto += other;
-    }
+    const u32 upto = sum_upto(mine);
     u32 at = 0;
     if (lane_id() == 31) at = atomicAdd(&count, upto);
     at = __shfl_sync(everyone, at, 31) + upto - mine;
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       if ((inside >> i & 1u) != 0) {
-        if (at < Capacity) entry[at] = u64{key[i]} << 32 | place(i);
+        if (at < Capacity) entry[at] = u64{key[i]} << 32 | (place + i);
         ++at;
       }
   }
@@ -105,26 +112,20 @@ struct RowList {
   }
 
   // The bin that holds the order-th. Every warp looks for itself.
-  BITTERSWEET_DEVICE device::Found find(u64 order) const {
+  BITTERSWEET_DEVICE FoundBin find(u32 order) const {
     constexpr u32 each = bins / 32;
-    u64 mine = 0;
+    u32 mine = 0;
     for (u32 b = 0; b < each; ++b) mine += bin[lane_id() * each + b];
-    u64 upto = mine;
-    for (u32 step = 1; step < 32; step *= 2) {
-      const u64 other = __shfl_up_sync(everyone, upto, step);
-      if (lane_id() >= step) upto += other;
-    }
+    const u32 upto = sum_upto(mine);
     const u32 holder = static_cast<u32>(__ffs(static_cast<int>(__ballot_sync(everyone, order <= upto)))) - 1;
-    u64 below = upto - mine;
-    u32 b = lane_id() * each;
+    u32 below = upto - mine, b = lane_id() * each;
     for (u32 i = 0; i + 1 < each && order > below + bin[b]; ++i) below += bin[b++];
-    const u64 count_there = bin[b];
     return {__shfl_sync(everyone, b, holder), __shfl_sync(everyone, below, holder),
-            __shfl_sync(everyone, count_there, holder), 0};
+            __shfl_sync(everyone, bin[b], holder)};
   }
 
   // All entries up to it are the first `order` (1 to count). Whole team, after measure().
-  BITTERSWEET_DEVICE u64 cut(u64 order) {
+  BITTERSWEET_DEVICE u64 cut(u32 order) {
     const u64 base = u64{lowest} << 32;
     const u32 spread = highest - lowest;
     int shift = spread == 0 ? 32 : 64 - std::countl_zero(spread);
@@ -138,7 +139,7 @@ struct RowList {
           atomicAdd(&bin[static_cast<u32>(e >> next) & ((1u << (shift - next)) - 1)], 1u);
       }
       T::sync();
-      const device::Found found = find(order);
+      const FoundBin found = find(order);
       prefix = prefix << (shift - next) | found.bin;
       order -= found.below;
       shift = next;

@@ -19,7 +19,9 @@ struct RowCut {
   struct Shared {
     RowList<T, Capacity> list;
     u32 mask[Words];
-    u32 under, upto, nan, live;  // counts of one read
+    u32 live, wanted;      // how many live elements there are, how many of them are to be pruned
+    u32 under, upto, nan;  // counts of one read
+    u32 first_nan;
     u32 ties[T::warps];
   };
 
@@ -29,34 +31,36 @@ struct RowCut {
   Shared& s;
   std::int64_t first;  // in memory and, since rows are runs, by logical index
   u32 size;
-  u32* mask;    // from the row's first word on: shared, or the tensor's own
-  bool direct;  // the tensor's own
-  NanTally nan;
 
-  BITTERSWEET_DEVICE RowCut(const S& scorer_, const Row& row_, const Grouping& how_, Shared& shared)
+  BITTERSWEET_DEVICE RowCut(const S& scorer_, const Row& row_, const Grouping& how_, Shared& shared, u32 number)
       : scorer(scorer_), row(row_), how(how_), s(shared), size(static_cast<u32>(row_.geometry.row_size())) {
-    direct = size + 62 > Words * 32;
+    first = std::int64_t{number} * size;
   }
 
-  // ---- places: of the logical index in the row; bits: of the mask, from its first word on ----
+  // ---- places in the row: in memory, and by logical index; bits of the mask, from its first word on ----
 
-  BITTERSWEET_DEVICE u32 place_of(std::int64_t index) const {
-    return static_cast<u32>((how.permuted ? row.order.logical_of(index) : index) - first);
+  BITTERSWEET_DEVICE u32 logical_of(u32 place) const {
+    return how.permuted ? static_cast<u32>(row.order.logical_of(first + place) - first) : place;
   }
-  BITTERSWEET_DEVICE std::int64_t index_of(u32 place) const {
-    return how.permuted ? row.order.memory_of(first + place) : first + place;
+  BITTERSWEET_DEVICE u32 memory_of(u32 logical) const {
+    return how.permuted ? static_cast<u32>(row.order.memory_of(first + logical) - first) : logical;
   }
-  BITTERSWEET_DEVICE u32 bit_of(std::int64_t index) const { return static_cast<u32>(index - first / 32 * 32); }
+  BITTERSWEET_DEVICE u32 before() const { return static_cast<u32>(first) % 32; }  // bits of other rows
+  BITTERSWEET_DEVICE u32 words() const { return (before() + size + 31) / 32; }
 
-  // The bits of a mask word that are this row's; those behind the tensor's last element too.
-  BITTERSWEET_DEVICE u32 own_bits(std::int64_t word) const {
-    u32 own = ~0u;
-    if (word * 32 < first) own &= ~0u << (first - word * 32);
-    const std::int64_t end = first + size;
-    if (end < row.numel && end - word * 32 < 32) own &= (1u << (end - word * 32)) - 1;
-    return own;
+  // From the row's first word on: shared, or the tensor's own. Not kept, for want of registers.
+  BITTERSWEET_DEVICE u32* mask() const { return direct() ? words32(row.next) + first / 32 : s.mask; }
+  BITTERSWEET_DEVICE bool direct() const { return !of_a_warp && size + 62 > Words * 32; }
+
+  // The bits of a mask word that are this row's, or also those behind the tensor's last element.
+  BITTERSWEET_DEVICE u32 own_bits(u32 word, bool behind) const {
+    const u32 own = word == 0 ? ~0u << before() : ~0u, left = before() + size - word * 32;
+    return left < 32 && !behind ? own & ((1u << left) - 1) : own;
   }
-  BITTERSWEET_DEVICE void store(u32* to, u32 own, u32 keep) const {
+  BITTERSWEET_DEVICE bool ends_tensor() const { return first + size == row.numel; }
+  BITTERSWEET_DEVICE void store(u32 word, u32 keep) const {
+    u32* const to = words32(row.next) + first / 32 + word;
+    const u32 own = own_bits(word, ends_tensor());
     if (own == ~0u) {
       *to = keep;
     } else {  // neighbours have bits in it
@@ -67,26 +71,24 @@ struct RowCut {
 
   // ---- reads ----
 
-  // f(word from the row's first on, is the lane's element there and alive, its key, its index), by whole warps.
+  // f(word from the row's first on, the lane's place, is its element there and alive, its key), by whole warps.
   template <class F>
   BITTERSWEET_DEVICE void scan(F&& f) {
-    constexpr u32 at_once = 4;
-    const std::int64_t first_word = first / 32;
-    const u32 words = static_cast<u32>((first + size - 1) / 32 - first_word) + 1;
-    for (u32 begin = T::warp(); begin < words; begin += at_once * T::warps) {
+    constexpr u32 at_once = Eight<S>::arrays > 2 || Eight<S>::norms || !reads_eight<S> ? 1 : 2;
+#pragma unroll 1
+    for (u32 begin = T::warp(); begin < words(); begin += at_once * T::warps) {
       bool there[at_once];
       u32 key[at_once];
 #pragma unroll
       for (u32 j = 0; j < at_once; ++j) {
-        const u32 word = begin + j * T::warps;
-        const std::int64_t index = (first_word + word) * 32 + lane_id();
-        there[j] = word < words && index >= first && index < first + size && is_live(row, index);
-        key[j] = there[j] ? key_of(score_any(scorer, row, index)) : key_of_nan;
+        const u32 place = (begin + j * T::warps) * 32 + lane_id() - before();
+        there[j] = place < size && is_live(row, first + place);
+        key[j] = there[j] ? key_of(score_any(scorer, row, first + place)) : key_of_nan;
       }
 #pragma unroll
       for (u32 j = 0; j < at_once; ++j) {
         const u32 word = begin + j * T::warps;
-        if (word < words) f(word, there[j], key[j], (first_word + word) * 32 + lane_id());
+        if (word < words()) f(word, word * 32 + lane_id() - before(), there[j], key[j]);
       }
     }
   }
@@ -97,51 +99,55 @@ struct RowCut {
     if (T::rank() == 0) s.under = s.upto = s.nan = 0;
     T::sync();
   }
-  BITTERSWEET_DEVICE void end_read(u32 under, u32 upto, u32 nans) {
+  BITTERSWEET_DEVICE void end_read(u32 under, u32 upto) {
     under = warp_sum32(under);
     upto = warp_sum32(upto);
-    nans = warp_sum32(nans);
     if (lane_id() == 0) {
       atomicAdd(&s.under, under);
       atomicAdd(&s.upto, upto);
-      atomicAdd(&s.nan, nans);
     }
+    T::sync();
+    if (!how.permuted) return;
+    if (s.list.count <= Capacity)
+      for (u32 i = T::rank(); i < s.list.count; i += T::threads) {
+        const u64 entry = s.list.entry[i];
+        s.list.entry[i] = entry >> 32 << 32 | logical_of(static_cast<u32>(entry));
+      }
     T::sync();
   }
 
   // Writes keep = live and key > low, lists the keys between low and high, and counts.
-  BITTERSWEET_DEVICE void read(u32 low, u32 high, bool tell_nan) {
+  BITTERSWEET_DEVICE void read(u32 low, u32 high) {
     begin_read();
-    u32 under = 0, upto = 0, nans = 0;
-    scan([&](u32 word, bool there, u32 key, std::int64_t index) {
+    u32 under = 0, upto = 0;
+    scan([&](u32 word, u32 place, bool there, u32 key) {
       under += there && key < low;
       upto += there && key <= low;
-      if (there && key == key_of_nan) {
-        ++nans;
-        if (tell_nan) nan.add(row, index);
-      }
+      if (there && key == key_of_nan) atomicAdd(&s.nan, 1u);
       const u32 kept = __ballot_sync(everyone, there && key > low);
       if (lane_id() == 0) {
-        if (direct)
-          store(mask + word, own_bits(first / 32 + word), kept);
+        if (direct())
+          store(word, kept);
         else
-          mask[word] = kept;
+          s.mask[word] = kept;
       }
-      s.list.append(there && key > low && key < high, key, [&] { return place_of(index); });
+      s.list.append(there && key > low && key < high, key, place);
     });
-    end_read(under, upto, nans);
+    end_read(under, upto);
   }
 
   // The same by vectors.
   BITTERSWEET_DEVICE void read_eight(u32 low, u32 high) {
     using In = Eight<S>;
-    constexpr u32 step = T::warps * 256, at_once = of_a_warp ? 1 : In::at_once;  // a warp's row is two steps at most
+    constexpr u32 step = T::warps * 256,
+                  at_once = of_a_warp || In::arrays > 1 ? 1 : 2;  // a warp's row is two steps at most
     std::int64_t feature = 0;
     if constexpr (In::norms) feature = row.geometry.feature_of(first);
     begin_read();
-    u32 under = 0, upto = 0, nans = 0;
+    u32 under = 0, upto = 0;
+#pragma unroll 1
     for (u32 begin = T::warp() * 256; begin < size; begin += step * at_once) {
-      In in[at_once];
+      In in[at_once]{};
 #pragma unroll
       for (u32 b = 0; b < at_once; ++b) {
         const u32 place = begin + b * step + lane_id() * 8;
@@ -152,60 +158,45 @@ struct RowCut {
         if (begin + b * step >= size) break;
         const u32 place = begin + b * step + lane_id() * 8;
         const u32 live = place < size ? live_eight(row, first + place) : 0;
-        u32 key[8] = {};
-        if (place < size) {
-          float score[8];
-          in[b].scores(scorer, row, score);
+        float score[8];
+        u32 key[8];
+        in[b].scores(scorer, row, score);
 #pragma unroll
-          for (int i = 0; i < 8; ++i) key[i] = key_of(score[i]);
-        }
-        u32 less = 0, over = 0, short_of = 0, most = 0;
+        for (int i = 0; i < 8; ++i) key[i] = key_of(score[i]);
+        u32 less = 0, over = 0, short_of = 0, nans = 0;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           less |= (key[i] < low ? 1u : 0u) << i;
           over |= (key[i] > low ? 1u : 0u) << i;
           short_of |= (key[i] < high ? 1u : 0u) << i;
-          most = key[i] > most ? key[i] : most;
+          nans |= (key[i] == key_of_nan ? 1u : 0u) << i;
         }
-        if (most == key_of_nan) {
-#pragma unroll
-          for (int i = 0; i < 8; ++i)
-            if (key[i] == key_of_nan && (live >> i & 1u) != 0) {
-              ++nans;
-              nan.add(row, first + place + i);
-            }
-        }
+        if ((nans & live) != 0) atomicAdd(&s.nan, static_cast<u32>(__popc(nans & live)));
         under += static_cast<u32>(__popc(less & live));
         upto += static_cast<u32>(__popc(~over & live));
-        if (place < size) reinterpret_cast<unsigned char*>(mask)[place / 8] = static_cast<unsigned char>(over & live);
-        s.list.append(over & short_of & live, key, [&](int i) { return place_of(first + place + i); });
+        if (place < size) reinterpret_cast<unsigned char*>(mask())[place / 8] = static_cast<unsigned char>(over & live);
+        s.list.append(over & short_of & live, key, place);
       }
     }
-    end_read(under, upto, nans);
+    end_read(under, upto);
   }
 
   // ---- the cut ----
 
-  BITTERSWEET_DEVICE u32 count_live() {
-    if (row.live == nullptr) return size;
+  BITTERSWEET_DEVICE void count_live() {
+    if (T::rank() == 0) s.live = row.live == nullptr ? size : 0;
     T::sync();
-    if (T::rank() == 0) s.live = 0;
-    T::sync();
-    const std::int64_t last = (first + size - 1) / 32;
+    if (row.live == nullptr) return;
     u32 live = 0;
-    for (std::int64_t word = first / 32 + T::rank(); word <= last; word += T::threads) {
-      u32 own = own_bits(word);
-      if (first + size - word * 32 < 32) own &= (1u << (first + size - word * 32)) - 1;
-      live += static_cast<u32>(__popc(words32(row.live)[word] & own));
-    }
+    for (u32 word = T::rank(); word < words(); word += T::threads)
+      live += static_cast<u32>(__popc(words32(row.live)[first / 32 + word] & own_bits(word, false)));
     live = warp_sum32(live);
     if (lane_id() == 0) atomicAdd(&s.live, live);
     T::sync();
-    return s.live;
   }
 
   // The ends of the cut's bracket, from runs of eight neighbours at hashed places of equal stretches.
-  BITTERSWEET_DEVICE void guess(u32 number, u32 wanted, u32 live, u32& low, u32& high) {
+  BITTERSWEET_DEVICE void guess(u32 number, u32& low, u32& high) {
     u32 drawn = size / 16 / 8 * 8;
     drawn = drawn < 512 ? 512 : drawn > Capacity ? Capacity : drawn;
     const u32 runs = drawn / 8;
@@ -217,114 +208,137 @@ struct RowCut {
       const std::int64_t index = first + begin + hash % (end - begin - 7) + i % 8;
       const bool there = i < drawn && is_live(row, index);
       const u32 key = there ? key_of(score_any(scorer, row, index)) : key_of_nan;
-      s.list.append(key != key_of_nan, key, [&] { return i; });
+      s.list.append(key != key_of_nan, key, i);
     }
     T::sync();
-    low = 0;
-    high = key_of_nan;
     const u32 found = s.list.count;
     if (found == 0) return;
-    const RowEnds ends = row_ends(static_cast<float>(wanted) / static_cast<float>(live), found,
-                                  static_cast<float>(live), static_cast<float>(Capacity));
+    const RowEnds ends = row_ends(static_cast<float>(s.wanted) / static_cast<float>(s.live), found,
+                                  static_cast<float>(s.live), static_cast<float>(Capacity));
     s.list.measure();
-    if (ends.low >= 1) low = static_cast<u32>(s.list.cut(ends.low) >> 32);
-    if (ends.high <= found) high = static_cast<u32>(s.list.cut(ends.high) >> 32) + 1;
+#pragma unroll 1
+    for (u32 end = 0; end < 2; ++end) {
+      const u32 order = end == 0 ? ends.low : ends.high;
+      if (order < 1 || order > found) continue;
+      const u32 key = static_cast<u32>(s.list.cut(order) >> 32);
+      (end == 0 ? low : high) = key + end;
+    }
     if (high <= low) high = low + 1;
   }
 
   // Prunes the first `order` of the list.
-  BITTERSWEET_DEVICE void clear_listed(u64 order) {
+  BITTERSWEET_DEVICE void clear_listed(u32 order) {
     s.list.measure();
     const u64 cut = s.list.cut(order);
     for (u32 i = T::rank(); i < s.list.count; i += T::threads)
       if (s.list.entry[i] <= cut) {
-        const u32 bit = bit_of(index_of(static_cast<u32>(s.list.entry[i])));
-        atomicAnd(mask + bit / 32, ~(1u << bit % 32));
+        const u32 bit = before() + memory_of(static_cast<u32>(s.list.entry[i]));
+        atomicAnd(mask() + bit / 32, ~(1u << bit % 32));
       }
   }
 
   // All that equal the key are pruned: keeps those behind the first `ties`, in logical order.
-  BITTERSWEET_DEVICE void restore_ties(u32 key, u64 ties) {
-    u64 before = 0;
+  BITTERSWEET_DEVICE void restore_ties(u32 key, u32 ties) {
+    u32 earlier = 0;
     for (u32 begin = 0; begin < size; begin += T::threads) {
-      const u32 place = begin + T::rank();
-      const std::int64_t index = place < size ? index_of(place) : 0;
-      const bool tie = place < size && is_live(row, index) && key_of(score_any(scorer, row, index)) == key;
+      const u32 logical = begin + T::rank(), place = logical < size ? memory_of(logical) : 0;
+      const bool tie =
+          logical < size && is_live(row, first + place) && key_of(score_any(scorer, row, first + place)) == key;
       const u32 all = __ballot_sync(everyone, tie);
       T::sync();  // the last use is over
       if (lane_id() == 0) s.ties[T::warp()] = static_cast<u32>(__popc(all));
       T::sync();
-      u32 in_earlier = 0, in_all = 0;
+      u32 mine = earlier + static_cast<u32>(__popc(all & lanes_below()));
       for (u32 w = 0; w < T::warps; ++w) {
-        if (w < T::warp()) in_earlier += s.ties[w];
-        in_all += s.ties[w];
+        if (w < T::warp()) mine += s.ties[w];
+        earlier += s.ties[w];
       }
-      if (tie && before + in_earlier + static_cast<u32>(__popc(all & lanes_below())) >= ties) {
-        const u32 bit = bit_of(index);
-        atomicOr(mask + bit / 32, 1u << bit % 32);
+      if (tie && mine >= ties) {
+        const u32 bit = before() + place;
+        atomicOr(mask() + bit / 32, 1u << bit % 32);
       }
-      before += in_all;
     }
   }
 
-  // A range of keys that holds the order-th of `count` in it, after `before` others, made small enough to be listed.
-  BITTERSWEET_DEVICE void narrow(u32 low, u32 high, u64 order, u64 count) {
+  // Makes low .. high, which hold the order-th of their `count`, few enough to be listed, or one key. Then they are
+  // ends of a read.
+  BITTERSWEET_DEVICE void narrow(u32& low, u32& high, u32 order, u32 count) {
     while (count > Capacity && low < high) {
       const int width = 32 - std::countl_zero(high - low), shift = width > 8 ? width - 8 : 0;
       s.list.clear_bins();
-      scan([&](u32, bool there, u32 key, std::int64_t) {
+      scan([&](u32, u32, bool there, u32 key) {
         if (there && key >= low && key <= high) atomicAdd(&s.list.bin[(key - low) >> shift], 1u);
       });
       T::sync();
-      const device::Found found = s.list.find(order);
-      low += static_cast<u32>(found.bin) << shift;
+      const FoundBin found = s.list.find(order);
+      low += found.bin << shift;
       const u32 reach = (1u << shift) - 1;
       high = high - low < reach ? high : low + reach;
       order -= found.below;
       count = found.count;
     }
-    if (count <= Capacity) {
-      read(low - 1, high + 1, false);
-      clear_listed(order);
-    } else {
-      read(low, low, false);
-      restore_ties(low, order);
-    }
+    if (count <= Capacity)
+      --low, ++high;
+    else
+      high = low;
   }
 
-  BITTERSWEET_DEVICE void run(std::int64_t number, const GroupRule& rule) {
-    first = number * size;
-    mask = direct ? words32(row.next) + first / 32 : s.mask;
-    const u32 live = count_live();
-    std::int64_t wanted = rule.base + (number < rule.extra) - (std::int64_t{size} - live);
-    wanted = wanted < 0 ? 0 : wanted > live ? live : wanted;
+  // Of the row's NaN, which are few as a rule, the first in logical order is looked for anew.
+  BITTERSWEET_DEVICE void report_nan(device::State& state) {
+    if (T::rank() == 0) s.first_nan = ~0u;
+    T::sync();
+#pragma unroll 1
+    for (u32 logical = T::rank(); logical < size; logical += T::threads) {
+      const std::int64_t index = first + memory_of(logical);
+      if (!is_live(row, index) || key_of(score_any(scorer, row, index)) != key_of_nan) continue;
+      atomicMin(&s.first_nan, logical);
+      break;
+    }
+    T::sync();
+    if (T::rank() != 0) return;
+    const std::int64_t index = row.offset + row.order.logical_of(first + memory_of(s.first_nan));
+    add(&state.attempt[0].nan, s.nan);
+    atomicMin(reinterpret_cast<u64*>(&state.attempt[0].first_nan), static_cast<u64>(index));
+  }
+
+  BITTERSWEET_DEVICE void run(u32 number, const GroupRule& rule, device::State& state) {
+    count_live();
+    const std::int64_t share = rule.base + (number < rule.extra) - (std::int64_t{size} - s.live);
+    const auto wanted = static_cast<u32>(share < 0 ? 0 : share > s.live ? s.live : share);
+    if (T::rank() == 0) s.wanted = wanted;  // looked at behind a barrier
     u32 low = 0, high = wanted > 0 ? key_of_nan : 0;
     if constexpr (!of_a_warp)
-      if (wanted > 0 && size > listed_whole) guess(static_cast<u32>(number), static_cast<u32>(wanted), live, low, high);
-    if constexpr (reads_eight<S>) {
-      if (how.eight)
-        read_eight(low, high);
-      else
-        read(low, high, true);
-    } else {
-      read(low, high, true);
-    }
-    const u64 under = s.under, upto = s.upto, listed = s.list.count, numbers = live - s.nan;
-    const u64 order = static_cast<u64>(wanted) < numbers ? static_cast<u64>(wanted) : numbers;
-    if (order > 0) {
-      if constexpr (of_a_warp) {
-        clear_listed(order);
-      } else {
-        if (order > upto && order <= upto + listed && listed <= Capacity)
-          clear_listed(order - upto);
-        else if (order > under && order <= upto)
-          restore_ties(low, order - under);
-        else if (order <= under)
-          narrow(key_of_minus_infinity, low - 1, order, under);
-        else if (order <= upto + listed)
-          narrow(low + 1, high - 1, order - upto, listed);
+      if (wanted > 0 && size > listed_whole) guess(number, low, high);
+    for (bool first_read = true;; first_read = false) {
+      if constexpr (reads_eight<S>) {
+        if (how.eight)
+          read_eight(low, high);
         else
-          narrow(high, key_of_infinity, order - upto - listed, numbers - upto - listed);
+          read(low, high);
+      } else {
+        read(low, high);
+      }
+      if (first_read && s.nan > 0) report_nan(state);
+      const u32 numbers = s.live - s.nan, order = s.wanted < numbers ? s.wanted : numbers;
+      if (order == 0) break;
+      const u32 under = s.under, upto = s.upto, listed = s.list.count;
+      if (of_a_warp || (order > upto && order <= upto + listed && listed <= Capacity)) {
+        clear_listed(order - upto);
+        break;
+      }
+      if constexpr (!of_a_warp) {
+        if (order > under && order <= upto) {
+          restore_ties(low, order - under);
+          break;
+        }
+        u32 lower = 0, count = under;
+        if (order <= under)
+          high = low - 1, low = key_of_minus_infinity;
+        else if (order <= upto + listed)
+          ++low, --high, lower = upto, count = listed;
+        else
+          low = high, high = key_of_infinity, lower = upto + listed, count = numbers - lower;
+        narrow(low, high, order - lower, count);
       }
     }
     T::sync();
@@ -332,11 +346,10 @@ struct RowCut {
   }
 
   BITTERSWEET_DEVICE void flush() {
-    const std::int64_t first_word = first / 32, last = (first + size - 1) / 32;
-    if (!direct)
-      for (std::int64_t word = first_word + T::rank(); word <= last; word += T::threads)
-        store(words32(row.next) + word, own_bits(word), mask[word - first_word]);
-    if (T::rank() == 0 && first + size == row.numel && last % 2 == 0) words32(row.next)[last + 1] = 0;
+    if (!direct())
+      for (u32 word = T::rank(); word < words(); word += T::threads) store(word, s.mask[word]);
+    const std::int64_t last = (first + size - 1) / 32;
+    if (T::rank() == 0 && ends_tensor() && last % 2 == 0) words32(row.next)[last + 1] = 0;
   }
 };
 
@@ -350,14 +363,9 @@ struct CutRowsByWarps {
   };
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
     const GroupContext& c = args.context;
-    NanTally nan;
     for_each_tile(args.work, [&](const Row& row, u32 t, u32 number) {
-      Cut cut(args.scorer, row, c.groupings[t], shared.warp[warp_id()]);
-      cut.nan = nan;
-      cut.run(number, c.rules[t]);
-      nan = cut.nan;
+      Cut(args.scorer, row, c.groupings[t], shared.warp[warp_id()], number).run(number, c.rules[t], *c.step.state);
     });
-    nan.merge(*c.step.state);
   }
 };
 
@@ -369,17 +377,14 @@ struct CutRowsByBlocks {
   using Shared = typename Cut::Shared;
   static BITTERSWEET_DEVICE void body(const Args& args, Shared& shared) {
     const GroupContext& c = args.context;
-    NanTally nan;
     u32 piece = 0;
-    for (u64 unit = blockIdx.x; unit < args.work.tiles; unit += gridDim.x) {
+    for (u32 unit = blockIdx.x; unit < args.work.tiles; unit += gridDim.x) {
       while (piece + 1 < args.work.count && unit >= args.work.pieces[piece + 1].first) ++piece;
       const Piece& p = args.work.pieces[piece];
-      Cut cut(args.scorer, args.work.rows[p.row], c.groupings[p.row], shared);
-      cut.nan = nan;
-      cut.run(p.from + (static_cast<u32>(unit) - p.first), c.rules[p.row]);
-      nan = cut.nan;
+      const u32 number = p.from + (unit - p.first);
+      Cut(args.scorer, args.work.rows[p.row], c.groupings[p.row], shared, number)
+          .run(number, c.rules[p.row], *c.step.state);
     }
-    nan.merge(*c.step.state);
   }
 };
 
