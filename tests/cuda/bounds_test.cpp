@@ -313,7 +313,7 @@ TEST(CudaBounds, ArgumentsAreCheckedFirst) {
                                    Selector(Streaming{})}) {  // not built: refused, never another selection
     EXPECT_THROW(
         engine.step(inputs, step.scorer, {.k = 5},
-                    {.selector = selector, .ties = Ties::below, .scope = {.kind = Scope::tensor}}, masks.table()),
+                    {.ties = Ties::below, .selector = selector, .scope = {.kind = Scope::tensor}}, masks.table()),
         ArgumentError);
     EXPECT_THROW(
         engine.step(inputs, step.scorer, {.k = 5}, {.selector = selector, .max_tensor_sparsity = 0.5}, masks.table()),
