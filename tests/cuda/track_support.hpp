@@ -115,8 +115,8 @@ inline void reference_movement(Tracked& of) {
 // ---- comparison ----
 
 inline bool same_numbers(const Coherence& a, const Coherence& b) {
-  using Words = std::array<std::uint64_t, sizeof(Coherence) / 8>;
-  return std::bit_cast<Words>(a) == std::bit_cast<Words>(b);
+  using AsWords = std::array<std::uint64_t, sizeof(Coherence) / 8>;
+  return std::bit_cast<AsWords>(a) == std::bit_cast<AsWords>(b);
 }
 
 // NaN bits are nobody's promise.
