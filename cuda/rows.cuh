@@ -73,7 +73,7 @@ struct RowCut {
   // f(word from the row's first on, the lane's place, is its element there and alive, its key), by whole warps.
   template <class F>
   BITTERSWEET_DEVICE void scan(F&& f) {
-    constexpr u32 at_once = Eight<S>::arrays > 2 || Eight<S>::norms || !reads_eight<S> ? 1 : 2;
+    constexpr u32 at_once = reads_eight<S> && !Slots<S>::has(reads::input_norm) && Slots<S>::count < 3 ? 2 : 1;
     for (u32 begin = T::warp(); begin < words(); begin += at_once * T::warps) {
       bool there[at_once];
       u32 key[at_once];
