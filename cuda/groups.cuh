@@ -50,13 +50,12 @@ struct RankEight {
 #pragma unroll
       for (u32 s = 0; s < 4; s += In::at_once) {
         In in[In::at_once];
+        std::int64_t feature[In::at_once] = {};  // ahead of loads, whose registers a division would need
+        if constexpr (In::norms)
 #pragma unroll
-        for (int b = 0; b < In::at_once; ++b) {
-          const std::int64_t index = begin + (s + b) * 256;
-          std::int64_t feature = 0;
-          if constexpr (In::norms) feature = row.geometry.feature_of(index);
-          in[b].load(row, index, feature);
-        }
+          for (int b = 0; b < In::at_once; ++b) feature[b] = row.geometry.feature_of(begin + (s + b) * 256);
+#pragma unroll
+        for (int b = 0; b < In::at_once; ++b) in[b].load(row, begin + (s + b) * 256, feature[b]);
 #pragma unroll
         for (int b = 0; b < In::at_once; ++b) {
           const std::int64_t index = begin + (s + b) * 256;
@@ -100,7 +99,7 @@ struct RankGroups {
   // Is the lane's element among the lowest of its group, which is in the same word?
   static BITTERSWEET_DEVICE bool ask_lanes(u32 key, u32 live, u32 size, std::int64_t share) {
     const u32 first = lane_id() & ~(size - 1), mask = (size == 32 ? ~0u : (1u << size) - 1) << first;
-    std::int64_t lower = size - static_cast<u32>(__popc(live & mask));  // dead ones
+    u32 lower = size - static_cast<u32>(__popc(live & mask));  // dead ones
     for (u32 j = 0; j < size; ++j) {
       const u32 other = __shfl_sync(everyone, key, first + j);
       if ((live >> (first + j) & 1u) != 0) lower += other < key || (other == key && first + j < lane_id());
@@ -108,17 +107,16 @@ struct RankGroups {
     return lower < share;
   }
 
-  template <class Int>
+  static BITTERSWEET_DEVICE Members group_of_element(const Row& row, const Grouping& how, std::int64_t index) {
+    const std::int64_t at = how.mapped ? row.order.logical_of(index) : index;
+    return row.numel < std::int64_t{1} << 31 ? group_at<u32>(how, static_cast<u32>(at))
+                                             : group_at<u64>(how, static_cast<u64>(at));
+  }
+
   static BITTERSWEET_DEVICE bool read_group(const S& scorer, const Row& row, const Grouping& how, const GroupRule& rule,
-                                            std::int64_t index, u32 key, NanTally& nan) {
-    const Members group = group_at<Int>(how, static_cast<Int>(how.mapped ? row.order.logical_of(index) : index));
-    if (!group.whole) return false;
-    if (key == key_of_nan) {
-      nan.add(row, index);
-      return false;
-    }
+                                            const Members& group, u32 key) {
     const std::int64_t share = rule.base + (group.row < rule.extra);
-    std::int64_t lower = 0;
+    u32 lower = 0;
     for (u32 j = 0; j < group.size && lower < share; ++j) {
       if (j == group.at) continue;
       const std::int64_t other = how.mapped ? row.order.memory_of(group[j]) : group[j];
@@ -138,10 +136,9 @@ struct RankGroups {
     NanTally nan;
     for_each_tile(args.work, [&](const Row& row, u32 number, u32 tile) {
       const Grouping& how = c.groupings[number];
-      const GroupRule rule = c.rules[number];
+      const GroupRule& rule = c.rules[number];
       const std::int64_t word = std::int64_t{tile} * tile_words + lane;
       const u32 live = mask_word(row.live, row.numel, word);
-      const bool is_short = row.numel < std::int64_t{1} << 31;
       u32 keep = 0;
       for (u32 begin = 0; begin < tile_words; ++begin) {
         const u32 there = __shfl_sync(everyone, live, begin);
@@ -149,18 +146,19 @@ struct RankGroups {
         if (index - lane >= row.numel) break;
         const bool mine = (there >> lane & 1u) != 0;
         const u32 key = mine ? key_of(score_any(args.scorer, row, index)) : key_of_nan;
-        bool pruned = false;
+        const bool is_nan = key == key_of_nan;
+        bool counts = mine, low = false;
         if (how.in_words) {
-          const bool low =
+          low =
               ask_lanes(key, there, static_cast<u32>(how.group > 0 ? how.group : row.geometry.row_size()),
                         rule.base + (how.group == 0 && rule.extra > 0 && index / row.geometry.row_size() < rule.extra));
-          pruned = low && key != key_of_nan;
-          if (mine && key == key_of_nan) nan.add(row, index);
         } else if (mine) {
-          pruned = is_short ? read_group<u32>(args.scorer, row, how, rule, index, key, nan)
-                            : read_group<u64>(args.scorer, row, how, rule, index, key, nan);
+          const Members group = group_of_element(row, how, index);
+          counts = group.whole;
+          low = counts && !is_nan && read_group(args.scorer, row, how, rule, group, key);
         }
-        const u32 kept = __ballot_sync(everyone, mine && !pruned);
+        if (counts && is_nan) nan.add(row, index);
+        const u32 kept = __ballot_sync(everyone, mine && (!low || is_nan));
         if (lane == begin) keep = kept;
       }
       store_word(row.next, row.numel, word, keep);

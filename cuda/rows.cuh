@@ -19,9 +19,8 @@ struct RowCut {
   struct Shared {
     RowList<T, Capacity> list;
     u32 mask[Words];
-    u32 live, wanted;      // how many live elements there are, how many of them are to be pruned
-    u32 under, upto, nan;  // counts of one read
-    u32 first_nan;
+    u32 live, wanted;                 // how many live elements there are, how many of them are to be pruned
+    u32 under, upto, nan, first_nan;  // counts of one read, and a place
     u32 ties[T::warps];
   };
 
@@ -74,8 +73,7 @@ struct RowCut {
   // f(word from the row's first on, the lane's place, is its element there and alive, its key), by whole warps.
   template <class F>
   BITTERSWEET_DEVICE void scan(F&& f) {
-    constexpr u32 at_once = Eight<S>::arrays > 2 || Eight<S>::norms || !reads_eight<S> ? 1 : 2;
-#pragma unroll 1
+    constexpr u32 at_once = reads_eight<S> && !Slots<S>::has(reads::input_norm) && Slots<S>::count < 3 ? 2 : 1;
     for (u32 begin = T::warp(); begin < words(); begin += at_once * T::warps) {
       bool there[at_once];
       u32 key[at_once];
@@ -118,6 +116,8 @@ struct RowCut {
 
   // Writes keep = live and key > low, lists the keys between low and high, and counts.
   BITTERSWEET_DEVICE void read(u32 low, u32 high) {
+    if constexpr (reads_eight<S>)
+      if (how.eight) return read_eight(low, high);
     begin_read();
     u32 under = 0, upto = 0;
     scan([&](u32 word, u32 place, bool there, u32 key) {
@@ -145,7 +145,6 @@ struct RowCut {
     if constexpr (In::norms) feature = row.geometry.feature_of(first);
     begin_read();
     u32 under = 0, upto = 0;
-#pragma unroll 1
     for (u32 begin = T::warp() * 256; begin < size; begin += step * at_once) {
       In in[at_once]{};
 #pragma unroll
@@ -287,7 +286,6 @@ struct RowCut {
   BITTERSWEET_DEVICE void report_nan(device::State& state) {
     if (T::rank() == 0) s.first_nan = ~0u;
     T::sync();
-#pragma unroll 1
     for (u32 logical = T::rank(); logical < size; logical += T::threads) {
       const std::int64_t index = first + memory_of(logical);
       if (!is_live(row, index) || key_of(score_any(scorer, row, index)) != key_of_nan) continue;
@@ -310,14 +308,7 @@ struct RowCut {
     if constexpr (!of_a_warp)
       if (wanted > 0 && size > listed_whole) guess(number, low, high);
     for (bool first_read = true;; first_read = false) {
-      if constexpr (reads_eight<S>) {
-        if (how.eight)
-          read_eight(low, high);
-        else
-          read(low, high);
-      } else {
-        read(low, high);
-      }
+      read(low, high);
       if (first_read && s.nan > 0) report_nan(state);
       const u32 numbers = s.live - s.nan, order = s.wanted < numbers ? s.wanted : numbers;
       if (order == 0) break;
