@@ -44,9 +44,9 @@ inline u64 blocks_in(std::span<const ScoreInputs> tensors) {
 
 // The keys that a sample keeps.
 inline std::int64_t sampled_places(const Sampling& sampling, std::span<const ScoreInputs> tensors) {
-  const std::int64_t samples = sample_size(sampling, elements_of(tensors));
+  const std::int64_t n = elements_of(tensors), samples = sample_size(sampling, n);
   if (sampling.by == Sampling::By::element) return samples;
-  return bittersweet::sample_lines(samples, line_numbers(tensors).back()) * LineSample::width;
+  return bittersweet::sample_lines(samples, n, line_numbers(tensors).back()) * LineSample::width;
 }
 
 // Short sequences are not sampled; groups are ranked, and use no selector.

@@ -54,6 +54,7 @@ struct Answer {
   float value = minus_infinity;
   std::int64_t below = -1, equal = -1;  // -1: not counted
   float passes = 0;
+  u64 nan = 0;
 };
 
 // Makes the answer attempt 0: a bracket that is one value. Where nothing is read for the sake of masks or counts, its
@@ -70,8 +71,8 @@ BITTERSWEET_DEVICE void place_answer(const SearchContext& s, const Answer& answe
   device::set_ends(attempt, at, at, zero_end);
   attempt.run = answer.rank > 0;
   if (attempt.run && s.counted) return;
-  attempt.nan = search.nan;
-  attempt.first_nan = search.nan > 0 ? first_nan_of(search) : device::none;
+  attempt.nan = answer.nan;
+  attempt.first_nan = answer.nan > 0 ? first_nan_of(search) : device::none;
   if (answer.below < 0) return;
   attempt.below = static_cast<u64>(zero_end ? answer.equal : answer.below);
   attempt.equal_low = static_cast<u64>(zero_end ? 0 : answer.equal);

@@ -5,17 +5,6 @@
 
 namespace bittersweet::cuda {
 
-// Several thresholds in one step are exact's alone so far.
-inline void require_one_threshold(const StepOptions& options) {
-  if (std::holds_alternative<Exact>(options.selector)) return;
-  const bool bounded = options.max_tensor_sparsity || !options.tensor_sparsity.empty();
-  if (options.scope.kind != Scope::tensor && !bounded) return;
-  throw ArgumentError("selector '" + std::string(name_of(options.selector)) + "' with " +
-                      (bounded ? "bounds per tensor" : "scope 'tensor'") +
-                      ": not with CUDA tensors so far; use selector 'exact', or give tensors on the CPU (nothing is "
-                      "moved by itself)");
-}
-
 // kthvalue: the step over scores that are written first, every tensor's in the workspace.
 inline void plan_stored(StepPlan& plan, std::span<const ScoreInputs> tensors, const Scorer& scorer, StepOptions options,
                         MaskTable new_masks, void* workspace, std::size_t workspace_bytes) {
@@ -42,7 +31,6 @@ inline void plan_stored(StepPlan& plan, std::span<const ScoreInputs> tensors, co
 inline StepPlan make_selected(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
                               const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned,
                               void* workspace, std::size_t workspace_bytes, StepReport* report, std::size_t room = 0) {
-  require_one_threshold(options);
   StepPlan plan =
       make_step(tensors, scorer, budget, options, new_masks, tensor_pruned, workspace, workspace_bytes, report, room);
   if (std::holds_alternative<Exact>(plan.selector)) return plan;

@@ -15,14 +15,18 @@ BITTERSWEET_DEVICE Answer answer_of(const SearchContext& s) {
   Answer answer;
   const std::int64_t rank = wanted_rank(s.step);
   if (rank <= 0) return answer;
+  answer.nan = search.nan;
   if constexpr (A == Answers::by_search) {
     const StreamingState& state = search.stream[KeySearch::most_reads - 1];
-    return {state.rank, state.value, state.below, state.equal, static_cast<float>(state.reads)};
+    return {state.rank, state.value, state.below, state.equal, static_cast<float>(state.reads), answer.nan};
   } else {
     const RadixState& state = search.radix[radix_levels];
     answer.passes = s.passes;
-    if (A == Answers::by_sample && search.drawn == 0) answer.passes += radix_levels;
-    const std::int64_t numbers = static_cast<std::int64_t>(s.step.state->live - search.nan);
+    if (A == Answers::by_sample && search.drawn == 0) {
+      answer.passes += radix_levels;
+      answer.nan = static_cast<u64>(search.digit_bins[0][nan_bin]);  // all, and none of them twice
+    }
+    const std::int64_t numbers = static_cast<std::int64_t>(s.step.state->live - answer.nan);
     answer.rank = of_sample(s, A) || rank < numbers ? rank : numbers;
     if (answer.rank <= 0) return answer;
     answer.value = score_of(state.digit.prefix);

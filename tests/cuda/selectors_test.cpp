@@ -190,6 +190,20 @@ TEST(CudaSelectors, ThresholdWithoutMasks) {
     }
 }
 
+TEST(CudaSelectors, AlmostEverythingNaN) {  // a sample without a number, in which NaN count once
+  for (const Sampling::By by : {Sampling::By::line, Sampling::By::element})
+    for (const std::int64_t numbers : {0, 3})
+      for (std::uint64_t seed = 0; seed < 4; ++seed) {
+        Step step{.model = model_of({values_named("normal", 40000, 1)}, DType::f32, Placement::flush),
+                  .k = 2,
+                  .options = {.nonfinite = NonFinite::keep, .seed = seed, .selector = Sampling{.by = by}}};
+        for (std::int64_t i = 0; i < step.model.numel(); ++i)
+          if (i < 17 || i >= 17 + numbers) step.model.tensors[0].scores.set(static_cast<std::size_t>(i), not_a_number);
+        SCOPED_TRACE(show(step));
+        expect_same(expected(step), run(step));
+      }
+}
+
 TEST(CudaSelectors, NaNVoidsAStep) {
   for (const Selector& selector : selectors()) {
     Step step{.model = training_model({9000, 4000}, {DType::f32}, 2, Placement::flush),

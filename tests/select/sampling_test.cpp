@@ -122,6 +122,13 @@ TEST(Sampling, SmallTensorsCountFully) {
   EXPECT_GT(stated, 0);
 }
 
+TEST(Sampling, ShortTensorsGiveAsManyElements) {  // 1,000 tensors of 41 elements: a line of 32 and one of 9
+  EXPECT_EQ(sample_lines(20500, 41000, 2000), 1000);
+  EXPECT_EQ(sample_lines(10000, 12000, 4000), 3334);  // tensors of 3
+  EXPECT_EQ(sample_lines(41000, 41000, 2000), 2000);
+  EXPECT_EQ(sample_lines(2000000, 100000000, 3125000), 62500);
+}
+
 TEST(Sampling, ErrorUnderAMaskIsOfTheWholeSequence) {
   Model model = model_of({normal_values()});
   model.set_masks(0.75, 3);

@@ -59,9 +59,10 @@ inline std::vector<std::int64_t> line_numbers(std::span<const ScoreInputs> tenso
   return first;
 }
 
-// How many lines make a sample of so many elements.
-inline std::int64_t sample_lines(std::int64_t samples, std::int64_t all_lines) {
-  return std::min(all_lines, (samples + LineSample::width - 1) / LineSample::width);
+// How many of the lines that n elements lie in make a sample of so many of them: the last of a tensor may be short.
+inline std::int64_t sample_lines(std::int64_t samples, std::int64_t n, std::int64_t all_lines) {
+  const double lines = static_cast<double>(samples) * static_cast<double>(all_lines) / static_cast<double>(n);
+  return std::min(all_lines, static_cast<std::int64_t>(std::ceil(lines)));
 }
 
 inline constexpr std::int64_t line_unit = 4096;  // of an excess
@@ -157,7 +158,7 @@ Selection select_kth(const Sampling& options, E& engine, const ScoreView& view, 
   const bool by_line = options.by == Sampling::By::line;
   const std::int64_t samples = sample_size(options, n);
   const std::vector<std::int64_t> numbers = by_line ? line_numbers(view.tensors) : std::vector<std::int64_t>{0};
-  const LineSample plan{sample_lines(samples, numbers.back()), context.seed, numbers};
+  const LineSample plan{sample_lines(samples, n, numbers.back()), context.seed, numbers};
   const detail::Drawn drawn = by_line ? detail::draw_lines(engine, view, plan, workspace)
                                       : detail::draw_elements(engine, view, samples, context.seed, workspace);
   context.pass_done();

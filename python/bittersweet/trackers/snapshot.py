@@ -164,13 +164,15 @@ class SnapshotTracker(ModifierTracker):
         self._feed.refresh(self._alive)
         device, table, names = self._feed.device, self._feed.data, self._feed.names
         width, verbs = _core.COHERENCE_WIDTH, verbs_of(device)
-        memory = array("Q")
+        memory, together, of = array("Q"), table[:0], list[str]()
         if device != devices.HOST and self._copies is not None:
             self._copies.join()
         for row, i in enumerate(self._feed.present or ()):
             scalars = address_of(rows[i], "float64", width, f"scalars of '{self.names[i]}'", device)
             if device == devices.HOST or devices.runtime.is_pinned(self._kept[i]["snapshot"]):
                 memory.extend((*self._array(i, "snapshot", devices.HOST), scalars))
+                together.extend(table[row * WIDTH : (row + 1) * WIDTH])
+                of.append(names[row])
                 continue
             # Of a file, which a device cannot read: one after the other.
             dtype, count = self._layout(self._entries[i])["snapshot"]
@@ -179,7 +181,7 @@ class SnapshotTracker(ModifierTracker):
             one = table[row * WIDTH : (row + 1) * WIDTH]
             verbs.compare_snapshot(one, names[row : row + 1], array("Q", (there.data_ptr(), code, scalars)))
         if memory:
-            verbs.compare_snapshot(table, names, memory)
+            verbs.compare_snapshot(together, of, memory)
 
     def _take(self, masks: Mapping[str, Mask]) -> None:
         import torch

@@ -266,10 +266,22 @@ def test_a_single_write_that_the_hold_has_repaired_is_said(cuda: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"selector": "streaming"}, "selector: 'streaming' with CUDA tensors"),
-        ({"scorer": "bitter4"}, "scope: 'tensor' with CUDA tensors"),
-        ({"max_tensor_sparsity": 0.8}, r"max_tensor_sparsity: 0\.8 with CUDA tensors"),
-        ({"tensor_sparsity": {"*": (0, 0.8)}}, r"tensor_sparsity: \"'\*' 0 to 0\.8\" with CUDA tensors"),
+        (
+            {"selector": "streaming", "scope": "tensor"},
+            "selector 'streaming' with scope 'tensor': not with CUDA",
+        ),
+        (
+            {"selector": "histogram", "max_tensor_sparsity": 0.8},
+            "selector 'histogram' with max_tensor_sparsity: not with CUDA",
+        ),
+        (
+            {"selector": "kthvalue", "tensor_sparsity": {"*": (0, 0.8)}},
+            "selector 'kthvalue' with tensor_sparsity: not with CUDA",
+        ),
+        (
+            {"max_tensor_sparsity": 0.8, "ties": "below"},
+            "ties other than 'exact' with max_tensor_sparsity: not with CUDA",
+        ),
     ],
 )
 def test_what_the_engine_lacks_is_refused_when_the_pruner_is_made(
