@@ -193,7 +193,11 @@ def test_the_sanitizer_is_not_asked_for_in_a_dry_run(load: Any) -> None:
     dry = [step.name for step in load("steps").steps("full", True)]
     real = [step.name for step in load("steps").steps("full", False)]
     assert not [name for name in dry if "sanitizer" in name]
-    assert len([name for name in real if "sanitizer" in name]) == 4
+    tested = len([name for name in real if name.startswith("C++ tests on the device")])
+    assert tested == 6
+    assert len([name for name in real if "sanitizer" in name]) == 4 * (
+        1 + tested
+    )  # over `equal_bits` and the tests
 
 
 def test_a_dry_run_names_no_device(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,8 +322,8 @@ def test_the_peers_agree_with_a_sort_and_a_dry_run_has_no_times(load: Any, tmp_p
     found, problems = load("records").read(out)
     assert problems == []
     exact = [record["case"] for record in found if record.get("right")]
-    assert len(exact) == 6
-    assert len(found) == 8
+    assert len(exact) == 8
+    assert len(found) == 12
     assert all(record["dry"] for record in found)
 
 
