@@ -102,7 +102,7 @@ struct BracketTiles {
     u32 pairs_below[2] = {}, pairs_above[2] = {};
 #pragma unroll
     for (int begin = 0; begin < segments; begin += at_once) {
-      if ((narrow_memory || blackwell) && begin > 0) __syncwarp();  // or the compiler loads more at once
+      if (begin > 0) __syncwarp();  // or the compiler loads more at once
       Loaded loaded[at_once];
 #pragma unroll
       for (int s = 0; s < at_once; ++s) loaded[s].load(row.in, index + (begin + s) * 32 * width);

@@ -100,7 +100,7 @@ TEST(Sampling, OrderOnlyHelps) {
       EXPECT_LT(m.error, 1.25 * m.stated) << name;
     }
   EXPECT_LT(measure(values_named("sorted", n, 2), 0.5, {.by = by_element}).error, 0.1 * 0.005);
-  EXPECT_LT(measure(values_named("sorted", n, 2), 0.5, {}).error, 0.1 * 0.005);
+  EXPECT_LT(measure(values_named("sorted", n, 2), 0.5, {}).error, 0.3 * 0.005);  // a 32nd of the strata
 }
 
 // Every element is as likely as any other, also the last ones of tensors that do not fill a line.
