@@ -115,8 +115,8 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 
 // A void step's new masks are copies of the current ones; with regrow, too.
 //
-// Under bounds `value`, `below`, `equal` and `ties` are of the tensors that the last element under the cut leaves within
-// their bounds (bounds.hpp); NonFinite::keep and ranges that ask for more than a tensor's numbers ask for those.
+// Under bounds `value`, `below`, `equal` and `ties` are of the tensors that the last element under the cut leaves
+// within their bounds (bounds.hpp); NonFinite::keep and ranges that ask for more than a tensor's numbers ask for those.
 // Scopes row and N:M need `new_masks`; they take any order of memory (ScoreInputs::order), with masks in that order,
 // scope global row-major memory alone (LayoutError).
 //
