@@ -54,7 +54,11 @@ def every_architecture(units: Units, sizes: dict[int, int]) -> list[str]:
         "",
         "Registers of the kernel of a family that takes most, and behind them bytes that it spills and bytes",
         "of local memory, where there are any. "
-        + ("There are none: 0 bytes in every kernel below, for each" if clean else "**There are some**, on some"),
+        + (
+            "There are none: 0 bytes in every kernel below, for each"
+            if clean
+            else "**There are some**, on some"
+        ),
         f"architecture. At most {REGISTERS} registers are allowed, {most} are taken. Kernels of another",
         "library, whose name stands before theirs, may take more. The last line is all code for an",
         "architecture.",
