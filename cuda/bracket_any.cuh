@@ -105,7 +105,7 @@ struct BracketAny {
       const std::int64_t word = std::int64_t{tile} * tile_words + lane;
       const u32 live = mask_word(row.live, row.numel, word);
       u32 keep = 0, ties = 0;
-      constexpr u32 at_once = narrow_memory || blackwell ? 2 : 4;
+      constexpr u32 at_once = blackwell ? 1 : narrow_memory ? 2 : 4;
       for (u32 begin = 0; begin < tile_words; begin += at_once) {
         float score[at_once];
         bool there[at_once];
