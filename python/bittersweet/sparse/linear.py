@@ -25,7 +25,8 @@ class SparseLinear(nn.Module):
     do several: each row's are those that it has alone. Without it (the default) several rows may be added in
     another order, which is faster: the bits then depend on the processor and the number of rows, and where
     the processor multiplies bfloat16 (AMX, AVX512_BF16), denormals of it are 0. Never on the threads, nor on
-    the run. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product.
+    the run. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product, whose bits may
+    depend on the threads too.
     Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
     weight itself is no parameter and has none.
 
