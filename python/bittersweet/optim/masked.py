@@ -289,8 +289,7 @@ class MaskedStep(torch.optim.Optimizer):
         self._violated = []
         for rows in self._parts.rows.values():
             rows.forget()
-        order = [parameter for group in self.param_groups for parameter in group["params"]]
-        parts, outside = self._parts.of(now, order)
+        parts, outside = self._parts.of(now, self.param_groups)
         self._check([part for _, part in parts], outside)
         for rows, _ in parts:
             rows.take(masks)
@@ -310,7 +309,7 @@ class MaskedStep(torch.optim.Optimizer):
             for rows, _ in parts:
                 rows.step(step, selection if rows.device == HOST else None)
             self._owes = False
-        if len(now.parameters) < len(order):
+        if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
         if not skipped and masks is self._together:
             self._left = self._versions() if certain else []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..tensors import devices
 from .entries import Gathered, overlapping, why_outside
@@ -31,9 +31,9 @@ class Parts:
         self._outside: list[int] = []
 
     def of(
-        self, now: Gathered, order: Sequence[torch.Tensor]
+        self, now: Gathered, groups: Sequence[Mapping[str, Any]]
     ) -> tuple[list[tuple[Rows, Gathered]], Gathered]:
-        """What each pass takes, its addresses in place, and what none takes; `order` numbers parameters."""
+        """What each pass takes, its addresses in place, and what none takes; `groups` number parameters."""
         if len(now.parameters) == len(self._known) and all(map(is_, now.parameters, self._known)):
             parts, outside = self._picked(now), now.only(self._outside)
             if all(rows.point(part) for rows, part in parts) and all(map(why_outside, outside.entries())):
@@ -47,7 +47,8 @@ class Parts:
             chosen.setdefault(devices.runtime.index_of(entries[i].parameter), []).append(i)
         self.rows = {device: self.rows.get(device) or _rows_on(device) for device in chosen}
         self._inside = [(self.rows[device], numbers) for device, numbers in chosen.items()]
-        places = {id(parameter): place for place, parameter in enumerate(order)}
+        known = (parameter for group in groups for parameter in group["params"])
+        places = {id(parameter): place for place, parameter in enumerate(known)}
         parts = self._picked(now)
         for rows, part in parts:
             rows.build(part, [places[id(parameter)] for parameter in part.parameters])

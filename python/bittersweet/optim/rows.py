@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..tensors.orders import Order
     from .rounding import Rounding
 
-__all__ = ["COLUMN", "WIDTH", "Pass", "Rows", "Selection", "Step"]
+__all__ = ["COLUMN", "WIDTH", "Pass", "Rows", "Selection", "Step", "pays"]
 
 COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
 WIDTH = len(_core.OPTIM_COLUMNS)
@@ -128,8 +128,10 @@ class Rows:
         `selection` is shown the pass that is about to be made, and may make it with `Pass.make_masks`.
         """
         self._passes += 1
+        look = self._looks_again()
         for row in self._skippable:
-            self._table[row * WIDTH + COLUMN["trusted"]] = self._is_known(row)
+            known = not look and self._left.get(row) == self._state(row)
+            self._table[row * WIDTH + COLUMN["trusted"]] = known
         afterwards = self._make(step, selection)
         tensors = self._now.tensors
         raise_versions(self._written[step.scale is not None](tensors))
@@ -147,7 +149,7 @@ class Rows:
         return [self._now.parameters[row] for row in self._dirty]
 
     def violated_lately(self) -> list[torch.Tensor]:
-        """The same without waiting for a device: of passes that it is done with and was not asked about."""
+        """The same without waiting for a device: of passes that it is done with."""
         return self.violated()
 
     def _make(self, step: Step, selection: Selection | None) -> Callable[[], None] | None:
@@ -170,17 +172,13 @@ class Rows:
         self._dirty = _core.step_adam(*arguments)
         return None
 
-    def _is_known(self, row: int) -> bool:
-        """Whether the zeros of a dead row are known to be there."""
-        return self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
+    def _looks_again(self) -> bool:
+        """Whether this pass looks at dead rows whatever is known of them."""
+        return self._passes % _LOOK_AGAIN == 0
 
     def _sure(self, step: Step) -> Sequence[int]:
         """The skippable rows whose zeros are there after this step."""
         return self._skippable
-
-    def _can_skip(self, mask: Mask) -> bool:
-        """Whether leaving the dead rows of a mask unread may pay."""
-        return bool(len(mask.held)) and bool((mask.held == 0).mean() > _WORTH)
 
     def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
         """`masks` is known by its identity afterwards: whoever changes a mask gives another mapping."""
@@ -194,9 +192,20 @@ class Rows:
             self._held.append(mask)
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
             # A write through a DTensor raises its own version, and not that of what it keeps here.
-            if mask is not None and not is_dtensor(parameter) and self._can_skip(mask):
+            if mask is not None and not is_dtensor(parameter):
                 self._skippable.append(row)
+        self._choose_skippable()
         self._masks = masks
+
+    def _choose_skippable(self) -> None:
+        """Leaves of the skippable rows those in whose masks it may pay."""
+        masks = {row: self._mask(row) for row in self._skippable}
+        self._skippable = [row for row, mask in masks.items() if pays(mask, (mask.held == 0).sum())]
+
+    def _mask(self, row: int) -> Mask:
+        mask = self._held[row]
+        assert mask is not None
+        return mask
 
     def _require_fit(self, parameter: torch.Tensor, mask: Mask) -> None:
         shape = tuple(local(parameter).shape)
@@ -218,6 +227,11 @@ class Rows:
         written = [tensor for tensor in (w, *states) if tensor is not None]
         versions = [tensor._version for tensor in written if not tensor.is_inference()]
         return (*versions, *(self._table[row * WIDTH + column] for column in _WRITTEN))
+
+
+def pays(mask: Mask, empty: int) -> bool:
+    """Whether it can pay to leave dead rows unread, of a mask of which so many words are empty."""
+    return bool(empty > _WORTH * len(mask.held))
 
 
 class Pass:

@@ -11,7 +11,7 @@ import torch
 
 from ..tensors import devices
 from .entries import Gathered
-from .rows import COLUMN, WIDTH, Rows, Selection, Step
+from .rows import COLUMN, WIDTH, Rows, Selection, Step, pays
 
 if TYPE_CHECKING:
     from ..tensors.masks import Mask
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["CudaRows"]
 
 _TURNS = 8
-"""Passes from one look at what was found dirty to the next."""
+"""Passes from one look at what the device has found to the next."""
 
 
 class CudaRows(Rows):
@@ -35,19 +35,21 @@ class CudaRows(Rows):
         self._memory: _Memory | None = None
         self._queue: tuple[int, int] | None = None
         self._flags = _Flags(device, 0)
+        self._unknown: list[int] = []
+        self._count: Callable[[], devices.Words] | None = None
 
     def build(self, now: Gathered, numbers: Sequence[int]) -> None:
         super().build(now, numbers)
         self._memory, self._flags = None, _Flags(self.device, len(now.parameters))
 
     def forget(self) -> None:
-        self._flags.slot = None
+        self._flags.forget()
 
     def violated(self) -> list[torch.Tensor]:
         return [self._now.parameters[row] for row in self._flags.last()]
 
     def violated_lately(self) -> list[torch.Tensor]:
-        return [self._now.parameters[row] for row in self._flags.lately()]
+        return [self._now.parameters[row] for row in self._flags.lately]
 
     def _make(self, step: Step, selection: Selection | None) -> Callable[[], None] | None:
         runtime, device = devices.runtime, self.device
@@ -68,8 +70,8 @@ class CudaRows(Rows):
                 array("Q", rates if any(rates) else ()),
                 (scale, found_inf, self._flags.next(), self._memory.address, self._memory.bytes),
             )
-            if not runtime.is_capturing():
-                self._flags.passed()
+            if not runtime.is_capturing() and self._flags.passed():
+                self._count_empty()
         return None
 
     def _share(self, queue: tuple[int, int]) -> None:
@@ -81,16 +83,30 @@ class CudaRows(Rows):
             devices.runtime.share(tensor, self.device)
         self._queue = queue
 
-    def _is_known(self, row: int) -> bool:
-        return super()._is_known(row) and not devices.runtime.is_capturing()
+    def _looks_again(self) -> bool:
+        return super()._looks_again() or devices.runtime.is_capturing()
 
     def _sure(self, step: Step) -> Sequence[int]:
+        """Of a step that may have been forbidden, those whose zeros were there before it."""
         if step.found_inf is None:
             return self._skippable
         return [row for row in self._skippable if self._table[row * WIDTH + COLUMN["trusted"]]]
 
-    def _can_skip(self, mask: Mask) -> bool:
-        return True  # counting its empty words would wait for the device
+    def _choose_skippable(self) -> None:
+        """How many words of a mask are empty is asked for now, and known when the device has been past it."""
+        self._unknown, self._skippable, self._count = self._skippable, [], None
+
+    def _count_empty(self) -> None:
+        """Enqueues the count, or takes what came of it; after every eighth pass."""
+        if not self._unknown:
+            return
+        if self._count is None:
+            counts = torch.stack([(self._mask(row).held == 0).sum() for row in self._unknown])
+            self._count = devices.runtime.fetch(counts, self.device)
+            return
+        pairs = zip(self._unknown, self._count().tolist(), strict=True)
+        self._skippable = [row for row, count in pairs if pays(self._mask(row), count)]
+        self._unknown, self._count = [], None
 
     def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
         super()._set_masks(masks)
@@ -112,7 +128,8 @@ class _Flags:
 
     Attributes:
         words: A slot for each of these passes, with a flag of 32 bits a row.
-        slot: That of the last pass; None: there was none.
+        slot: That of the last pass; None: there was none in this step.
+        lately: The rows that passes some time ago found dirty, if that came out in this step.
     """
 
     def __init__(self, device: int, rows: int) -> None:
@@ -121,20 +138,21 @@ class _Flags:
         self.slot: int | None = None
         self._turn = 0
         self._answer: Callable[[], devices.Words] | None = None
-        self._found: set[int] = set()
+        self.lately: list[int] = []
 
     def next(self) -> int:
         """Where the coming pass writes its flags."""
         self.slot = self._turn
         return self.words.data_ptr() + 8 * self._width * self._turn
 
-    def passed(self) -> None:
-        """The pass has been enqueued."""
+    def passed(self) -> bool:
+        """The pass has been enqueued; whether it is the last of eight."""
         self._turn = (self._turn + 1) % _TURNS
         if self._turn == 0:
             former, self._answer = self._answer, devices.runtime.fetch(self.words, self._device)
             if former is not None:
-                self._found.update(self._rows_of(former()))
+                self.lately = self._rows_of(former())
+        return self._turn == 0
 
     def last(self) -> list[int]:
         """The rows that the last pass found dirty; waits for it."""
@@ -143,10 +161,9 @@ class _Flags:
         start = self.slot * self._width
         return self._rows_of(devices.runtime.fetch(self.words[start : start + self._width], self._device)())
 
-    def lately(self) -> list[int]:
-        """The rows that earlier passes found dirty, told once."""
-        found, self._found = sorted(self._found), set()
-        return found
+    def forget(self) -> None:
+        """Another step begins."""
+        self.slot, self.lately = None, []
 
     def _rows_of(self, words: devices.Words) -> list[int]:
         flags = words.view(np.uint32).reshape(-1, 2 * self._width)[:, : self._rows]

@@ -208,7 +208,8 @@ def test_what_something_else_wrote_is_told_without_waiting(cuda: Any) -> None:
             expected = [id(there.parameters[3])] * (step == 5)
             assert [id(one) for one in there.optimizer.violated] == expected
     assert told == [(2 * _TURNS - 1, id(there.parameters[3]))]
-    assert [step for step, read in enumerate(reads) if read] == [2 * _TURNS - 1, 3 * _TURNS - 1]
+    late = {step: read for step, read in enumerate(reads) if read}
+    assert late == {2 * _TURNS - 1: 2, 3 * _TURNS - 1: 1}  # flags twice, and once how many words are empty
 
 
 @pytest.mark.filterwarnings("error")
@@ -228,7 +229,7 @@ def test_dead_rows_are_repaired_after_writes_that_nobody_tells_of(cuda: Any) -> 
     there.hold()
     found = []
     for step in range(64):
-        if step == 3:
+        if step == 20:
             there.parameters[3].data[:19] = 1.0  # whole words, which are left unread
         there.step(1)
         found += [(step, id(one)) for one in there.optimizer.violated]
