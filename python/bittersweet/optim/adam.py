@@ -196,7 +196,7 @@ class Adam(_AdamStep, torch.optim.Adam):
     ``torch.optim.Adam``, or take it away, at any time. Hooks, closures, learning rate schedulers, GradScaler
     and trainers see torch's class.
 
-    The pass takes parameters whose tensors lie in memory alike (row-major; on the CPU also channels_last,
+    The pass takes parameters whose tensors lie in memory alike (row-major, channels_last,
     transposed): all float32, all bfloat16, or 16-bit with float32 states. On the CPU it gives the bits of
     torch's fused step (see `equals_torch`), whatever the number of threads, and on CUDA devices the CPU's.
     There it is enqueued on torch's current stream and waits for nothing: step counts, a learning rate that is

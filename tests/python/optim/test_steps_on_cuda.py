@@ -112,6 +112,37 @@ def test_steps_have_the_bits_of_the_cpu(cuda: Any, kind: str, form: str) -> None
     assert_same(there.all(), here.all())
 
 
+def test_parameters_in_other_orders_of_memory_are_stepped_where_they_lie(cuda: Any) -> None:
+    def laid(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 2:
+            return tensor.t().contiguous().t()
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    def made(put: Callable[[torch.Tensor], torch.Tensor]) -> tuple[list[nn.Parameter], Any]:
+        parameters = [nn.Parameter(put(laid(values(shape, i)))) for i, shape in enumerate(shapes)]
+        optimizer: Any = optim.AdamW(parameters, lr=0.1)
+        optimizer.hold(
+            {one: put(some_mask(shape, 0.6, 1)) for one, shape in zip(parameters, shapes, strict=True)}
+        )
+        return parameters, optimizer
+
+    shapes = ((40, 33), (6, 4, 3, 3))
+    with cuda.on_cpu():
+        here, stepping = made(torch.clone)
+    there, enqueuing = made(cuda.put)
+    for step in range(3):
+        for i, (one, other) in enumerate(zip(here, there, strict=True)):
+            one.grad = laid(values(tuple(one.shape), 10 * step + i))
+            other.grad = cuda.put(one.grad)
+        with cuda.on_cpu():
+            stepping.step()
+        enqueuing.step()
+    assert str(enqueuing.held) == "2 tensors in the step, 0 after it"
+    for one, other in zip(here, there, strict=True):
+        assert other.stride() == one.stride()
+        assert same_bits(other.detach().cpu(), one.detach())
+
+
 def test_scales_and_forbidden_steps_stay_on_the_device(cuda: Any) -> None:
     with cuda.on_cpu():
         here = Trained(None, "AdamW")
