@@ -2,8 +2,8 @@
 // one cut says then which tensors a cap holds, so the CPU's rounds (flow::prune_globally) are made, without asking the
 // host. Tensors that a selection takes beyond their caps leave with as many as those allow, and the next selection
 // shares out what is left of the budget among the others. Each round lets one tensor leave at least: as many are
-// enqueued as there are tensors, and those behind the last that is needed are idle. At the end it is known what each
-// tensor gives, and selections side by side write the masks.
+// enqueued as there are tensors that a cap can hold, and those behind the last that is needed are idle. At the end it
+// is known what each tensor gives, and selections side by side write the masks.
 #pragma once
 
 #include "answers.cuh"
@@ -11,7 +11,7 @@
 
 namespace bittersweet::cuda {
 
-// Into the sum of lower threads' numbers, and that of all, for a whole block.
+// The sum of lower threads' numbers, and that of all, for a whole block.
 BITTERSWEET_DEVICE std::int64_t sum_before(std::int64_t mine, std::int64_t& all, FindShared& shared) {
   std::int64_t upto = mine;
   for (u32 step = 1; step < 32; step *= 2) {
@@ -52,7 +52,7 @@ struct NextRound {
     const std::int64_t count = c.row_count;
     Round& round = *args.round;
     const bool open = args.first ? b.cut->active != 0 : round.open != 0;
-    const std::int64_t budget = args.first ? *c.k : round.budget;
+    const std::int64_t budget = args.first ? *c.k : open ? round.budget : 0;
     const auto sum = [&](const auto& of) { return team.sum<std::int64_t>(count, of); };
     const auto stays = [&](std::int64_t i) { return b.rows[i].equal >= 0; };
     const auto leaves = [&](std::int64_t i) { return stays(i) && b.pruned[i] > b.rows[i].most; };
@@ -167,8 +167,8 @@ void enqueue_rounds(L& launcher, const Scorer& scorer, const StepPlan& plan, con
   judge_bounds(launcher, plan);
   launcher.template launch<NextRound>(1, next);
   next.first = false;
-  for (const Row& row : plan.rows) {
-    if (row.numel == 0) continue;  // nothing of it can be beyond a cap
+  for (u32 t = 0; t < count; ++t) {
+    if (plan.units.ranges[t].most == plan.rows[t].numel) continue;  // it never leaves
     answer(launcher, scorer, rounds.search, rounds.answers, rounds.work, rounds.blocks);
     count_pruned(launcher, rounds.work.all, count, plan.units.pruned, gate);
     launcher.template launch<NextRound>(1, next);
