@@ -77,6 +77,7 @@ void finish(L& launcher, const Scorer& scorer, const StepPlan& plan, const Searc
     launcher.template launch<SampleSpread>(
         grid_for<SampleSpread>(static_cast<u64>(s.lines + 255) / 256, launcher.processors()), s);
   if (s.counted) bracket(launcher, scorer, s.step, plan.work, 0);
+  if (s.step.ordered && (s.counted || A != Answers::by_sample)) find_nan(launcher, scorer, s.step, plan.work.all);
   launcher.template launch<ConcludeAnswer<A>>(1, s);
   if (s.step.masks) write_mask(launcher, scorer, s.step, plan.work.all);
 }
