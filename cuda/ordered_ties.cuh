@@ -71,7 +71,7 @@ BITTERSWEET_DEVICE device::OrderedTies ties_after(const Context& c, u32 level, F
 
 template <class S>
 struct TieDigit {  // pass `level`, from 1
-  static constexpr u32 threads = 256, blocks = 4;
+  static constexpr u32 threads = 256, blocks = 3;
   struct Args {
     Context context;
     S scorer;

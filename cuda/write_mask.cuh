@@ -32,7 +32,7 @@ struct SumTies {  // of groups of tiles
 
 template <class S>
 struct WriteMask {
-  static constexpr u32 threads = 256, blocks = 4;
+  static constexpr u32 threads = 256, blocks = 3;
   struct Args {
     Context context;
     Work work;
