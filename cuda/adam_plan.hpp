@@ -85,7 +85,7 @@ inline AdamPlan make_adam(std::span<const ScoreInputs> tensors, std::span<const 
   if (!call.lr.empty()) check_adam_length("lr", call.lr.size(), tensors.size());
   if (!call.trusted.empty()) check_adam_length("trusted", call.trusted.size(), tensors.size());
   if (!call.draws.empty()) check_adam_length("draws", call.draws.size(), tensors.size());
-  check_memory(tensors);
+  check_addresses(tensors);
   check_adam_rounding(call.rounding);
   if (tiles_in(tensors) >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(tiles_in(tensors)) + " tiles of 1024 elements; accepted: below " +

@@ -30,11 +30,6 @@ inline void check_addresses(std::span<const ScoreInputs> tensors) {
                           name_of(array->dtype) + "; copy it to aligned memory");
 }
 
-inline void check_memory(std::span<const ScoreInputs> tensors) {
-  check_row_major(tensors);
-  check_addresses(tensors);
-}
-
 inline void check_masks(std::span<const ScoreInputs> tensors, std::size_t masks, const char* argument) {
   if (masks != tensors.size())
     throw ShapeError(std::string(argument) + ": " + std::to_string(masks) + " for " + std::to_string(tensors.size()) +
@@ -221,7 +216,7 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   if (options.regrow)
     for (ScoreInputs& tensor : plan.competing) tensor.mask = nullptr;
   const ScoreView view = make_view(plan.competing, scorer);
-  check_memory(tensors);
+  check_addresses(tensors);
   const bool masks = !new_masks.empty();
   check_new_masks(tensors, new_masks, options);
   const u64 tiles = tiles_in(tensors);
@@ -257,6 +252,7 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   c.non_negative = info_of(scorer).non_negative &&
                    std::ranges::all_of(tensors, [](const ScoreInputs& tensor) { return tensor.modifier >= 0.0f; });
   c.masks = masks;
+  c.ordered = std::ranges::any_of(tensors, [](const ScoreInputs& tensor) { return !tensor.order.row_major(); });
 
   const auto* const pieces = reinterpret_cast<const Piece*>(base + layout.pieces);
   const auto share_out = [&](Work& work, u32 first, u32 last, const auto& from_to) {  // [from, to) tiles of these rows

@@ -40,7 +40,7 @@ struct ReportBracket {
     counts.above = static_cast<std::int64_t>(state.live) -
                    (counts.below + counts.equal_low + counts.inside + counts.equal_high + counts.nan);
     args.report->counts = counts;
-    args.report->first_nan = found.nan > 0 ? static_cast<std::int64_t>(found.first_nan) : 0;
+    args.report->first_nan = found.nan > 0 ? static_cast<std::int64_t>(device::first_nan_of(state)) : 0;
     args.report->overflow = found.inside > args.context.capacity;
   }
 };
@@ -58,6 +58,7 @@ void enqueue_bracket(L& launcher, const Scorer& scorer, const StepPlan& plan, co
   begin(launcher, plan);
   launcher.template launch<PlaceEnds>(1, {plan.context, ends.low, ends.high});
   bracket(launcher, scorer, plan.context, plan.work, 0);
+  if (plan.context.ordered) find_nan(launcher, scorer, plan.context, plan.work.all);
   launcher.template launch<ReportBracket>(1, {plan.context, report});
 }
 
@@ -109,7 +110,8 @@ inline Row runs_row(std::span<const ScoreInputs> tensors, const Scorer& scorer, 
   const ScoreView view = make_view(tensors, scorer);
   if (t >= tensors.size())
     throw ArgumentError("t: " + std::to_string(t) + " of " + std::to_string(tensors.size()) + " tensors");
-  check_memory(tensors.subspan(t, 1));
+  check_row_major(tensors.subspan(t, 1));
+  check_addresses(tensors.subspan(t, 1));
   const RunMap& map = runs.map;
   bool sound = map.length >= 1 && map.parts >= 1 && runs.width >= 1 && map.axes <= RunMap::most_axes;
   for (std::size_t a = 0; sound && a < map.axes; ++a) sound = map.size[a] >= 1;

@@ -128,7 +128,7 @@ BITTERSWEET_DEVICE void conclude_answer(const SearchContext& s, const Answer& an
     if (!s.counted) r.pruned = -1;
   }
   r.nan = static_cast<std::int64_t>(attempt.nan);
-  r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(attempt.first_nan) : 0;
+  r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(device::first_nan_of(state)) : 0;
   r.standard_error = attempt.run && !failed ? standard_error : no_number;
   r.converged = 1;
 }

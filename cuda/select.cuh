@@ -103,12 +103,20 @@ struct Conclude {
     r.equal = static_cast<std::int64_t>(outcome.equal);
     r.ties = static_cast<std::int64_t>(outcome.ties);
     r.nan = static_cast<std::int64_t>(state.attempt[0].nan);
-    r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(state.attempt[0].first_nan) : 0;
+    r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(device::first_nan_of(state)) : 0;
     r.pruned = r.dead + r.below + r.ties;
     r.standard_error = no_number;
     r.converged = 1;
   }
 };
+
+BITTERSWEET_DEVICE u64 position_of(u64 candidate) { return candidate & ((u64{1} << device::position_bits) - 1); }
+
+// The row that holds a candidate's position.
+BITTERSWEET_DEVICE const Row& row_at(const Context& c, u64 position) {
+  const u64 tile = position / tile_size;
+  return c.rows[row_of(c.row_count, [&](u32 r) { return c.rows[r].tile <= tile; })];
+}
 
 // Clears the bits of the candidates that are pruned.
 struct SettleCandidates {
@@ -126,10 +134,10 @@ struct SettleCandidates {
     for (u64 i = part.first_thread(); i < count; i += part.threads()) {
       const u64 candidate = c.candidates[i];
       if (candidate > cut) continue;
-      const u64 position = candidate & ((u64{1} << device::position_bits) - 1);
-      const u64 tile = position / tile_size;
-      const Row& row = c.rows[row_of(c.row_count, [&](u32 r) { return c.rows[r].tile <= tile; })];
-      const u64 index = position - u64{row.tile} * tile_size;
+      const u64 position = position_of(candidate);
+      const Row& row = row_at(c, position);
+      const auto logical = static_cast<std::int64_t>(position - u64{row.tile} * tile_size);
+      const std::int64_t index = row.order.memory_of(logical);
       atomicAnd(words32(row.next) + index / 32, ~(1u << (index % 32)));
     }
   }

@@ -18,7 +18,7 @@ struct SampleScores {
   };
   struct Shared {};
 
-  // Where sampled place `i` is: the CPU's line_at (summaries.hpp), or sample_position (select/sampling.hpp).
+  // Where in memory sampled place `i` is: the CPU's line_at (summaries.hpp), or sample_position (select/sampling.hpp).
   static BITTERSWEET_DEVICE const Row& place(const SearchContext& s, const SampleSizes& sizes, std::int64_t i,
                                              std::int64_t& index) {
     const Context& c = s.step;
@@ -33,7 +33,7 @@ struct SampleScores {
     }
     const std::int64_t at = sample_position(i, sizes.total, sizes.samples, c.seed);
     const Row& row = c.rows[row_of(c.row_count, [&](u32 r) { return c.rows[r].offset <= at; })];
-    index = at - row.offset;
+    index = row.order.memory_of(at - row.offset);
     return row;
   }
 
@@ -49,7 +49,7 @@ struct SampleScores {
       u32 key = key_of_nan;
       if (competes(row, index)) {
         key = key_of(score_any(args.scorer, row, index));
-        note_nan(*s.search, key == key_of_nan, row.offset + index);
+        note_nan(*s.search, key == key_of_nan, row.offset + row.order.logical_of(index));
         drawn += key != key_of_nan;
       }
       s.step.sample[i] = key;

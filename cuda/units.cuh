@@ -44,6 +44,10 @@ void select_once(L& launcher, const Scorer& scorer, const Context& c, const Plan
   for (u32 level = 0; level < range_levels; ++level) histogram(launcher, scorer, c, work.all, level);
   plan_retry(launcher, c);
   bracket(launcher, scorer, c, work, 1);
+  if (c.ordered) {
+    find_nan(launcher, scorer, c, work.all);
+    if (c.masks) place_candidates(launcher, c);
+  }
   select_candidates(launcher, c);
   if (c.masks) write_mask(launcher, scorer, c, work.all);
 }

@@ -57,6 +57,7 @@ struct Context {
   NonFinite nonfinite;
   bool non_negative;
   bool masks;
+  bool ordered;  // is any tensor's memory not row-major?
   const Unit* units;
   const u32* unit_of_block;
   const u32* gate;  // 0 in device memory: these launches have nothing to do; null: they have
@@ -139,6 +140,12 @@ template <class L>
 void plan_retry(L& launcher, const Context& context);
 template <class L>
 void select_candidates(L& launcher, const Context& context);
+template <class L>
+void place_candidates(L& launcher, const Context& context);
+template <class L>
+void find_nan(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
+template <class L>
+void order_ties(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
 template <class L>
 void write_mask(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
 template <class L>

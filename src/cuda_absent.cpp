@@ -1,4 +1,5 @@
 // Stands in for the CUDA engine in a build without it: every function says why, and how to get one that has it.
+#include "bittersweet/cuda_calibration.hpp"
 #include "bittersweet/cuda_sparse.hpp"
 #include "bittersweet/cuda_track.hpp"
 #include "bittersweet/error.hpp"
@@ -78,6 +79,10 @@ void pack_strips(const Queue&, const DenseMatrix&, const std::uint32_t*, const s
 void unpack_strips(const Queue&, const PackedMatrix&, std::int64_t, std::int64_t, void*) { refuse(); }
 
 void multiply_strips(const Queue&, const PackedMatrix&, const StripProduct&) { refuse(); }
+
+std::size_t calibration_workspace_bytes(std::int64_t, std::int64_t) { refuse(); }
+
+void add_squares(const Queue&, const LayerInput&, const SquareSums&, void*, std::size_t) { refuse(); }
 
 std::size_t track_workspace_bytes(std::span<const ScoreInputs>) { refuse(); }
 

@@ -10,19 +10,23 @@
 //   prune.hpp the same as functions of the linked library, on its fast CPU engine
 //   sharded.hpp  the same by several processes with a part of a model each; shard_map.hpp says which, sharded/ does it
 //   blockwise.hpp  the same of tensors that are never in memory together
+//   calibration.hpp  sums of squares of a layer's inputs, for the scorer wanda
 //   track.hpp what scorers with a memory do on every training step
 //   optim.hpp the optimizer's own pass, which holds the masks; optim/ has its formulas
 //   rounding.hpp  float32 to bfloat16 without a loss in the mean; stochastic_rounding.hpp has the formula
 //   sparse.hpp  matrices without their zeros, and products with them; sparse/ has their layout
-//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation; cuda_sparse.hpp, cuda_track.hpp  more
-//   there
+//   cuda.hpp  a whole step on a GPU: its memory, its stream, no synchronisation; cuda_sparse.hpp, cuda_track.hpp,
+//   cuda_calibration.hpp  more there
 #pragma once
 
 #include "bittersweet/blockwise.hpp"
+#include "bittersweet/calibration.hpp"
 #include "bittersweet/cuda.hpp"
+#include "bittersweet/cuda_calibration.hpp"
 #include "bittersweet/cuda_sparse.hpp"
 #include "bittersweet/cuda_track.hpp"
 #include "bittersweet/engine/reference.hpp"
+#include "bittersweet/engine/reference_calibration.hpp"
 #include "bittersweet/engine/reference_delta.hpp"
 #include "bittersweet/engine/reference_optim.hpp"
 #include "bittersweet/engine/reference_rounding.hpp"

@@ -117,8 +117,8 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 //
 // Under bounds `value`, `below`, `equal` and `ties` are of the tensors that the last element under the cut leaves
 // within their bounds (bounds.hpp); NonFinite::keep and ranges that ask for more than a tensor's numbers ask for those.
-// Scopes row and N:M need `new_masks`; they take any order of memory (ScoreInputs::order), with masks in that order,
-// scope global row-major memory alone (LayoutError).
+// Tensors in any order of memory (ScoreInputs::order), with masks in that order; ties and first_nan go by the logical
+// index. Scopes row and N:M need `new_masks`.
 //
 // Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
 // are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of
@@ -149,7 +149,7 @@ void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Sco
 void tally(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
            const KeyRange& keys, void* workspace, std::size_t workspace_bytes, std::span<std::int64_t> bins);
 
-// Scores of tensor t that equal the value, by run. `bins` is device memory.
+// Scores of tensor t, which is row-major (or LayoutError), that equal the value, by run. `bins` is device memory.
 void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
                 float value, const RunRange& runs, std::span<std::int64_t> bins);
 

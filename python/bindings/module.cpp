@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_blockwise(module);
   bittersweet::python::bind_optim(module);
   bittersweet::python::bind_rounding(module);
+  bittersweet::python::bind_calibration(module);
   bittersweet::python::bind_sparse(module);
   bittersweet::python::bind_delta(module);
   bittersweet::python::bind_track(module);

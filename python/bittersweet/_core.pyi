@@ -210,6 +210,16 @@ def step_adam(
     weights_only: bool,
 ) -> list[int]: ...
 
+# x and its dtype, rows, columns; bytes that say which rows count, rows for each; factors of rows, how many of
+# them. Then sums and the two counts. Addresses of the host, or of the queue's device.
+LayerInputSpec = tuple[int, int, int, int, int, int, int, int]
+
+def add_squares(input: LayerInputSpec, sums: tuple[int, int]) -> None: ...
+def cuda_calibration_bytes(rows: int, columns: int) -> int: ...
+def cuda_add_squares(
+    queue: QueueSpec, input: LayerInputSpec, sums: tuple[int, int], workspace_ptr: int, bytes: int
+) -> None: ...
+
 # Rows of (address of float32, address of bfloat16, elements); row i draws from `stream` + i.
 def stochastic_round(rows: array[int], seed: int, step: int, stream: int) -> None: ...
 

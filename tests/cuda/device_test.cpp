@@ -2,6 +2,7 @@
 // bit for bit. Every test is skipped, with the reason, where there is no usable device.
 #include "bittersweet/prune.hpp"
 #include "cuda/device_model.hpp"
+#include "support/orders.hpp"
 
 namespace bittersweet::test {
 namespace {
@@ -99,6 +100,23 @@ class Device : public DeviceTest {
 };
 
 bool is_approximate_here(const Scorer& scorer) { return info_of(scorer).name == "bitter8"; }
+
+TEST_F(Device, OrdersOfMemory) {
+  for (const char* name : {"half_normal", "three_values", "half_zeros"})
+    for (const bool masked : {false, true}) {
+      Model model =
+          ordered(model_of({values_named(name, 70000, 1), values_named(name, 600, 2), values_named(name, 1 << 20, 3)}));
+      if (masked) model.set_masks(0.2, 4);
+      for (const double sparsity : {0.3, 0.5, 0.8}) {
+        SCOPED_TRACE(std::string(name) + (masked ? ", masked, " : ", ") + std::to_string(sparsity));
+        const auto k = static_cast<std::int64_t>(sparsity * static_cast<double>(model.numel()));
+        compare(model, Magnitude{}, k, {.zero = roles::weight}, true);
+        compare(model, Magnitude{}, k, {.zero = roles::weight}, false);
+        compare_masks(model, Magnitude{}, k, {.zero = roles::weight, .scope = {.kind = Scope::tensor}});
+        compare(model, Magnitude{}, k, {.selector = Histogram{}}, true);
+      }
+    }
+}
 
 TEST_F(Device, EveryScorerAndDtype) {
   const std::vector<std::vector<DType>> dtypes{{DType::f32},

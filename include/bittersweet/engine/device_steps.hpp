@@ -355,6 +355,18 @@ BITTERSWEET_FORMULA Outcome conclude(const Attempt& attempt, const Proof& proof,
   return out;
 }
 
+// ---- the last tie pruned, where it lies in a tensor whose memory is not row-major: by digits of its logical index
+// ----
+
+struct OrderedTies {
+  std::uint64_t prefix = 0;  // of the index
+  std::uint64_t order = 0;   // 1-based, among the ties with this prefix
+  std::uint32_t row = 0;
+  std::uint32_t active = 0;
+};
+
+inline constexpr std::uint32_t tie_levels = (position_bits + digit_bits - 1) / digit_bits;
+
 // ---- everything of one step that lies in device memory, beside sample, candidates, tables and counts of ties ----
 
 struct State {
@@ -368,13 +380,20 @@ struct State {
   Range range[4];
   Digits digits[levels + 1];
   Outcome outcome;
-  union {  // one after another; who is the last to read one clears it for the next
+  OrderedTies ordered_ties[tie_levels];
+  std::uint64_t nan_place;  // `none` less the first NaN's position, where it was looked for; else 0
+  union {                   // one after another; who is the last to read one clears it for the next
     std::uint32_t sample_bins[6][bins];
-    std::uint64_t range_bins[3][bins];
+    std::uint64_t range_bins[3][bins];  // ... or ties
     std::uint32_t candidate_bins[levels][bins];
   };
 };
 static_assert(sizeof(State::sample_bins) == sizeof(State::range_bins) &&
               sizeof(State::sample_bins) == sizeof(State::candidate_bins));
+
+// The position of a NaN that is reported.
+BITTERSWEET_FORMULA std::uint64_t first_nan_of(const State& state) {
+  return state.nan_place != 0 ? none - state.nan_place : state.attempt[0].first_nan;
+}
 
 }  // namespace bittersweet::device

@@ -36,8 +36,9 @@ class CapturableStep:
     Python runs.
 
     Args:
-        inputs: A ScoreInputs or a list of them, all row-major torch tensors on one CUDA device. Their masks,
-            where given, say what is dead at first; they are copied.
+        inputs: A ScoreInputs or a list of them, all torch tensors on one CUDA device, row-major or in
+            channels_last or transposed memory, each tensor's arrays alike. Their masks, where given, say what
+            is dead at first; they are copied.
         scorer, selector, ties, nonfinite, seed, eps, regrow: See `make_masks`. A scorer that reads `step`
             keeps the step count of now.
         scope, distribution, rounding, remainder, max_tensor_sparsity, tensor_sparsity: See `make_masks`. What
@@ -46,7 +47,8 @@ class CapturableStep:
 
     Raises:
         DeviceError: Tensors that are not on CUDA, or a build without CUDA.
-        LayoutError: A tensor that is not row-major, or two that share memory.
+        LayoutError: A tensor in memory that no engine works in, or that its weight is not in; or two that
+            share memory.
         MissingStateError, ArgumentError, ShapeError, DTypeError: As `prune_`.
     """
 
@@ -86,18 +88,18 @@ class CapturableStep:
             )
         if table.copied_bytes > sum(mask.nbytes for mask in table.current if mask is not None):
             raise LayoutError(
-                "inputs: a tensor is not row-major; a captured step would work on a copy of it. Make it "
-                "contiguous"
+                "inputs: a tensor is neither row-major nor channels_last nor transposed, or in other memory "
+                "than its weight; a captured step would work on a copy of it. Make it contiguous"
             )
         self._table = table
-        self._current = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        self._current = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         for row, (mask, given) in enumerate(zip(self._current, table.current, strict=True)):
             kept = given
             if kept is None:
                 kept = Mask.full(mask.shape, mask.name, mask.framework, mask.device)
-            mask.words.copy_(kept.words)
+            mask.held.copy_(kept.held)
             table.data[row * len(COLUMN) + COLUMN["mask"]] = mask.pointer
-        self._new = Mask.empty_all(table.shapes, table.names, table.framework, table.device)
+        self._new = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         table.attach(self._new)
         table.current = list(self._current)
         zero, counts = sum(ROLES[role] for role in self._roles), asked.counts(table)
@@ -142,7 +144,7 @@ class CapturableStep:
         with devices.runtime.guard(self._table.device):
             failed = self._step.failed()
             for current, new in zip(self._current, self._new, strict=True):
-                torch.where(failed, current.words, new.words, out=current.words)
+                torch.where(failed, current.held, new.held, out=current.held)
         self._table.write_back()
 
     def hold(self) -> None:

@@ -241,7 +241,7 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
         _refuse_overlap(argument, tensor, "clone()")
     if value.is_neg():
         raise LayoutError(f"{argument} of '{tensor}' is a lazily negated view. Pass tensor.resolve_neg()")
-    order = ROW_MAJOR if row_major else order_of(shape, value.stride()) if device == HOST else None
+    order = ROW_MAJOR if row_major else order_of(shape, value.stride())
     return View(value, "torch", pointer, dtype, shape, None if pointer % ITEM_SIZE[dtype] else order, device)
 
 
@@ -260,7 +260,7 @@ def in_memory(tensor: torch.Tensor) -> tuple[torch.Tensor, Order] | None:
     """
     if tensor.is_contiguous():
         return tensor.view(-1), ROW_MAJOR
-    order = order_of(tuple(tensor.shape), tensor.stride()) if tensor.is_cpu else None
+    order = order_of(tuple(tensor.shape), tensor.stride())
     return None if order is None else (tensor.as_strided((tensor.numel(),), (1,)), order)
 
 

@@ -20,7 +20,7 @@ from .mask_words import COLUMN as COLUMN  # public here too
 from .mask_words import WIDTH as WIDTH
 from .mask_words import address_of, mask_table, place_of
 from .orders import ROW_MAJOR, Order
-from .packing import pack, unpack, words_for
+from .packing import pack, reorder, unpack, words_for
 
 if TYPE_CHECKING:
     import torch
@@ -235,21 +235,28 @@ class Mask:
     def ordered(self, order: Order) -> Mask:
         """This mask with its bits in another order of memory: itself if they are, else a copy.
 
-        A row-major copy is made once.
+        On the host a row-major copy is made once.
         """
         if order == self.order:
             return self
         if self.order == ROW_MAJOR:
             return self._reordered(order, True, order)
+        if self.device != HOST:  # its words may be written by replays that no Python sees
+            return self._reordered(self.order, False, ROW_MAJOR).ordered(order)
         if self._row_major is None:
             self._row_major = self._reordered(self.order, False, ROW_MAJOR)
             self._row_major.held.flags.writeable = False
         return self._row_major.ordered(order)
 
     def _reordered(self, by: Order, to_memory: builtins.bool, order: Order) -> Mask:
-        words = np.empty(words_for(self.numel), dtype=np.uint64)
+        words: Any
+        if self.device != HOST:
+            words = reorder(self.held, self.numel, by, to_memory)
+        else:
+            words = np.empty(words_for(self.numel), dtype=np.uint64)
         made = Mask.of(words, self.shape, self.name, self.framework, self.device, order=order)
-        _core.reorder_mask(self.pointer, self.numel, by, to_memory, made.pointer)
+        if self.device == HOST:
+            _core.reorder_mask(self.pointer, self.numel, by, to_memory, made.pointer)
         return made._in(self.shard)
 
     def to_host(self) -> Words:
@@ -298,7 +305,7 @@ class Mask:
     def bool(self) -> Any:
         """A new torch.bool tensor, or NumPy bool array for NumPy inputs, of the tensor's shape."""
         if self.device != HOST:
-            return unpack(self.held, self.numel).reshape(self.shape)
+            return unpack(self.held, self.numel, self.order).reshape(self.shape)
         target = inspect(empty(self.framework, self.shape, BOOL), "mask", self.name, BOOLS)
         _core.unpack_mask(self.ordered(ROW_MAJOR).pointer, self.numel, target.pointer)
         return target.source

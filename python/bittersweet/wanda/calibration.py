@@ -20,7 +20,8 @@ from ..options.values import one_of, shown
 from ..progress import ticking
 from ..tensors.table import ScoreInputs
 from . import calibration_file
-from .inputs_seen import InputSum, observer, refused
+from .inputs_seen import observer, refused
+from .sums import InputSum, RunningSum, settle
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,10 @@ class Calibrator:
     included, one norm per input channel, of all groups; this is the mean over the unfolded input. Experts of
     transformers: every token is a position, and counts as zero for the experts that it is not sent to. A
     layer that is called several times, or whose weight is tied to another layer's, has one sum over all
-    calls. Values are squared in float32 (whatever the activations are, bfloat16 and float16 too) and summed
-    in float64, on the device of the activations.
+    calls. Squares are exact, and are summed in float64 where the activations lie, in one order on the CPU
+    and on CUDA, to the same bits; activations of float64 are rounded to float32 first. On a device nothing
+    waits before the end of a collection, which is when values that are not finite are found; on the CPU they
+    stop the pass.
 
     What is cached, and when it is stale. The sums stay here, and `run` does nothing while there are any:
     pruning layer by layer needs one calibration. They describe the model as it was and the data it saw. After
@@ -73,8 +76,10 @@ class Calibrator:
         self._model = unwrap(model)
         self._plan = find_targets(self._model, None, targets, ignore, frozen=True)
         self._watched = _watched(self._model, self._plan)
+        self._features = {entry.name: entry.features for entry in self._plan.targets}
         self._experts = {name for module, _, name in self._watched if follows_interface(module)}
         self._sums: dict[str, InputSum] = {}
+        self._running: dict[str, RunningSum] = {}
         self._norms: dict[str, torch.Tensor] | None = None
         self._inside: contextlib.ExitStack | None = None
         self._before: dict[str, InputSum] = {}
@@ -175,20 +180,25 @@ class Calibrator:
         self._inside.close()
         self._inside = None
         self._norms = None
-        if kind is not None:
-            self._sums = self._before
-        else:
-            self.calibrations += 1
-        self._before = {}
+        before, self._before = self._before, {}
+        try:
+            if kind is None:
+                self._settle()
+                self.calibrations += 1
+                before = self._sums
+        finally:
+            self._sums, self._running = before, {}
 
     def invalidate(self) -> None:
         """Forgets everything that was collected, so that the next `run` collects anew."""
         self._sums, self._norms, self.samples = {}, None, 0
+        self._running = {}
 
     @property
     def unseen(self) -> tuple[str, ...]:
         """The targets whose layer has not been called while collecting; experts also if one of them has been
         given no token."""
+        self._settle()
         return tuple(
             entry.name
             for entry in self._plan.targets
@@ -199,6 +209,7 @@ class Calibrator:
     @property
     def positions(self) -> dict[str, int]:
         """How many positions (tokens, or windows times taps) the norms of each parameter were taken over."""
+        self._settle()
         return {name: found.positions for name, found in self._sums.items()}
 
     @property
@@ -241,6 +252,7 @@ class Calibrator:
             MissingPackageError: The package safetensors is not installed.
             MissingStateError: Nothing has been collected.
         """
+        self._settle()
         if not self._sums:
             raise MissingStateError(f"there is nothing to save: {self._why_unseen()}")
         calibration_file.save(path, self._sums, self.samples)
@@ -253,9 +265,8 @@ class Calibrator:
             CheckpointError: Not such a file, a newer format, or other names or sizes than the targets here;
                 nothing has been changed.
         """
-        sizes = {entry.name: entry.features for entry in self._plan.targets}
-        self._sums, self.samples = calibration_file.load(path, sizes)
-        self._norms = None
+        self._sums, self.samples = calibration_file.load(path, self._features)
+        self._norms, self._running = None, {}
         return self
 
     def __str__(self) -> str:
@@ -285,11 +296,18 @@ class Calibrator:
         )
 
     def _collect(
-        self, name: str, observe: Callable[..., InputSum], module: torch.nn.Module, args: Any, kwargs: Any
+        self, name: str, observe: Callable[..., None], module: torch.nn.Module, args: Any, kwargs: Any
     ) -> None:
-        found = observe(args, kwargs, self._token_mask)
-        self._sums[name] = self._sums[name] + found if name in self._sums else found
+        running = self._running.get(name) or RunningSum(name, self._features[name], self._sums.get(name))
+        observe(args, kwargs, self._token_mask, running)
+        self._running[name] = running
         self._norms = None
+
+    def _settle(self) -> None:
+        """Reads what is being collected, if anything is: waits for it where it lies on a device."""
+        if self._running:
+            self._sums = {**self._sums, **settle(self._running)}
+            self._running = {}
 
 
 def _watched(model: torch.nn.Module, plan: Plan) -> list[tuple[torch.nn.Module, str, str]]:

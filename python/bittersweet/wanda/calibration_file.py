@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..extras import require
-from .inputs_seen import InputSum
+from .sums import InputSum
 
 FORMAT = "bittersweet.calibration"
 VERSION = 1

@@ -7,48 +7,46 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from ..model.experts import PROJECTIONS, follows_interface
+from .sums import RunningSum
 
 if TYPE_CHECKING:
     import torch
 
 
-def expert_squares(
-    module: Any, attribute: str, name: str
-) -> Callable[[Sequence[Any], Mapping[str, Any], torch.Tensor | None], tuple[torch.Tensor, int]] | None:
-    """The function ``(args, kwargs, token_mask) -> (sums, positions)`` of a module that follows
-    transformers' interface of experts; None for others.
+def expert_squares(module: Any, attribute: str, name: str) -> Callable[..., None] | None:
+    """The function ``(args, kwargs, token_mask, running)`` of a module that follows transformers' interface
+    of experts; None for others.
 
-    The sums are those of each expert's input features (float64), one expert after the other. Every token is a
-    position of every expert, and is zero for those that it is not sent to. What goes into the second
-    projection is computed for it, with the module's own first projection and activation.
+    It adds up each expert's input features, one expert after the other. Every token is a position of every
+    expert, and is zero for those that it is not sent to. What goes into the second projection is computed for
+    it, with the module's own first projection and activation, for the tokens of each expert: how many they
+    are is waited for where they lie on a device.
     """
     if attribute not in PROJECTIONS or not follows_interface(module):
         return None
 
-    def squares(
-        args: Sequence[Any], kwargs: Mapping[str, Any], mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, int]:
-        import torch
-
+    def add(
+        args: Sequence[Any], kwargs: Mapping[str, Any], mask: torch.Tensor | None, running: RunningSum
+    ) -> None:
         hidden, chosen = _arguments(args, kwargs, name)
+        kept = None
         if mask is not None and mask.numel() == len(hidden):
-            kept = mask.flatten().to(hidden.device)
-            hidden, chosen = hidden[kept], chosen[kept]
-        sums = []
-        for expert in range(getattr(module, attribute).shape[0]):
-            x = hidden[(chosen == expert).any(-1)]
+            kept = mask.flatten().to(device=hidden.device)
+        positions = len(hidden) if kept is None else kept.sum()
+        experts = getattr(module, attribute).shape[0]
+        for expert in range(experts):
+            counted = (chosen == expert).any(-1)
+            if kept is not None:
+                counted &= kept
             if attribute == "down_proj":
-                x = _between(module, expert, x)
-            sums.append(x.float().square().sum(0, dtype=torch.float64))
-        found = torch.cat(sums)
-        if not bool(found.isfinite().all()):
-            raise ArgumentError(
-                f"the input of the experts of '{name}' has values that are not finite. Look at the data and "
-                "at the layers in front of it; nothing of this collection is kept"
-            )
-        return found, len(hidden)
+                x = _between(module, expert, hidden[counted])
+                running.add(x, first=expert * x.shape[-1], positions=0)
+            else:
+                first = expert * hidden.shape[-1]
+                running.add(hidden, first=first, counted=counted, positions=0)
+        running.add(hidden[:0], positions=positions)
 
-    return squares
+    return add
 
 
 def _arguments(

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ShapeError
 from ..model.layers import is_conv1d
 from .experts_seen import expert_squares
+from .sums import RunningSum
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class InputSum:
-    """Sums of squares (float64, one per input feature) over a number of positions."""
-
-    squares: torch.Tensor
-    positions: int
-
-    def __add__(self, other: InputSum) -> InputSum:
-        squares = self.squares + other.squares.to(self.squares.device)
-        return InputSum(squares, self.positions + other.positions)
-
-    def reached_all(self, blocks: int) -> bool:
-        """Whether each of the equal blocks of features has a sum above zero."""
-        return bool((self.squares.view(blocks, -1).sum(1) > 0).all())
-
-    def norm(self) -> torch.Tensor:
-        """sqrt(sum / positions) as float32; 0 where there was no position."""
-        return (self.squares / max(self.positions, 1)).sqrt().float()
 
 
 def refused(module: torch.nn.Module) -> str | None:
@@ -46,26 +26,30 @@ def refused(module: torch.nn.Module) -> str | None:
     return "in a MultiheadAttention" if isinstance(module, nn.MultiheadAttention) else None
 
 
-def observer(module: torch.nn.Module, attribute: str, name: str) -> Callable[..., InputSum] | None:
-    """The function ``(args, kwargs, token_mask) -> InputSum`` for calls of `module`, whose parameter
-    `attribute` is measured; None for other kinds of layer than Linear, Conv, Conv1D and transformers'
-    experts.
+def observer(module: torch.nn.Module, attribute: str, name: str) -> Callable[..., None] | None:
+    """The function ``(args, kwargs, token_mask, running)`` that adds a call of `module`, whose parameter
+    `attribute` is measured, to a `RunningSum`; None for other kinds of layer than Linear, Conv, Conv1D and
+    transformers' experts.
     """
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
 
     if (squares := expert_squares(module, attribute, name)) is not None:
-        return lambda args, kwargs, mask: InputSum(*squares(args, kwargs, mask))
+        return squares
     if attribute != "weight":
         return None
     if isinstance(module, _ConvNd):
-        return lambda args, kwargs, mask: _of_windows(module, _input(args, kwargs, name), name)
+        return lambda args, kwargs, mask, running: _of_windows(
+            module, _input(args, kwargs, name), name, running
+        )
     conv1d = is_conv1d(module)
     if not (isinstance(module, nn.Linear) or conv1d):
         return None
     weight: Any = module.weight
     features = weight.shape[0 if conv1d else 1]
-    return lambda args, kwargs, mask: _of_features(_input(args, kwargs, name), features, mask, name)
+    return lambda args, kwargs, mask, running: _of_features(
+        _input(args, kwargs, name), features, mask, name, running
+    )
 
 
 def _input(args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> torch.Tensor:
@@ -77,25 +61,20 @@ def _input(args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> torch.T
         raise ArgumentError(
             f"the layer of '{name}' was called with {what}; a floating-point tensor is accepted"
         )
-    if found.device.type == "mps":  # it has no float64
-        found = found.cpu()
     return found.detach()
 
 
-def _of_features(x: torch.Tensor, features: int, mask: torch.Tensor | None, name: str) -> InputSum:
+def _of_features(
+    x: torch.Tensor, features: int, mask: torch.Tensor | None, name: str, running: RunningSum
+) -> None:
     """Linear: the last axis holds the features, the others are positions."""
     _check_size(x.shape[-1] if x.dim() else 0, features, name)
-    positions = x.reshape(-1, features)
-    if mask is not None:
-        leading = tuple(x.shape[:-1])
-        if leading[: mask.dim()] == tuple(mask.shape):
-            positions = x[mask.to(x.device)].reshape(-1, features)
-        elif leading == (mask.numel(),):
-            positions = x[mask.flatten().to(x.device)]
-    return _summed(positions, (0,), len(positions), name)
+    leading = tuple(x.shape[:-1])
+    fits = mask is not None and (leading[: mask.dim()] == tuple(mask.shape) or leading == (mask.numel(),))
+    running.add(x.reshape(-1, features), counted=mask if fits else None)
 
 
-def _of_windows(module: Any, x: torch.Tensor, name: str) -> InputSum:
+def _of_windows(module: Any, x: torch.Tensor, name: str, running: RunningSum) -> None:
     """Convolution: the sum over the unfolded input, without unfolding it: each value counts once per window
     that holds it."""
     import torch
@@ -118,28 +97,10 @@ def _of_windows(module: Any, x: torch.Tensor, name: str) -> InputSum:
         positions *= windows * kernel
         times = times.reshape([-1 if at == 2 + axis else 1 for at in range(2 + axes)])
         weights = times if weights is None else weights * times
-    return _summed(x, (0, *range(2, 2 + axes)), positions, name, weights)
-
-
-def _summed(
-    x: torch.Tensor, axes: tuple[int, ...], positions: int, name: str, weights: torch.Tensor | None = None
-) -> InputSum:
-    import torch
-
-    def total(squares: torch.Tensor) -> torch.Tensor:
-        return (squares if weights is None else squares * weights).sum(axes, dtype=torch.float64)
-
-    squares = total(x.float().square())
-    if not bool(squares.isfinite().all()):
-        bad = x.numel() - int(x.isfinite().sum())
-        if bad:
-            raise ArgumentError(
-                f"the input of the layer of '{name}' has {bad:,} values that are not finite, of "
-                f"{x.numel():,}. Look at the data and at the layers in front of it; nothing of this "
-                "collection is kept"
-            )
-        squares = total(x.double().square())  # finite values whose squares leave float32
-    return InputSum(squares, positions)
+    assert weights is not None
+    running.add(
+        x.movedim(1, -1).reshape(-1, module.in_channels), times=weights.flatten(), positions=positions
+    )
 
 
 def _check_size(found: int, features: int, name: str) -> None:

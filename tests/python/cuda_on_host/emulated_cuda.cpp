@@ -84,6 +84,13 @@ void multiply_strips(const Queue& queue, const PackedMatrix& packed, const Strip
   test::EmulatedCuda{}.multiply_strips(packed, product);
 }
 
+std::size_t calibration_workspace_bytes(std::int64_t, std::int64_t) { return 64; }
+
+void add_squares(const Queue& queue, const LayerInput& input, const SquareSums& to, void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.add_squares(input, to);
+}
+
 std::size_t track_workspace_bytes(std::span<const ScoreInputs>) { return 64; }
 
 void track_coherence(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory,

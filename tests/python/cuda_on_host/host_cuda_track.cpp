@@ -1,8 +1,10 @@
-// The functions of cuda_track.hpp over host memory, by the CPU engine. Workspace is overwritten, as the contract
-// allows.
+// The functions of cuda_track.hpp and cuda_calibration.hpp over host memory, by the CPU engine. Workspace is
+// overwritten, as the contract allows.
 #include <algorithm>
 #include <cstring>
 
+#include "bittersweet/calibration.hpp"
+#include "bittersweet/cuda_calibration.hpp"
 #include "bittersweet/cuda_track.hpp"
 #include "bittersweet/track.hpp"
 #include "stand_in.hpp"
@@ -16,6 +18,19 @@ void spoil(std::span<const ScoreInputs> tensors, void* workspace, std::size_t by
 }
 
 }  // namespace
+
+std::size_t calibration_workspace_bytes(std::int64_t, std::int64_t columns) {
+  return 8 * static_cast<std::size_t>(columns);
+}
+
+void add_squares(const Queue& queue, const LayerInput& input, const SquareSums& to, void* workspace,
+                 std::size_t workspace_bytes) {
+  check(queue);
+  if (workspace_bytes < calibration_workspace_bytes(input.rows, input.columns))
+    throw ArgumentError("workspace: " + std::to_string(workspace_bytes) + " bytes");
+  std::memset(workspace, 0xa5, workspace_bytes);
+  bittersweet::add_squares(input, to);
+}
 
 std::size_t track_workspace_bytes(std::span<const ScoreInputs> tensors) { return 256 + 8 * tensors.size(); }
 

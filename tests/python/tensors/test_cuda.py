@@ -214,10 +214,16 @@ def test_other_layouts_are_written_back(cuda: Any) -> None:
     weight = cuda.put(plain).contiguous(memory_format=torch.channels_last)
     with cuda.on_cpu():
         bs.prune_(bs.ScoreInputs(plain), sparsity=0.5, scorer="magnitude")
-    event = bs.prune_(bs.ScoreInputs(weight), sparsity=0.5, scorer="magnitude")
+    bs.prune_(bs.ScoreInputs(weight), sparsity=0.5, scorer="magnitude")
     assert torch.equal(weight.cpu(), plain)
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert event.extra_bytes >= plain.nbytes
+    plain = torch.randn(8, 6, 5)
+    reversed_axes = cuda.put(plain).permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    with cuda.on_cpu():
+        bs.prune_(bs.ScoreInputs(plain), sparsity=0.5, scorer="magnitude")
+    event = bs.prune_(bs.ScoreInputs(reversed_axes), sparsity=0.5, scorer="magnitude")
+    assert torch.equal(reversed_axes.cpu(), plain)
+    assert event.extra_bytes >= plain.nbytes  # no engine works in that order
 
 
 def test_current_masks_and_regrow(cuda: Any) -> None:

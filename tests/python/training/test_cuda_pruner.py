@@ -438,8 +438,12 @@ def test_a_capturable_step_says_what_it_cannot_take(host_cuda: Any) -> None:
     plain, there = prepared(host_cuda)
     with host_cuda.on_cpu(), pytest.raises(bs.DeviceError, match="on the CPU; a CapturableStep"):
         bs.CapturableStep(plain)
-    with pytest.raises(bs.LayoutError, match="not row-major"):
-        bs.CapturableStep(bs.ScoreInputs(torch.ones(3, 4).t()), scorer="magnitude")
+    for inputs in (
+        bs.ScoreInputs(torch.ones(3, 8)[:, ::2]),
+        bs.ScoreInputs(torch.ones(3, 4).t(), exp_avg_sq=torch.ones(4, 3)),
+    ):
+        with pytest.raises(bs.LayoutError, match="in other memory than its weight"):
+            bs.CapturableStep(inputs, scorer="magnitude" if inputs.exp_avg_sq is None else "bitter7")
     for options, error in (
         ({"distribution": "erk"}, bs.ArgumentError),
         ({"scope": "tensor", "max_tensor_sparsity": 0.5}, bs.ArgumentError),

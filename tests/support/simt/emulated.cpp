@@ -6,6 +6,7 @@
 #include "cuda/bracket.cuh"
 #include "cuda/count_runs.cuh"
 #include "cuda/guess.cuh"
+#include "cuda/ordered.cuh"
 #include "cuda/prove_margin.cuh"
 #include "cuda/rounds.cuh"
 #include "cuda/sample.cuh"

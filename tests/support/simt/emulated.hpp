@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "bittersweet/cuda_calibration.hpp"
 #include "bittersweet/cuda_sparse.hpp"
 #include "bittersweet/cuda_track.hpp"
 
@@ -49,6 +50,9 @@ class EmulatedCuda {
                 const cuda::AdamArguments& call);
 
   void stochastic_round(std::span<const RoundedArray> arrays);
+
+  // cuda::add_squares, in a workspace of just the right size that begins as rubbish; the number of its launches.
+  int add_squares(const LayerInput& input, const SquareSums& to);
 
   // Those of cuda_sparse.hpp.
   void count_strips(const DenseMatrix& dense, const std::uint64_t* keep, std::uint32_t* masks, std::uint64_t* offsets,

@@ -1,3 +1,4 @@
+#include "cuda/calibration.cuh"
 #include "cuda/multiply_strips.cuh"
 #include "cuda/rounding.cuh"
 #include "cuda/strips.cuh"
@@ -33,6 +34,15 @@ void EmulatedCuda::stochastic_round(std::span<const RoundedArray> arrays) {
   const std::vector<cuda::RoundedRow> rows = cuda::rounded_rows(arrays);
   simt::Launcher launcher(seed_++ * 1000, processors_);
   cuda::stochastic_round(launcher, std::span<const cuda::RoundedRow>(rows));
+}
+
+int EmulatedCuda::add_squares(const LayerInput& input, const SquareSums& to) {
+  const std::size_t bytes = cuda::square_bytes(input.rows, input.columns);
+  std::vector<double> workspace(bytes / sizeof(double), -1e300);
+  cuda::check_calibration(input, to, workspace.data(), bytes);
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::add_squares(launcher, input, to, workspace.data());
+  return launcher.launches();
 }
 
 }  // namespace bittersweet::test
