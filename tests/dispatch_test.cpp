@@ -105,7 +105,8 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
     add(kernels.uniform);
     add(kernels.histogram);
     add(kernels.moments);
-    add(kernels.count);
+    add(kernels.count_one);
+    add(kernels.count_cuts);
     add(kernels.write_mask);
     add(kernels.apply_mask);
     add(kernels.popcount);

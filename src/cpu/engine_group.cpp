@@ -7,6 +7,7 @@
 #include "bittersweet/engine/cpu.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/tiles.hpp"
+#include "cpu/verbs/ahead.hpp"
 
 namespace bittersweet {
 
@@ -62,10 +63,9 @@ class Rows {
     if (rule.group > 0) {
       ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
     } else {
-      halves_.resize(static_cast<std::size_t>(words_ * bits::per_word));
-      places_.resize(halves_.size());
-      inside_.resize(halves_.size());
-      search_ = {halves_.data(), places_.data(), inside_.data()};
+      halves_.resize(static_cast<std::size_t>((words_ + 1) * bits::per_word));
+      ints_.resize(2 * halves_.size());
+      search_ = {halves_.data(), ints_.data(), ints_.data() + halves_.size()};
     }
   }
 
@@ -74,8 +74,8 @@ class Rows {
     if (kind_ == RowLayout::scattered)
       load_scattered(first, count);
     else if (runs_) {
-      load_row(first);
       search_.ahead = tiles_.ahead(m_.first_of(first) + m_.row_size(), m_.row_size());
+      load_row(first);
     } else
       load_columns(first, count);
     std::int64_t nan = 0;
@@ -95,10 +95,12 @@ class Rows {
   std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
 
   void load_row(std::int64_t row) {
+    constexpr std::int64_t block = 512;
     const std::int64_t begin = m_.first_of(row);
-    for (std::int64_t i = 0; i < size_; i += tile_size) {
-      const std::int64_t n = std::min(tile_size, size_ - i);
+    for (std::int64_t i = 0; i < size_; i += block) {  // a quarter of the next row is asked for here
+      const std::int64_t n = std::min(block, size_ - i);
       tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
+      ask(search_.ahead, static_cast<int>(block) / lanes_of_a_line / 4);
     }
     if (tensor_.mask) bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
   }
@@ -201,8 +203,10 @@ class Rows {
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
     const RowOutcome found =
         kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, share - (size_ - alive), search_, keep(r));
-    const bool split = kind_ == RowLayout::permuted && found.cut.ties > 0 &&
-                       kernels_.count_one(scores(r), live(r), size_, found.cut.threshold).equal > found.cut.ties;
+    Ahead nothing;
+    const bool split =
+        kind_ == RowLayout::permuted && found.cut.ties > 0 &&
+        kernels_.count_one(scores(r), live(r), size_, found.cut.threshold, nothing).equal > found.cut.ties;
     return split ? split_ties(r, words, found.cut) : found.nan;
   }
 
@@ -236,10 +240,8 @@ class Rows {
   Tiles tiles_;
   std::vector<float> scores_;
   std::vector<std::uint64_t> live_, keep_;
-  std::vector<std::int32_t> ints_;    // for groups
-  std::vector<std::int16_t> halves_;  // these are for rows
-  std::vector<std::int32_t> places_;
-  std::vector<float> inside_;
+  std::vector<std::int32_t> ints_;
+  std::vector<std::int16_t> halves_;  // for rows
   RowSearch search_;
   static constexpr std::int64_t columns_ = 16;
   std::vector<float> block_;  // these are for rows that interleave in memory

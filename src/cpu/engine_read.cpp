@@ -274,31 +274,38 @@ Moments CpuEngine::moments(const ScoreView& view, std::span<const Chunk> chunks)
   std::vector<Moments> all(first.back());
   parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     std::size_t block = first[static_cast<std::size_t>(c)];
-    for_each_scored<Moments::block>(kernels_, view, chunks[static_cast<std::size_t>(c)],
-                                    [&](const float* scores, const std::uint64_t* live, std::int64_t, std::int64_t n) {
-                                      kernels_.moments(scores, live, n, all[block++]);
-                                    });
+    for_each_scored_ahead<Moments::block>(
+        kernels_, view, chunks[static_cast<std::size_t>(c)],
+        [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
+          kernels_.moments(scores, live, n, all[block++], ahead);
+        });
   });
   return fold_blocks(all);
 }
 
 void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
                       std::span<CountsAt> counts) {
-  std::fill(counts.begin(), counts.end(), CountsAt{});
-  std::mutex mutex;
-  parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
-    std::vector<CountsAt> mine(counts.size());
-    for_each_scored_ahead(kernels_, view, chunks[static_cast<std::size_t>(c)],
-                          [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
-                            kernels_.count(scores, live, n, thresholds.data(),
-                                           static_cast<std::int64_t>(thresholds.size()), mine.data(), ahead);
-                          });
-    const std::scoped_lock lock(mutex);
-    for (std::size_t j = 0; j < counts.size(); ++j) {
-      counts[j].below += mine[j].below;
-      counts[j].equal += mine[j].equal;
-    }
-  });
+  for (std::size_t first = 0; first < thresholds.size(); first += CutCounts::most) {
+    const std::span now = thresholds.subspan(first, std::min(CutCounts::most, thresholds.size() - first));
+    const std::span found = counts.subspan(first, now.size());
+    std::fill(found.begin(), found.end(), CountsAt{});
+    std::mutex mutex;
+    parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+      CutCounts cuts(now);
+      CountsAt one;
+      for_each_scored_ahead(kernels_, view, chunks[static_cast<std::size_t>(c)],
+                            [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
+                              if (now.size() == 1)
+                                one += kernels_.count_one(scores, live, n, now[0], ahead);
+                              else
+                                kernels_.count_cuts(scores, live, n, cuts, ahead);
+                            });
+      Ahead nothing;
+      kernels_.count_cuts(nullptr, nullptr, 0, cuts, nothing);
+      const std::scoped_lock lock(mutex);
+      for (std::size_t i = 0; i < now.size(); ++i) found[i] += now.size() == 1 ? one : cuts.at(now[i]);
+    });
+  }
 }
 
 std::int64_t CpuEngine::write_mask(const ScoreView& view, std::span<const Chunk> chunks,
@@ -309,7 +316,7 @@ std::int64_t CpuEngine::write_mask(const ScoreView& view, std::span<const Chunk>
                  const ChunkQuota& quota = quotas[static_cast<std::size_t>(q)];
                  const Chunk& chunk = chunks[quota.chunk];
                  std::int64_t ties = quota.ties;
-                 for_each_scored<tile_size>(
+                 for_each_scored(
                      kernels_, view, chunk,
                      [&](const float* scores, const std::uint64_t* live, std::int64_t first, std::int64_t n) {
                        std::uint64_t* const mask = masks[chunk.tensor] + (chunk.first + first) / bits::per_word;

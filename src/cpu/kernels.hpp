@@ -3,8 +3,12 @@
 // tensors are engine.cpp's business.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
 
 #include "bittersweet/engine/optim.hpp"
 #include "bittersweet/engine/summaries.hpp"
@@ -84,13 +88,37 @@ struct Ahead {
   std::array<const char*, 4> at{}, end{};
 };
 
-// Room for the scores of a row, and where the last row was cut: those of one matrix are much alike.
+// What one pass counts around several thresholds: those in ascending order, the last repeated.
+struct CutCounts {
+  static constexpr std::size_t most = 7;
+  alignas(64) std::array<float, 32> cut{};  // NaN behind the last
+  // Scores above cut i - 1 and up to cut i; and those that equal it, where it is the first of its value.
+  std::array<std::int64_t, most + 1> up_to{}, equal{};
+  alignas(64) std::array<std::uint32_t, 64> lanes{};  // what is not in them yet,
+  int words = 0;                                      // of so many words
+
+  explicit CutCounts(std::span<const float> thresholds) {
+    cut.fill(std::numeric_limits<float>::quiet_NaN());
+    const auto last = std::copy(thresholds.begin(), thresholds.end(), cut.begin());
+    std::sort(cut.begin(), last);
+    std::fill(last, cut.begin() + most, *(last - 1));
+  }
+  CountsAt at(float threshold) const {
+    const auto place = static_cast<std::size_t>(std::find(cut.begin(), cut.end(), threshold) - cut.begin());
+    const std::int64_t reached = std::accumulate(up_to.begin(), up_to.begin() + place + 1, std::int64_t{0});
+    return {reached - equal[place], equal[place]};
+  }
+};
+
+// Room for a row's search, each as long as the row in whole words, and 64 more; and where rows were cut so far, as
+// keys (signed_key.hpp): those of one matrix are much alike.
 struct RowSearch {
   std::int16_t* halves = nullptr;
   std::int32_t* places = nullptr;
-  float* inside = nullptr;
-  int last = 0;
-  int spread = 1 << 13;
+  std::int32_t* keys = nullptr;
+  bool first = true;
+  double center = 0;
+  double deviation = 0x1p29;
   Ahead ahead{};
 };
 
@@ -144,17 +172,10 @@ struct Kernels {
   void (*uniform)(std::uint64_t seed, std::uint64_t position, std::int64_t count, float* out);
   void (*histogram)(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit&,
                     std::uint32_t* bins, Ahead&);
-  void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&);
-  void (*count)(const float* scores, const std::uint64_t* live, std::int64_t count, const float* thresholds,
-                std::int64_t n, CountsAt* counts, Ahead&);
-
-  CountsAt count_one(const float* scores, const std::uint64_t* live, std::int64_t size, float threshold) const {
-    CountsAt found;
-    Ahead nothing;
-    count(scores, live, size, &threshold, 1, &found, nothing);
-    return found;
-  }
-
+  void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&, Ahead&);
+  CountsAt (*count_one)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold, Ahead&);
+  // Adds to the counts; a call without scores brings `up_to` and `equal` up to date.
+  void (*count_cuts)(const float* scores, const std::uint64_t* live, std::int64_t count, CutCounts&, Ahead&);
   std::int64_t (*write_mask)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);

@@ -28,36 +28,33 @@ void for_each_tile(const Kernels& kernels, const ScoreView& view, const Chunk& c
   }
 }
 
-// f(scores, live, first, count) for every scored block of `Size` elements; scores are padded to a whole word.
-template <std::int64_t Size, class F>
+// f(scores, live, first, count) for every scored tile; scores are padded to a whole word.
+template <class F>
 void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
-  static_assert(Size % tile_size == 0);
-  alignas(64) float scores[Size];
-  std::int64_t filled = 0;
+  alignas(64) float scores[tile_size];
   for_each_tile(kernels, view, chunk, false,
                 [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t count) {
-                  tiles.score(in, count, scores + filled);
-                  filled += count;
-                  if (filled < Size && first + count < chunk.count) return;
-                  std::fill(scores + filled, scores + bits::words(filled) * bits::per_word, 0.0f);
-                  const std::int64_t begin = first + count - filled;
-                  f(scores, words_at(view.tensors[chunk.tensor].mask, chunk.first + begin), begin, filled);
-                  filled = 0;
+                  tiles.score(in, count, scores);
+                  std::fill(scores + count, scores + bits::words(count) * bits::per_word, 0.0f);
+                  f(scores, words_at(view.tensors[chunk.tensor].mask, chunk.first + first), first, count);
                 });
 }
 
-// The same in short blocks, with what is read a few blocks later: while a block's scores are worked on, the memory is
-// asked for that.
-template <class F>
+// f(scores, live, count, ahead) for every scored block of `Size` elements, short ones by default, with what is read a
+// few blocks later: while a block's scores are worked on, the memory is asked for that.
+template <std::int64_t Size = 256, class F>
 void for_each_scored_ahead(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
-  constexpr std::int64_t size = 256, lead = 3 * size;
-  alignas(64) float scores[size];
+  constexpr std::int64_t lead = std::max<std::int64_t>(768, Size);
+  alignas(64) float scores[Size];
   Tiles tiles(kernels, view, chunk.tensor);
-  for (std::int64_t first = 0; first < chunk.count; first += size) {
-    const std::int64_t count = std::min<std::int64_t>(size, chunk.count - first), begin = chunk.first + first;
-    tiles.score(tiles.at(begin, count), count, scores);
+  for (std::int64_t first = 0; first < chunk.count; first += Size) {
+    const std::int64_t count = std::min(Size, chunk.count - first), begin = chunk.first + first;
+    for (std::int64_t done = 0; done < count; done += tile_size) {
+      const std::int64_t n = std::min(tile_size, count - done);
+      tiles.score(tiles.at(begin + done, n), n, scores + done);
+    }
     std::fill(scores + count, scores + bits::words(count) * bits::per_word, 0.0f);
-    Ahead ahead = tiles.ahead(begin + lead, size);
+    Ahead ahead = tiles.ahead(begin + lead, Size);
     f(scores, words_at(view.tensors[chunk.tensor].mask, begin), count, ahead);
   }
 }

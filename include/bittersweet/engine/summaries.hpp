@@ -146,6 +146,11 @@ struct CountsAt {  // of one threshold
   std::int64_t below = 0;
   std::int64_t equal = 0;
   bool operator==(const CountsAt&) const = default;
+  CountsAt& operator+=(const CountsAt& other) {
+    below += other.below;
+    equal += other.equal;
+    return *this;
+  }
 };
 
 // Which chunks to write a mask for, and how many of the scores equal to the threshold to prune in each (the first).

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..distributed.shards import Layout
-    from ..optimizers.optimizers import ParameterState
+    from ..optimizers.parameter_state import ParameterState
     from ..wanda.input_norms import InputNorms
 
 __all__ = [

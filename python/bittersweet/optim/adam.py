@@ -12,8 +12,8 @@ from torch.optim.adamw import adamw
 from ..distributed.shards import is_dtensor
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..options.values import as_int, one_of, shown
+from .entries import Gathered, here, rate_of, why_outside
 from .masked import MaskedStep
-from .rows import Gathered, here, why_outside
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -90,14 +90,15 @@ class _AdamStep(MaskedStep):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._complete()
-        for kept in self.state.values():  # torch's other steps may count in float64
-            if torch.is_tensor(kept.get("step")) and kept["step"].dtype != torch.float32:
-                kept["step"] = kept["step"].float()
+        for parameter, kept in self.state.items():  # torch's other steps may count in float64, or on the CPU
+            if torch.is_tensor(kept.get("step")):
+                kept["step"] = kept["step"].to(parameter.device, torch.float32)
 
     def _options(self, group: Mapping[str, Any]) -> Iterable[float]:
         beta1, beta2 = group["betas"]
         decoupled = group.get("decoupled_weight_decay", isinstance(self, AdamW))
-        numbers = group["lr"], beta1, beta2, group["eps"], group["weight_decay"]
+        lr = 0.0 if rate_of(group) is not None else group["lr"]  # it is read where it lies
+        numbers = lr, beta1, beta2, group["eps"], group["weight_decay"]
         seed = _seed_of(group)
         drawn = (0, 0, 0) if seed is None else (1, seed & 0xFFFFFFFF, seed >> 32)
         return (*map(float, numbers), decoupled, group["amsgrad"], group["maximize"], *drawn)
@@ -123,11 +124,12 @@ class _AdamStep(MaskedStep):
                 parameter, dtype=self._state_dtype, memory_format=torch.preserve_format
             )
 
-    def _check(self, inside: Gathered, outside: Gathered) -> None:
+    def _check(self, inside: Iterable[Gathered], outside: Gathered) -> None:
         drawing = [_seed_of(group) is not None for group in self.param_groups]
         if not any(drawing):
             return
-        for parameter, group in zip(inside.parameters, inside.groups, strict=True):
+        pairs = (pair for part in inside for pair in zip(part.parameters, part.groups, strict=True))
+        for parameter, group in pairs:
             if drawing[group] and parameter.dtype == torch.float16:
                 raise DTypeError(
                     f"rounding: 'stochastic' with a parameter of {parameter.dtype} and shape "
@@ -146,8 +148,7 @@ class _AdamStep(MaskedStep):
                 raise ArgumentError(
                     f"rounding: 'stochastic' with a parameter of {entry.parameter.dtype} and shape "
                     f"{tuple(entry.parameter.shape)} that is left to torch's step ({why}), which rounds "
-                    "to nearest. Make it row-major (contiguous()) on the CPU, or give it a group with "
-                    "rounding='nearest'"
+                    "to nearest. Make it row-major (contiguous()), or give it a group with rounding='nearest'"
                 )
 
     def _step_outside(self, outside: Gathered, scale: Any, found_inf: Any) -> None:
@@ -195,15 +196,20 @@ class Adam(_AdamStep, torch.optim.Adam):
     ``torch.optim.Adam``, or take it away, at any time. Hooks, closures, learning rate schedulers, GradScaler
     and trainers see torch's class.
 
-    On the CPU the pass takes parameters whose tensors lie in memory alike (row-major, channels_last,
-    transposed): all float32, all bfloat16, or 16-bit with float32 states. It gives the bits of torch's fused
-    step (see `equals_torch`), whatever the number of threads. Of DTensors it takes what this rank holds. All
-    others are stepped by torch's fused step, and their masks held after it; `held` says which.
+    The pass takes parameters whose tensors lie in memory alike (row-major; on the CPU also channels_last,
+    transposed): all float32, all bfloat16, or 16-bit with float32 states. On the CPU it gives the bits of
+    torch's fused step (see `equals_torch`), whatever the number of threads, and on CUDA devices the CPU's.
+    There it is enqueued on torch's current stream and waits for nothing: step counts, a learning rate that is
+    a tensor there, ``grad_scale`` and ``found_inf`` are read on the device. Of DTensors it takes what this
+    rank holds. All others are stepped by torch's fused step, and their masks held after it; `held` says
+    which. Parameters may be on several devices.
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: As torch's.
-        foreach, capturable, differentiable, fused: There for the sake of torch's signature; only what a fused
-            step does is accepted.
+        foreach, differentiable, fused: There for the sake of torch's signature; only what a fused step does
+            is accepted.
+        capturable: Whether a step may be captured into a CUDA graph; for parameters on CUDA devices. Masks,
+            and learning rates that are numbers, are captured as they are: capture again after a change.
         state_dtype: ``torch.float32`` keeps the states of 16-bit parameters in float32, which torch does not
             do. None: in the dtype of each parameter.
         rounding: ``"stochastic"`` rounds bfloat16 weights, ``exp_avg`` and ``exp_avg_sq`` to one of their two
@@ -216,9 +222,11 @@ class Adam(_AdamStep, torch.optim.Adam):
             checkpoint, as ``lr`` is.
 
     Raises:
-        ArgumentError: ``foreach=True``, ``fused=False``, ``capturable=True`` or ``differentiable=True``,
-            in a parameter group too, or another ``state_dtype`` or ``rounding``. By ``step()``, before
-            anything is written: stochastic rounding of a 16-bit parameter that torch steps, or of a DTensor.
+        ArgumentError: ``foreach=True``, ``fused=False`` or ``differentiable=True``, ``capturable=True`` with
+            a parameter on the CPU, in a parameter group too, or another ``state_dtype`` or ``rounding``. By
+            ``step()``, before anything is written: stochastic rounding of a 16-bit parameter that torch
+            steps, or of a DTensor.
+        Error: By ``step()``: the current stream is being captured, without `capturable`.
         DTypeError: By ``step()``: stochastic rounding of a float16 parameter.
         ShapeError: By ``step()``, before anything is written: states that were loaded are of another shape
             than their parameter.
@@ -243,10 +251,20 @@ class Adam(_AdamStep, torch.optim.Adam):
         rounding: str = "nearest",
         rounding_seed: int = 0,
     ) -> None:
-        self._refuse(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
+        self._refuse(foreach=foreach, differentiable=differentiable, fused=fused)
         newer = {"decoupled_weight_decay": True} if decoupled_weight_decay else {}  # not in every torch
         torch.optim.Adam.__init__(
-            self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True, **newer
+            self,
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            capturable=capturable,
+            fused=True,
+            **newer,
         )
         self._prepare(state_dtype, rounding, rounding_seed)
 
@@ -275,9 +293,18 @@ class AdamW(_AdamStep, torch.optim.AdamW):
         rounding: str = "nearest",
         rounding_seed: int = 0,
     ) -> None:
-        self._refuse(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
+        self._refuse(foreach=foreach, differentiable=differentiable, fused=fused)
         torch.optim.AdamW.__init__(
-            self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True
+            self,
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            capturable=capturable,
+            fused=True,
         )
         self._prepare(state_dtype, rounding, rounding_seed)
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import weakref
 from array import array
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from .. import notices
 from ..distributed.shards import is_dtensor, local
-from ..errors import ArgumentError
+from ..errors import ArgumentError, Error
 from ..optimizers.compilation import outside_of_compilation
 from ..options.values import shown
+from ..tensors import devices
 from ..tensors.combining import kept_by_both
+from ..tensors.devices import HOST
 from ..tensors.holding import Holder
 from ..tensors.masks import Mask
-from ..tensors.table import ScoreInputs, as_mask
+from ..tensors.table import ScoreInputs, Table, as_mask
+from .entries import Entry, Gathered, here, on_cuda, overlapping, rate_of, why_outside
+from .parts import Parts
 from .rounding import Rounding, rounding
-from .rows import Entry, Gathered, Rows, Selection, here, overlapping, why_outside
+from .rows import Selection, Step
 
 __all__ = ["Held", "MaskedStep"]
 
@@ -32,7 +37,6 @@ _REFUSED = {
     "foreach": (True, "one pass over all tensors is what it makes anyway"),
     "fused": (False, "its step stands for torch's fused one"),
     "differentiable": (True, "its step is not recorded by autograd"),
-    "capturable": (True, "its step counts are read on the host"),
 }
 
 
@@ -174,14 +178,32 @@ class MaskedStep(torch.optim.Optimizer):
     @property
     def violated(self) -> list[torch.Tensor]:
         """Parameters whose pruned weights were found not to be 0 when the last step began: something else
-        had written them. (Where whole rows are pruned, they are looked at every 64 steps.)"""
-        return self._violated
+        had written them. (Where whole rows are pruned, they are looked at every 64 steps.) Waits for a CUDA
+        device; of parameters there that have no gradient it says nothing."""
+        of_parts = (rows.violated() for rows in self._parts.rows.values())
+        return [*self._violated, *itertools.chain.from_iterable(of_parts)]
+
+    @property
+    def violated_lately(self) -> list[torch.Tensor]:
+        """`violated`; of parameters on a CUDA device those of steps 8 to 16 ago, so that nobody waits."""
+        return [
+            *self._violated,
+            *(one for rows in self._parts.rows.values() for one in rows.violated_lately()),
+        ]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's."""
         self._refuse(**{option: param_group.get(option) for option in _REFUSED})
         super().add_param_group(param_group)
-        _as_fused(self.param_groups[-1:])
+        added = self.param_groups[-1]
+        if added.get("capturable") and not on_cuda(added):
+            self.param_groups.pop()
+            raise ArgumentError(
+                f"capturable: True with bittersweet.optim.{type(self).__name__}: a parameter is on the CPU, "
+                "where step counts are read on the host. Leave it out, move the model to a CUDA device, or "
+                f"use torch.optim.{type(self).__name__}"
+            )
+        _as_fused([added])
 
     def _refuse(self, **options: bool | None) -> None:
         for option, value in options.items():
@@ -222,14 +244,15 @@ class MaskedStep(torch.optim.Optimizer):
         super().__setstate__(state)
         _as_fused(self.param_groups)
         self._step_supports_amp_scaling = True
-        if "_rows" not in vars(self) or "_mine" in state:
+        if "_parts" not in vars(self) or "_mine" in state:
             self._begin(state.get("_mine", {}), state.get("_holds_state", True))
         elif self._left is not None:
             self._left = []  # other states: no versions are known of what was loaded
 
     def _begin(self, mine: Mapping[torch.Tensor, Mask] = {}, holds_state: bool = True) -> None:
         self._eagerly = outside_of_compilation()
-        self._rows, self._holder = Rows(), Holder(_ROLES)
+        self._parts = Parts()
+        self._holders: dict[int, Holder] = {}
         self._owners: weakref.WeakKeyDictionary[object, dict[torch.Tensor, Mask]] = (
             weakref.WeakKeyDictionary()
         )
@@ -238,10 +261,7 @@ class MaskedStep(torch.optim.Optimizer):
         self._owes = False
         self._violated: list[torch.Tensor] = []
         self._drifting: weakref.WeakSet[object] = weakref.WeakSet()
-        self._known: list[torch.Tensor] = []
         self._idle: dict[torch.Tensor, int | None] = {}
-        self._inside: list[int] = []
-        self._outside: list[int] = []
         self.hold_for(self, mine, state=holds_state)
 
     # What a subclass says: its options as the pass takes them, a group's tensors, torch's form of its step.
@@ -252,7 +272,7 @@ class MaskedStep(torch.optim.Optimizer):
     def _gather(self, now: Gathered, group: Mapping[str, Any], number: int) -> None:
         raise NotImplementedError
 
-    def _check(self, inside: Gathered, outside: Gathered) -> None:
+    def _check(self, inside: Iterable[Gathered], outside: Gathered) -> None:
         """Raises what this step cannot do, before anything has changed."""
         raise NotImplementedError
 
@@ -267,23 +287,49 @@ class MaskedStep(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             self._gather(now, group, number)
         self._violated = []
-        inside, outside = self._parted(now)
-        self._check(inside, outside)
+        for rows in self._parts.rows.values():
+            rows.forget()
+        parts, outside = self._parts.of(now, self.param_groups)
+        self._check([part for _, part in parts], outside)
+        for rows, _ in parts:
+            rows.take(masks)
+        on_host, on_device = (
+            any((rows.device == HOST) is host for rows, _ in parts) for host in (True, False)
+        )
+        certain = not (on_device and self._may_be_forbidden(found_inf))
         if outside.parameters:  # first: what torch refuses is refused before anything has changed
             self._step_outside(outside, scale, found_inf)
             held = [parameter for parameter in outside.parameters if parameter in masks]
             self._write_zeros({parameter: masks[parameter] for parameter in held})
-        skipped = bool(inside.parameters) and found_inf is not None and bool(found_inf)
-        if inside.parameters and not skipped:
+        skipped = on_host and found_inf is not None and bool(found_inf)
+        if parts and not skipped:
             groups = array("d", [x for group in self.param_groups for x in self._options(group)])
-            factor = 0.0 if scale is None else float(scale)
-            weights_only = not self._holds_state
-            self._violated = self._rows.step(masks, groups, _rule(), factor, weights_only, selection)
+            rates = [rate_of(group) for group in self.param_groups]
+            step = Step(groups, _rule(on_host), not self._holds_state, scale, found_inf, rates)
+            for rows, _ in parts:
+                rows.step(step, selection if rows.device == HOST else None)
             self._owes = False
         if len(now.parameters) < sum(len(group["params"]) for group in self.param_groups):
             self._hold_idle(masks, now)
-        if not skipped:
-            self._left = self._versions() if masks is self._together else None
+        if not skipped and masks is self._together:
+            self._left = self._versions() if certain else []
+        elif not skipped:
+            self._left = None
+
+    def _may_be_forbidden(self, found_inf: Any) -> bool:
+        """Before a step on a CUDA device: whether zeros may be missing after it, since the device alone knows
+        if it was made. They are not if they were all there before it."""
+        if devices.runtime.is_capturing() and not all(group["capturable"] for group in self.param_groups):
+            raise Error(
+                f"step() of bittersweet.optim.{type(self).__name__}: the current stream is being captured "
+                "into a CUDA graph; accepted: with capturable=True. Pass that to the optimizer"
+            )
+        if found_inf is None:
+            return False
+        if self._owes:
+            self._write_zeros(self._pruned())
+            self._owes, self._left = False, self._versions()
+        return self._left is None or self._left != self._versions()
 
     def _hold_idle(self, masks: Mapping[torch.Tensor, Mask], now: Gathered) -> None:
         """Writes the zeros of parameters without a gradient, which no step writes, where something else has
@@ -291,29 +337,10 @@ class MaskedStep(torch.optim.Optimizer):
         stepped = set(map(id, now.parameters))
         idle = {one: mask for one, mask in masks.items() if id(one) not in stepped}
         written = {one: mask for one, mask in idle.items() if self._idle.get(one) != _version(one)}
-        self._violated += [one for one, mask in written.items() if local(one).detach()[~mask.bool()].any()]
+        seen = [one for one in written if devices.runtime.index_of(local(one)) == HOST]  # others would wait
+        self._violated += [one for one in seen if local(one).detach()[~written[one].bool()].any()]
         self._write_zeros(written)
         self._idle = {one: _version(one) for one in idle}
-
-    def _parted(self, now: Gathered) -> tuple[Gathered, Gathered]:
-        """What the pass takes, its addresses in place, and what it does not."""
-        same = len(now.parameters) == len(self._known) and all(map(is_, now.parameters, self._known))
-        if same and not self._outside and self._rows.point(now):
-            return now, Gathered()
-        if same and self._outside:
-            inside, outside = now.only(self._inside), now.only(self._outside)
-            if self._rows.point(inside) and all(map(why_outside, outside.entries())):
-                return inside, outside
-        entries = now.entries()
-        shared = overlapping(entries)
-        self._known = now.parameters
-        self._outside = [i for i, entry in enumerate(entries) if i in shared or why_outside(entry)]
-        self._inside = [i for i in range(len(entries)) if i not in self._outside]
-        inside, outside = now.only(self._inside), now.only(self._outside)
-        known = (parameter for group in self.param_groups for parameter in group["params"])
-        numbers = {id(parameter): number for number, parameter in enumerate(known)}
-        self._rows.build(inside, [numbers[id(parameter)] for parameter in inside.parameters])
-        return inside, outside
 
     def _entry(self, parameter: torch.Tensor) -> Entry:
         """What `held` looks at, whether or not there have been gradients and a step."""
@@ -328,29 +355,35 @@ class MaskedStep(torch.optim.Optimizer):
     def _write_zeros(self, masks: Mapping[torch.Tensor, Mask], state: bool | None = None) -> None:
         """A pass of its own over these parameters, and over their states if they are held."""
         roles = _ROLES if (self._holds_state if state is None else state) else _ROLES[:1]
-        items = []
-        for i, parameter in enumerate(masks):
+        parts: dict[int, tuple[list[ScoreInputs], list[Mask]]] = {}
+        for i, (parameter, mask) in enumerate(masks.items()):
             kept = self.state.get(parameter) or {}
             item = ScoreInputs(local(parameter), name=f"parameter {i}")
             for role in roles[1:]:
                 setattr(item, role, local(kept.get(role)))
+            items, chosen = parts.setdefault(devices.runtime.index_of(local(parameter)), ([], []))
             items.append(item)
-        self._holder.apply(items, tuple(masks.values()))
+            chosen.append(mask)
+        for items, chosen in parts.values() if len(parts) > 1 else ():  # all are right, before any is written
+            Table(items, writes=roles).attach(chosen)
+        for device, (items, chosen) in parts.items():
+            self._holders.setdefault(device, Holder(_ROLES)).apply(items, tuple(chosen))
 
 
 def _as_fused(groups: Iterable[dict[str, Any]]) -> None:
     """A checkpoint of another of torch's forms of the step says so in its groups."""
     for group in groups:
-        group.update(fused=True, foreach=None, capturable=False, differentiable=False)
+        capturable = bool(group.get("capturable")) and on_cuda(group)
+        group.update(fused=True, foreach=None, capturable=capturable, differentiable=False)
 
 
 def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _rule() -> Rounding:
+def _rule(on_host: bool) -> Rounding:
     found = rounding()
-    if found is None:
+    if found is None and on_host:
         notices.warn_once(
             "rounding of torch's fused step",
             "bittersweet.optim: this torch has no fused step for the CPU, or one that rounds in a way that "

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core
 from ..distributed.shards import is_dtensor, local
-from ..errors import Error, ShapeError
+from ..errors import DeviceError, ShapeError
 from ..tensors import devices
 from ..tensors.addresses import reader
-from ..tensors.arrays import BFLOAT16, FLOAT32, FLOATS, View, first_address, inspect, raise_versions
+from ..tensors.arrays import raise_versions
 from ..tensors.orders import ROW_MAJOR
 from ..tensors.threads import follow_torch
+from .entries import ADDRESSED, EACH, Gathered, view_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,76 +24,36 @@ if TYPE_CHECKING:
     from ..tensors.orders import Order
     from .rounding import Rounding
 
-__all__ = ["Entry", "Gathered", "Pass", "Rows", "Selection", "here", "overlapping", "why_outside"]
+__all__ = ["COLUMN", "WIDTH", "Pass", "Rows", "Selection", "Step", "pays"]
 
 COLUMN = {name: place for place, name in enumerate(_core.OPTIM_COLUMNS)}
 WIDTH = len(_core.OPTIM_COLUMNS)
-_ADDRESSED = ("weight", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+_LR = _core.OPTION_COLUMNS.index("lr")
 _WRITTEN = (COLUMN["weight"], COLUMN["exp_avg"], COLUMN["exp_avg_sq"], COLUMN["max_exp_avg_sq"])
-_EACH = len(_ADDRESSED)
 _LOOK_AGAIN = 64
 """Passes after which the zeros of dead rows are looked at, and written, again."""
 _WORTH = 0.02
 """Share of a mask's words that are empty from which leaving them unread can pay."""
 
 
-class Entry(NamedTuple):
-    """The tensors of one parameter in one step."""
-
-    parameter: torch.Tensor
-    grad: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
-    max_exp_avg_sq: torch.Tensor | None
-    step: torch.Tensor
-
-
-def here(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What this rank holds of DTensors, given as `Entry` has them. A gradient that lies on the ranks in
-    another way than its parameter is brought to it, as torch's step does; states that do are left as they
-    are, for torch."""
-    parameter, grad, *states, step = tensors
-    if not is_dtensor(parameter):
-        return tensors
-    mesh, placements = parameter.device_mesh, parameter.placements
-    if any(one is not None and not _lies_like(one, placements) for one in states):
-        return tensors
-    if is_dtensor(grad) and grad.placements != placements:
-        grad = grad.redistribute(mesh, placements)
-    return (*map(local, (parameter, grad, *states)), step)
-
-
-def _lies_like(tensor: Any, placements: Any) -> bool:
-    return is_dtensor(tensor) and tensor.placements == placements
-
-
-class Gathered:
-    """All entries of one step, as plain lists: it is made on every step.
+class Step(NamedTuple):
+    """What one step is told beside its tensors.
 
     Attributes:
-        parameters: Those that have a gradient.
-        tensors: The six of `Entry` for each, one after another; of DTensors what this rank holds.
-        groups: The number of each one's parameter group.
+        groups: A row of options for each parameter group.
+        rounding: How products and sums are rounded.
+        weights_only: Whether the masks hold weights alone.
+        scale: What gradients are divided by, in place, as GradScaler gives it; None: nothing.
+        found_inf: As GradScaler gives it: not 0 forbids the step.
+        rates: Learning rates that lie on a device, one a group; None where it is a number in `groups`.
     """
 
-    __slots__ = ("groups", "parameters", "tensors")
-
-    def __init__(self) -> None:
-        self.parameters: list[torch.Tensor] = []
-        self.tensors: list[Any] = []
-        self.groups: list[int] = []
-
-    def entries(self) -> list[Entry]:
-        return [Entry(*self.tensors[start : start + _EACH]) for start in range(0, len(self.tensors), _EACH)]
-
-    def only(self, numbers: Sequence[int]) -> Gathered:
-        """Those of these numbers."""
-        chosen = Gathered()
-        for i in numbers:
-            chosen.parameters.append(self.parameters[i])
-            chosen.tensors += self.tensors[_EACH * i : _EACH * (i + 1)]
-            chosen.groups.append(self.groups[i])
-        return chosen
+    groups: array[float]
+    rounding: Rounding
+    weights_only: bool
+    scale: Any = None
+    found_inf: Any = None
+    rates: Sequence[Any] = ()
 
 
 class Rows:
@@ -102,6 +63,8 @@ class Rows:
     addresses, and no tensor's autograd version has been raised since. Writes that raise none (through
     ``.data``) are repaired every 64 steps.
     """
+
+    device = devices.HOST
 
     def __init__(self) -> None:
         self._walk = reader()
@@ -115,6 +78,7 @@ class Rows:
         self._skippable: list[int] = []
         self._left: dict[int, tuple[int, ...]] = {}
         self._passes = 0
+        self._dirty: Sequence[int] = ()
         self._written: list[Callable[[list[Any]], Any]] = []
 
     def point(self, now: Gathered) -> bool:
@@ -133,14 +97,14 @@ class Rows:
         self._now, self._masks, self._skippable, self._orders = now, None, [], []
         self._table = array("Q", bytes(8 * WIDTH * len(now.parameters)))
         rows = range(0, len(self._table), WIDTH)
-        self._places = array("Q", (row + COLUMN[name] for row in rows for name in _ADDRESSED))
+        self._places = array("Q", (row + COLUMN[name] for row in rows for name in ADDRESSED))
         for start, entry, group, number in zip(rows, now.entries(), now.groups, numbers, strict=True):
-            for name, tensor in zip(_ADDRESSED, entry, strict=True):
+            for name, tensor in zip(ADDRESSED, entry, strict=True):
                 self._table[start + COLUMN[name]] = 0 if tensor is None else tensor.data_ptr()
-            weight = _view(entry.parameter)
+            weight = view_of(entry.parameter)
             self._orders.append(weight.order or ROW_MAJOR)
             self._table[start + COLUMN["weight_dtype"]] = weight.dtype
-            self._table[start + COLUMN["state_dtype"]] = _view(entry.exp_avg).dtype
+            self._table[start + COLUMN["state_dtype"]] = view_of(entry.exp_avg).dtype
             self._table[start + COLUMN["numel"]] = entry.parameter.numel()
             self._table[start + COLUMN["group"]] = group
             self._table[start + COLUMN["number"]] = number
@@ -148,71 +112,126 @@ class Rows:
         self._written = [_written(now.tensors, with_gradients) for with_gradients in (False, True)]
         self._can_point = self._walk.remember(now.tensors)
 
-    def step(
-        self,
-        masks: Mapping[torch.Tensor, Mask],
-        groups: array[float],
-        rounding: Rounding,
-        scale: float,
-        weights_only: bool,
-        selection: Selection | None = None,
-    ) -> list[torch.Tensor]:
-        """One pass, by masks in a mapping that never changes. Returns the parameters whose pruned weights
-        were not all 0 before it, of those that were read.
+    def take(self, masks: Mapping[torch.Tensor, Mask]) -> None:
+        """The next pass goes by these masks, a mapping that never changes.
+
+        Raises:
+            ShapeError, DeviceError: A parameter is not what it was when its mask was held.
+        """
+        if masks is not self._masks:
+            self._set_masks(masks)
+
+    def step(self, step: Step, selection: Selection | None = None) -> None:
+        """One pass by the masks that were taken.
 
         Every tensor that is written has its autograd version raised, and step counts go up by 1. A
         `selection` is shown the pass that is about to be made, and may make it with `Pass.make_masks`.
         """
-        if masks is not self._masks:
-            self._set_masks(masks)
         self._passes += 1
+        look = self._looks_again()
         for row in self._skippable:
-            known = self._passes % _LOOK_AGAIN != 0 and self._left.get(row) == self._state(row)
+            known = not look and self._left.get(row) == self._state(row)
             self._table[row * WIDTH + COLUMN["trusted"]] = known
+        afterwards = self._make(step, selection)
+        tensors = self._now.tensors
+        raise_versions(self._written[step.scale is not None](tensors))
+        if afterwards is not None:
+            afterwards()
+        tensors[1::EACH] = [None] * len(self._now.parameters)  # gradients are freed by zero_grad()
+        self._left = {} if step.weights_only else {row: self._state(row) for row in self._sure(step)}
+
+    def forget(self) -> None:
+        """A step begins in which these rows may have no part."""
+        self._dirty = ()
+
+    def violated(self) -> list[torch.Tensor]:
+        """The parameters whose pruned weights, where they were read, were not 0 before the last pass."""
+        return [self._now.parameters[row] for row in self._dirty]
+
+    def violated_lately(self) -> list[torch.Tensor]:
+        """The same without waiting for a device: of passes that it is done with."""
+        return self.violated()
+
+    def _make(self, step: Step, selection: Selection | None) -> Callable[[], None] | None:
+        """The pass, and what is to be called when all is done."""
         follow_torch()
-        arguments = self._table, groups, *rounding, scale, weights_only
-        dirty, afterwards = None, None
+        groups = step.groups
+        if any(rate is not None for rate in step.rates):
+            groups = groups[:]
+            for group, rate in enumerate(step.rates):
+                if rate is not None:
+                    groups[group * len(_core.OPTION_COLUMNS) + _LR] = float(rate)
+        scale = 0.0 if step.scale is None else float(step.scale)
+        arguments = self._table, groups, *step.rounding, scale, step.weights_only
         if selection is not None:
             this = Pass(self._now.parameters, self._table, arguments)
             selection(this)
-            dirty, afterwards = this.dirty, this.afterwards
-        if dirty is None:
-            dirty = _core.step_adam(*arguments)
-        tensors = self._now.tensors
-        raise_versions(self._written[scale != 0.0](tensors))
-        if afterwards is not None:
-            afterwards()
-        tensors[1::_EACH] = [None] * len(self._now.parameters)  # gradients are freed by zero_grad()
-        self._left = {} if weights_only else {row: self._state(row) for row in self._skippable}
-        return [self._now.parameters[row] for row in dirty]
+            if this.dirty is not None:
+                self._dirty = this.dirty
+                return this.afterwards
+        self._dirty = _core.step_adam(*arguments)
+        return None
+
+    def _looks_again(self) -> bool:
+        """Whether this pass looks at dead rows whatever is known of them."""
+        return self._passes % _LOOK_AGAIN == 0
+
+    def _sure(self, step: Step) -> Sequence[int]:
+        """The skippable rows whose zeros are there after this step."""
+        return self._skippable
 
     def _set_masks(self, masks: Mapping[torch.Tensor, Mask]) -> None:
         """`masks` is known by its identity afterwards: whoever changes a mask gives another mapping."""
-        self._masks, self._left, self._skippable, self._held = masks, {}, [], []
+        self._masks, self._left, self._skippable, self._held = None, {}, [], []
         for row, (parameter, order) in enumerate(zip(self._now.parameters, self._orders, strict=True)):
             mask = masks.get(parameter) if masks else None
-            if mask is not None and mask.shape != (shape := tuple(local(parameter).shape)):
-                self._masks = None
-                raise ShapeError(
-                    f"parameter of shape {shape}: its mask has shape {mask.shape}, which it "
-                    "had itself when it was held. Give it a new mask, or hold({})"
-                )
+            if mask is not None:
+                self._require_fit(parameter, mask)
+                mask = mask.ordered(order)
             self._table[row * WIDTH + COLUMN["trusted"]] = 0
-            mask = None if mask is None else mask.ordered(order)
             self._held.append(mask)
             self._table[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
             # A write through a DTensor raises its own version, and not that of what it keeps here.
-            if mask is None or is_dtensor(parameter):
-                continue
-            if len(mask.held) and (mask.held == 0).mean() > _WORTH:
+            if mask is not None and not is_dtensor(parameter):
                 self._skippable.append(row)
+        self._choose_skippable()
+        self._masks = masks
+
+    def _choose_skippable(self) -> None:
+        """Leaves of the skippable rows those in whose masks it may pay."""
+        masks = {row: self._mask(row) for row in self._skippable}
+        self._skippable = [row for row, mask in masks.items() if pays(mask, (mask.held == 0).sum())]
+
+    def _mask(self, row: int) -> Mask:
+        mask = self._held[row]
+        assert mask is not None
+        return mask
+
+    def _require_fit(self, parameter: torch.Tensor, mask: Mask) -> None:
+        shape = tuple(local(parameter).shape)
+        if mask.shape != shape:
+            raise ShapeError(
+                f"parameter of shape {shape}: its mask has shape {mask.shape}, which it "
+                "had itself when it was held. Give it a new mask, or hold({})"
+            )
+        if mask.device != self.device:
+            raise DeviceError(
+                f"parameter of shape {shape}: it is on {devices.name_of(self.device)} and its mask on "
+                f"{devices.name_of(mask.device)}, where it was itself when it was held. Give it a new mask, "
+                "or hold({})"
+            )
 
     def _state(self, row: int) -> tuple[int, ...]:
         """Where the written tensors of a row are, and their versions."""
-        w, _, *states, _ = self._now.tensors[_EACH * row : _EACH * (row + 1)]
+        w, _, *states, _ = self._now.tensors[EACH * row : EACH * (row + 1)]
         written = [tensor for tensor in (w, *states) if tensor is not None]
         versions = [tensor._version for tensor in written if not tensor.is_inference()]
         return (*versions, *(self._table[row * WIDTH + column] for column in _WRITTEN))
+
+
+def pays(mask: Mask, empty: int) -> bool:
+    """Whether it can pay to leave dead rows unread, of a mask of which so many words are empty."""
+    return bool(empty > _WORTH * len(mask.held))
 
 
 class Pass:
@@ -245,54 +264,9 @@ class Pass:
 Selection = Callable[[Pass], None]
 
 
-def why_outside(entry: Entry) -> str | None:
-    """Why the compiled pass cannot take this parameter; None if it can."""
-    try:
-        views = [_view(tensor) for tensor in entry[:5] if tensor is not None]
-        step = inspect(entry.step, "step", "", frozenset((FLOAT32,)))
-    except Error as error:
-        return str(error).partition(";")[0].replace(" of ''", "")
-    if any(view.device != devices.HOST for view in (*views, step)):
-        return f"it is on {entry.parameter.device}"
-    if views[0].order is None or any(view.order != views[0].order for view in views) or step.numel != 1:
-        return "its tensors do not lie in memory in one order that is known"
-    if views[0].numel == 0:
-        return "it is empty"
-    if any(view.shape != views[0].shape for view in views):
-        return "its tensors differ in shape"
-    weight, grad, *states = (view.dtype for view in views)
-    if grad != weight or len(set(states)) > 1:
-        return "its tensors differ in dtype"
-    if states[0] == FLOAT32 or states[0] == weight == BFLOAT16:
-        return None
-    return f"its weight is {entry.parameter.dtype} and its state {entry.exp_avg.dtype}"
-
-
-def overlapping(entries: Sequence[Entry]) -> set[int]:
-    """The numbers of entries that share memory with another one: they must be stepped one after the other."""
-    ranges = sorted(
-        (address, address + tensor.numel() * tensor.element_size(), i)
-        for i, entry in enumerate(entries)
-        for tensor in (entry.parameter, entry.exp_avg, entry.exp_avg_sq, entry.max_exp_avg_sq)
-        if tensor is not None and (address := first_address(tensor))
-    )
-    found: set[int] = set()
-    farthest, first = 0, -1
-    for start, end, second in ranges:
-        if start < farthest and first != second:
-            found |= {first, second}
-        if end > farthest:
-            farthest, first = end, second
-    return found
-
-
-def _view(tensor: torch.Tensor) -> View:
-    return inspect(tensor, "tensor", "", FLOATS)
-
-
 def _written(tensors: list[Any], with_gradients: bool) -> Callable[[list[Any]], Any]:
     """Picks out what a step writes."""
     places = [
-        i for i, tensor in enumerate(tensors) if tensor is not None and (with_gradients or i % _EACH != 1)
+        i for i, tensor in enumerate(tensors) if tensor is not None and (with_gradients or i % EACH != 1)
     ]
     return itemgetter(*places) if places else list

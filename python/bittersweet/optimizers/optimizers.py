@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
@@ -15,45 +14,20 @@ from ..notices import warn_once
 from . import held, wrappers
 from .adapters import MOMENTS, UNKNOWN, Adapter, is_plain
 from .known import adapter_of, element_wise_names
+from .parameter_state import ParameterState
 
 if TYPE_CHECKING:
     import torch
 
     from ..tensors.trails import Trail
 
-__all__ = ["MOMENTS", "STEP_READS", "WITHOUT_STATE", "Optimizers", "ParameterState"]
+__all__ = ["MOMENTS", "STEP_READS", "WITHOUT_STATE", "Optimizers"]
 
 STEP_READS = frozenset(("step", "bias_correction1"))
 WITHOUT_STATE = "a scorer that does without (magnitude, gradient, taylor, random)"
 
 _NO_GROUP: Mapping[str, Any] = {}
 _NO_TENSORS: dict[str, torch.Tensor] = {}
-
-
-@dataclass(slots=True)
-class ParameterState:
-    """An optimizer's tensors for one parameter; None where it keeps none.
-
-    Attributes:
-        exp_avg, exp_avg_sq, max_exp_avg_sq: Adam's moments and the AMSGrad buffer, or what plays them.
-        step: The parameter's own step count, a number.
-        betas: The betas of its parameter group.
-        keys: Every key in the optimizer's entry, for messages.
-        decoded: Which of the moments are temporaries, computed from what is kept.
-        owner: The class of the optimizer that has the entry. Without an entry: those of the optimizers that
-            are not known and may keep none.
-        reasons: Why a moment is not kept, where that is known.
-    """
-
-    exp_avg: torch.Tensor | None = None
-    exp_avg_sq: torch.Tensor | None = None
-    max_exp_avg_sq: torch.Tensor | None = None
-    step: int | None = None
-    betas: tuple[float, float] | None = None
-    keys: tuple[Any, ...] = ()
-    decoded: frozenset[str] = frozenset()
-    owner: str = ""
-    reasons: Mapping[str, str] | None = None
 
 
 class Optimizers:

@@ -22,6 +22,7 @@ from ..progress import ticking
 from ..select.events import MaskEvent
 from ..select.functional import apply_masks_, make_masks
 from ..tensors import devices
+from ..tensors.combining import kept_by_one_alone
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs
 from ..training.conflicts import require_inputs
@@ -306,7 +307,7 @@ class GradientProbe:
                 self._norms.load()
         made = make_masks([self._inputs(one) for one in bound], sparsity=sparsity, **self._options)
         assert made.event is not None
-        return made.event, {mask.name: _without(self._masks[mask.name], mask) for mask in made}
+        return made.event, {mask.name: kept_by_one_alone(self._masks[mask.name], mask) for mask in made}
 
     def _untested(self, entry: PlanEntry, proposed: Mask) -> ProbeLayer:
         dead = entry.numel - self._masks[entry.name].kept()
@@ -317,7 +318,7 @@ class GradientProbe:
         import torch
 
         name = one.entry.name
-        mask = _without(self._masks[name], Mask.from_bool(pruned.cpu(), name))
+        mask = kept_by_one_alone(self._masks[name], Mask.from_bool(pruned.cpu(), name))
         with torch.no_grad():
             one.parameter.copy_(original)
         apply_masks_(one.inputs(()), mask)
@@ -394,8 +395,3 @@ class GradientProbe:
             "order": self._order,
             "gradient test": f"reduction {rule.reduction:g}, gradient threshold {rule.gradient_threshold:g}",
         }
-
-
-def _without(mask: Mask, other: Mask) -> Mask:
-    """The bits of `mask` that are not in `other`."""
-    return mask.of_words(mask.held & ~other.ordered(mask.order).held)

@@ -32,7 +32,6 @@ from ..tensors.arrays import (
     empty,
     float32_scalar,
     inspect,
-    is_torch,
     require_disjoint,
     require_writable,
     write_back,
@@ -158,7 +157,7 @@ def kth_value(
         table, call, resolve_selector(selector), None, rank, None, "error", check_seed(seed), False
     )
     result: Any = float32_scalar(read()["value"])
-    if is_torch(arrays[0]):
+    if table.framework == "torch":
         import torch
 
         result = torch.from_numpy(result)

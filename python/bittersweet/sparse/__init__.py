@@ -1,7 +1,7 @@
 """Weights without their zeros: packed linear layers that run faster and take less memory than dense ones.
 
 `pack_` replaces the pruned linear layers of a model by `SparseLinear`, `unpack_` brings them back bit for
-bit. For inference on a CPU, where few rows (tokens) pass at a time; docs/sparse.md says when it pays.
+bit. For inference where few rows (tokens) pass at a time; docs/sparse.md says when it pays.
 """
 
 from __future__ import annotations

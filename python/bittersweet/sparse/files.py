@@ -86,6 +86,7 @@ def compressed_of(
     tensors: dict[str, torch.Tensor] = {}
     layers: list[PackedLayer] = []
     for layer, name in packed.items():
+        _require_host(f"{name}.values".lstrip("."), layer.values)
         layers.append(_add(tensors, f"{name}.weight".lstrip("."), to_rows(*_strips_in_file(layer))))
     seen: dict[tuple[Any, ...], str] = {}
     written = set[int]()  # of whose memory the file takes no second tensor
@@ -93,8 +94,7 @@ def compressed_of(
         if not isinstance(value, torch.Tensor):
             raise ArgumentError(f"source: '{name}' is a {type(value).__name__}; accepted: tensors")
         value = value.detach()
-        if value.device.type != "cpu" or value.layout != torch.strided:
-            raise ArgumentError(f"source: '{name}' is on {value.device}, {value.layout}; move it to the CPU")
+        _require_host(name, value)
         key = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in seen:
             tied[name] = seen[key]
@@ -122,6 +122,11 @@ def compressed_of(
     if not tensors:
         raise ArgumentError("source: it holds no tensor; nothing has been written")
     return tensors, tied, PackReport(layers)
+
+
+def _require_host(name: str, value: torch.Tensor) -> None:
+    if value.device.type != "cpu" or value.layout != torch.strided:
+        raise ArgumentError(f"source: '{name}' is on {value.device}, {value.layout}; move it to the CPU")
 
 
 def packed_layers(model: nn.Module) -> dict[str, SparseLinear]:

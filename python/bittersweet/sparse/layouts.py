@@ -1,21 +1,25 @@
 """The layouts of a packed matrix behind one set of functions, and the choice between them.
 
-A matrix is three tensors. The first tells its layout: int32 masks of strips, uint8 codes of delta.
+A matrix is three tensors on the CPU or, as strips, on a CUDA device. The first tells its layout: int32 masks
+of strips, uint8 codes of delta.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from .. import _core
-from ..errors import DTypeError, LayoutError
+from ..errors import ArgumentError, DeviceError, DTypeError, LayoutError
 from ..options.budgets import check_globs, group
 from ..options.values import one_of
+from ..tensors import devices
+from ..tensors.devices import HOST
 from ..tensors.masks import Mask
-from . import delta, strips
+from . import delta, strips, strips_on_cuda
 from .strips import Arrays, Measured
 
 LAYOUTS = ("strips", "delta")
@@ -27,18 +31,21 @@ _FIRST = {"strips": torch.int32, "delta": torch.uint8}
 
 
 class Kernels(NamedTuple):
-    """The compiled functions of a layout; tiles of the matrix are whole multiples of `height` rows."""
+    """The compiled functions of a layout; tiles of the matrix are whole multiples of `height` rows, and take
+    up to `tile_bytes`."""
 
     height: int
     multiply: Callable[..., None]
     unpack: Callable[[Arrays, int, int, int], None]
-    check: Callable[[Arrays], None]
+    tile_bytes: int
 
 
+_CACHED_BYTES = 4 << 20
 _KERNELS = {
-    "strips": Kernels(strips.HEIGHT, _core.multiply_strips, _core.unpack_strips, _core.check_strips),
-    "delta": Kernels(delta.HEIGHT, _core.multiply_delta, _core.unpack_delta, _core.check_delta),
+    "strips": Kernels(strips.HEIGHT, _core.multiply_strips, _core.unpack_strips, _CACHED_BYTES),
+    "delta": Kernels(delta.HEIGHT, _core.multiply_delta, _core.unpack_delta, _CACHED_BYTES),
 }
+_CHECKS = {"strips": _core.check_strips, "delta": _core.check_delta}
 
 
 def layout_of(marks: torch.Tensor) -> str:
@@ -47,24 +54,72 @@ def layout_of(marks: torch.Tensor) -> str:
 
 
 def kernels(marks: torch.Tensor) -> Kernels:
-    """The compiled functions for the matrix whose first tensor this is."""
-    return _KERNELS[layout_of(marks)]
+    """The compiled functions for the matrix whose first tensor this is.
+
+    Raises:
+        DeviceError: Delta on a CUDA device.
+    """
+    if (device := devices.runtime.index_of(marks)) == HOST:
+        return _KERNELS[layout_of(marks)]
+    require_place(layout_of(marks), marks)
+    return _on_cuda(device)
+
+
+@functools.cache
+def _on_cuda(device: int) -> Kernels:
+    multiply, unpack = (
+        functools.partial(function, device) for function in (strips_on_cuda.multiply, strips_on_cuda.unpack)
+    )
+    return Kernels(strips.HEIGHT, multiply, unpack, strips_on_cuda.TILE_BYTES)
+
+
+def why_not_there(place: torch.device, device: int) -> str:
+    """Why no layout lives there (`device` is the runtime's number of it); empty if one does."""
+    if device != HOST:
+        return f"{place}: {why}" if (why := devices.refusal()) is not None else ""
+    return "" if place.type == "cpu" else f"{place}, neither the CPU nor a CUDA device"
+
+
+def require_place(layout: str, tensor: torch.Tensor) -> None:
+    """Raises DeviceError unless a matrix of this layout can be where `tensor` is."""
+    device = devices.runtime.index_of(tensor)
+    if why := "" if tensor.is_meta else why_not_there(tensor.device, device):
+        raise DeviceError(f"packed layer on {why}. Or unpack_(model) before it is moved there")
+    if device != HOST and layout == "delta":
+        raise DeviceError(
+            f"packed layer on {tensor.device}: its layout is 'delta', which the CPU alone multiplies; "
+            'accepted there: strips. unpack_(model), move it, and pack_(model, layout="strips")'
+        )
 
 
 def measure(layout: str, matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
-    """What packing a contiguous matrix on the host as "strips" or "delta" will take.
+    """What packing a contiguous matrix as "strips" or, on the host, "delta" will take.
 
     Raises:
         ArgumentError: `keep` drops elements that are not +0.
     """
+    if devices.runtime.index_of(matrix) != HOST:
+        return strips_on_cuda.measure(matrix, keep)
+    keep = None if keep is None else keep.to(HOST)
     return delta.measure(matrix, keep) if layout == "delta" else strips.measure(matrix, keep)
 
 
 def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     """The values of the matrix that was measured."""
+    if devices.runtime.index_of(matrix) != HOST:
+        return strips_on_cuda.pack(matrix, measured)
     if layout_of(measured.marks) == "delta":
         return delta.pack(matrix, measured)
     return strips.pack(matrix, measured)
+
+
+def moved(measured: Measured, values: torch.Tensor, like: torch.Tensor) -> tuple[Measured, torch.Tensor]:
+    """A packed matrix where `like` is."""
+    with torch.inference_mode(False):
+        there = measured._replace(
+            marks=measured.marks.to(like.device), offsets=measured.offsets.to(like.device)
+        )
+        return there, values.to(like.device)
 
 
 def auto(sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool) -> tuple[str, str]:
@@ -76,10 +131,14 @@ def auto(sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool) ->
 
 
 def decide(
-    asked: str, sparsity: float, dtype: torch.dtype, batch: int, reproducible: bool
+    asked: str, sparsity: float, matrix: torch.Tensor, batch: int, reproducible: bool
 ) -> tuple[str, str]:
-    """The layout that was asked for, or that of `auto`, and why that one."""
-    return (asked, f"{asked}, as asked") if asked != "auto" else auto(sparsity, dtype, batch, reproducible)
+    """The layout that was asked for, or that of `auto`, for a matrix like this one, and why that one."""
+    if asked != "auto":
+        return asked, f"{asked}, as asked"
+    if devices.runtime.index_of(matrix) != HOST:
+        return "strips", "strips, the layout that CUDA devices multiply"
+    return auto(sparsity, matrix.dtype, batch, reproducible)
 
 
 def choose(
@@ -87,8 +146,17 @@ def choose(
 ) -> tuple[Measured, str]:
     """A matrix measured in the layout that `decide` says, and why in that."""
     measured = measure("delta" if asked == "delta" else "strips", matrix, keep)
-    layout, reason = decide(asked, measured.sparsity, matrix.dtype, batch, reproducible)
+    layout, reason = decide(asked, measured.sparsity, matrix, batch, reproducible)
     return measured if layout == layout_of(measured.marks) else measure(layout, matrix, keep), reason
+
+
+def require_asked(asked: str, weight: torch.Tensor, name: str) -> None:
+    """Raises ArgumentError for a layout that was asked for and cannot be where the weight is."""
+    if asked == "delta" and devices.runtime.index_of(weight) != HOST:
+        raise ArgumentError(
+            f"layout: 'delta' for '{name}' on {weight.device}, where it cannot be multiplied; accepted "
+            "there: 'strips', 'auto'. Move the model to the CPU, or ask for one of these"
+        )
 
 
 def by_layer(layout: Any, weights: Sequence[str]) -> dict[str, str]:
@@ -115,13 +183,14 @@ def check(
         ("values", values, tuple(strips.CODES)),
         ("offsets", offsets, (torch.int64,)),
     ):
-        if tensor.device.type != "cpu" or tensor.dim() != 1 or not tensor.is_contiguous():
-            raise LayoutError(f"packed weight: its {name} are no flat tensor on the CPU")
+        if tensor.device.type not in ("cpu", "cuda") or tensor.dim() != 1 or not tensor.is_contiguous():
+            raise LayoutError(f"packed weight: its {name} are no flat tensor on the CPU or a CUDA device")
         if tensor.dtype not in dtypes:
             raise DTypeError(f"packed weight: its {name} are {str(tensor.dtype)[6:]}")
-    _KERNELS[layout].check(strips.arrays(marks, values, offsets, rows, columns))
+    # Values are not looked at: any bits are some.
+    _CHECKS[layout](strips.arrays(marks.cpu(), values, offsets.cpu(), rows, columns))
 
 
 def live_of(marks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor) -> int:
-    """How many elements a checked matrix on the host stores."""
+    """How many elements a checked matrix stores; waits for a device."""
     return int(offsets[-1]) if layout_of(marks) == "delta" else values.numel() - strips.SLACK

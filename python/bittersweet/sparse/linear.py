@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import ArgumentError, DeviceError, DTypeError, Error
 from ..model.layers import is_conv1d
 from ..options.values import as_bool, as_int, one_of
+from ..tensors import devices
 from ..tensors.masks import Mask
 from . import layouts, ops, strips
 
@@ -20,13 +21,14 @@ __all__ = ["SparseLinear"]
 class SparseLinear(nn.Module):
     """A linear layer for inference whose weight is stored without its zeros.
 
-    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU. Sums are float32. A
-    single row gives the same bits whatever the threads and the instruction set, and with `reproducible` so
-    do several: each row's are those that it has alone. Without it (the default) several rows may be added in
-    another order, which is faster: the bits then depend on the processor and the number of rows, and where
-    the processor multiplies bfloat16 (AMX, AVX512_BF16), denormals of it are 0. Never on the threads, nor on
-    the run. Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product, whose bits may
-    depend on the threads too.
+    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU or, as strips, on a
+    CUDA device, where ``to("cuda")`` brings it. Sums are float32. A single row gives the same bits whatever
+    the threads, the instruction set and the device, and with `reproducible` so do several: each row's are
+    those that it has alone. Without it (the default) several rows may be added in another order on the CPU,
+    which is faster: the bits then depend on the processor and the number of rows, and where the processor
+    multiplies bfloat16 (AMX, AVX512_BF16), denormals of it are 0. Never on the threads, nor on the run.
+    Beyond `batch_limit`, tiles of the weight are unpacked for torch's own product, whose bits may depend on
+    the threads too.
     Gradients reach the input and the bias, by unpacking the weight for the time of the backward pass; the
     weight itself is no parameter and has none.
 
@@ -75,19 +77,22 @@ class SparseLinear(nn.Module):
         """A packed copy of a torch.nn.Linear or a Conv1D of transformers; the bias is shared.
 
         Args:
-            layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU.
+            layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU or a CUDA device.
             mask: Which weights to store, of the weight's shape. None: those whose bits are not all 0.
             reproducible: See above.
-            layout: ``"strips"``, ``"delta"``, or ``"auto"``: the faster one.
+            layout: ``"strips"``, ``"delta"`` (on the CPU), or ``"auto"``: the faster one, strips on CUDA.
             batch: With "auto": how many rows an input is expected to have.
 
         Raises:
-            ArgumentError: Another kind of layer, or the mask drops weights that are not +0.
-            DTypeError, DeviceError: A weight of another dtype or elsewhere.
+            ArgumentError: Another kind of layer, delta on a CUDA device, or the mask drops weights that are
+                not +0.
+            DTypeError, DeviceError: A weight of another dtype or elsewhere, or on a CUDA device for which
+                this build has no engine.
         """
         matrix, keep = matrix_of(layer, mask)
         reproducible = as_bool("reproducible", reproducible)
         asked, batch = one_of("layout", layout, layouts.ACCEPTED), as_int("batch", batch, 1)
+        layouts.require_asked(asked, matrix, "weight")
         measured, _ = layouts.choose(asked, matrix, keep, batch, reproducible)
         return cls(measured, layouts.pack(matrix, measured), layer, reproducible)
 
@@ -129,7 +134,7 @@ class SparseLinear(nn.Module):
             return ops.unpack_strips(marks, ones, offsets, self.out_features, self.in_features) != 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled(self.values.device.type):
             x = x.to(self.values.dtype)
         shape = self.out_features, self.in_features
         return ops.packed_linear(x, *self._packed(), self.bias, *shape, self.reproducible)
@@ -173,8 +178,7 @@ class SparseLinear(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLinear:
         after = fn(self.values[:0])
-        if after.device.type not in ("cpu", "meta"):
-            raise DeviceError(f"a packed layer runs on the CPU, not on {after.device}; unpack_(model) first")
+        layouts.require_place(self.layout, after)
         if after.dtype not in strips.CODES:
             raise DTypeError(f"a packed layer holds float32, float16 or bfloat16, not {str(after.dtype)[6:]}")
         return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
@@ -194,6 +198,7 @@ class SparseLinear(nn.Module):
         if given:
             marks, values, offsets = found
             try:
+                layouts.require_place(layout, self.values)
                 layouts.check(layout, marks, values, offsets, self.out_features, self.in_features)
             except Error as error:
                 error_messages.append(f"'{prefix[:-1]}': {error}")
@@ -213,8 +218,8 @@ def matrix_of(layer: nn.Module, mask: Mask | None) -> tuple[torch.Tensor, Mask |
             f"layer: found {type(layer).__name__}; accepted: torch.nn.Linear, transformers' Conv1D"
         )
     weight = layer.weight.detach()  # type: ignore[operator]
-    if weight.device.type != "cpu":
-        raise DeviceError(f"weight: on {weight.device}; accepted: the CPU")
+    if why := layouts.why_not_there(weight.device, devices.runtime.index_of(weight)):
+        raise DeviceError(f"weight: on {why}")
     if is_conv1d(layer):
         weight = weight.t()
         mask = None if mask is None else Mask.from_bool(mask.bool().t().contiguous(), mask.name)

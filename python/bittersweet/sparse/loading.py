@@ -59,8 +59,8 @@ def load_compressed(
         The report of the packed layers; without a model, all tensors by name, dense, bit for bit.
 
     Raises:
-        ArgumentError: There is no such file, an unknown layout, a glob that meets no packed layer, or a
-            layout or batch without a model; the model has not been changed.
+        ArgumentError: There is no such file, an unknown layout, delta on a CUDA device, a glob that meets no
+            packed layer, or a layout or batch without a model; the model has not been changed.
         CheckpointError: It is damaged, of another kind or version, or does not fit the model; the model has
             not been changed.
         MissingPackageError: The package safetensors is not installed.
@@ -86,12 +86,21 @@ def load_compressed(
         if (weight := f"{name}.weight".lstrip(".")) in tensors
     }
     asked, batch = layouts.by_layer(layout, [*places, *now_dense]), as_int("batch", batch, 1)
+    for name, wanted in asked.items():
+        layer = places[name].layer if name in places else now_dense[name]
+        layouts.require_asked(wanted, _weight_of(layer), name)
     rest = {name: to_dense(matrices[name]) for name in matrices if name not in places}
     layers = [_load(model, name, place, matrices[name], asked[name], batch) for name, place in places.items()]
     for name, layer in now_dense.items():
         _load_dense(layer, tensors.pop(name), asked[name], batch)
     model.load_state_dict({**tensors, **rest}, strict=False)
     return PackReport(layers)
+
+
+def _weight_of(layer: Any) -> torch.Tensor:
+    """A tensor of the dtype of a layer's weight, packed or not, where that is."""
+    weight: torch.Tensor = layer.values if isinstance(layer, SparseLinear) else layer.weight
+    return weight
 
 
 def _places(model: nn.Module, names: list[str]) -> dict[str, _Place]:
@@ -167,16 +176,20 @@ def _cast(path: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> tor
 def _load(model: nn.Module, name: str, place: _Place, rows: RowMatrix, asked: str, batch: int) -> PackedLayer:
     layer: Any = place.layer
     packed = layer if isinstance(layer, SparseLinear) else None
-    dtype = layer.weight.dtype if packed is None else packed.values.dtype
+    dtype = _weight_of(layer).dtype
     reproducible = packed is not None and packed.reproducible
+    there = _weight_of(layer)
     measured, values = to_strips(rows._replace(compressed=rows.compressed.to(dtype)))
-    layout, choice = layouts.decide(asked, measured.sparsity, dtype, batch, reproducible)
+    layout, choice = layouts.decide(asked, measured.sparsity, there, batch, reproducible)
     if place.transposed or layout != "strips":
         dense, kept = dense_and_kept(measured, values)
         if place.transposed:
             dense, kept = dense.t().contiguous(), kept.t().contiguous()
+        dense, kept = dense.to(there.device), kept.to(there.device)
         measured = layouts.measure(layout, dense, Mask.from_bool(kept, name))
         values = layouts.pack(dense, measured)
+    else:
+        measured, values = layouts.moved(measured, values, there)
     if packed is None:
         packed = SparseLinear(measured, values, layer)
         put(model, layer, packed)
@@ -196,6 +209,6 @@ def _load(model: nn.Module, name: str, place: _Place, rows: RowMatrix, asked: st
 
 
 def _load_dense(layer: SparseLinear, weight: torch.Tensor, layout: str, batch: int) -> None:
-    dense = (weight.t() if layer.transposed else weight).contiguous().to(layer.values.dtype)
+    dense = (weight.t() if layer.transposed else weight).contiguous().to(layer.values)
     measured, _ = layouts.choose(layout, dense, None, batch, layer.reproducible)
     layer.hold(measured, layouts.pack(dense, measured))

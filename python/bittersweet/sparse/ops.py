@@ -1,8 +1,9 @@
 """The operators of packed matrices, ``torch.ops.bittersweet.*``: eager, in torch.compile and torch.export.
 
-Any number of rows of x is multiplied as strips, and some as delta. Only where that is slower do more than
-`batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a scratch
-that stays in the cache, for torch's own product.
+On the CPU any number of rows of x is multiplied as strips, and some as delta. Only where that is slower do
+more than `batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a
+scratch that stays in the cache, for torch's own product. On CUDA devices everything is enqueued on torch's
+current stream, and more rows than one launch takes meet dense tiles likewise.
 
 The tensor `masks` of an operator is the first of either layout: masks of strips, or codes of delta.
 """
@@ -15,11 +16,11 @@ from typing import Any, cast
 import torch
 
 from .. import _core
-from ..errors import DTypeError, LayoutError, ShapeError
-from ..tensors import threads
-from . import delta, layouts, strips
+from ..errors import DeviceError, DTypeError, ShapeError
+from ..tensors import devices, threads
+from ..tensors.devices import HOST
+from . import delta, layouts, strips, strips_on_cuda
 
-_TILE_BYTES = 4 << 20
 _scratch = threading.local()
 
 _ARRAYS = "Tensor masks, Tensor values, Tensor offsets"
@@ -46,6 +47,8 @@ def limit_of(
     """The limit of a packed matrix of `elements`, which holds `values`; torch's order is not reproducible."""
     if reproducible:
         return None
+    if devices.runtime.index_of(marks) != HOST:
+        return strips_on_cuda.BATCH_LIMIT
     if layouts.layout_of(marks) == "delta":
         return delta.batch_limit(dtype, values / max(1, elements))
     return batch_limit(dtype)
@@ -97,18 +100,32 @@ def _packed_linear(
         )
     if bias is not None and (bias.numel() != rows or not bias.is_contiguous()):
         raise ShapeError(f"bias of a packed layer: shape {tuple(bias.shape)}; accepted: ({rows},)")
+    device = devices.runtime.index_of(x)
+    _require_together(device, x, masks, values, offsets, bias)
     x = x.contiguous()
     batch = x.numel() // columns if columns else shape[:-1].numel()
     y = x.new_empty((*shape[:-1], rows))
     at = strips.arrays(masks, values, offsets, rows, columns)
-    threads.follow_torch()
+    kernels = layouts.kernels(masks)
+    if device == HOST:
+        threads.follow_torch()
     limit = limit_of(masks, values.numel(), rows * columns, dtype, reproducible)
     if limit is not None and batch > limit and columns:
-        _by_dense_tiles(x.view(batch, columns), at, layouts.kernels(masks), bias, y.view(batch, rows))
+        _by_dense_tiles(x.view(batch, columns), at, kernels, bias, y.view(batch, rows), device)
     else:
         address = 0 if bias is None else bias.data_ptr()
-        layouts.kernels(masks).multiply(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
+        kernels.multiply(at, x.data_ptr(), batch, address, y.data_ptr(), at[6], reproducible)
     return y
+
+
+def _require_together(device: int, x: torch.Tensor, *others: torch.Tensor | None) -> None:
+    """Raises DeviceError where a CUDA tensor meets one from elsewhere."""
+    for other in others:
+        if other is not None and devices.runtime.index_of(other) != device:
+            raise DeviceError(
+                f"input of a packed layer: on {x.device}, and its weight or bias on {other.device}; "
+                "accepted: all on one device. Move one of them"
+            )
 
 
 def _by_dense_tiles(
@@ -117,11 +134,14 @@ def _by_dense_tiles(
     kernels: layouts.Kernels,
     bias: torch.Tensor | None,
     y: torch.Tensor,
+    device: int,
 ) -> None:
     rows, columns = at[-2:]
-    step = _TILE_BYTES // (columns * x.element_size()) // kernels.height * kernels.height
-    step = min(max(step, kernels.height), rows + kernels.height - 1)
-    scratch = _scratch_of(x.dtype, step * columns)
+    step = kernels.tile_bytes // (columns * x.element_size()) // kernels.height * kernels.height
+    step = min(max(step, kernels.height), -(-rows // kernels.height) * kernels.height)
+    # On a device torch's allocator keeps memory for the stream, and for a graph that is being captured.
+    size = step * columns
+    scratch = _scratch_of(x.dtype, size) if device == HOST else x.new_empty(size)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         tile = scratch[: (last - first) * columns].view(last - first, columns)
@@ -135,7 +155,7 @@ def _scratch_of(dtype: torch.dtype, size: int) -> torch.Tensor:
     held = kept.get(dtype)
     if held is None or held.numel() < size:
         with torch.inference_mode(False):
-            held = kept[dtype] = torch.empty(size, dtype=dtype)
+            held = kept[dtype] = torch.empty(size, dtype=dtype, device="cpu")
     return held
 
 
@@ -143,14 +163,11 @@ def _unpack_strips(
     masks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor, rows: int, columns: int
 ) -> torch.Tensor:
     dense = values.new_empty((rows, columns))
+    _require_together(devices.runtime.index_of(values), values, masks, offsets)
     threads.follow_torch()
     at = strips.arrays(masks, values, offsets, rows, columns)
     layouts.kernels(masks).unpack(at, 0, rows, dense.data_ptr())
     return dense
-
-
-def _elsewhere(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    raise LayoutError("a packed layer runs on the CPU; call unpack_(model) before moving it to a GPU")
 
 
 def _fake_linear(
@@ -186,10 +203,11 @@ def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, .
 
 
 for _name in ("packed_linear", "packed_linear_no_grad"):
-    _library.impl(_name, _packed_linear, "CPU")
-    _library.impl(_name, _elsewhere, "CUDA")
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_name, _packed_linear, _key)
     torch.library.register_fake(f"bittersweet::{_name}", _fake_linear, lib=_library)
-_library.impl("unpack_strips", _unpack_strips, "CPU")
+for _key in ("CPU", "CUDA"):
+    _library.impl("unpack_strips", _unpack_strips, _key)
 torch.library.register_fake("bittersweet::unpack_strips", _fake_unpack, lib=_library)
 torch.library.register_autograd(
     "bittersweet::packed_linear", _gradients, setup_context=_save_weight, lib=_library

@@ -16,6 +16,7 @@ from ..model.mask_view import MaskView
 from ..model.names import counterparts
 from ..model.wrappers import is_a, unwrap
 from ..options.values import as_bool, as_fraction, as_int
+from ..tensors import devices
 from ..tensors.masks import Mask, Masks
 from ..tensors.table import as_mask
 from . import layouts, ops, strips
@@ -59,21 +60,23 @@ def pack_(
     batch: int = 1,
     reproducible: bool = False,
 ) -> PackReport:
-    """Replaces the pruned linear layers of a model by `SparseLinear`, in place, for inference on the CPU.
+    """Replaces the pruned linear layers of a model by `SparseLinear`, in place, for inference where they are.
 
     Layers are torch.nn.Linear and transformers' Conv1D. Left dense, with the reason in the report: layers
-    below `min_sparsity`; subclasses of Linear; weights that are tied, parametrized, elsewhere than on the
-    CPU, or not float32, float16 or bfloat16; layers with hooks, and those whose parent reads their weight.
+    below `min_sparsity`; subclasses of Linear; weights that are tied, parametrized, elsewhere than on the CPU
+    or a CUDA device that this build has an engine for, or not float32, float16 or bfloat16; layers with
+    hooks, and those whose parent reads their weight.
 
     Args:
         model: The model, or a wrapper around it (torch.compile, DDP).
         masks: Which weights to store, by the name of the weight, such as ``pruner.masks`` or what
-            `load_masks` returns; a kept weight that is 0 is stored. Layers that are not named store what has
-            any bit set, -0 too. None: all do.
+            `load_masks` returns, wherever they are; a kept weight that is 0 is stored. Layers that are not
+            named store what has any bit set, -0 too. None: all do.
         min_sparsity: Layers with a smaller share of zeros are left dense.
         layout: ``"strips"``, ``"delta"``, or ``"auto"``, the faster one by the share of zeros, the dtype and
-            `batch`; docs/sparse.md says which is the smaller. Or a mapping from globs of names to these, of
-            which a layer takes the first that meets it, and "auto" where none does.
+            `batch`; docs/sparse.md says which is the smaller. On a CUDA device strips alone. Or a mapping
+            from globs of names to these, of which a layer takes the first that meets it, and "auto" where
+            none does.
         batch: With "auto": how many rows (tokens) an input is expected to have.
         reproducible: Whether the batch and the processor may not show in the bits of an output; see
             `SparseLinear`. With False, several rows are multiplied in the order that is fastest.
@@ -82,8 +85,8 @@ def pack_(
         What was packed and what was left, with bytes and how layouts were chosen; prints as a table.
 
     Raises:
-        ArgumentError: A mask drops weights that are not +0, or names no parameter; an unknown layout, or a
-            glob that meets no layer; nothing has been changed.
+        ArgumentError: A mask drops weights that are not +0, or names no parameter; an unknown layout, delta
+            on a CUDA device, or a glob that meets no layer; nothing has been changed.
         ShapeError: A mask does not have its weight's shape; nothing has been changed.
     """
     model = unwrap(model)
@@ -161,6 +164,7 @@ def _plan(
     row = PackedLayer(name, shape, dtype, 0.0, None, dense, dense, 0, reason)
     if reason:
         return _Planned(row, layer)
+    layouts.require_asked(layout, layer.weight, weight_name)
     matrix, keep = matrix_of(layer, mask)
     try:
         measured, choice = layouts.choose(layout, matrix, keep, options.batch, options.reproducible)
@@ -194,12 +198,14 @@ def why_not(layer: Any, parent: nn.Module | None, shared: set[int]) -> str:
     weight = layer.weight
     if any(getattr(layer, hooks, None) for hooks in _HOOKS):
         return "it has hooks, which would be lost"
-    if weight.device.type != "cpu":
-        return f"its weight is on {weight.device}, not on the CPU"
+    if why := layouts.why_not_there(weight.device, devices.runtime.index_of(weight)):
+        return f"its weight is on {why}"
     if weight.dtype not in strips.CODES:
         return f"its weight is {str(weight.dtype)[6:]}"
     if layer.bias is not None and layer.bias.dtype != weight.dtype:
         return f"its bias is {str(layer.bias.dtype)[6:]} and its weight {str(weight.dtype)[6:]}"
+    if layer.bias is not None and layer.bias.device != weight.device:
+        return f"its bias is on {layer.bias.device} and its weight on {weight.device}"
     if weight.data_ptr() in shared:
         return "its weight is tied to another parameter"
     return ""
@@ -227,7 +233,7 @@ def shared_memory(model: nn.Module) -> set[int]:
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
         and type(tensor) in (nn.Parameter, torch.Tensor)
-        and tensor.device.type == "cpu"
+        and tensor.device.type in ("cpu", "cuda")
         and tensor.numel()
     )
     shared: set[int] = set()

@@ -24,7 +24,7 @@ class PackedLayer:
         dense_bytes: Bytes of the dense weight.
         bytes: Bytes of the weight now.
         batch_limit: The most rows of an input that meet the packed weight; beyond, tiles of it are unpacked
-            for torch's dense product. None: any number, on processors with AVX2. 0 where it was left as it
+            for torch's dense product. None: any number, as on processors with AVX2. 0 where it was left as it
             is.
         reason: Why it was left; empty where it was packed.
         choice: The layout in memory and why: as asked, or from which share of zeros on "auto" takes delta.

@@ -34,10 +34,10 @@ def to_rows(
 ) -> RowMatrix:
     """The matrix of these strips."""
     made = RowMatrix(
-        torch.tensor((rows, columns), dtype=torch.int64),
-        torch.empty(values.numel() - strips.SLACK, dtype=values.dtype),
-        torch.empty((rows, -(-columns // 8)), dtype=torch.uint8),
-        torch.empty(rows, dtype=torch.int64),
+        torch.tensor((rows, columns), dtype=torch.int64, device="cpu"),
+        torch.empty(values.numel() - strips.SLACK, dtype=values.dtype, device="cpu"),
+        torch.empty((rows, -(-columns // 8)), dtype=torch.uint8, device="cpu"),
+        torch.empty(rows, dtype=torch.int64, device="cpu"),
     )
     _core.strips_to_rows(strips.arrays(masks, values, offsets, rows, columns), _arrays(made))
     return made

@@ -1,7 +1,7 @@
-"""A matrix as strips: three torch tensors, and the compiled functions that make, read and multiply them.
+"""A matrix as strips: three torch tensors, and the compiled functions that make them on the host.
 
-The layout is that of include/bittersweet/sparse/strip_layout.hpp: int32 masks, values in their own dtype with
-32 elements behind them that may be read, int64 offsets.
+On a CUDA device `strips_on_cuda` does. The layout is that of include/bittersweet/sparse/strip_layout.hpp:
+int32 masks, values in their own dtype with 32 elements behind them that may be read, int64 offsets.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 
 from .. import _core
 from ..errors import DTypeError
+from ..tensors import devices
+from ..tensors.devices import HOST
 from ..tensors.masks import Mask
 
 HEIGHT, WIDTH, SLACK = _core.STRIP_HEIGHT, _core.STRIP_WIDTH, _core.STRIP_SLACK
@@ -65,20 +67,22 @@ def mask_words(rows: int, columns: int) -> int:
     return strips_of(rows) * -(-columns // WIDTH) * HEIGHT
 
 
-def fresh(length: int, dtype: torch.dtype) -> torch.Tensor:
+def fresh(length: int, dtype: torch.dtype, device: int = HOST) -> torch.Tensor:
     """Memory of a packed weight, yet to be written; made in inference mode, too, it may serve gradients."""
+    place = torch.device("cpu") if device == HOST else devices.runtime.place(device)
     with torch.inference_mode(False):
-        return torch.empty(length, dtype=dtype)
+        return torch.empty(length, dtype=dtype, device=place)
 
 
-def room(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+def room(rows: int, columns: int, device: int = HOST) -> tuple[torch.Tensor, torch.Tensor]:
     """New masks and offsets, yet to be written."""
-    return fresh(mask_words(rows, columns), torch.int32), fresh(strips_of(rows) + 1, torch.int64)
+    masks = fresh(mask_words(rows, columns), torch.int32, device)
+    return masks, fresh(strips_of(rows) + 1, torch.int64, device)
 
 
-def room_for_values(live: int, dtype: torch.dtype) -> torch.Tensor:
+def room_for_values(live: int, dtype: torch.dtype, device: int = HOST) -> torch.Tensor:
     """New values, yet to be written but for the slack, which is 0."""
-    values = fresh(live + SLACK, dtype)
+    values = fresh(live + SLACK, dtype, device)
     values[live:] = 0
     return values
 

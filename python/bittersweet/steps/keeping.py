@@ -245,8 +245,9 @@ class Keeper:
                 one.let_drift(self, drifts)
 
     def violated_in_step(self) -> list[str]:
-        """Names of targets whose pruned weights were not 0 when an optimizer's masked step began."""
-        found = {id(parameter) for one in self.in_step for parameter in one.violated}
+        """Names of targets whose pruned weights were not 0 when an optimizer's masked step began; on a CUDA
+        device, one that it is done with."""
+        found = {id(parameter) for one in self.in_step for parameter in one.violated_lately}
         if not found or self._shared_out is None:
             return []
         return [name for _, name, parameter in self._shared_out.parts if id(parameter) in found]

@@ -1,5 +1,5 @@
-"""Arrays as pointers: torch tensors on the host or a CUDA device, NumPy arrays, and what speaks DLPack or the
-buffer protocol on the host.
+"""Arrays as pointers: torch tensors on the host or a CUDA device, NumPy arrays, and those of other libraries,
+as `foreign` borrows them.
 
 Nothing here copies unless an array lies in memory in another order than the call works in; such an array is
 re-laid by `relay`, and `write_back` puts the result where it came from.
@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import DeviceError, DTypeError, LayoutError
 from . import devices
 from .devices import HOST
+from .foreign import borrow, refuse_device, require_cuda
 from .orders import ROW_MAJOR, Order, order_of
 
 if TYPE_CHECKING:
@@ -33,17 +34,27 @@ BOOLS = frozenset((BOOL,))
 ITEM_SIZE = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, BOOL: 1}
 _NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", BOOL: "bool"}
 _NUMPY_CODES = {np.dtype(np.float32): FLOAT32, np.dtype(np.float16): FLOAT16, np.dtype(np.bool_): BOOL}
-_HOST_DLPACK_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
 
 
 class View:
     """One array as the engine sees it: `source` keeps the memory alive, `copy` is a re-lay.
 
     `device` is the number of a CUDA device, or HOST; `order` that of the source's memory, or None if it has
-    none that an engine works in.
+    none that an engine works in. `writable`: whether its library lets others write to it.
     """
 
-    __slots__ = ("copy", "device", "dtype", "framework", "numel", "order", "pointer", "shape", "source")
+    __slots__ = (
+        "copy",
+        "device",
+        "dtype",
+        "framework",
+        "numel",
+        "order",
+        "pointer",
+        "shape",
+        "source",
+        "writable",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class View:
         self.order = order
         self.device = device
         self.copy: Any = None
+        self.writable = True
 
     @property
     def nbytes(self) -> int:
@@ -107,11 +119,12 @@ class View:
 
 def inspect(value: Any, argument: str, tensor: str, accept: frozenset[int] = FLOATS) -> View:
     """Checks one array and borrows it. Raises the error that fits, naming `argument` and `tensor`."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        view = _inspect_torch(value, argument, tensor, accept)
-    else:
-        view = _inspect_numpy(_as_numpy(value, argument, tensor), argument, tensor, accept)
+    if is_torch(value):
+        return _inspect_torch(value, argument, tensor, accept)
+    array, writable = borrow(value, argument, tensor)
+    look = _inspect_torch if is_torch(array) else _inspect_numpy
+    view = look(array, argument, tensor, accept)
+    view.writable = writable
     return view
 
 
@@ -126,7 +139,7 @@ def is_torch(value: Any) -> bool:
 
 
 def require_writable(view: View, argument: str, tensor: str) -> None:
-    if view.framework == "numpy" and not view.source.flags.writeable:
+    if not view.writable:
         raise LayoutError(
             f"{argument} of '{tensor}' is read-only memory, and this call writes it in place. Pass a "
             "writable array"
@@ -229,9 +242,9 @@ def _inspect_torch(value: Any, argument: str, tensor: str, accept: frozenset[int
             "(to_dense())"
         )
     if device != HOST:
-        _require_cuda(str(value.device), argument, tensor)
+        require_cuda(f"on {value.device}", argument, tensor)
     elif value.device.type != "cpu":
-        _refuse_device(str(value.device), argument, tensor)
+        refuse_device(str(value.device), argument, tensor)
     if dtype not in accept:
         _refuse_dtype(str(value.dtype), argument, tensor, accept)
     shape = tuple(value.shape)
@@ -342,53 +355,12 @@ def _inspect_numpy(value: np.ndarray[Any, Any], argument: str, tensor: str, acce
     return View(value, "numpy", value.ctypes.data, dtype, value.shape, order)
 
 
-def _as_numpy(value: Any, argument: str, tensor: str) -> np.ndarray[Any, Any]:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return np.asarray(value)
-    try:
-        if hasattr(value, "__dlpack_device__"):
-            kind = int(value.__dlpack_device__()[0])
-            if kind not in _HOST_DLPACK_DEVICES:
-                _refuse_device(f"DLPack device type {kind}", argument, tensor)
-            try:
-                return np.from_dlpack(value)
-            except Exception:  # bfloat16 has no NumPy type of its own
-                return np.asarray(value)
-        return np.asarray(memoryview(value))
-    except DeviceError:
-        raise
-    except Exception:
-        raise DTypeError(
-            f"{argument} of '{tensor}' is a {type(value).__name__}; accepted: a torch tensor, a NumPy array, "
-            "or an object with DLPack or the buffer protocol. Convert it first"
-        ) from None
-
-
 def _refuse_dtype(found: str, argument: str, tensor: str, accept: frozenset[int]) -> None:
     names = ", ".join(_NAMES[code] for code in sorted(accept))
     raise DTypeError(
         f"{argument} of '{tensor}' has dtype {found.removeprefix('torch.')}; accepted: {names}. "
         "Convert it first"
     )
-
-
-def _refuse_device(found: str, argument: str, tensor: str) -> None:
-    if found.startswith("meta"):
-        raise DeviceError(
-            f"{argument} of '{tensor}' is on the meta device and has no values; tensors with memory are "
-            "accepted. Materialise the model first (to_empty() and load its weights)"
-        )
-    raise DeviceError(
-        f"{argument} of '{tensor}' is on {found}, for which Bittersweet has no engine; accepted: torch "
-        "tensors on "
-        "the CPU or, in a build with CUDA, on a CUDA device, and other arrays on the CPU. Move it there"
-    )
-
-
-def _require_cuda(found: str, argument: str, tensor: str) -> None:
-    refusal = devices.refusal()
-    if refusal is not None:
-        raise DeviceError(f"{argument} of '{tensor}' is on {found}, and {refusal}")
 
 
 def _refuse_overlap(argument: str, tensor: str, remedy: str) -> None:

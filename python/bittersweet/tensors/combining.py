@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .masks import Mask
 
-__all__ = ["all_but_opened", "kept_by_both", "kept_by_either", "opposite"]
+__all__ = ["all_but_opened", "kept_by_both", "kept_by_either", "kept_by_one_alone", "opposite"]
 
 
 def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
@@ -15,6 +15,11 @@ def kept_by_both(mask: Mask, other: Mask | None) -> Mask:
 def kept_by_either(mask: Mask, other: Mask) -> Mask:
     """A mask that keeps what one of them keeps."""
     return mask.of_words(mask.held | other.ordered(mask.order).held)
+
+
+def kept_by_one_alone(mask: Mask, other: Mask) -> Mask:
+    """A mask that keeps what `mask` keeps and `other` does not."""
+    return mask.of_words(mask.held & ~other.ordered(mask.order).held)
 
 
 def opposite(mask: Mask) -> Mask:

@@ -48,6 +48,13 @@ class Runtime:
         tensors; None if it has none."""
         return getattr(sys.modules["torch"].Tensor, "__dlpack_c_exchange_api__", None)
 
+    def adopt(self, value: Any) -> torch.Tensor:
+        """An array of another library on a CUDA device as a tensor over the same memory."""
+        library: Any = sys.modules["torch"]
+        make = library.from_dlpack if hasattr(value, "__dlpack__") else library.as_tensor
+        made: torch.Tensor = make(value)
+        return made
+
     def place(self, device: int) -> torch.device:
         """Where torch allocates for a device number."""
         torch_device: torch.device = sys.modules["torch"].device("cuda", device)

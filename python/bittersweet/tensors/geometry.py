@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -51,6 +52,16 @@ def geometry_of(
         ArgumentError: An axis that is not there, more kernel axes than follow the inputs, or groups that do
             not divide the weight.
     """
+    try:
+        return _geometry_of(shape, in_dim, kernel_dims, groups, name)
+    except TypeError:  # an argument that no cache can hold, which the check names
+        return _geometry_of.__wrapped__(shape, in_dim, kernel_dims, groups, name)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _geometry_of(
+    shape: tuple[int, ...], in_dim: int | None, kernel_dims: int | None, groups: int | None, name: str
+) -> Geometry:
     most = max(len(shape), 1) - 1
     if in_dim is not None:
         in_dim = as_int("in_dim", in_dim, 0, most, f"0 to {most} for '{name}' of shape {shape}")

@@ -215,14 +215,13 @@ class Mask:
         """Packs a torch.bool tensor or a NumPy bool array (True = keep) of any layout.
 
         Raises:
-            DTypeError, DeviceError, LayoutError: `value` is not a bool array on the host.
+            DTypeError, DeviceError, LayoutError: `value` is no bool array that can be worked on.
         """
         view = inspect(value, "mask", name, BOOLS)
         view.relay()
         if view.device != HOST:
-            return cls.of(
-                pack(view.copy if view.copy is not None else value), view.shape, name, "torch", view.device
-            )
+            keep = view.copy if view.copy is not None else view.source
+            return cls.of(pack(keep), view.shape, name, "torch", view.device)
         mask = cls.empty_all([view.shape], [name], view.framework)[0]
         _core.pack_mask(view.pointer, view.numel, mask.pointer)
         return mask

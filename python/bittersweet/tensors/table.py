@@ -36,7 +36,8 @@ class ScoreInputs:
     """One weight tensor and what a scorer may read beside it. All is borrowed for the length of a call.
 
     Arrays are torch tensors on the CPU or on one CUDA device, or, on the CPU, NumPy arrays or objects with
-    DLPack or the buffer protocol; float32, float16 or bfloat16 in any mixture, all from one framework and
+    DLPack or the buffer protocol, or objects with DLPack or the CUDA array interface on a CUDA device, which
+    count as torch tensors; float32, float16 or bfloat16 in any mixture, all from one framework and
     device. Element i of each belongs to element i of the weight by logical row-major index, whatever the
     strides.
 

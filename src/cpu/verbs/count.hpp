@@ -1,4 +1,4 @@
-// How many live scores of a tile lie below thresholds, and at them; several in one pass over the scores.
+// How many live scores of a tile lie below thresholds, and at them; up to seven in one pass over the scores.
 #pragma once
 
 #include "bittersweet/engine/summaries.hpp"
@@ -10,12 +10,10 @@
 namespace bittersweet {
 namespace {
 
-template <int N>
-void count_at(const float* scores, const std::uint64_t* live, std::int64_t count, const float* thresholds,
-              CountsAt* counts, cpu::Ahead& ahead) {
-  Vec t[N];
-  IntVector below[N]{}, equal[N]{};  // minus the counts: a true comparison is -1
-  for (int n = 0; n < N; ++n) t[n] = splat(thresholds[n]);
+// f(scores) for every vector of a tile, NaN where an element is dead; then word_done().
+template <class F, class D>
+BITTERSWEET_INLINE void for_each_live(const float* scores, const std::uint64_t* live, std::int64_t count,
+                                      cpu::Ahead& ahead, F&& f, D&& word_done) {
   const Vec nan = splat(std::numeric_limits<float>::quiet_NaN());
   for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
     for (int v = 0; v < vectors_per_word; ++v) {
@@ -25,19 +23,100 @@ void count_at(const float* scores, const std::uint64_t* live, std::int64_t count
         const LaneMask on = lanes_on(live_bits, v);
         s = as_floats(as_bits(kept(s, on)) | as_bits(dropped(nan, on)));
       }
-      for (int n = 0; n < N; ++n) below[n] += s.x < t[n].x, equal[n] += s.x == t[n].x;
+      f(s);
     }
+    word_done();
   });
-  for (int n = 0; n < N; ++n) counts[n].below -= sum(below[n]), counts[n].equal -= sum(equal[n]);
 }
 
-// Adds to the counts of `n` thresholds.
-inline void count_tile(const float* scores, const std::uint64_t* live, std::int64_t count, const float* thresholds,
-                       std::int64_t n, CountsAt* counts, cpu::Ahead& ahead) {
-  for (; n >= 6; n -= 6, thresholds += 6, counts += 6) count_at<6>(scores, live, count, thresholds, counts, ahead);
-  for (; n >= 2; n -= 2, thresholds += 2, counts += 2) count_at<2>(scores, live, count, thresholds, counts, ahead);
-  if (n > 0) count_at<1>(scores, live, count, thresholds, counts, ahead);
+inline CountsAt count_one(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
+                          cpu::Ahead& ahead) {
+  const Vec t = splat(threshold);
+  IntVector below{}, same{};  // minus the counts: a true comparison is -1
+  for_each_live(scores, live, count, ahead, [&](Vec s) { below += s.x < t.x, same += s.x == t.x; }, [] {});
+  return {-sum(below), -sum(same)};
 }
+
+#if BITTERSWEET_LANES >= 8
+// By look-up: each score finds the first cut that is not below it in three steps, and adds one to that cut's field of
+// its lane. A field has 4 bits for the scores of a word, and 8 until they are summed.
+constexpr int most_words = 255 / vectors_per_word;
+
+BITTERSWEET_INLINE Vec at(Vec table, IntVector place) { return {__builtin_shuffle(table.x, place)}; }
+BITTERSWEET_INLINE IntVector after(Vec cut, Vec s, IntVector place, int step) {  // NaN is after all
+  return s.x <= cut.x ? place : place + step;
+}
+
+struct FieldCounts {
+  IntVector even, odd;  // cuts
+
+  BITTERSWEET_INLINE void add(IntVector of_word) {
+    even += of_word & 0x0f0f0f0f;
+    odd += (of_word >> 4) & 0x0f0f0f0f;
+  }
+  void sum_to(std::int64_t* totals) const {
+    for (int cut = 0; cut < 8; ++cut) totals[cut] += sum(((cut % 2 == 0 ? even : odd) >> (cut / 2 * 8)) & 0xff);
+  }
+};
+
+inline void count_cuts(const float* scores, const std::uint64_t* live, std::int64_t count, cpu::CutCounts& cuts,
+                       cpu::Ahead& ahead) {
+  const Vec table = load(cuts.cut.data(), 0), next = load(cuts.cut.data() + 1, 0), middle = splat(cuts.cut[3]);
+  static_assert(2 * sizeof(FieldCounts) <= sizeof cuts.lanes);
+  FieldCounts up_to, equal;
+  std::memcpy(&up_to, cuts.lanes.data(), sizeof up_to);
+  std::memcpy(&equal, cuts.lanes.data() + sizeof up_to / 4, sizeof equal);
+  int words = cuts.words;
+  IntVector place_of_word{}, equal_of_word{};
+  const auto empty = [&] {
+    up_to.sum_to(cuts.up_to.data());
+    equal.sum_to(cuts.equal.data());
+    up_to = equal = FieldCounts{};
+    words = 0;
+  };
+  for_each_live(
+      scores, live, count, ahead,
+      [&](Vec s) {
+        IntVector place = after(middle, s, IntVector{}, 4);
+        place = after(at(next, place), s, place, 2);
+        place = after(at(table, place), s, place, 1);
+        const IntVector one = (IntVector{} + 1) << (place * 4);
+        place_of_word += one;
+        equal_of_word += s.x == at(table, place).x ? one : IntVector{};
+      },
+      [&] {
+        up_to.add(place_of_word);
+        equal.add(equal_of_word);
+        place_of_word = equal_of_word = IntVector{};
+        if (++words == most_words) empty();
+      });
+  if (count == 0) empty();
+  cuts.words = words;
+  std::memcpy(cuts.lanes.data(), &up_to, sizeof up_to);
+  std::memcpy(cuts.lanes.data() + sizeof up_to / 4, &equal, sizeof equal);
+}
+#else
+inline void count_cuts(const float* scores, const std::uint64_t* live, std::int64_t count, cpu::CutCounts& cuts,
+                       cpu::Ahead& ahead) {
+  constexpr int most = cpu::CutCounts::most;
+  Vec t[most];
+  IntVector not_above[most]{}, same[most]{};  // minus the counts
+  for (int i = 0; i < most; ++i) t[i] = splat(cuts.cut[static_cast<std::size_t>(i)]);
+  for_each_live(
+      scores, live, count, ahead,
+      [&](Vec s) {
+        for (int i = 0; i < most; ++i) not_above[i] += s.x <= t[i].x, same[i] += s.x == t[i].x;
+      },
+      [] {});
+  std::int64_t before = 0;
+  for (std::size_t i = 0; i < most; ++i) {
+    const std::int64_t up_to = -sum(not_above[i]);
+    cuts.up_to[i] += up_to - before;
+    cuts.equal[i] += -sum(same[i]);
+    before = up_to;
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace bittersweet

@@ -7,20 +7,11 @@
 #include "cpu/kernels.hpp"
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/group_ranks.hpp"
+#include "cpu/verbs/row_rank.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
 namespace bittersweet {
 namespace {
-
-BITTERSWEET_INLINE IntVector load_ints(const std::int32_t* data, std::int64_t index) {
-  IntVector a;
-  std::memcpy(&a, data + index, sizeof a);
-  return a;
-}
-
-BITTERSWEET_INLINE void store_ints(std::int32_t* data, std::int64_t index, IntVector a) {
-  std::memcpy(data + index, &a, sizeof a);
-}
 
 // Replaces the bits of dead elements; `words` whole words of both.
 inline void bury(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead) {

@@ -21,7 +21,7 @@ BITTERSWEET_INLINE KeyVector unsigned_key(Vec s) {
 // `bins` are two tables of 2^digit_bits counts.
 inline void histogram_tile(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit& digit,
                            std::uint32_t* bins, cpu::Ahead& ahead) {
-  std::uint32_t* const tables[2] = {bins, bins + (std::size_t{1} << digit.digit_bits)};
+  std::uint32_t* const odd = bins + (std::size_t{1} << digit.digit_bits);
   const std::uint32_t last_bin = (1u << digit.digit_bits) - 1;
   std::uint32_t zeros = 0;
   for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
@@ -40,7 +40,7 @@ inline void histogram_tile(const float* scores, const std::uint64_t* live, std::
     zeros += static_cast<std::uint32_t>(bits::count(none));
     std::uint64_t left = live_bits & ~none & pack(within);
     if (left == ~std::uint64_t{0})
-      for (int i = 0; i < bits::per_word; ++i) ++tables[i % 2][bin[i]];
+      for (int i = 0; i < bits::per_word; i += 2) ++bins[bin[i]], ++odd[bin[i + 1]];
     else
       for (; left != 0; left = bits::without_lowest(left)) ++bins[bin[bits::lowest_or_width(left)]];
   });

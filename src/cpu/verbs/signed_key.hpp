@@ -1,6 +1,8 @@
 // Scores as signed integers of the same order, as radix_key.hpp's but for the sign that integer vectors compare by.
 #pragma once
 
+#include <bit>
+
 #include "cpu/simd.hpp"
 
 namespace bittersweet {
@@ -14,6 +16,12 @@ BITTERSWEET_INLINE IntVector signed_key(Vec s) {
   const IntVector raw = as_bits(s + 0.0f);
   return raw ^ ((raw >> 31) & 0x7fffffff);
 }
+
+inline std::int32_t signed_key(float s) {
+  const auto raw = std::bit_cast<std::int32_t>(s + 0.0f);
+  return raw ^ ((raw >> 31) & 0x7fffffff);
+}
+inline float score_of_signed(std::int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
 
 BITTERSWEET_INLINE Mask less(IntVector a, IntVector b) {
 #if BITTERSWEET_LANES == 16

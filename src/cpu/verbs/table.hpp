@@ -35,7 +35,8 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.uniform = &uniform_tile;
   k.histogram = &histogram_tile;
   k.moments = &moments_block;
-  k.count = &count_tile;
+  k.count_one = &count_one;
+  k.count_cuts = &count_cuts;
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;

@@ -282,13 +282,3 @@ def test_refused_before_anything_changes() -> None:
     lenient.step()
     assert not torch.equal(strided, torch.ones_like(strided))
     assert np.isfinite(strided.detach().float().numpy()).all()
-
-
-def test_parameters_on_a_gpu_are_refused(host_cuda: Any) -> None:
-    """What torch's step would take, and round to nearest."""
-    parameter = nn.Parameter(host_cuda.put(torch.ones(8, dtype=BF16)))
-    optimizer = own("AdamW", [parameter])
-    parameter.grad = torch.ones_like(parameter)
-    with pytest.raises(bs.ArgumentError, match="torch's step"):
-        optimizer.step()
-    assert torch.equal(parameter, torch.ones_like(parameter))

@@ -8,7 +8,8 @@ import bittersweet as bs
 import pytest
 import torch
 from bittersweet.optimizers.known import adapter_of
-from bittersweet.optimizers.optimizers import Optimizers, ParameterState
+from bittersweet.optimizers.optimizers import Optimizers
+from bittersweet.optimizers.parameter_state import ParameterState
 from pruner_support import LINEAR, backward, dead_values, facts, mlp, named_state, train, weights
 
 FLAVOURS: dict[str, dict[str, Any]] = {

@@ -44,6 +44,18 @@ def test_a_layer_comes_back_bit_for_bit(shape: tuple[int, int], dtype: torch.dty
 
 
 @pytest.mark.parametrize("layout", ["strips", "delta"])
+def test_torchs_default_device_is_not_where_a_weight_is_packed(layout: str) -> None:
+    model = model_of(sparse_linear(64, 48))
+    dense = copy.deepcopy(model)
+    x = torch.randn(3, 64)
+    with torch.device("meta"):
+        sparse.pack_(model, layout=layout)
+        found = model(x)
+    torch.testing.assert_close(found, dense(x))
+    assert sparse.unpack_(model) == ["0"] and same_bits(model[0].weight, dense[0].weight)
+
+
+@pytest.mark.parametrize("layout", ["strips", "delta"])
 def test_a_layer_packed_in_inference_mode_hands_gradients_on(layout: str) -> None:
     model = model_of(sparse_linear(64, 48))
     dense = copy.deepcopy(model)

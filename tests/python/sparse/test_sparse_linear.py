@@ -55,7 +55,9 @@ def test_products_are_those_of_float64(batch: tuple[int, ...], dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_batches_go_over_several_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_TILE_BYTES", 20 * 130 * dtype.itemsize)  # 16 rows a tile
+    for layout, kernels in layouts._KERNELS.items():
+        few = kernels._replace(tile_bytes=20 * 130 * dtype.itemsize)  # 16 rows a tile of strips
+        monkeypatch.setitem(layouts._KERNELS, layout, few)
     monkeypatch.setattr(ops, "limit_of", lambda *_: 3)
     packed, dense = packed_and_dense(dtype=dtype)
     x = torch.randn(80, 130).to(dtype)

@@ -93,6 +93,10 @@ class HostRuntime(Watched, devices.Runtime):
     def exchange_api(self) -> Any:
         return None  # torch's own describes all of this memory as the CPU's
 
+    def adopt(self, value: Any) -> torch.Tensor:
+        tensor: torch.Tensor = value.tensor
+        return tensor
+
     def place(self, device: int) -> torch.device:
         return torch.device("cpu")
 

@@ -1,0 +1,281 @@
+"""Packed layers on CUDA: their bits are the CPU's, and torch's ways with a module lead there and back.
+
+Tests with `cuda` run with the CPU engine in the place of the CUDA engine, with the CUDA engine's kernels on
+the emulator, and on a GPU where there is one. What is packed on the CPU is packed inside `on_cpu`.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import bittersweet as bs
+import pytest
+import torch
+from bittersweet import sparse
+from bittersweet.sparse import layouts, strips_on_cuda
+from sparse_support import DTYPES, Conv1D, bits, model_of, nasty_weight, same_bits, sparse_linear
+from torch import nn
+
+SHAPES = ((1, 1), (16, 32), (35, 70), (45, 300), (3, 0), (0, 5))
+
+
+def nasty_layer(rows: int, columns: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(columns, rows, bias=bias, dtype=dtype)
+    layer.weight.data = nasty_weight(rows, columns, dtype)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_and_unpacked_bit_for_bit(cuda: Any, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    layer = nasty_layer(*shape, dtype)
+    with cuda.on_cpu():
+        here = sparse.SparseLinear.from_linear(layer, layout="strips")
+    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)))
+    assert (there.layout, there.live, there.density) == ("strips", here.live, here.density)
+    assert torch.equal(there.masks.cpu(), here.masks) and torch.equal(there.offsets.cpu(), here.offsets)
+    assert same_bits(there.values.cpu(), here.values)
+    dense: Any = there.to_linear()
+    assert dense.weight.device == there.values.device and same_bits(dense.weight.cpu(), layer.weight)
+    assert torch.equal(there.kept().cpu(), bits(layer.weight) != 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 5), (0,), (16,), (18,)])
+def test_products_have_the_bits_of_the_cpu(cuda: Any, batch: tuple[int, ...], dtype: torch.dtype) -> None:
+    layer = sparse_linear(300, 45, dtype)
+    x = torch.randn(*batch, 300, generator=torch.Generator().manual_seed(3)).to(dtype)
+    with cuda.on_cpu(), torch.inference_mode():
+        expected = sparse.SparseLinear.from_linear(layer, layout="strips", reproducible=True)(x)
+    packed = sparse.SparseLinear.from_linear(cuda.put(layer), reproducible=True)
+    assert packed.batch_limit is None
+    with torch.inference_mode():
+        found = packed(cuda.put(x))
+        assert found.device == packed.values.device and same_bits(found.cpu(), expected)
+        packed.reproducible = False  # up to the limit that is the order all the same
+        assert packed.batch_limit == 16
+        if x.numel() <= 16 * 300:
+            assert same_bits(packed(cuda.put(x)).cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_more_rows_than_the_limit_meet_dense_tiles(
+    cuda: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts._on_cuda.cache_clear()
+    monkeypatch.setattr(strips_on_cuda, "TILE_BYTES", 20 * 130 * dtype.itemsize)  # 16 of 77 rows
+    dense = cuda.put(sparse_linear(130, 77, dtype))
+    packed = sparse.SparseLinear.from_linear(dense)
+    x = cuda.put(torch.randn(17, 130, generator=torch.Generator().manual_seed(4)).to(dtype))
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), dense(x))
+    layouts._on_cuda.cache_clear()
+
+
+def test_gradients_reach_inputs_and_bias(cuda: Any) -> None:
+    layer = sparse_linear(130, 77)
+    start = torch.randn(2, 3, 130, generator=torch.Generator().manual_seed(5))
+    with cuda.on_cpu():
+        here = sparse.SparseLinear.from_linear(copy.deepcopy(layer), layout="strips")
+        x = start.clone().requires_grad_()
+        here(x).square().sum().backward()
+    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)))
+    y = cuda.put(start).requires_grad_()
+    there(y).square().sum().backward()
+    assert x.grad is not None and y.grad is not None and there.bias is not None and here.bias is not None
+    torch.testing.assert_close(y.grad.cpu(), x.grad)
+    torch.testing.assert_close(there.bias.grad.cpu(), here.bias.grad)
+    assert all(not buffer.requires_grad for buffer in there.buffers())
+
+
+def test_masks_from_anywhere_decide_what_is_stored(cuda: Any) -> None:
+    weight = torch.zeros(20, 70)
+    weight[3, 5], weight[19, 69] = 1.0, 2.0
+    keep = torch.zeros(20, 70, dtype=torch.bool)
+    keep[3, 5] = keep[7, 0] = keep[19, 69] = True  # a kept 0
+    with cuda.on_cpu():
+        of_host = bs.Mask.from_bool(keep)
+    for mask in (of_host, cuda.put(keep)):
+        layer = cuda.put(nn.Linear(70, 20))
+        layer.weight.data = cuda.put(weight)
+        model = model_of(layer)
+        report = sparse.pack_(model, {"0.weight": mask})
+        assert model[0].live == 3 and torch.equal(model[0].kept().cpu(), keep)
+        assert report.layers[0].choice == "strips, the layout that CUDA devices multiply"
+        assert "strips, the layout that CUDA devices multiply (1 layer)" in str(report)
+        assert sparse.unpack_(model) == ["0"] and same_bits(model[0].weight.cpu(), weight)
+    keep[3, 5] = False
+    model = model_of(layer)
+    with pytest.raises(bs.ArgumentError, match=r"masks: '0.weight': keep: 1 elements.*not \+0"):
+        sparse.pack_(model, {"0.weight": cuda.put(keep)})
+    assert model[0] is layer
+
+
+def test_conv1d_and_what_a_report_says(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("transformers.pytorch_utils")
+    module.Conv1D = Conv1D  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", module)
+    conv = Conv1D(20, 40)
+    conv.weight.data = nasty_weight(40, 20, torch.float32)
+    keep = bits(conv.weight) != 0
+    model = model_of(cuda.put(copy.deepcopy(conv)), cuda.put(sparse_linear(40, 30, sparsity=0.02)))
+    report = sparse.pack_(model, {"0.weight": cuda.put(keep)})
+    assert report.packed == ["0"] and "below 0.1" in report.left["1"]
+    assert report.layers[0].batch_limit == 16 and report.layers[0].bytes == model[0].nbytes
+    sparse.unpack_(model)
+    assert type(model[0]) is Conv1D and same_bits(model[0].weight.cpu(), conv.weight)
+
+
+def test_delta_is_refused_by_name_and_nothing_is_packed(cuda: Any) -> None:
+    model = model_of(*(cuda.put(sparse_linear(64, 64, sparsity=0.95)) for _ in range(2)))
+    before = list(model)
+    for layout in ("delta", {"1": "delta"}):
+        with pytest.raises(bs.ArgumentError, match=r"layout: 'delta' for '\d.weight' on .*'strips', 'auto'"):
+            sparse.pack_(model, layout=layout)
+        assert list(model) == before
+    with pytest.raises(bs.ArgumentError, match="layout: 'delta'"):
+        sparse.SparseLinear.from_linear(model[0], layout="delta")
+
+
+def test_states_are_checked_and_loaded(cuda: Any) -> None:
+    layers = [sparse_linear(130, 77, sparsity=sparsity) for sparsity in (0.6, 0.9)]
+    with cuda.on_cpu():
+        states = [
+            sparse.SparseLinear.from_linear(layers[1], layout=layout).state_dict()
+            for layout in ("strips", "delta")
+        ]
+    packed = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layers[0])))
+    with pytest.raises(RuntimeError, match=r"its layout is 'delta', which the CPU alone multiplies"):
+        packed.load_state_dict(states[1])
+    damaged = {**states[0], "masks": states[0]["masks"].clone()}
+    damaged["masks"][5] ^= 1
+    with pytest.raises(RuntimeError, match="offsets are"):
+        packed.load_state_dict({name: cuda.put(tensor) for name, tensor in damaged.items()})
+    assert same_bits(packed.to_dense().cpu(), layers[0].weight)
+    packed.load_state_dict(states[0])
+    again = copy.deepcopy(packed)
+    for one in (packed, again):
+        assert one.values.device == cuda.put(torch.zeros(1)).device
+        assert same_bits(one.to_dense().cpu(), layers[1].weight)
+
+
+@pytest.mark.parametrize("packed_before", [False, True])
+def test_files_load_where_the_model_is(cuda: Any, tmp_path: Path, packed_before: bool) -> None:
+    pytest.importorskip("safetensors")
+    dense = model_of(sparse_linear(40, 50), nn.GELU(), sparse_linear(50, 20, sparsity=0.95, bias=False))
+    path = str(tmp_path / "small.safetensors")
+    with cuda.on_cpu():
+        source = copy.deepcopy(dense)
+        sparse.pack_(source)
+        sparse.save_compressed(source, path)
+    model = cuda.put(model_of(sparse_linear(40, 50), nn.GELU(), sparse_linear(50, 20, bias=False)))
+    if packed_before:
+        sparse.pack_(model)
+    first = model[0]
+    with pytest.raises(bs.ArgumentError, match=r"layout: 'delta' for '2.weight'"):
+        sparse.load_compressed(path, model, layout={"2": "delta"})
+    assert model[0] is first
+    report = sparse.load_compressed(path, model)
+    assert [row.layout for row in report.layers] == ["strips", "strips"]
+    assert report.layers[1].choice == "strips, the layout that CUDA devices multiply"
+    for one, other in ((model[0], dense[0]), (model[2], dense[2])):
+        assert isinstance(one, sparse.SparseLinear)
+        assert same_bits(one.to_dense().cpu(), other.weight)
+    if not packed_before:
+        sparse.unpack_(model)
+        assert all(
+            torch.equal(a.cpu(), b) for a, b in zip(model.parameters(), dense.parameters(), strict=True)
+        )
+
+
+def test_tensors_of_two_devices_are_refused(host_cuda: Any) -> None:
+    packed = sparse.SparseLinear.from_linear(sparse_linear(40, 30))
+    x = torch.randn(2, 40)
+    host_cuda.devices[x.data_ptr()] = 1
+    with pytest.raises(bs.DeviceError, match=r"input of a packed layer: on .*all on one device"):
+        packed(x)
+
+
+def test_a_moved_delta_layer_is_refused_and_a_strips_layer_is_not(host_cuda: Any) -> None:
+    with host_cuda.on_cpu():
+        delta, strips = (
+            sparse.SparseLinear.from_linear(sparse_linear(40, 30), layout=layout)
+            for layout in layouts.LAYOUTS[::-1]
+        )
+    with pytest.raises(
+        bs.DeviceError, match=r"'delta', which the CPU alone.*pack_\(model, layout=\"strips\"\)"
+    ):
+        delta.to("cpu")  # the device, here
+    with pytest.raises(bs.DeviceError, match="'delta', which the CPU alone"):
+        delta(torch.randn(2, 40))
+    assert strips.to("cpu") is strips
+
+
+def test_a_build_without_cuda_says_so(host_cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = types.SimpleNamespace(CUDA_BUILT=False)
+    layer = sparse_linear(40, 30)
+    with host_cuda.on_cpu():
+        packed = sparse.SparseLinear.from_linear(layer, layout="strips")
+    monkeypatch.setattr(host_cuda, "native", native)
+    model = model_of(layer)
+    assert "no CUDA engine" in sparse.pack_(model).left["0"] and model[0] is layer
+    for refused in (lambda: packed.to("cpu"), lambda: sparse.SparseLinear.from_linear(layer)):
+        with pytest.raises(bs.DeviceError, match="no CUDA engine"):
+            refused()
+
+
+@pytest.mark.gpu
+def test_layers_move_to_a_gpu_and_back(tmp_path: Path) -> None:
+    model = model_of(sparse_linear(40, 50), nn.GELU(), sparse_linear(50, 20))
+    delta = sparse.SparseLinear.from_linear(model[0], layout="delta")
+    sparse.pack_(model, layout="strips", reproducible=True)
+    x = torch.randn(20, 40)
+    with torch.no_grad():
+        expected = model(x)
+        there: Any = model.cuda()
+        assert all(tensor.is_cuda for tensor in there.state_dict().values())
+        torch.testing.assert_close(there(x.cuda()).cpu(), expected)
+        assert same_bits(there[0](x.cuda()).cpu(), copy.deepcopy(there[0]).cpu()(x))
+        with torch.autocast("cuda", torch.float16):
+            torch.testing.assert_close(there.half()(x.cuda()).cpu().float(), expected, rtol=1e-2, atol=1e-2)
+        with pytest.raises(bs.DeviceError, match="all on one device"):
+            there(x.half())
+        with pytest.raises(bs.ArgumentError, match="move it to the CPU"):
+            sparse.save_compressed(there, tmp_path / "small.safetensors")
+        torch.testing.assert_close(there.cpu().float()(x), expected, rtol=1e-2, atol=1e-2)
+    with pytest.raises(bs.DeviceError, match="'delta'"):
+        delta.cuda()
+    assert delta.values.is_cpu
+
+
+@pytest.mark.gpu
+def test_products_are_captured_and_compiled() -> None:
+    layer = sparse_linear(130, 77).cuda()
+    packed = sparse.SparseLinear.from_linear(layer)
+    x = torch.randn(40, 130, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode():
+        with torch.cuda.stream(side):
+            packed(x), packed(x[:3])
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            many, few = packed(x), packed(x[:3])
+        x.copy_(torch.randn(40, 130))
+        graph.replay()
+        assert same_bits(few.cpu(), packed(x[:3]).cpu())
+        torch.testing.assert_close(many, layer(x))
+    compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x[:3]), packed(x[:3]))
+
+
+def test_operators_are_there_for_both_devices() -> None:
+    for name in ("packed_linear", "packed_linear_no_grad", "unpack_strips"):
+        for key in ("CPU", "CUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bittersweet::{name}", key)
