@@ -15,6 +15,7 @@ struct BoundsArgs {
   u64* bins;  // 2^bits a row
   const std::int64_t *dead, *pruned;
   std::int64_t* shares;
+  const StepReport* results;  // of the tensors' own selections
   float* threshold;
   u32 bits;
   bool exact_counts;
@@ -286,23 +287,10 @@ struct FinishBounds {
     const BlockTeam team{shared.team};
     const std::int64_t count = c.row_count;
     StepReport& r = *c.report;
-    if (!args.cut->active) {
-      const auto sum = [&](auto member) {
-        return team.sum<std::int64_t>(count, [&](std::int64_t i) { return args.rows[i].*member; });
-      };
-      const std::int64_t least = sum(&BoundRow::least), most = sum(&BoundRow::most);
-      const bool failed = (r.status & status::failed) != 0;
-      const float value = failed ? score_of(key_of_nan) : r.value;
-      if ((r.status & status::bad_k) != 0 && args.exact_counts && threadIdx.x == 0) {
-        r.below = least;
-        r.equal = most;
-      }
-      if (args.threshold != nullptr) team.each(count, [&](std::int64_t i) { args.threshold[i] = value; });
-      return;
-    }
+    if (!args.cut->active) return leave_all(team, args);
     const auto sum = [&](const auto& of) { return team.sum<std::int64_t>(count, of); };
     const auto free = [&](std::int64_t i) { return args.rows[i].equal >= 0; };
-    const UnitSums found = sum_units(team, c, shared.find);
+    const UnitSums found = sum_units(team, c, args.results, false, shared.find);
     const std::int64_t frees = sum([&](std::int64_t i) { return std::int64_t{free(i)}; });
     const std::int64_t below =
         sum([&](std::int64_t i) { return free(i) ? args.rows[i].under - args.dead[i] : std::int64_t{0}; });
@@ -319,18 +307,35 @@ struct FinishBounds {
     r.value = value;
     r.status |= found.status;
     r.passes += static_cast<float>((32 + args.bits - 1) / args.bits) +
-                static_cast<float>(static_cast<double>(found.read) / static_cast<double>(elements));
+                static_cast<float>(found.read / static_cast<double>(elements));
     r.below = none ? 0 : below;
     r.equal = none ? 0 : equal;
     r.ties = none ? 0 : ties;
     r.pruned = pruned;
   }
+
+  // No tensor was beyond its bounds, or the step is void.
+  static BITTERSWEET_DEVICE void leave_all(const BlockTeam& team, const BoundsArgs& args) {
+    const std::int64_t count = args.context.row_count;
+    StepReport& r = *args.context.report;
+    const auto sum = [&](auto member) {
+      return team.sum<std::int64_t>(count, [&](std::int64_t i) { return args.rows[i].*member; });
+    };
+    const std::int64_t least = sum(&BoundRow::least), most = sum(&BoundRow::most);
+    const bool failed = (r.status & status::failed) != 0;
+    const float value = failed ? score_of(key_of_nan) : r.value;
+    if ((r.status & status::bad_k) != 0 && args.exact_counts && threadIdx.x == 0) {
+      r.below = least;
+      r.equal = most;
+    }
+    if (args.threshold != nullptr) team.each(count, [&](std::int64_t i) { args.threshold[i] = value; });
+  }
 };
 
 inline BoundsArgs bounds_args(const StepPlan& plan) {
   const UnitsPlan& units = plan.units;
-  return {plan.context, units.bounds, units.cut,       units.bins, units.dead,
-          units.pruned, units.shares, units.threshold, units.bits, units.exact_counts};
+  return {plan.context, units.bounds,  units.cut,       units.bins, units.dead,        units.pruned,
+          units.shares, units.results, units.threshold, units.bits, units.exact_counts};
 }
 
 template <class L>
@@ -351,13 +356,19 @@ void bound_digit(L& launcher, const Scorer& scorer, const BoundsArgs& args, cons
       scorer);
 }
 
+// Whether a tensor is beyond its bounds after the selection over all of them.
+template <class L>
+void judge_bounds(L& launcher, const StepPlan& plan) {
+  count_pruned(launcher, plan.work.all, plan.context.row_count, plan.units.pruned);
+  launcher.template launch<JudgeBounds>(1, bounds_args(plan));
+}
+
 template <class L>
 void enqueue_bounds(L& launcher, const Scorer& scorer, const StepPlan& plan) {
   const Context& c = plan.context;
   const UnitsPlan& units = plan.units;
   const BoundsArgs args = bounds_args(plan);
-  count_pruned(launcher, plan.work.all, c.row_count, units.pruned);
-  launcher.template launch<JudgeBounds>(1, args);
+  judge_bounds(launcher, plan);
   for (u32 level = 0; level < bound_levels(units.bits); ++level) {
     const u64 bins = u64{c.row_count} << units.bits;
     launcher.template launch<ClearBounds>(grid_for<ClearBounds>((bins + 1023) / 1024, launcher.processors()), args);

@@ -46,8 +46,10 @@ struct WriteBudget {
 
 }  // namespace
 
-std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer&, const StepOptions& options,
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
                                  bool masks) {
+  make_view(tensors, scorer);
+  flow::check(tensors, prune_options(options));
   if (options.scope.in_groups()) return make_group_layout(tensors.size()).bytes;
   return step_bytes(tensors, options, masks);
 }

@@ -105,9 +105,7 @@ struct GroupPlan {
 inline GroupPlan make_group_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
                                  const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned,
                                  void* workspace, std::size_t workspace_bytes, StepReport* report) {
-  flow::check(prune_options(options));
-  flow::ties_of(prune_options(options));
-  require_built(options);
+  flow::check(tensors, prune_options(options));
   GroupPlan plan;
   StepPlan& step = plan.step;
   step.competing = flow::competitors(tensors, options.regrow);
@@ -121,7 +119,6 @@ inline GroupPlan make_group_step(std::span<const ScoreInputs> tensors, const Sco
   if (budget == nullptr || report == nullptr)
     throw ArgumentError("budget, report: null pointer; both are device memory");
   for (const ScoreInputs& tensor : tensors) {
-    require_groups(tensor, options.scope, options.remainder);
     if (tensor.numel >= std::int64_t{1} << 41 || tensor.geometry.row_size() >= std::int64_t{1} << 31)
       throw ArgumentError("tensor '" + std::string(tensor.name) + "': rows of " +
                           std::to_string(tensor.geometry.row_size()) + " elements; rows below 2^31 are accepted");

@@ -128,9 +128,9 @@ struct UnitsLaunch {
 
 // What a step with a selection for each tensor has beside.
 struct UnitsPlan {
-  std::vector<UnitsLaunch> launches;  // none: one selection over all tensors
-  bool bounded = false;               // ... which follow one over all, where a tensor is beyond its bounds
-  std::byte* table = nullptr;         // of units and their blocks, in the workspace
+  std::vector<UnitsLaunch> launches;
+  std::byte* table = nullptr;     // of units and their blocks, in the workspace
+  StepReport* results = nullptr;  // one a tensor
   std::int64_t *dead = nullptr, *shares = nullptr, *pruned = nullptr;
   BoundRow* bounds = nullptr;
   BoundCut* cut = nullptr;
@@ -143,8 +143,20 @@ struct UnitsPlan {
   float* threshold = nullptr;
 };
 
+// Caps that are met in rounds (capped.cuh).
+struct RoundsPlan {
+  SearchContext search{};
+  Plan work{};
+  Work blocks{};
+  Round* round = nullptr;
+  Row* rows = nullptr;
+  Answers answers{};
+  double fraction = 0;  // sampling's
+};
+
 // All that a step enqueues, made and checked before anything is.
 struct StepPlan {
+  Ways ways{};
   std::vector<ScoreInputs> competing;
   Context context{};
   Plan work{};
@@ -158,33 +170,20 @@ struct StepPlan {
   // Of the selectors beside exact (search_plan.hpp):
   Selector selector = Exact{};
   SearchContext search{};
-  Work blocks{};                 // of Moments
-  std::vector<u32> first_line;   // sampling by line: of every row
-  std::vector<Row> written;      // kthvalue: the table of write_scores
-  std::vector<StepPlan> stored;  // kthvalue: the same step over the scores that were written
+  std::byte *scores = nullptr, *alone_in = nullptr;  // in the workspace
+  Work blocks{};                                     // of Moments
+  std::vector<u32> first_line;                       // sampling by line: of every row
+  std::vector<Row> written;                          // kthvalue: the table of write_scores
+  std::vector<StepPlan> stored;                      // kthvalue: the same step over the scores that were written
+  std::vector<StepPlan> alone;                       // of each tensor, where the step consists of these
+  RoundsPlan rounds{};
 };
-
-// What no kernel does yet. Rows and N:M groups have no use for a selector.
-inline void require_built(const StepOptions& options) {
-  const auto refuse = [](const std::string& argument, const std::string& accepted) {
-    throw ArgumentError(argument + ": not with CUDA tensors so far; the CUDA engine accepts " + accepted +
-                        ". Use that, or give tensors on the CPU (nothing is moved by itself)");
-  };
-  if (options.scope.in_groups()) return;
-  if (!std::holds_alternative<Exact>(options.selector) && (options.scope.kind == Scope::tensor || is_bounded(options)))
-    refuse("selector '" + std::string(name_of(options.selector)) + "' with " +
-               (options.scope.kind == Scope::tensor ? "scope 'tensor'"
-                : options.max_tensor_sparsity       ? "max_tensor_sparsity"
-                                                    : "tensor_sparsity"),
-           "'exact' there");
-  if (options.max_tensor_sparsity && flow::ties_of(prune_options(options)) != Ties::exact)
-    refuse("ties other than 'exact' with max_tensor_sparsity", "'exact' there");
-}
 
 // What the kernels of a set of launches over units are told. A NaN makes no unit void: the step knows when all are
 // done.
 inline Context unit_context(Context c, const UnitsPlan& plan, const UnitBatch& batch, bool bounded) {
   c.units = reinterpret_cast<const Unit*>(plan.table);
+  c.report = plan.results;
   c.unit_of_block = reinterpret_cast<const u32*>(plan.table + batch.units.size() * sizeof(Unit));
   c.k = plan.shares;
   c.nonfinite = NonFinite::keep;
@@ -200,7 +199,6 @@ inline void place_bounds(UnitsPlan& plan, std::span<const ScoreInputs> tensors, 
   std::vector<std::int64_t> numels;
   for (const ScoreInputs& tensor : tensors) numels.push_back(tensor.numel);
   plan.exact_counts = !options.tensor_sparsity.empty();
-  if (plan.exact_counts) check_ranges(options.tensor_sparsity, numels);
   const std::vector<std::int64_t> none(numels.size());  // the dead are counted on the device
   for (const CountRange& range : ranges_of(options.tensor_sparsity, options.max_tensor_sparsity, numels, none))
     plan.ranges.push_back({range.least, range.most, 0, 0, 0});
@@ -224,9 +222,8 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
   const u64 tiles = tiles_in(tensors);
   if (tiles >= device::max_tiles)
     throw ArgumentError("tensors: " + std::to_string(view.size()) + " elements; one step takes up to about 2^33");
-  const bool by_unit = is_by_unit(options, masks), bounded = by_unit && is_bounded(options);
-  std::vector<UnitBatch> batches;
-  if (by_unit) batches = unit_batches(tensors, room > 0 ? room : unit_room(view.size()));
+  const Ways ways = plan.ways = ways_of(tensors, options, masks);
+  std::vector<UnitBatch> batches = batches_of(tensors, options, masks, room);
   const Layout layout = make_layout(tensors, masks, options, batches);
   check_workspace(layout, workspace, workspace_bytes);
   std::byte* const base = base_of(workspace);
@@ -280,13 +277,19 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
         return s == static_cast<int>(storage) ? FromTo{0, whole} : FromTo{0, 0};
       });
   };
-  if (!by_unit || bounded) by_storage(plan.work, 0, c.row_count);
-  if (std::holds_alternative<Streaming>(plan.selector))
+  if (ways.together()) by_storage(plan.work, 0, c.row_count);
+  if (ways.together() && std::holds_alternative<Streaming>(plan.selector))
     share_out(plan.blocks, 0, c.row_count,
               [](const Row& row) { return FromTo{0, static_cast<u32>(blocks_of(row.numel))}; });
-  if (by_unit) {
+  plan.search.search = reinterpret_cast<Search*>(base + layout.search);
+  plan.search.block_sums = reinterpret_cast<BlockSums*>(base + layout.block_sums);
+  plan.search.first_line = reinterpret_cast<u32*>(base + layout.parts);
+  plan.rounds.round = reinterpret_cast<Round*>(base + layout.round);
+  plan.rounds.rows = reinterpret_cast<Row*>(base + layout.round_rows);
+  plan.scores = base + layout.scores;
+  plan.alone_in = base + layout.alone;
+  if (ways.by_unit() || ways.alone) {
     UnitsPlan& units = plan.units;
-    units.bounded = bounded;
     units.distribution = options.distribution.value_or(Distribution::uniform);
     units.threshold = options.tensor_threshold;
     units.table = base + layout.units;
@@ -294,38 +297,20 @@ inline StepPlan make_plan(std::span<const ScoreInputs> tensors, const Scorer& sc
     units.dead = counts(layout.dead);
     units.shares = counts(layout.shares);
     units.pruned = counts(layout.pruned);
-    c.results = reinterpret_cast<UnitResult*>(base + layout.results);
-    if (bounded) place_bounds(units, tensors, options, base, layout);
+    units.results = reinterpret_cast<StepReport*>(base + layout.results);
+    if (ways.bounded) place_bounds(units, tensors, options, base, layout);
     for (UnitBatch& batch : batches) {
       UnitsLaunch& launch = units.launches.emplace_back();
       const u32 first = batch.units.front().row, last = batch.units.back().row + 1;
       for (u32 r = first; r < last; ++r) plan.rows[r].unit = r - first;
       by_storage(launch.work, first, last);
-      launch.context = unit_context(c, units, batch, bounded);
+      launch.context = unit_context(c, units, batch, ways.bounded);
       launch.units = std::move(batch.units);
     }
   }
   if (options.zero != 0)
     plan.zeros =
         chosen_arrays(tensors, std::vector<const std::uint64_t*>(new_masks.begin(), new_masks.end()), options.zero);
-  return plan;
-}
-
-inline StepPlan make_step(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,
-                          const StepOptions& options, MaskTable new_masks, std::int64_t* tensor_pruned, void* workspace,
-                          std::size_t workspace_bytes, StepReport* report, std::size_t room = 0) {
-  flow::check(prune_options(options));
-  require_built(options);
-  if (!options.tensor_sparsity.empty() && new_masks.empty())
-    throw ArgumentError("tensor_sparsity: a threshold alone has no bounds; make_masks reports one with them");
-  StepPlan plan = make_plan(tensors, scorer, options, new_masks, workspace, workspace_bytes, room);
-  if (budget == nullptr || report == nullptr)
-    throw ArgumentError("budget, report: null pointer; both are device memory");
-  plan.context.report = report;
-  plan.context.tensor_pruned = tensor_pruned;
-  plan.context.k = &budget->k;
-  plan.units.budget = budget;
-  for (UnitsLaunch& launch : plan.units.launches) launch.context.report = report;
   return plan;
 }
 

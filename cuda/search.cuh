@@ -16,19 +16,38 @@ struct BlockSums {  // of a block of Moments
   double sum, squares;
 };
 
+// Of sampling.
+struct SampleSizes {
+  std::int64_t total = 0;    // elements of the tensors that compete
+  std::int64_t samples = 0;  // keys in Context::sample; 0: all scores are looked at
+  std::int64_t lines = 0, all_lines = 0;
+};
+
+// A selection over the tensors that are left (capped.cuh), in device memory.
+struct Round {
+  std::int64_t k;       // as Context::k, which a selection over all tensors is told
+  std::int64_t budget;  // of the tensors that are left, dead elements included
+  SampleSizes sizes;
+  StepReport report;  // of the selection
+  u32 open;           // 0: nothing is left to be done in this round and those that follow
+  u32 pad;
+};
+
 struct SearchContext {
   Context step;
   Search* search;
   BlockSums* block_sums;  // streaming: one a block
-  const u32* first_line;  // sampling by line: of every row
-  std::int64_t samples;   // sampling: keys in step.sample
-  std::int64_t lines, all_lines;
+  u32* first_line;        // sampling by line: of every row
+  SampleSizes sizes;
+  const SampleSizes* sizes_now;  // those of a round, or null
   double tolerance;
-  float passes;  // of the search itself, but for streaming's
+  float passes;  // of the search itself, but for streaming's and sampling's
   bool by_line;
   bool verified;  // sampling: the counts are asked for
   bool counted;   // the ending reads the inputs: for masks, or to verify
 };
+
+BITTERSWEET_DEVICE SampleSizes sizes_of(const SearchContext& s) { return s.sizes_now ? *s.sizes_now : s.sizes; }
 
 enum class Answers { by_digits, by_sample, by_search };  // histogram and kthvalue; sampling; streaming
 

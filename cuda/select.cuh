@@ -77,51 +77,33 @@ struct Conclude {
     device::Outcome outcome = device::conclude(state.attempt[number], final_proof(c), digits, c.ties, failed);
     outcome.attempt = number;
     state.outcome = outcome;
-    const UnitResult result = result_of(c, outcome, first);
-    if (c.units != nullptr)
-      *c.results = result;
-    else
-      report(c, result);
+    report(c, outcome, first);
   }
 
-  static BITTERSWEET_DEVICE UnitResult result_of(const Context& c, const device::Outcome& outcome,
-                                                 const device::Proof& first) {
+  static BITTERSWEET_DEVICE void report(const Context& c, const device::Outcome& outcome, const device::Proof& first) {
     const device::State& state = *c.state;
     const bool missed = first.place == Place::missed_low || first.place == Place::missed_high;
-    UnitResult r;
-    r.value = outcome.value;
+    u32 reads = state.attempt[0].run ? 1 : 0;
+    if (state.attempt[1].run) {
+      for (u32 level = 0; level < range_levels; ++level)
+        reads += device::is_narrow(state.range[level], c.capacity) ? 0 : 1;
+      reads += 1;
+    }
+    StepReport& r = *c.report;
     r.status = (state.attempt[0].nan > 0 ? status::nan : 0) | (first.overflow ? status::overflow : 0) |
                (missed ? status::missed : 0) | (state.bad_k ? status::bad_k : 0) |
                (outcome.failed ? status::failed : 0);
     r.place = static_cast<u32>(outcome.failed ? Place::nothing : first.place);
-    r.reads = state.attempt[0].run ? 1 : 0;
-    if (state.attempt[1].run) {
-      for (u32 level = 0; level < range_levels; ++level)
-        r.reads += device::is_narrow(state.range[level], c.capacity) ? 0 : 1;
-      r.reads += 1;
-    }
-    r.below = outcome.below;
-    r.equal = outcome.equal;
-    r.ties = outcome.ties;
-    r.nan = state.attempt[0].nan;
-    r.first_nan = r.nan > 0 ? u64{device::first_nan_of(state)} : 0;
-    return r;
-  }
-
-  static BITTERSWEET_DEVICE void report(const Context& c, const UnitResult& found) {
-    StepReport& r = *c.report;
-    r.status = found.status;
-    r.place = found.place;
-    r.value = found.value;
-    r.passes = static_cast<float>(found.reads);
+    r.value = outcome.value;
+    r.passes = static_cast<float>(reads);
     r.k = *c.k;
     r.total = c.total;
-    r.dead = c.total - static_cast<std::int64_t>(c.state->live);
-    r.below = static_cast<std::int64_t>(found.below);
-    r.equal = static_cast<std::int64_t>(found.equal);
-    r.ties = static_cast<std::int64_t>(found.ties);
-    r.nan = static_cast<std::int64_t>(found.nan);
-    r.first_nan = static_cast<std::int64_t>(found.first_nan);
+    r.dead = c.total - static_cast<std::int64_t>(state.live);
+    r.below = static_cast<std::int64_t>(outcome.below);
+    r.equal = static_cast<std::int64_t>(outcome.equal);
+    r.ties = static_cast<std::int64_t>(outcome.ties);
+    r.nan = static_cast<std::int64_t>(state.attempt[0].nan);
+    r.first_nan = r.nan > 0 ? static_cast<std::int64_t>(device::first_nan_of(state)) : 0;
     r.pruned = r.dead + r.below + r.ties;
     r.standard_error = no_number;
     r.converged = 1;

@@ -109,7 +109,8 @@ struct SampledDigit {  // the same of sampled keys, where some are numbers
     if (state.rank <= 0) return;
     clear_digit(shared);
     u32* const bins = shared.bin[lane_id() % 2];
-    for (u64 i = first_thread(); i < static_cast<u64>(s.samples); i += all_threads()) {
+    const auto samples = static_cast<u64>(sizes_of(s).samples);
+    for (u64 i = first_thread(); i < samples; i += all_threads()) {
       const u32 key = s.step.sample[i];
       if (key != key_of_nan && state.digit.matches(key)) atomicAdd(bins + state.digit.bin(key), 1u);
     }
@@ -131,7 +132,7 @@ void count_digits(L& launcher, const Scorer& scorer, const SearchContext& search
 
 template <class L>
 void count_sampled_digits(L& launcher, const SearchContext& search) {
-  const u64 blocks = (static_cast<u64>(search.samples) + 2047) / 2048;
+  const u64 blocks = (static_cast<u64>(search.sizes.samples) + 2047) / 2048;
   for (int level = 0; level < radix_levels; ++level)
     launcher.template launch<SampledDigit>(grid_for<SampledDigit>(blocks, launcher.processors()), {search, level});
 }

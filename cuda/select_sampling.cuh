@@ -19,18 +19,19 @@ struct SampleScores {
   struct Shared {};
 
   // Where in memory sampled place `i` is: the CPU's line_at (summaries.hpp), or sample_position (select/sampling.hpp).
-  static BITTERSWEET_DEVICE const Row& place(const SearchContext& s, std::int64_t i, std::int64_t& index) {
+  static BITTERSWEET_DEVICE const Row& place(const SearchContext& s, const SampleSizes& sizes, std::int64_t i,
+                                             std::int64_t& index) {
     const Context& c = s.step;
     if (s.by_line) {
       const std::int64_t line = i / LineSample::width;
       const auto random = philox(static_cast<std::uint64_t>(line) / 4, c.seed, Purpose::bracket_sample);
       const u32 number = line % 4 == 0 ? random[0] : line % 4 == 1 ? random[1] : line % 4 == 2 ? random[2] : random[3];
-      const std::int64_t at = line_place(s.all_lines, s.lines, line, number);
+      const std::int64_t at = line_place(sizes.all_lines, sizes.lines, line, number);
       const u32 row = row_of(c.row_count, [&](u32 r) { return s.first_line[r] <= at; });
       index = (at - s.first_line[row]) * LineSample::width + i % LineSample::width;
       return c.rows[row];
     }
-    const std::int64_t at = sample_position(i, c.total, s.samples, c.seed);
+    const std::int64_t at = sample_position(i, sizes.total, sizes.samples, c.seed);
     const Row& row = c.rows[row_of(c.row_count, [&](u32 r) { return c.rows[r].offset <= at; })];
     index = row.order.memory_of(at - row.offset);
     return row;
@@ -39,11 +40,12 @@ struct SampleScores {
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     const SearchContext& s = args.search;
     if (wanted_rank(s.step) <= 0) return;
+    const SampleSizes sizes = sizes_of(s);
     u64 drawn = 0;
-    for (auto i = static_cast<std::int64_t>(first_thread()); i < s.samples;
+    for (auto i = static_cast<std::int64_t>(first_thread()); i < sizes.samples;
          i += static_cast<std::int64_t>(all_threads())) {
       std::int64_t index = 0;
-      const Row& row = place(s, i, index);
+      const Row& row = place(s, sizes, i, index);
       u32 key = key_of_nan;
       if (competes(row, index)) {
         key = key_of(score_any(args.scorer, row, index));
@@ -73,11 +75,12 @@ struct SampleSpread {
     const u32 upto = s.search->radix[radix_levels].digit.prefix;
     const double share = wanted_share(s.step);
     constexpr std::int64_t at_once = 32;
+    const std::int64_t lines = sizes_of(s).lines;
     u64 sum = 0;
-    for (auto first = static_cast<std::int64_t>(first_warp()) * at_once; first < s.lines;
+    for (auto first = static_cast<std::int64_t>(first_warp()) * at_once; first < lines;
          first += static_cast<std::int64_t>(warps()) * at_once) {
       std::int64_t last = excess(s, first > 0 ? first - 1 : 0, upto, share);
-      for (std::int64_t line = first; line < first + at_once && line < s.lines; ++line) {
+      for (std::int64_t line = first; line < first + at_once && line < lines; ++line) {
         const std::int64_t here = excess(s, line, upto, share);
         sum += static_cast<u64>((here - last) * (here - last));
         last = here;
@@ -92,9 +95,10 @@ BITTERSWEET_DEVICE double sample_error(const SearchContext& s) {
   const Search& search = *s.search;
   const auto drawn = static_cast<std::int64_t>(search.drawn);
   if (drawn == 0) return no_number;
-  return (s.by_line ? line_error(search.spread, s.lines, s.all_lines, drawn)
+  const SampleSizes sizes = sizes_of(s);
+  return (s.by_line ? line_error(search.spread, sizes.lines, sizes.all_lines, drawn)
                     : element_error(wanted_share(s.step), drawn)) *
-         static_cast<double>(s.step.state->live) / static_cast<double>(s.step.total);
+         static_cast<double>(s.step.state->live) / static_cast<double>(sizes.total);
 }
 
 template <class L>
@@ -102,7 +106,7 @@ void sample_scores(L& launcher, const Scorer& scorer, const SearchContext& searc
   std::visit(
       [&](const auto& s) {
         using K = SampleScores<std::decay_t<decltype(s)>>;
-        const u64 blocks = (static_cast<u64>(search.samples) + K::threads - 1) / K::threads;
+        const u64 blocks = (static_cast<u64>(search.sizes.samples) + K::threads - 1) / K::threads;
         launcher.template launch<K>(grid_for<K>(blocks, launcher.processors()), {search, s});
       },
       scorer);

@@ -69,12 +69,12 @@ struct MomentBlocks {
   }
 };
 
-// Block j to lane j mod 256, the lanes pairwise.
+// Block j of the tensors that have elements to lane j mod 256, the lanes pairwise.
 struct FoldMoments {
   static constexpr u32 threads = Moments::block_lanes, blocks = 1;
   struct Args {
     SearchContext search;
-    u32 count;
+    Work work;  // in blocks of Moments
   };
   struct Shared {
     double sum[threads], squares[threads];
@@ -84,9 +84,16 @@ struct FoldMoments {
     const SearchContext& s = args.search;
     const std::int64_t rank = wanted_rank(s.step);
     double sum = 0, squares = 0;
-    for (u64 block = threadIdx.x; rank > 0 && block < args.count; block += threads) {
-      sum += s.block_sums[block].sum;
-      squares += s.block_sums[block].squares;
+    u32 before = 0;  // blocks of tensors before
+    for (u32 p = 0; rank > 0 && p < args.work.count; ++p) {
+      const Piece& piece = args.work.pieces[p];
+      if (args.work.rows[piece.row].numel == 0) continue;  // it has left the selection
+      const u32 end = p + 1 < args.work.count ? args.work.pieces[p + 1].first : args.work.tiles;
+      for (u32 block = piece.first + (threadIdx.x - before) % threads; block < end; block += threads) {
+        sum += s.block_sums[block].sum;
+        squares += s.block_sums[block].squares;
+      }
+      before += end - piece.first;
     }
     shared.sum[threadIdx.x] = sum;
     shared.squares[threadIdx.x] = squares;
@@ -183,7 +190,7 @@ void stream(L& launcher, const Scorer& scorer, const SearchContext& search, cons
         using M = MomentBlocks<std::decay_t<decltype(s)>>;
         using C = CountCuts<std::decay_t<decltype(s)>>;
         launcher.template launch<M>(grid_for<M>((blocks.tiles + 15) / 16, launcher.processors()), {search, blocks, s});
-        launcher.template launch<FoldMoments>(1, {search, blocks.tiles});
+        launcher.template launch<FoldMoments>(1, {search, blocks});
         for (int read = 1; read < KeySearch::most_reads; ++read)
           launcher.template launch<C>(grid_for<C>((work.tiles + 7) / 8, launcher.processors()),
                                       {search, work, s, read});

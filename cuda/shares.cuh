@@ -81,9 +81,11 @@ struct CountDead {
   struct Args {
     Work work;
     std::int64_t* dead;
+    const u32* gate;  // as Context::gate
   };
   struct Shared {};
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
+    if (args.gate != nullptr && *args.gate == 0) return;
     for_each_tile(args.work, [&](const Row& row, u32 number, u32 tile) {
       const std::uint64_t* const mask = New ? row.next : row.live;
       if (mask == nullptr) return;
@@ -94,10 +96,10 @@ struct CountDead {
 };
 
 template <bool New, class L>
-void count_zeros(L& launcher, const Work& work, u32 row_count, std::int64_t* count) {
+void count_zeros(L& launcher, const Work& work, u32 row_count, std::int64_t* count, const u32* gate = nullptr) {
   using K = CountDead<New>;
   zero(launcher, count, row_count * sizeof(std::int64_t));
-  launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), {work, count});
+  launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), {work, count, gate});
 }
 
 // dead[t]: elements of tensor t that do not compete. `work` holds every tile.
@@ -108,8 +110,8 @@ void count_dead(L& launcher, const Work& work, u32 row_count, std::int64_t* dead
 
 // pruned[t]: zeros of tensor t's new mask.
 template <class L>
-void count_pruned(L& launcher, const Work& work, u32 row_count, std::int64_t* pruned) {
-  count_zeros<true>(launcher, work, row_count, pruned);
+void count_pruned(L& launcher, const Work& work, u32 row_count, std::int64_t* pruned, const u32* gate = nullptr) {
+  count_zeros<true>(launcher, work, row_count, pruned, gate);
 }
 
 }  // namespace bittersweet::cuda

@@ -1,4 +1,4 @@
-// The pipeline: which kernels a step enqueues, in which order. The same text runs on a stream and on the emulator.
+// How every step begins: its tables, its counters, and how many elements compete.
 #pragma once
 
 #include "apply_mask.cuh"
@@ -35,25 +35,7 @@ void begin(L& launcher, const StepPlan& plan) {
   upload(launcher, c.rows, plan.rows.data(), plan.rows.size() * sizeof(Row));
   upload(launcher, plan.work.all.pieces, plan.pieces.data(), plan.pieces.size() * sizeof(Piece));
   launcher.template launch<Begin>(grid_for<Begin>(64, launcher.processors()), {c, plan.live});
-  if (plan.masked && (plan.units.launches.empty() || plan.units.bounded)) count_competing(launcher, c, plan.work.all);
-}
-
-template <class L>
-void enqueue(L& launcher, const Scorer& scorer, const StepPlan& plan) {
-  const Context& c = plan.context;
-  const bool by_unit = !plan.units.launches.empty(), bounded = plan.units.bounded;
-  begin(launcher, plan);
-  second_moments(launcher, scorer, c);
-  if (bounded) begin_bounds(launcher, plan);
-  if (!by_unit || bounded) select_once(launcher, scorer, c, plan.work);
-  if (bounded)
-    enqueue_bounds(launcher, scorer, plan);
-  else if (by_unit)
-    enqueue_units(launcher, scorer, plan);
-  if (c.masks) {
-    apply_mask(launcher, plan.zeros, &c.report->status);
-    compare_masks(launcher, c, plan.work.all);
-  }
+  if (plan.masked && plan.ways.together()) count_competing(launcher, c, plan.work.all);
 }
 
 }  // namespace bittersweet::cuda

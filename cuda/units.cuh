@@ -70,28 +70,29 @@ struct BeginUnits {
   }
 };
 
-// What the units of all batches found together.
+// What the selections of all tensors found together. Of positions, `first_nan` is within all of them.
 struct UnitSums {
-  std::int64_t reads = 0, read = 0;  // of tensors, and of their elements
+  double passes = 0, read = 0;  // reads of tensors, and of their elements
   std::int64_t nan = 0, first_nan = 0;
   u32 status = 0;
 };
 
-BITTERSWEET_DEVICE UnitSums sum_units(const BlockTeam& team, const Context& c, FindShared& find) {
+// `alone`: each tensor's selection counted its positions from 0.
+BITTERSWEET_DEVICE UnitSums sum_units(const BlockTeam& team, const Context& c, const StepReport* results, bool alone,
+                                      FindShared& find) {
   const std::int64_t count = c.row_count;
-  const auto sum = [&](const auto& of) {
-    return team.sum<std::int64_t>(count, [&](std::int64_t i) { return static_cast<std::int64_t>(of(i)); });
-  };
+  const auto reads = [&](std::int64_t i) { return static_cast<double>(results[i].passes); };
   UnitSums all;
-  all.reads = sum([&](std::int64_t i) { return c.results[i].reads; });
-  all.read = sum([&](std::int64_t i) { return c.results[i].reads * c.rows[i].numel; });
-  all.nan = sum([&](std::int64_t i) { return c.results[i].nan; });
+  all.passes = team.sum<double>(count, reads);
+  all.read = team.sum<double>(count, [&](std::int64_t i) { return reads(i) * static_cast<double>(c.rows[i].numel); });
+  all.nan = team.sum<std::int64_t>(count, [&](std::int64_t i) { return results[i].nan; });
   for (const u32 bit : {status::nan, status::overflow, status::missed})
-    if (sum([&](std::int64_t i) { return (c.results[i].status & bit) != 0; }) > 0) all.status |= bit;
+    if (team.sum<std::int64_t>(count, [&](std::int64_t i) { return std::int64_t{(results[i].status & bit) != 0}; }) > 0)
+      all.status |= bit;
   if (all.nan > 0) {  // rows are in the order of positions
-    const device::Found row =
-        find_bin(c.row_count, [&](u64 i) { return c.results[i].nan; }, [](u64) { return u64{1}; }, find);
-    all.first_nan = static_cast<std::int64_t>(c.results[row.bin].first_nan);
+    const device::Found row = find_bin(
+        c.row_count, [&](u64 i) { return static_cast<u64>(results[i].nan); }, [](u64) { return u64{1}; }, find);
+    all.first_nan = results[row.bin].first_nan + (alone ? c.rows[row.bin].offset : 0);
   }
   return all;
 }
@@ -107,8 +108,10 @@ struct FinishUnits {
   struct Args {
     Context context;
     const StepBudget* budget;
+    const StepReport* results;
     const std::int64_t *dead, *shares;
     float* threshold;
+    bool alone;
   };
   using Shared = UnitsShared;
 
@@ -116,34 +119,43 @@ struct FinishUnits {
     const Context& c = args.context;
     const BlockTeam team{shared.team};
     const std::int64_t count = c.row_count;
+    const StepReport* const results = args.results;
     const auto sum = [&](const auto& of) {
       return team.sum<std::int64_t>(count, [&](std::int64_t i) { return static_cast<std::int64_t>(of(i)); });
     };
-    const UnitSums found = sum_units(team, c, shared.find);
+    const UnitSums found = sum_units(team, c, results, args.alone, shared.find);
     const bool bad_k = device::rank_of(args.budget->k, c.total, 0).bad_k;
     const bool failed = bad_k || (c.nonfinite == NonFinite::error && found.nan > 0);
     const std::int64_t dead = sum([&](std::int64_t i) { return args.dead[i]; });
     const std::int64_t k = sum([&](std::int64_t i) { return args.shares[i]; });
-    const std::int64_t below = sum([&](std::int64_t i) { return c.results[i].below; });
-    const std::int64_t equal = sum([&](std::int64_t i) { return c.results[i].equal; });
-    const std::int64_t ties = sum([&](std::int64_t i) { return c.results[i].ties; });
+    const std::int64_t below = sum([&](std::int64_t i) { return results[i].below; });
+    const std::int64_t equal = sum([&](std::int64_t i) { return results[i].equal; });
+    const std::int64_t ties = sum([&](std::int64_t i) { return results[i].ties; });
+    const std::int64_t pruned = sum([&](std::int64_t i) { return results[i].pruned; });
+    const bool counted = sum([&](std::int64_t i) { return results[i].below < 0; }) == 0;
+    const bool sampled =
+        sum([&](std::int64_t i) { return results[i].standard_error == results[i].standard_error; }) > 0;
     if (args.threshold != nullptr)
-      team.each(count, [&](std::int64_t i) { args.threshold[i] = failed ? no_threshold() : c.results[i].value; });
+      team.each(count, [&](std::int64_t i) { args.threshold[i] = failed ? no_threshold() : results[i].value; });
     if (threadIdx.x != 0) return;
     StepReport& r = *c.report;
     r.status = found.status | (bad_k ? status::bad_k : 0) | (failed ? status::failed : 0);
-    r.place = failed || count == 0 ? 0 : c.results[count - 1].place;  // as the CPU's path: that of the last
+    r.place = failed || count == 0 ? 0 : results[count - 1].place;  // as the CPU's path: that of the last
     r.value = no_threshold();
-    r.passes = count > 0 ? static_cast<float>(static_cast<double>(found.reads) / static_cast<double>(count)) : 0.0f;
+    r.passes = count > 0 ? static_cast<float>(found.passes / static_cast<double>(count)) : 0.0f;
     r.k = bad_k ? args.budget->k : k;
     r.total = c.total;
     r.dead = dead;
-    r.below = failed ? 0 : below;
-    r.equal = failed ? 0 : equal;
-    r.ties = failed ? 0 : ties;
+    r.below = failed ? 0 : counted ? below : -1;
+    r.equal = failed ? 0 : counted ? equal : -1;
+    r.ties = failed ? 0 : counted ? ties : -1;
     r.nan = found.nan;
     r.first_nan = found.first_nan;
-    r.pruned = r.dead + r.below + r.ties;
+    r.pruned = failed ? dead : pruned;
+    if (failed || !sampled) return;
+    std::int64_t last = count - 1;  // as the CPU's: of the last that was sampled
+    while (results[last].standard_error != results[last].standard_error) --last;
+    r.standard_error = results[last].standard_error;
   }
 
   static BITTERSWEET_DEVICE float no_threshold() { return score_of(key_of_nan); }
@@ -182,16 +194,30 @@ void select_units(L& launcher, const Scorer& scorer, const UnitsPlan& plan) {
   }
 }
 
+// What each tensor gives to the budget.
 template <class L>
-void enqueue_units(L& launcher, const Scorer& scorer, const StepPlan& plan) {
+void share_budget(L& launcher, const StepPlan& plan) {
   const Context& c = plan.context;
   const UnitsPlan& units = plan.units;
   count_dead(launcher, plan.work.all, c.row_count, units.dead);
   shares(launcher, {c.rows, c.row_count, units.dead, units.budget, c.total, 1.0, units.distribution, units.shares});
-  select_units(launcher, scorer, units);
-  launcher.template launch<FinishUnits>(1, {c, units.budget, units.dead, units.shares, units.threshold});
+}
+
+// The report of what all tensors' selections found; masks of a void step are those before it.
+template <class L>
+void finish_units(L& launcher, const StepPlan& plan) {
+  const UnitsPlan& units = plan.units;
+  launcher.template launch<FinishUnits>(1, {plan.context, units.budget, units.results, units.dead, units.shares,
+                                            units.threshold, units.launches.empty()});
   launcher.template launch<Revert>(grid_for<Revert>((plan.work.all.tiles + 7) / 8, launcher.processors()),
-                                   {plan.work.all, c.report});
+                                   {plan.work.all, plan.context.report});
+}
+
+template <class L>
+void enqueue_units(L& launcher, const Scorer& scorer, const StepPlan& plan) {
+  share_budget(launcher, plan);
+  select_units(launcher, scorer, plan.units);
+  finish_units(launcher, plan);
 }
 
 }  // namespace bittersweet::cuda

@@ -15,11 +15,6 @@ inline bool is_bounded(const StepOptions& options) {
   return options.max_tensor_sparsity.has_value() || !options.tensor_sparsity.empty();
 }
 
-// Does the step make a selection for each tensor? A threshold alone is one over all of them.
-inline bool is_by_unit(const StepOptions& options, bool masks) {
-  return masks && (options.scope.kind == Scope::tensor || is_bounded(options));
-}
-
 // Room for what lies inside a bracket of five deviations to either side, with twice the variance of independent scores:
 // 3 / sqrt(lines) of the elements, never less than one selection over a large model has. Small tensors have room for
 // all they have.

@@ -20,17 +20,11 @@ struct Unit {
   Piece piece;              // all its tiles
 };
 
-struct UnitResult {  // of one tensor
-  float value;
-  u32 status, place, reads;
-  u64 below, equal, ties, nan, first_nan;
-};
-
 // Of one tensor: how many of it may go, dead elements included, and how many lie under the cut. Integers throughout.
 struct BoundRow {
   std::int64_t least, most;
   std::int64_t under;  // pruned by what is known of the cut so far
-  std::int64_t equal;  // scores that equal the cut's
+  std::int64_t equal;  // scores that equal the cut's; -1: a bound decides about this tensor
   std::int64_t nan;
 };
 
@@ -52,7 +46,7 @@ struct Context {
   u32* tile_ties;        // per tile: ties at the low end (or zeros below it), and at the high end << 16
   u64* tie_groups;       // sums of those of `group_tiles` tiles
   const Row* rows;
-  StepReport* report;
+  StepReport* report;  // of the step; where there are units, the first row's of one each
   std::int64_t* tensor_pruned;
   const std::int64_t* k;
   std::int64_t total, output_rows;
@@ -66,10 +60,9 @@ struct Context {
   bool ordered;  // is any tensor's memory not row-major?
   const Unit* units;
   const u32* unit_of_block;
-  UnitResult* results;  // one a row
-  const u32* gate;      // 0 in device memory: these launches have nothing to do; null: they have
-  u32 unit_blocks;      // in a launch that is shared out by unit
-  u32 first_tile;       // of this unit
+  const u32* gate;  // 0 in device memory: these launches have nothing to do; null: they have
+  u32 unit_blocks;  // in a launch that is shared out by unit
+  u32 first_tile;   // of this unit
 };
 
 BITTERSWEET_DEVICE bool idle(const Context& c) { return c.gate != nullptr && *c.gate == 0; }
@@ -90,7 +83,7 @@ BITTERSWEET_DEVICE Part enter(Context& c) {
   c.rows += unit.row;
   c.row_count = 1;
   c.k += unit.row;
-  c.results += unit.row;
+  c.report += unit.row;
   c.first_tile = c.rows->tile;
   c.tile_ties += c.first_tile;
   c.tie_groups += unit.tie_group;

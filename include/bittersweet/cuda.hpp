@@ -122,7 +122,8 @@ inline StepBudget step_budget(const Budget& budget, const Scope& scope, std::int
 //
 // Threshold (scope global), and unless `new_masks` is empty the keep bits, and then the zeros. `budget` and `report`
 // are device memory; `tensor_pruned` too (one count per tensor) or null. Throws the errors of make_masks (or of
-// threshold) for options that do not go together, but for those that depend on the budget: they are status::bad_k.
+// threshold) for options that do not go together, but for those that depend on the budget: they are status::bad_k. So
+// does step_workspace_bytes, before there is a budget.
 std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
                                  bool masks);
 void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepBudget* budget,

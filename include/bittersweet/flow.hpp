@@ -67,6 +67,18 @@ inline void check(const PruneOptions& options) {
                         "are fractions from 0 to below 1");
 }
 
+// What can be said of options and tensors without a budget. Throws the errors of make_masks.
+inline void check(std::span<const ScoreInputs> tensors, const PruneOptions& options) {
+  check(options);
+  ties_of(options);
+  std::vector<std::int64_t> numels;
+  for (const ScoreInputs& tensor : tensors) {
+    require_groups(tensor, options.scope, options.remainder);
+    numels.push_back(tensor.numel);
+  }
+  if (!options.tensor_sparsity.empty()) check_ranges(options.tensor_sparsity, numels);
+}
+
 // Raises for NaN scores, naming the first. Slow, and only on the way to an error.
 [[noreturn]] inline void raise_nonfinite(const ScoreView& view, std::int64_t count) {
   std::visit(

@@ -169,6 +169,18 @@ TEST_F(Device, ScopeTensor) {
         }
 }
 
+TEST_F(Device, ScopeTensorByTheOtherSelectors) {
+  Model model = training_model({1, 31, 0, 1025, 70001, 300007}, {DType::f32}, 3);
+  for (const double dead : {0.0, 0.5}) {
+    if (dead > 0) model.set_masks(dead, 5);
+    for (const Selector& selector : {Selector(Histogram{}), Selector(KthValue{}), Selector(Streaming{}),
+                                     Selector(Sampling{}), Selector(Sampling{.by = Sampling::By::element})})
+      compare(model, Bitter7{}, 3 * model.numel() / 4,
+              {.zero = everything, .selector = selector, .scope = {Scope::tensor}, .distribution = Distribution::erk},
+              true);
+  }
+}
+
 TEST_F(Device, BoundsOfTensors) {
   Model model = training_model({40000, 31, 0, 70001, 9000}, {DType::f32}, 3);
   for (std::size_t i = 0; i < 9000; ++i) model.tensors[4].weight.set(i, model.tensors[4].weight[i] * 0.01f);
@@ -177,6 +189,11 @@ TEST_F(Device, BoundsOfTensors) {
     compare_masks(model, Bitter7{}, k, {.zero = everything, .max_tensor_sparsity = 0.7});
     compare_masks(model, Bitter7{}, k, {.zero = everything, .tensor_sparsity = ranges});
     compare_masks(model, Bitter7{}, k, {.zero = everything, .max_tensor_sparsity = 1.0});
+    compare_masks(model, Bitter7{}, k, {.zero = everything, .selector = KthValue{}, .tensor_sparsity = ranges});
+    for (const Selector& selector : {Selector(Exact{}), Selector(Streaming{}), Selector(Sampling{})})
+      for (const Ties ties : {Ties::at_or_below, Ties::below})
+        compare_masks(model, Bitter7{}, k,
+                      {.ties = ties, .zero = everything, .selector = selector, .max_tensor_sparsity = 0.7});
   }
 }
 

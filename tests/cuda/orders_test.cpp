@@ -142,6 +142,33 @@ TEST(CudaOrders, EverySelector) {
       }
 }
 
+// One tensor after another, and round after round: the flow over the same memory.
+TEST(CudaOrders, EverySelectorByTensorAndUnderCaps) {
+  std::uint64_t seed = 0;
+  for (const Selector& selector : selectors())
+    for (const bool capped : {false, true}) {
+      ++seed;
+      Step step{.model = model_of({values_named("three_values", 3000, seed), values_named("half_normal", 10080, seed),
+                                   values_named("half_zeros", 12 * 1024, seed)},
+                                  DType::f32, Placement::flush),
+                .scorer = Magnitude{},
+                .options = {.nonfinite = NonFinite::keep, .seed = seed, .selector = selector},
+                .seed = seed,
+                .sparsity = 0.55};
+      if (capped) {
+        step.options.ties = seed % 4 == 0 ? Ties::below : Ties::at_or_below;
+        step.options.max_tensor_sparsity = 0.6;
+      } else {
+        step.options.scope = {.kind = Scope::tensor};
+      }
+      step.model.tensors[1].weight.set(77, not_a_number);
+      if (seed % 3 == 0) step.model.set_masks(0.2, seed);
+      step.model = ordered(step.model);
+      SCOPED_TRACE(std::string(name_of(selector)) + (capped ? ", capped" : ""));
+      expect_same_tensors(expected(step), run(step));
+    }
+}
+
 TEST(CudaOrders, TheFirstNaNByLogicalIndexAndVoidSteps) {
   for (std::uint64_t seed = 1; seed <= 6; ++seed)
     for (const bool by_tensor : {false, true}) {

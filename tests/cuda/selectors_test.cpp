@@ -6,14 +6,6 @@
 namespace bittersweet::test {
 namespace {
 
-const std::vector<Selector>& selectors() {
-  static const std::vector<Selector> all{
-      Histogram{}, KthValue{},
-      Streaming{}, Streaming{.tolerance = 0},
-      Sampling{},  Sampling{.fraction = 0.9, .verify = true, .by = Sampling::By::element}};
-  return all;
-}
-
 std::string show(const Step& step) {
   return std::string(name_of(step.options.selector)) + ", " + name_of(step.scorer) + ", k " + std::to_string(step.k) +
          " of " + std::to_string(step.model.numel());
@@ -324,19 +316,6 @@ TEST(CudaSelectors, Memory) {
   EXPECT_LT(bytes(Sampling{.fraction = 0.016}), 0.02);
   EXPECT_LT(bytes(Sampling{}), 0.02 + 0.004);
   EXPECT_LT(bytes(KthValue{}), 1.004);
-}
-
-TEST(CudaSelectors, SeveralThresholdsAreRefused) {
-  for (const Selector& selector : selectors()) {
-    Step step{
-        .model = training_model({100}, {DType::f32}), .scorer = Bitter7{}, .k = 50, .options = {.selector = selector}};
-    step.options.scope = {Scope::tensor};
-    EXPECT_THROW(run(step), ArgumentError);
-    if (is_approximate(selector)) continue;
-    step.options.scope = {};
-    step.options.max_tensor_sparsity = 0.9;
-    EXPECT_THROW(run(step), ArgumentError);
-  }
 }
 
 }  // namespace

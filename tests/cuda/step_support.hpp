@@ -83,7 +83,9 @@ inline void expect_same(const Expected& want, const Result& got) {
   EXPECT_EQ(got.report.equal, want.report.count_equal);
   EXPECT_EQ(got.report.nan, want.report.nonfinite);
   EXPECT_EQ(got.report.pruned, want.report.pruned);
-  if (want.report.count_below >= 0) {
+  const auto& thresholds = want.report.tensor_threshold;  // none: a bound decides, and below and ties are of the others
+  const bool all = !want.report.value || std::ranges::all_of(thresholds, [](const auto& x) { return x.has_value(); });
+  if (want.report.count_below >= 0 && all) {
     EXPECT_EQ(got.report.pruned, got.report.dead + got.report.below + got.report.ties);
   }
   EXPECT_EQ(std::isnan(got.report.standard_error), !want.report.standard_error);
@@ -103,11 +105,33 @@ inline void expect_same(const Expected& want, const Result& got) {
   }
 }
 
+// The same of steps with a threshold for each tensor.
+inline void expect_same_tensors(const Expected& want, const Result& got) {
+  expect_same(want, got);
+  ASSERT_EQ(got.threshold.size(), want.report.tensor_threshold.size());
+  for (std::size_t t = 0; t < got.threshold.size(); ++t) {
+    const float value = want.report.tensor_threshold[t].value_or(not_a_number);
+    EXPECT_TRUE(same_bits(value, got.threshold[t]))
+        << show(value) << " expected of tensor " << t << ", found " << show(got.threshold[t]);
+  }
+}
+
 inline void expect_like_reference(const Step& step) {
   const std::vector<std::vector<unsigned char>> before = step.model.bytes();
   expect_same(expected(step), run(step));
   EXPECT_EQ(step.model.bytes(), before) << "a step without `zero` wrote to an input";
   EXPECT_TRUE(step.model.intact());
+}
+
+// The masks that a void step leaves.
+inline Bits current(const Model& model) {
+  Bits live;
+  for (const ScoreInputs& tensor : model.inputs()) {
+    live.emplace_back();
+    for (std::int64_t word = 0; word < bits::words(tensor.numel); ++word)
+      live.back().push_back(bits::live(tensor.mask, tensor.numel, word));
+  }
+  return live;
 }
 
 inline const std::vector<std::vector<DType>>& storages() {  // of weight, exp_avg, exp_avg_sq, grad, scores, ...
@@ -118,6 +142,15 @@ inline const std::vector<std::vector<DType>>& storages() {  // of weight, exp_av
                                                    {bf16, f32, f32, f32, f32, f32},
                                                    {f16, f32, f32, f32, f32, f32},
                                                    {f32, bf16, f16, bf16, f16}};
+  return all;
+}
+
+// All but exact.
+inline const std::vector<Selector>& selectors() {
+  static const std::vector<Selector> all{
+      Histogram{}, KthValue{},
+      Streaming{}, Streaming{.tolerance = 0},
+      Sampling{},  Sampling{.fraction = 0.9, .verify = true, .by = Sampling::By::element}};
   return all;
 }
 

@@ -6,16 +6,6 @@ namespace {
 
 const Scope by_tensor{.kind = Scope::tensor};
 
-void expect_same_tensors(const Expected& want, const Result& got) {
-  expect_same(want, got);
-  ASSERT_EQ(got.threshold.size(), want.report.tensor_threshold.size());
-  for (std::size_t t = 0; t < got.threshold.size(); ++t) {
-    const float value = want.report.tensor_threshold[t].value_or(not_a_number);
-    EXPECT_TRUE(same_bits(value, got.threshold[t]))
-        << show(value) << " expected of tensor " << t << ", found " << show(got.threshold[t]);
-  }
-}
-
 void expect_like_flow(const Step& step, std::size_t room = 0) {
   const auto before = step.model.bytes();
   EmulatedCuda engine(step.seed, step.processors);
@@ -153,16 +143,6 @@ TEST(CudaUnits, OrderOfThreadsNeverShows) {
     expect_same_tensors(want, got);
     EXPECT_EQ(std::memcmp(&first.report, &got.report, sizeof got.report), 0);
   }
-}
-
-Bits current(const Model& model) {
-  Bits live;
-  for (const ScoreInputs& tensor : model.inputs()) {
-    live.emplace_back();
-    for (std::int64_t word = 0; word < bits::words(tensor.numel); ++word)
-      live.back().push_back(bits::live(tensor.mask, tensor.numel, word));
-  }
-  return live;
 }
 
 // A NaN of the last set of launches makes those before it void, too.

@@ -28,9 +28,10 @@ struct Sampling {
   By by = By::line;
 };
 
-inline std::int64_t sample_size(const Sampling& options, std::int64_t n) {
+BITTERSWEET_FORMULA std::int64_t sample_size(const Sampling& options, std::int64_t n) {
   const auto wanted = static_cast<std::int64_t>(options.fraction * static_cast<double>(n) + 0.5);
-  return std::min(n, std::max(Sampling::smallest, wanted));
+  const std::int64_t samples = wanted > Sampling::smallest ? wanted : Sampling::smallest;
+  return samples < n ? samples : n;
 }
 
 // ---- by element ----
@@ -60,9 +61,10 @@ inline std::vector<std::int64_t> line_numbers(std::span<const ScoreInputs> tenso
 }
 
 // How many of the lines that n elements lie in make a sample of so many of them: the last of a tensor may be short.
-inline std::int64_t sample_lines(std::int64_t samples, std::int64_t n, std::int64_t all_lines) {
+BITTERSWEET_FORMULA std::int64_t sample_lines(std::int64_t samples, std::int64_t n, std::int64_t all_lines) {
   const double lines = static_cast<double>(samples) * static_cast<double>(all_lines) / static_cast<double>(n);
-  return std::min(all_lines, static_cast<std::int64_t>(std::ceil(lines)));
+  const auto whole = static_cast<std::int64_t>(std::ceil(lines));
+  return whole < all_lines ? whole : all_lines;
 }
 
 inline constexpr std::int64_t line_unit = 4096;  // of an excess

@@ -8,21 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import DeviceError, Error, LayoutError
-from ..options.scorers import Scorer, check_seed, resolve_scorer
+from ..options.scopes import Scope, resolve_scope
+from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool
 from ..tensors import cuda, devices
 from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
 from .events import MaskEvent
-from .selection import (
-    EventSource,
-    checked_nonfinite,
-    checked_ties,
-    count_or_none,
-    fraction_or_none,
-    global_arguments,
-)
+from .selection import EventSource, Options, count_or_none, decision_arguments, fraction_or_none
 
 __all__ = ["CapturableStep"]
 
@@ -34,7 +28,8 @@ class CapturableStep:
 
     `run` only enqueues work on torch's current stream, so that ``torch.cuda.graph`` can capture it and replay
     it. The budget lies in device memory, so that `set_budget` changes what later replays prune. What is dead
-    stays dead from run to run (unless `regrow`); a run that finds NaN scores changes nothing.
+    stays dead from run to run (unless `regrow`); a run that finds NaN scores, or a budget that it cannot
+    meet, changes nothing, and `read` says so.
 
     Each tensor must stay where it is: a step knows addresses. Update tensors in place, and make a new step
     (and capture again) after anything that replaces them. Replays do not raise autograd versions, as no
@@ -44,8 +39,10 @@ class CapturableStep:
         inputs: A ScoreInputs or a list of them, all torch tensors on one CUDA device, row-major or in
             channels_last or transposed memory, each tensor's arrays alike. Their masks, where given, say what
             is dead at first; they are copied.
-        scorer, selector, ties, nonfinite, seed, eps, regrow: See `make_masks`. The scope is ``"global"``. A
-            scorer that reads `step` keeps the step count of now.
+        scorer, selector, ties, nonfinite, seed, eps, regrow: See `make_masks`. A scorer that reads `step`
+            keeps the step count of now.
+        scope, distribution, rounding, remainder, max_tensor_sparsity, tensor_sparsity: See `make_masks`. What
+            each tensor gives is computed on the device, from the budget there.
         mask_optimizer_state: See `prune_`.
 
     Raises:
@@ -67,12 +64,22 @@ class CapturableStep:
         regrow: bool = False,
         mask_optimizer_state: bool = False,
         selector: str | Selector = "exact",
+        scope: str | Scope = "global",
+        distribution: str | None = None,
+        rounding: str = "nearest",
+        remainder: str = "error",
+        max_tensor_sparsity: float | None = None,
+        tensor_sparsity: Any = None,
     ) -> None:
-        chosen = resolve_selector(selector)
+        asked = Options(
+            None, None, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
+            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, True,
+        )  # fmt: skip
+        chosen, text = resolve_selector(selector), resolve_scope(scope, rounding, remainder).text
         mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         self._roles = ("weight", *_STATES) if mask_optimizer_state else ("weight",)
         single, items = as_items(inputs)
-        call = resolve_scorer(scorer, eps, seed)
+        call = resolve_scorer(scorer, eps, asked.seed)
         table = Table(items, call, self._roles)
         if table.device == devices.HOST:
             raise DeviceError(
@@ -95,13 +102,10 @@ class CapturableStep:
         self._new = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
         table.attach(self._new)
         table.current = list(self._current)
-        zero = sum(ROLES[role] for role in self._roles)
-        named = global_arguments(
-            checked_ties(ties), checked_nonfinite(nonfinite), check_seed(seed), as_bool("regrow", regrow)
-        )
-        options = cuda.StepOptions(chosen, named, zero)
+        zero, counts = sum(ROLES[role] for role in self._roles), asked.counts(table)
+        options = cuda.StepOptions(chosen, decision_arguments(asked, counts), zero)
         self._step = cuda.StepMemory(table, call.spec, options, True)
-        self._source = EventSource(table, call, chosen[0], "global", None)
+        self._source = EventSource(table, call, chosen[0], text, None, counts)
         self._masks = Masks(self._current, single=single)
         self.set_budget(k=0)
 
@@ -120,9 +124,14 @@ class CapturableStep:
         return self._masks
 
     def set_budget(self, *, sparsity: float | None = None, k: int | None = None) -> None:
-        """Enqueues a new budget for the runs and replays that follow. Give one of the two; see `make_masks`.
+        """Enqueues a new budget for the runs and replays that follow. Give one of the two; see `make_masks`
+        (with scope N:M none means 1 - N/M). Until the first call it is 0.
 
         The number travels as an argument of a kernel: captured into a graph it is the same at each replay.
+
+        Raises:
+            ArgumentError: None or both, or no budget of these tensors under this scope. What
+                `tensor_sparsity` allows depends on the masks, and is seen by the run: `read` raises then.
         """
         fraction, count = fraction_or_none("sparsity", sparsity), count_or_none(k)
         self._step.write_budget(fraction, count)
@@ -149,6 +158,7 @@ class CapturableStep:
 
         Raises:
             NonFiniteScoreError: It found NaN scores, and changed nothing.
+            ArgumentError: `tensor_sparsity` does not allow its budget; it changed nothing.
         """
         started = time.perf_counter()
         event = self._source.event(self._step.fetch()(), started)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
@@ -148,24 +147,6 @@ def refusal() -> str | None:
 
 def name_of(device: int) -> str:
     return "the CPU" if device == HOST else f"cuda:{device}"
-
-
-def require_supported(selector: str, scope: str, bounded: str | None, ties: str | None) -> None:
-    """Raises ArgumentError for what the CUDA engine does not take together, in its words; `bounded`: the
-    argument that bounds tensors, if there is one."""
-    where = "scope 'tensor'" if scope == "tensor" else bounded
-    if where is None or scope not in ("global", "tensor"):
-        return
-    if selector != "exact":
-        found = f"selector '{selector}' with {where}"
-    elif bounded == "max_tensor_sparsity" and ties not in (None, "exact"):
-        found = "ties other than 'exact' with max_tensor_sparsity"
-    else:
-        return
-    raise ArgumentError(
-        f"{found}: not with CUDA tensors so far; the CUDA engine accepts 'exact' there. Use that, or give "
-        "tensors on the CPU (nothing is moved by itself)"
-    )
 
 
 class Engine:

@@ -149,19 +149,13 @@ class Settings:
         )
 
     def check_devices(self, targets: Iterable[PlanEntry], parameters: Iterable[torch.Tensor]) -> None:
-        """Raises ArgumentError for what the CUDA engine does not do, if the targets are on CUDA, and
-        DeviceError if they are and several ranks are to decide about them."""
+        """Raises DeviceError if targets are on CUDA and several ranks are to decide about them."""
         places = [devices.runtime.index_of(local(parameter)) for parameter in parameters]
         if all(device == devices.HOST for device in places):
             return
         if self.over_ranks and self.schedule is not None:
             for entry, device in zip(targets, places, strict=True):
                 require_host(entry.name, device)
-        bounded = "tensor_sparsity" if self.tensor_sparsity is not None else None
-        if self.max_tensor_sparsity is not None:
-            bounded = "max_tensor_sparsity"
-        scope = resolve_scope(self.scope, "nearest", "error").text
-        devices.require_supported(resolve_selector(self.selector)[0], scope, bounded, self.ties)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the

@@ -2,12 +2,16 @@
 // under the Python package.
 #include <algorithm>
 
+#include "bittersweet/flow.hpp"
 #include "stand_in.hpp"
 #include "support/simt/emulated.hpp"
 
 namespace bittersweet::cuda {
 
-std::size_t step_workspace_bytes(std::span<const ScoreInputs>, const Scorer&, const StepOptions&, bool) {
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
+                                 bool) {
+  make_view(tensors, scorer);
+  flow::check(tensors, prune_options(options));
   return 64;  // the emulator brings its own
 }
 

@@ -90,8 +90,10 @@ std::int64_t position_of(std::span<const ScoreInputs> tensors, const NonFiniteSc
 
 }  // namespace
 
-std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions&, bool) {
+std::size_t step_workspace_bytes(std::span<const ScoreInputs> tensors, const Scorer& scorer, const StepOptions& options,
+                                 bool) {
   make_view(tensors, scorer);
+  flow::check(tensors, prune_options(options));
   return 1024 + 8 * static_cast<std::size_t>(words_in(tensors));
 }
 
@@ -103,7 +105,7 @@ void step(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer
   if (workspace_bytes < needed) throw ArgumentError("workspace: " + std::to_string(workspace_bytes) + " bytes");
   std::memset(workspace, 0xa5, workspace_bytes);
   const PruneOptions selection = prune_options(options);
-  flow::check(selection);  // before anything is enqueued; what depends on the budget is a status
+  flow::check(tensors, selection);  // before anything is enqueued; what depends on the budget is a status
   Budget asked{.k = budget->k};
   if (!std::isnan(budget->sparsity)) asked = {.sparsity = budget->sparsity};
   Workspace memory;

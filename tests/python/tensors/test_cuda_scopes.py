@@ -87,6 +87,64 @@ def test_caps(cuda: Any, dead: float, cap: float) -> None:
     assert facts(found.event) == facts(expected.event)
 
 
+SELECTORS = [
+    "histogram", "kthvalue", "streaming", bs.Streaming(tolerance=0),
+    "sampling", bs.Sampling(0.4, verify=True), bs.Sampling(0.9, by="element"),
+]  # fmt: skip
+
+
+def with_a_large_one(seed: int) -> list[Any]:
+    """More than what is looked at whole by `sampling`, with dead elements."""
+    generator = torch.Generator().manual_seed(seed)
+    large = bs.ScoreInputs(3 * torch.rand(11_000, generator=generator), exp_avg_sq=torch.ones(11_000))
+    large.name = "large"
+    return [*model(seed, 0.3), large]
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_scope_tensor_by_every_selector(cuda: Any, selector: Any) -> None:
+    for distribution, ties in ((None, None), ("erk", "below"), ("layer_adaptive", "at_or_below")):
+        found, expected = both(
+            cuda,
+            with_a_large_one(7),
+            scope="tensor",
+            distribution=distribution,
+            selector=selector,
+            ties=ties,
+            sparsity=0.6,
+            seed=3,
+        )
+        assert words(found) == words(expected)
+        assert facts(found.event) == facts(expected.event)
+
+
+@pytest.mark.parametrize("selector", ["exact", *SELECTORS], ids=str)
+def test_caps_by_every_selector_and_rule_of_ties(cuda: Any, selector: Any) -> None:
+    for ties, cap in ((None, 0.62), ("below", 0.7), ("at_or_below", 0.7)):
+        found, expected = both(
+            cuda,
+            with_a_large_one(8),
+            selector=selector,
+            scorer="magnitude",
+            ties=ties,
+            sparsity=0.6,
+            max_tensor_sparsity=cap,
+        )
+        assert words(found) == words(expected)
+        assert facts(found.event) == facts(expected.event)
+        assert found.event.at_bounds
+
+
+@pytest.mark.parametrize("selector", ["histogram", "kthvalue"])
+def test_ranges_by_exact_selectors(cuda: Any, selector: str) -> None:
+    ranges = {"layer1": (0.7, 0.75), "layer2": (0.0, 0.3), "large": (0.0, 0.5)}
+    found, expected = both(
+        cuda, with_a_large_one(9), sparsity=0.5, tensor_sparsity=ranges, scorer="magnitude", selector=selector
+    )
+    assert words(found) == words(expected)
+    assert facts(found.event) == facts(expected.event)
+
+
 def test_ranges_and_what_they_do_not_allow(cuda: Any) -> None:
     ranges = {"layer1": (0.7, 0.75), "layer2": (0.0, 0.3), "layer5": (0.0, 0.5)}
     found, expected = both(cuda, model(5), sparsity=0.5, tensor_sparsity=ranges, scorer="magnitude")

@@ -39,6 +39,10 @@ def start(cuda: Any, schedule: Any = LINEAR, **options: Any) -> tuple[Any, Any, 
         {"schedule": LATER, "scorer": bs.Bitter10c(every=3, storage="bfloat16"), "hold": "grads"},
         {"schedule": LATER, "scorer": "movement"},
         {"schedule": LATER, "scorer": bs.Movement(storage="bfloat16"), "sync": False},
+        {"selector": "streaming", "scope": "tensor", "distribution": "layer_adaptive"},
+        {"selector": "sampling", "max_tensor_sparsity": 0.72, "sync": False},
+        {"selector": "kthvalue", "tensor_sparsity": {"*": (0, 0.8)}},
+        {"max_tensor_sparsity": 0.72, "ties": "below", "scorer": "magnitude"},
     ],
 )
 def test_a_run_is_that_of_the_cpu_bit_for_bit(host_cuda: Any, options: dict[str, Any]) -> None:
@@ -263,34 +267,6 @@ def test_a_single_write_that_the_hold_has_repaired_is_said(cuda: Any) -> None:
         train(model, optimizer, pruner, 9, first=18)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"selector": "streaming", "scope": "tensor"},
-            "selector 'streaming' with scope 'tensor': not with CUDA",
-        ),
-        (
-            {"selector": "histogram", "max_tensor_sparsity": 0.8},
-            "selector 'histogram' with max_tensor_sparsity: not with CUDA",
-        ),
-        (
-            {"selector": "kthvalue", "tensor_sparsity": {"*": (0, 0.8)}},
-            "selector 'kthvalue' with tensor_sparsity: not with CUDA",
-        ),
-        (
-            {"max_tensor_sparsity": 0.8, "ties": "below"},
-            "ties other than 'exact' with max_tensor_sparsity: not with CUDA",
-        ),
-    ],
-)
-def test_what_the_engine_lacks_is_refused_when_the_pruner_is_made(
-    cuda: Any, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(bs.ArgumentError, match=message):
-        start(cuda, **options)
-
-
 def test_the_hold_follows_the_current_stream(host_cuda: Any) -> None:
     model, optimizer, pruner = start(host_cuda)
     train(model, optimizer, pruner, 3)
@@ -403,6 +379,61 @@ def test_a_capturable_step_starts_from_given_masks(cuda: Any) -> None:
     assert not step.masks["layer2"].bool().cpu()[1::2].any()
 
 
+STEPS: list[dict[str, Any]] = [
+    {"scope": "tensor"},
+    {"scope": "tensor", "distribution": "erk", "selector": "histogram"},
+    {"scope": "tensor", "distribution": "layer_adaptive", "selector": bs.Sampling(0.5)},
+    {"scope": "row", "rounding": "floor"},
+    {"scope": bs.Row(), "distribution": "erk"},
+    {"scope": "2:4"},
+    {"scope": "3:8", "distribution": "layer_adaptive", "remainder": "keep"},
+    {"max_tensor_sparsity": 0.7},
+    {"max_tensor_sparsity": 0.6, "selector": "streaming", "ties": "below"},
+    {"tensor_sparsity": {"layer1": (0.3, 0.5), "layer2": (0.0, 0.75)}, "selector": "kthvalue"},
+]
+
+
+@pytest.mark.parametrize("options", STEPS, ids=str)
+def test_a_capturable_step_of_every_scope(cuda: Any, options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    plain = []
+    for index, shape in enumerate(((8, 8), (33, 16), (40, 96, 3), (2, 24))):
+        w, v = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
+        w[0, ::3] = 0.5
+        plain.append(bs.ScoreInputs(w * (1 + index % 3), exp_avg_sq=v, name=f"layer{index}"))
+    there = [
+        bs.ScoreInputs(cuda.put(i.weight), exp_avg_sq=cuda.put(i.exp_avg_sq), name=i.name) for i in plain
+    ]
+    step = bs.CapturableStep(there, **options)
+    for sparsity in (0.3, 0.3, 0.375, 0.5):
+        step.set_budget(sparsity=sparsity)
+        step.run()
+        with cuda.on_cpu():
+            masks = bs.make_masks(plain, sparsity=sparsity, **options)
+            bs.apply_masks_(plain, masks)
+            for item, mask in zip(plain, masks, strict=True):
+                item.mask = mask
+        assert [mask.to_host().tolist() for mask in step.masks] == [mask.words.tolist() for mask in masks]
+        event = step.read()
+        assert facts(event) | {"requested_sparsity": sparsity} == facts(masks.event)
+        assert event.requested_sparsity == event.k / event.total
+        assert same(plain, there)
+
+
+def test_a_capturable_step_finds_a_budget_that_ranges_do_not_allow(cuda: Any) -> None:
+    plain, there = prepared(cuda)
+    step = bs.CapturableStep(there, tensor_sparsity={"layer2": (0.5, 0.75)})
+    for sparsity in (0.2, 0.9):
+        step.set_budget(sparsity=sparsity)
+        step.run()
+        with pytest.raises(bs.ArgumentError, match=r"the ranges allow 2049 \(0\.49.*\) to 3106"):
+            step.read()
+        assert same(plain, there) and step.masks.sparsity() == 0.0
+    step.set_budget(sparsity=0.6)
+    step.run()
+    assert step.read().pruned == round(0.6 * 4131)
+
+
 def test_a_capturable_step_says_what_it_cannot_take(host_cuda: Any) -> None:
     plain, there = prepared(host_cuda)
     with host_cuda.on_cpu(), pytest.raises(bs.DeviceError, match="on the CPU; a CapturableStep"):
@@ -413,6 +444,22 @@ def test_a_capturable_step_says_what_it_cannot_take(host_cuda: Any) -> None:
     ):
         with pytest.raises(bs.LayoutError, match="in other memory than its weight"):
             bs.CapturableStep(inputs, scorer="magnitude" if inputs.exp_avg_sq is None else "bitter7")
+    for options, error in (
+        ({"distribution": "erk"}, bs.ArgumentError),
+        ({"scope": "tensor", "max_tensor_sparsity": 0.5}, bs.ArgumentError),
+        ({"scope": "row", "ties": "below"}, bs.ArgumentError),
+        ({"selector": "sampling", "tensor_sparsity": {"*": 0.5}}, bs.ArgumentError),
+        ({"tensor_sparsity": {"nobody": 0.5}}, bs.ArgumentError),
+        ({"scope": "2:4"}, bs.ShapeError),
+    ):
+        with pytest.raises(error):
+            bs.CapturableStep(there, **options)
+    by_groups = bs.CapturableStep(there[1:2], scope=bs.NofM(3, 4, remainder="keep"))
+    with pytest.raises(bs.ArgumentError, match="more than 1 - N/M"):
+        by_groups.set_budget(sparsity=0.5)
+    by_groups.set_budget()
+    by_groups.run()
+    assert by_groups.read().pruned == 8
     step = bs.CapturableStep(there)
     for budget in ({"k": 4132}, {"k": -1}, {"sparsity": 2.0}, {}, {"k": 1, "sparsity": 0.1}, {"k": 0.5}):
         with pytest.raises(bs.ArgumentError):

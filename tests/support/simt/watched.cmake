@@ -35,5 +35,5 @@ add_executable(test_cuda.watched ${objects})
 target_link_libraries(test_cuda.watched PRIVATE watcher bittersweet::bittersweet GTest::gtest_main Threads::Threads)
 # Those that take seconds although every access is a call.
 add_test(NAME cuda.watched COMMAND test_cuda.watched
-  --gtest_filter=CudaAdam.*:CudaCalibration.EveryTypePlacementAndSize:CudaCalibration.ValuesThatAreNotFinite*:CudaOrders.EverySelector:CudaRounding.*:CudaVerbs.*:CudaStep.RowsThatBecomeEmpty:CudaRounds.RoomForSomeCandidates:CudaRounds.TheFirstNaN:CudaRounds.RandomNumbersOfParts:CudaStrips.PacksAsTheReferenceAndBack:CudaShares.DeadElementsByMask:CudaUnits.ZerosInTheSameStep:CudaUnits.NaNAndBadBudgetsStopEverything:CudaBounds.ZerosAndReplaysWithOtherBudgets:CudaBounds.VoidSteps)
+  --gtest_filter=CudaAdam.*:CudaCalibration.EveryTypePlacementAndSize:CudaCalibration.ValuesThatAreNotFinite*:CudaOrders.EverySelector:CudaRounding.*:CudaVerbs.*:CudaStep.RowsThatBecomeEmpty:CudaRounds.RoomForSomeCandidates:CudaRounds.TheFirstNaN:CudaRounds.RandomNumbersOfParts:CudaStrips.PacksAsTheReferenceAndBack:CudaShares.DeadElementsByMask:CudaUnits.ZerosInTheSameStep:CudaUnits.NaNAndBadBudgetsStopEverything:CudaBounds.ZerosAndReplaysWithOtherBudgets:CudaBounds.VoidSteps:CudaSelectorScopes.VoidStepsAndZeros:CudaSelectorScopes.AsManyRoundsAsTensors)
 set_tests_properties(cuda.watched PROPERTIES TIMEOUT 600)
