@@ -15,8 +15,9 @@ from ..options.values import as_bool
 from ..tensors import cuda, devices
 from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
+from .choices import Options, count_or_none, decision_arguments, fraction_or_none
 from .events import MaskEvent
-from .selection import EventSource, Options, count_or_none, decision_arguments, fraction_or_none
+from .selection import EventSource
 
 __all__ = ["CapturableStep"]
 

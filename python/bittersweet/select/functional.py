@@ -39,14 +39,10 @@ from ..tensors.arrays import (
 from ..tensors.lazy import is_unread
 from ..tensors.masks import COLUMN, Mask, Masks
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
+from .choices import Options, count_or_none
 from .events import MaskEvent
 from .over_ranks import Given, group_of, meet
-from .selection import (
-    Options,
-    count_or_none,
-    find_threshold,
-    select_masks,
-)
+from .selection import find_threshold, select_masks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 

@@ -20,7 +20,7 @@ from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table
 
 if TYPE_CHECKING:
-    from .selection import Options
+    from .choices import Options
 
 __all__ = ["Given", "agreement", "check", "group_of", "meet", "require_host", "row_major", "supported"]
 

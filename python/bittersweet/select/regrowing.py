@@ -19,9 +19,10 @@ from ..tensors.combining import kept_by_both, kept_by_either, opposite
 from ..tensors.masks import WIDTH, Mask, kept_counts
 from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table
+from .choices import Options
 from .events import MaskEvent
 from .merge import merge_events
-from .selection import EventSource, Options, mask_arguments, select_masks
+from .selection import EventSource, mask_arguments, select_masks
 
 if TYPE_CHECKING:
     from ..distributed.members import Members

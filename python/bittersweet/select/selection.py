@@ -4,77 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..distributed import rounds
 from ..notices import warn_once
-from ..options.ranges import Ranges, checked_ranges
-from ..options.scopes import Scope, resolve_scope
-from ..options.scorers import Scorer, ScorerCall, check_seed, resolve_scorer
-from ..options.selectors import Selector, resolve_selector
-from ..options.values import as_bool, as_fraction, as_int, one_of
+from ..options.scopes import resolve_scope
+from ..options.scorers import ScorerCall, resolve_scorer
+from ..options.selectors import resolve_selector
 from ..tensors import cuda, devices
 from ..tensors.arrays import FLOAT16
 from ..tensors.lazy import lazily
 from ..tensors.masks import Mask
 from ..tensors.table import ROLES, ScoreInputs, Table
 from . import over_ranks
+from .choices import Options, decision_arguments, global_arguments
 from .events import MaskEvent
 
 if TYPE_CHECKING:
     from ..distributed.members import Members
-
-_TIES = (None, "exact", "at_or_below", "below")
-_NONFINITES = ("error", "keep")
-_DISTRIBUTIONS = (None, "uniform", "erk", "layer_adaptive")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `make_masks` beside its inputs, as plain values."""
-
-    sparsity: float | None
-    k: int | None
-    scope: str | Scope
-    distribution: str | None
-    rounding: str
-    remainder: str
-    scorer: str | Scorer
-    selector: str | Selector
-    ties: str | None
-    nonfinite: str
-    seed: int
-    eps: float | None
-    regrow: bool
-    max_tensor_sparsity: float | None
-    tensor_sparsity: Ranges | None
-    sync: bool
-
-    def __post_init__(self) -> None:
-        found: dict[str, Any] = {
-            "sparsity": fraction_or_none("sparsity", self.sparsity),
-            "k": count_or_none(self.k),
-            "distribution": checked_distribution(self.distribution),
-            "max_tensor_sparsity": fraction_or_none("max_tensor_sparsity", self.max_tensor_sparsity),
-            "tensor_sparsity": checked_ranges(self.tensor_sparsity),
-            "ties": checked_ties(self.ties),
-            "nonfinite": checked_nonfinite(self.nonfinite),
-            "seed": check_seed(self.seed),
-            "regrow": as_bool("regrow", self.regrow),
-            "sync": as_bool("sync", self.sync),
-        }
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
-
-    def counts(self, whole: Table | Members) -> list[tuple[int, int]] | None:
-        """How many elements of each tensor are pruned, at least and at most; None without ranges."""
-        ranges = self.tensor_sparsity
-        if ranges is None:
-            return None
-        return ranges.counts(whole.names, whole.numels, self.sparsity, self.k)
-
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Those of `_core.make_masks`, by position and by keyword."""
@@ -94,39 +42,6 @@ def mask_arguments(
         **decision_arguments(options, options.counts(table if members is None else members)),
     }
     return masks, ((table.data, table.names, call.spec, resolve_selector(options.selector)), named)
-
-
-def decision_arguments(options: Options, counts: list[tuple[int, int]] | None) -> dict[str, Any]:
-    """The keyword arguments of `_core.make_masks` but for the budget's."""
-    scope = resolve_scope(options.scope, options.rounding, options.remainder)
-    return {
-        "scope": scope.text,
-        "distribution": options.distribution,
-        "rounding": scope.rounding,
-        "remainder": scope.remainder,
-        "max_tensor_sparsity": options.max_tensor_sparsity,
-        "tensor_sparsity": counts,
-        "ties": options.ties,
-        "nonfinite": options.nonfinite,
-        "seed": options.seed,
-        "regrow": options.regrow,
-    }
-
-
-def global_arguments(ties: str | None, nonfinite: str, seed: int, regrow: bool) -> dict[str, Any]:
-    """The same for one threshold over everything."""
-    return {
-        "scope": "global",
-        "distribution": None,
-        "rounding": "nearest",
-        "remainder": "error",
-        "max_tensor_sparsity": None,
-        "tensor_sparsity": None,
-        "ties": ties,
-        "nonfinite": nonfinite,
-        "seed": seed,
-        "regrow": regrow,
-    }
 
 
 def select_masks(
@@ -388,23 +303,3 @@ def _warn_about(event: MaskEvent, call: ScorerCall, half: bool) -> None:
             f"{event.v_zero:.0%} of the live exp_avg_sq values are exactly 0: float16 rounds everything "
             "below 3e-8 away. Store exp_avg_sq as bfloat16 or float32",
         )
-
-
-def fraction_or_none(argument: str, value: float | None) -> float | None:
-    return None if value is None else as_fraction(argument, value)
-
-
-def count_or_none(k: int | None) -> int | None:
-    return None if k is None else as_int("k", k, -(2**63), 2**63 - 1, "an integer count")
-
-
-def checked_ties(ties: str | None) -> str | None:
-    return one_of("ties", ties, _TIES)
-
-
-def checked_nonfinite(nonfinite: str) -> str:
-    return one_of("nonfinite", nonfinite, _NONFINITES)
-
-
-def checked_distribution(distribution: str | None) -> str | None:
-    return one_of("distribution", distribution, _DISTRIBUTIONS)

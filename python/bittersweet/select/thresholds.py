@@ -14,8 +14,9 @@ from ..tensors import cuda, devices
 from ..tensors.lazy import lazily
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table, as_items
+from .choices import Options, decision_arguments
 from .over_ranks import Given, group_of, meet
-from .selection import Options, decision_arguments, find_threshold, mask_arguments, start_over_ranks
+from .selection import find_threshold, mask_arguments, start_over_ranks
 
 if TYPE_CHECKING:
     from ..distributed.members import Members

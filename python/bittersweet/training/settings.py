@@ -23,15 +23,10 @@ from ..options.scopes import Global, Scope, resolve_scope
 from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_seed, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
+from ..select.choices import Options, checked_distribution, checked_nonfinite, checked_ties
 from ..select.over_ranks import check, require_host
 from ..select.regrowing import Growth, drawn, regrow_masks
-from ..select.selection import (
-    Options,
-    checked_distribution,
-    checked_nonfinite,
-    checked_ties,
-    select_masks,
-)
+from ..select.selection import select_masks
 from ..steps.keeping import steppers
 from ..tensors import devices
 from ..tensors.masks import Mask, Masks

@@ -19,8 +19,8 @@ from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import as_bool
 from ..select import functional, thresholds
+from ..select.choices import Options
 from ..select.events import MaskEvent
-from ..select.selection import Options
 from ..select.thresholds import Threshold
 from ..tensors.masks import Masks
 from ..tensors.table import ScoreInputs

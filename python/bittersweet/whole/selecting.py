@@ -14,9 +14,10 @@ from ..options.ranges import Ranges, checked_ranges
 from ..options.scopes import Scope
 from ..options.selectors import Selector
 from ..select import functional
+from ..select.choices import Options
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
-from ..select.selection import Options, select_masks
+from ..select.selection import select_masks
 from ..tensors.lazy import is_unread, lazily
 from ..tensors.masks import Mask, kept_counts
 from ..tensors.table import ScoreInputs
