@@ -39,14 +39,15 @@ def pruned_by_sort(scores: torch.Tensor, count: int) -> torch.Tensor:
 class Run:
     """Measures one call after the other; one that fails is recorded and stops no other."""
 
-    def __init__(self, device: str, out: Path | None) -> None:
+    def __init__(self, device: str, out: Path | None, section: str = "groups") -> None:
         self.out, self.device, self.dry, self.failed = out, device, device == "cpu", False
+        self.section = section
         self.clock = Clock(device)
 
     def add(
         self, case: str, call: Callable[[], Any], judge: Callable[[Any], dict[str, Any]], **more: Any
     ) -> float:
-        record: dict[str, Any] = {"section": "groups", "case": case}
+        record: dict[str, Any] = {"section": self.section, "case": case}
         floor, bound, ours = more.get("floor", 0.0), more.get("bound"), more.get("ours", 0.0)
         if self.dry:
             record["dry"] = True

@@ -69,6 +69,8 @@ bitter7, 50 %:
 | selector histogram, threshold | 3.3 times the read floor |
 | selector streaming, threshold | (its reads + 0.3) times the read floor |
 | selector sampling, 2 % by line, threshold | 0.15 times the read floor |
+| masks by tensor and under bounds, every distribution | timed beside one threshold over all; no goal |
+| sums of squares for calibration | 1.3 times reading the activations |
 | AdamW's step, 50 % of the weights masked | 1.08 times the same without masks |
 
 AdamW's masked step is also timed beside torch's fused and foreach ones, at 1 million to 400 million weights

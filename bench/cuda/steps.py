@@ -40,7 +40,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
 
     # All at once, on all cores; what fails here fails again, by name, in the step that needs it.
     device_tests = tuple(
-        f"test_cuda.device{name}" for name in ("", "_adam", "_groups", "_rounds", "_strips", "_track")
+        f"test_cuda.device{name}"
+        for name in ("", "_adam", "_calibration", "_groups", "_rounds", "_strips", "_track")
     )
     targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", *device_tests)
     everything = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets, "--", "-k", "0"]
@@ -85,6 +86,8 @@ def steps(mode: str, dry: bool) -> list[Step]:
         Step("the optimizer's step beside torch's", [python, "bench/cuda/adam.py", *flag], 60, records=True,
              after=("build the Python module",), environment=site),
         Step("rows and groups beside torch", [python, "bench/cuda/groups.py", *flag], 40, records=True,
+             after=("build the Python module",), environment=site),
+        Step("tensors, bounds, calibration", [python, "bench/cuda/scopes.py", *flag], 60, records=True,
              after=("build the Python module",), environment=site),
         Step("packed matrices and rounding", [python, "bench/cuda/packed.py", *flag], 60, records=True,
              after=("build the Python module",), environment=site),
