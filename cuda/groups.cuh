@@ -58,22 +58,19 @@ struct RankEight {
         for (int b = 0; b < In::at_once; ++b) in[b].load(row, begin + (s + b) * 256, feature[b]);
 #pragma unroll
         for (int b = 0; b < In::at_once; ++b) {
+          if (b > 0) __syncwarp();  // as in Eight::scores
           const std::int64_t index = begin + (s + b) * 256;
           const u32 live = live_eight(row, index);
           float score[8];
           u32 key[8];
           in[b].scores(args.scorer, row, score);
-          bool any_nan = false;
+          u32 nans = 0;
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
             key[i] = key_of(score[i]);
-            any_nan |= key[i] == key_of_nan;
+            nans |= (key[i] == key_of_nan ? 1u : 0u) << i;
           }
-          if (any_nan) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i)
-              if (score[i] != score[i] && (live >> i & 1u) != 0) nan.add(row, index + i);
-          }
+          for (nans &= live; nans != 0; nans &= nans - 1) nan.add(row, index + __ffs(nans) - 1);
           if (live != 255u) {
 #pragma unroll
             for (int i = 0; i < 8; ++i)
@@ -115,7 +112,7 @@ struct RankGroups {
 
   static BITTERSWEET_DEVICE bool read_group(const S& scorer, const Row& row, const Grouping& how, const GroupRule& rule,
                                             const Members& group, u32 key) {
-    const std::int64_t share = rule.base + (group.row < rule.extra);
+    const auto share = static_cast<u32>(rule.base + (group.row < rule.extra));
     u32 lower = 0;
     for (u32 j = 0; j < group.size && lower < share; ++j) {
       if (j == group.at) continue;
@@ -139,13 +136,14 @@ struct RankGroups {
       const GroupRule& rule = c.rules[number];
       const std::int64_t word = std::int64_t{tile} * tile_words + lane;
       const u32 live = mask_word(row.live, row.numel, word);
-      u32 keep = 0;
+      u32 keep = 0, nans = 0;
       for (u32 begin = 0; begin < tile_words; ++begin) {
         const u32 there = __shfl_sync(everyone, live, begin);
         const std::int64_t index = std::int64_t{tile} * tile_size + begin * 32 + lane;
         if (index - lane >= row.numel) break;
         const bool mine = (there >> lane & 1u) != 0;
         const u32 key = mine ? key_of(score_any(args.scorer, row, index)) : key_of_nan;
+        __syncwarp();  // or the compiler keeps what the row says for later, which takes registers
         const bool is_nan = key == key_of_nan;
         bool counts = mine, low = false;
         if (how.in_words) {
@@ -157,11 +155,13 @@ struct RankGroups {
           counts = group.whole;
           low = counts && !is_nan && read_group(args.scorer, row, how, rule, group, key);
         }
-        if (counts && is_nan) nan.add(row, index);
+        if (counts && is_nan) nans |= 1u << begin;
         const u32 kept = __ballot_sync(everyone, mine && (!low || is_nan));
         if (lane == begin) keep = kept;
       }
       store_word(row.next, row.numel, word, keep);
+      for (; nans != 0; nans &= nans - 1)
+        nan.add(row, std::int64_t{tile} * tile_size + (static_cast<u32>(__ffs(nans)) - 1) * 32 + lane);
     });
     nan.merge(*c.step.state);
   }

@@ -18,6 +18,7 @@ struct Guess {
     BinsShared one, other;
   };
 
+  // What an earlier guess holds is copied behind the search for a bin: both at once would not fit in registers.
   static BITTERSWEET_DEVICE device::Guess derive(const Context& c, Shared& shared) {
     device::State& state = *c.state;
     const auto find = [&](int bins, u64 order) {
@@ -38,22 +39,26 @@ struct Guess {
       guess.middle = device::refine({0, guess.drawn > 0 ? order : 0, 0, 0}, found, device::digit_bits);
       return guess;
     } else if constexpr (P == Pass::spread) {
-      device::Guess guess = state.guess[0];
-      guess.middle = device::refine(guess.middle, find(1, guess.middle.rest), device::digit_bits);
+      const device::Guess& before = state.guess[0];
+      const auto middle = device::refine(before.middle, find(1, before.middle.rest), device::digit_bits);
+      device::Guess guess = before;
+      guess.middle = middle;
       guess.cut = (guess.middle.prefix << 10) | 1023u;
       if (guess.drawn > 0)
         guess.portion = static_cast<u32>((guess.middle.below + guess.middle.count) * 65536 / guess.drawn);
       return guess;
     } else if constexpr (P == Pass::second_digits) {
-      device::Guess guess = state.guess[1];
-      const device::Ends ends = device::ends_of(guess, state.spread, state.live, c.capacity);
-      guess.low = device::refine({0, ends.low, 0, 0}, find(0, ends.low), device::digit_bits);
-      guess.high = device::refine({0, ends.high, 0, 0}, find(0, ends.high), device::digit_bits);
+      const device::Guess& before = state.guess[1];
+      const device::Ends ends = device::ends_of(before, state.spread, state.live, c.capacity);
+      const auto low = device::refine({0, ends.low, 0, 0}, find(0, ends.low), device::digit_bits);
+      const auto high = device::refine({0, ends.high, 0, 0}, find(0, ends.high), device::digit_bits);
+      device::Guess guess = before;
+      guess.low = low;
+      guess.high = high;
       return guess;
     } else {
       constexpr bool third = P == Pass::third_digits;
-      const device::Guess& before =
-          state.guess[third ? 2 : 3];  // read when it is needed: a block's sums take registers
+      const device::Guess& before = state.guess[third ? 2 : 3];
       const auto low = device::refine(before.low, find(third ? 2 : 4, before.low.rest), third ? 11 : 10);
       const auto high = device::refine(before.high, find(third ? 3 : 5, before.high.rest), third ? 11 : 10);
       device::Guess guess = before;

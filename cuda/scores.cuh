@@ -1,21 +1,26 @@
-// A tile's scores for kernels that read them all: a lane has eight elements in flight (four of three arrays), 32 apart,
-// so that a warp's loads are whole lines. Rows stored as f32 are loaded before the first score is computed; others
-// element by element.
+// A tile's scores for kernels that read them all: a lane has up to eight elements in flight, 32 apart, so that a
+// warp's loads are whole lines. Rows stored as f32 are loaded before the first score is computed; others element by
+// element.
 #pragma once
 
 #include "verbs.cuh"
 
 namespace bittersweet::cuda {
 
+// Does a score take more than its own elements: a norm, or a random number?
 template <class S>
-inline constexpr u32 scores_at_once = Slots<S>::count > 2 ? 4 : 8;  // more would not fit in registers
+inline constexpr bool needs_place = (Slots<S>::reads_of & (reads::input_norm | reads::position)) != 0;
+
+// More would not fit in registers.
+template <class S>
+inline constexpr u32 scores_at_once = (Slots<S>::count > 2 ? 4 : 8) / (blackwell && needs_place<S> ? 4 : 1);
 
 // score[i] of elements first, first + stride, ...; there[i]: does it count? Others are 0.
 template <class S>
 BITTERSWEET_DEVICE void load_scores(const S& scorer, const Row& row, std::int64_t first, std::int64_t stride,
                                     const bool (&there)[scores_at_once<S>], float (&score)[scores_at_once<S>]) {
   using In = Slots<S>;
-  if constexpr (In::count > 0 && (In::reads_of & (reads::input_norm | reads::position)) == 0) {
+  if constexpr (In::count > 0 && !needs_place<S>) {
     bool plain = true;
 #pragma unroll
     for (int slot = 0; slot < In::count; ++slot) plain &= row.dtype[slot] == DType::f32;

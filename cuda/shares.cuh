@@ -7,7 +7,8 @@
 
 namespace bittersweet::cuda {
 
-// A Team of allocation.hpp: lane l is thread l, and lanes' sums meet in its stated order.
+// A Team of allocation.hpp: lane l is thread l, and lanes' sums meet in its stated order. Few teams have more items
+// than lanes, and formulas are long: several items at once would only take registers.
 struct BlockTeam {
   static constexpr u32 threads = static_cast<u32>(team_lanes);
   struct Shared {
@@ -22,6 +23,7 @@ struct BlockTeam {
   template <class T, class F>
   BITTERSWEET_DEVICE T sum(std::int64_t count, const F& f) const {
     T mine = 0;
+#pragma unroll 1
     for (std::int64_t i = threadIdx.x; i < count; i += threads) mine += f(i);
     __syncthreads();  // the last use of `shared` is over
     shared.lane[threadIdx.x] = std::bit_cast<u64>(mine);

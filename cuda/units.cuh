@@ -86,9 +86,13 @@ BITTERSWEET_DEVICE UnitSums sum_units(const BlockTeam& team, const Context& c, c
   all.passes = team.sum<double>(count, reads);
   all.read = team.sum<double>(count, [&](std::int64_t i) { return reads(i) * static_cast<double>(c.rows[i].numel); });
   all.nan = team.sum<std::int64_t>(count, [&](std::int64_t i) { return results[i].nan; });
-  for (const u32 bit : {status::nan, status::overflow, status::missed})
-    if (team.sum<std::int64_t>(count, [&](std::int64_t i) { return std::int64_t{(results[i].status & bit) != 0}; }) > 0)
-      all.status |= bit;
+  const auto join = [&](u32 bit) {
+    const auto has = [&](std::int64_t i) { return std::int64_t{(results[i].status & bit) != 0}; };
+    if (team.sum<std::int64_t>(count, has) > 0) all.status |= bit;
+  };
+  join(status::nan);
+  join(status::overflow);
+  join(status::missed);
   if (all.nan > 0) {  // rows are in the order of positions
     const device::Found row = find_bin(
         c.row_count, [&](u64 i) { return static_cast<u64>(results[i].nan); }, [](u64) { return u64{1}; }, find);

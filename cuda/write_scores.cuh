@@ -1,7 +1,7 @@
 // write_scores: the f32 score of every element, dead or alive. The table travels in the arguments.
 #pragma once
 
-#include "verbs.cuh"
+#include "scores.cuh"
 
 namespace bittersweet::cuda {
 
@@ -20,7 +20,7 @@ struct WriteScores {
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     for_each_tile({args.rows, args.pieces, args.count, args.tiles}, [&](const Row& row, u32, u32 tile) {
       const std::int64_t begin = std::int64_t{tile} * tile_size + lane_id();
-      constexpr int at_once = 8;
+      constexpr int at_once = blackwell && needs_place<S> ? 4 : 8;  // or they spill
       for (u32 j = 0; j < tile_words; j += at_once) {
         float score[at_once];
 #pragma unroll
