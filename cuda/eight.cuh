@@ -14,7 +14,7 @@ struct Eight {
   using In = Slots<S>;
   static constexpr bool norms = In::has(reads::input_norm);
   static constexpr int arrays = In::count + (norms ? 1 : 0);
-  static constexpr int at_once = arrays == 1 && !blackwell ? 4 : arrays < 3 ? 2 : 1;  // so many a lane has on their way
+  static constexpr int at_once = arrays == 1 ? 4 : arrays == 2 ? 2 : 1;  // so many a lane has on their way
   uint4 raw[arrays > 0 ? arrays : 1][2];
 
   // Elements index .. index + 7, whose input features are feature .. feature + 7.

@@ -47,6 +47,7 @@ struct RankEight {
     for_each_tile(args.work, [&](const Row& row, u32 number, u32 tile) {
       const std::int64_t group = c.groupings[number].group, share = c.rules[number].base;
       const std::int64_t begin = std::int64_t{tile} * tile_size + lane_id() * 8;
+      u32 nans = 0;
 #pragma unroll
       for (u32 s = 0; s < 4; s += In::at_once) {
         In in[In::at_once];
@@ -58,19 +59,18 @@ struct RankEight {
         for (int b = 0; b < In::at_once; ++b) in[b].load(row, begin + (s + b) * 256, feature[b]);
 #pragma unroll
         for (int b = 0; b < In::at_once; ++b) {
-          if (b > 0) __syncwarp();  // as in Eight::scores
           const std::int64_t index = begin + (s + b) * 256;
           const u32 live = live_eight(row, index);
           float score[8];
           u32 key[8];
           in[b].scores(args.scorer, row, score);
-          u32 nans = 0;
+          u32 nan_bits = 0;
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
             key[i] = key_of(score[i]);
-            nans |= (key[i] == key_of_nan ? 1u : 0u) << i;
+            nan_bits |= (key[i] == key_of_nan ? 1u : 0u) << i;
           }
-          for (nans &= live; nans != 0; nans &= nans - 1) nan.add(row, index + __ffs(nans) - 1);
+          nans |= (nan_bits & live) << (s + b) * 8;
           if (live != 255u) {
 #pragma unroll
             for (int i = 0; i < 8; ++i)
@@ -81,6 +81,10 @@ struct RankEight {
                                           : lowest_of<2>(key, live, share);
           reinterpret_cast<unsigned char*>(row.next)[index / 8] = static_cast<unsigned char>(live & ~pruned);
         }
+      }
+      for (; nans != 0; nans &= nans - 1) {
+        const u32 bit = static_cast<u32>(__ffs(nans)) - 1;
+        nan.add(row, begin + bit / 8 * 256 + bit % 8);
       }
     });
     nan.merge(*c.step.state);

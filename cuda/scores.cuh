@@ -13,7 +13,9 @@ inline constexpr bool needs_place = (Slots<S>::reads_of & (reads::input_norm | r
 
 // More would not fit in registers.
 template <class S>
-inline constexpr u32 scores_at_once = (Slots<S>::count > 2 ? 4 : 8) / (blackwell && needs_place<S> ? 4 : 1);
+inline constexpr u32 scores_at_once = blackwell && needs_place<S>             ? 2
+                                      : Slots<S>::count > (blackwell ? 1 : 2) ? 4
+                                                                              : 8;
 
 // score[i] of elements first, first + stride, ...; there[i]: does it count? Others are 0.
 template <class S>
