@@ -81,7 +81,8 @@ void finish(L& launcher, const Scorer& scorer, const SearchContext& s, const Pla
     launcher.template launch<SampleSpread>(
         grid_for<SampleSpread>(static_cast<u64>(s.sizes.lines + 255) / 256, launcher.processors()), s);
   if (s.counted) bracket(launcher, scorer, s.step, work, 0);
-  if (s.step.ordered && (s.counted || A != Answers::by_sample)) find_nan(launcher, scorer, s.step, work.all);
+  const bool sampled = A == Answers::by_sample && !s.counted;
+  if (s.step.ordered) find_nan(launcher, scorer, s.step, work.all, sampled ? &s.search->drawn : nullptr);
   launcher.template launch<ConcludeAnswer<A>>(1, s);
   if (s.step.masks) write_mask(launcher, scorer, s.step, work.all);
 }

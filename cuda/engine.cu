@@ -14,7 +14,7 @@ extern template void sample(Stream&, const Scorer&, const Context&);
 extern template void bracket(Stream&, const Scorer&, const Context&, const Plan&, u32);
 extern template void histogram(Stream&, const Scorer&, const Context&, const Work&, u32);
 extern template void place_candidates(Stream&, const Context&);
-extern template void find_nan(Stream&, const Scorer&, const Context&, const Work&);
+extern template void find_nan(Stream&, const Scorer&, const Context&, const Work&, const std::uint64_t*);
 extern template void write_mask(Stream&, const Scorer&, const Context&, const Work&);
 extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
 extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);

@@ -39,12 +39,13 @@ struct FindNaN {
     Context context;
     Work work;
     S scorer;
+    const std::uint64_t* drawn;  // of a sample, or null: where it holds numbers, its own NaN are all that count
   };
   struct Shared {};
 
   static BITTERSWEET_DEVICE void body(const Args& args, Shared&) {
     Context c = args.context;
-    if (idle(c)) return;
+    if (idle(c) || (args.drawn != nullptr && *args.drawn > 0)) return;
     const Part part = enter(c);
     const device::Attempt& attempt = c.state->attempt[0];
     if (attempt.nan == 0) return;
@@ -74,11 +75,11 @@ void place_candidates(L& launcher, const Context& context) {
 }
 
 template <class L>
-void find_nan(L& launcher, const Scorer& scorer, const Context& context, const Work& work) {
+void find_nan(L& launcher, const Scorer& scorer, const Context& context, const Work& work, const std::uint64_t* drawn) {
   std::visit(
       [&](const auto& s) {
         using K = FindNaN<std::decay_t<decltype(s)>>;
-        launch_units<K>(launcher, context, (work.tiles + 7) / 8, {context, work, s});
+        launch_units<K>(launcher, context, (work.tiles + 7) / 8, {context, work, s, drawn});
       },
       scorer);
 }

@@ -83,7 +83,7 @@ BITTERSWEET_DEVICE void place_answer(const SearchContext& s, const Answer& answe
   const Search& search = *s.search;
   device::Attempt& attempt = state.attempt[0];
   const device::Rank rank = device::rank_of(*s.step.k, s.step.total, state.live);
-  state.bad_k = rank.bad_k;
+  state.bad_k |= rank.bad_k;  // what tensor_sparsity does not allow is known before
   state.rank = answer.rank;
   const bool zero_end = answer.value == 0.0f && s.step.non_negative;
   const float at = zero_end ? smallest_positive : answer.value;

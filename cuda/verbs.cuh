@@ -143,7 +143,8 @@ void select_candidates(L& launcher, const Context& context);
 template <class L>
 void place_candidates(L& launcher, const Context& context);
 template <class L>
-void find_nan(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
+void find_nan(L& launcher, const Scorer& scorer, const Context& context, const Work& work,
+              const std::uint64_t* drawn = nullptr);
 template <class L>
 void order_ties(L& launcher, const Scorer& scorer, const Context& context, const Work& work);
 template <class L>

@@ -285,6 +285,11 @@ Moments CpuEngine::moments(const ScoreView& view, std::span<const Chunk> chunks)
 
 void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
                       std::span<CountsAt> counts) {
+  if (thresholds.size() > 1 && std::ranges::any_of(thresholds, [](float t) { return t != t; })) {  // in no order
+    for (std::size_t i = 0; i < thresholds.size(); ++i)
+      count(view, chunks, thresholds.subspan(i, 1), counts.subspan(i, 1));
+    return;
+  }
   for (std::size_t first = 0; first < thresholds.size(); first += CutCounts::most) {
     const std::span now = thresholds.subspan(first, std::min(CutCounts::most, thresholds.size() - first));
     const std::span found = counts.subspan(first, now.size());

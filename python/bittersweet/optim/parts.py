@@ -26,6 +26,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.rows: dict[int, Rows] = {}
+        self._made: dict[int, Rows] = {}  # all of them: captured steps go on using what theirs hold
         self._known: list[torch.Tensor] = []
         self._inside: list[tuple[Rows, list[int]]] = []
         self._outside: list[int] = []
@@ -45,7 +46,9 @@ class Parts:
         chosen: dict[int, list[int]] = {}
         for i in sorted(set(range(len(entries))).difference(self._outside)):
             chosen.setdefault(devices.runtime.index_of(entries[i].parameter), []).append(i)
-        self.rows = {device: self.rows.get(device) or _rows_on(device) for device in chosen}
+        for device in set(chosen).difference(self._made):
+            self._made[device] = _rows_on(device)
+        self.rows = {device: self._made[device] for device in chosen}
         self._inside = [(self.rows[device], numbers) for device, numbers in chosen.items()]
         known = (parameter for group in groups for parameter in group["params"])
         places = {id(parameter): place for place, parameter in enumerate(known)}

@@ -37,6 +37,7 @@ class CudaRows(Rows):
         self._flags = _Flags(device, 0)
         self._unknown: list[int] = []
         self._count: Callable[[], devices.Words] | None = None
+        self._captured: list[Any] = []  # what captured steps point to, which their replays go on using
 
     def build(self, now: Gathered, numbers: Sequence[int]) -> None:
         super().build(now, numbers)
@@ -70,7 +71,9 @@ class CudaRows(Rows):
                 array("Q", rates if any(rates) else ()),
                 (scale, found_inf, self._flags.next(), self._memory.address, self._memory.bytes),
             )
-            if not runtime.is_capturing() and self._flags.passed():
+            if runtime.is_capturing():
+                self._captured.append((self._memory, self._flags, list(self._held), given))
+            elif self._flags.passed():
                 self._count_empty()
         return None
 

@@ -87,7 +87,7 @@ class CapturableStep:
                 "inputs: they are on the CPU; a CapturableStep works on torch tensors on a CUDA device. Use "
                 "prune_"
             )
-        if table.copied_bytes > sum(mask.nbytes for mask in table.current if mask is not None):
+        if table.relaid:
             raise LayoutError(
                 "inputs: a tensor is neither row-major nor channels_last nor transposed, or in other memory "
                 "than its weight; a captured step would work on a copy of it. Make it contiguous"

@@ -208,7 +208,7 @@ def keep_if_failed(step: cuda.StepMemory, masks: Sequence[Mask]) -> None:
         for mask, current in zip(masks, table.current, strict=True):
             if current is None:
                 current = Mask.full(mask.shape, mask.name, mask.framework, mask.device)
-            torch.where(failed, current.words, mask.words, out=mask.words)
+            torch.where(failed, current.held, mask.held, out=mask.held)  # both in the tensor's order
 
 
 class EventSource:

@@ -188,7 +188,8 @@ def check(
         if tensor.dtype not in dtypes:
             raise DTypeError(f"packed weight: its {name} are {str(tensor.dtype)[6:]}")
     # Values are not looked at: any bits are some.
-    _CHECKS[layout](strips.arrays(marks.cpu(), values, offsets.cpu(), rows, columns))
+    here, places = marks.cpu(), offsets.cpu()  # an address keeps no tensor alive
+    _CHECKS[layout](strips.arrays(here, values, places, rows, columns))
 
 
 def live_of(marks: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor) -> int:

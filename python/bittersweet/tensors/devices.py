@@ -51,8 +51,14 @@ class Runtime:
     def adopt(self, value: Any) -> torch.Tensor:
         """An array of another library on a CUDA device as a tensor over the same memory."""
         library: Any = sys.modules["torch"]
-        make = library.from_dlpack if hasattr(value, "__dlpack__") else library.as_tensor
-        made: torch.Tensor = make(value)
+        if hasattr(value, "__dlpack__"):
+            lent: torch.Tensor = library.from_dlpack(value)  # waits for its producer by itself
+            return lent
+        made: torch.Tensor = library.as_tensor(value)
+        producer = value.__cuda_array_interface__.get("stream")
+        if producer:  # 1 and 2 are the default streams' handles
+            stream = library.cuda.ExternalStream(producer, device=made.device)
+            library.cuda.current_stream(made.device).wait_stream(stream)
         return made
 
     def place(self, device: int) -> torch.device:
@@ -90,6 +96,14 @@ class Runtime:
             return found
 
         return wait
+
+    def milestone(self, device: int) -> Callable[[], None]:
+        """Calling the result lets the stream that is current then wait for all that the current one has been
+        given so far."""
+        torch = sys.modules["torch"]
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(device))
+        return lambda: torch.cuda.current_stream(device).wait_event(done)
 
     def pinned(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Uninitialised memory of the host that devices read and write where it is."""

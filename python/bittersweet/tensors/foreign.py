@@ -60,7 +60,7 @@ def _on_cuda(value: Any, argument: str, tensor: str) -> tuple[Any, bool]:
             "imported. Install torch, or pass an array on the CPU"
         ) from None
     require_cuda(f"a {where}", argument, tensor)
-    interface = getattr(value, "__cuda_array_interface__", None)
+    interface = _interface_of(value)
     try:
         adopted = devices.runtime.adopt(value)
     except Exception as error:
@@ -72,7 +72,17 @@ def _on_cuda(value: Any, argument: str, tensor: str) -> tuple[Any, bool]:
             f"{argument} of '{tensor}' is a {where}, of which torch makes a copy (its default device is "
             "another one). Pass a torch tensor"
         )
-    return adopted, interface is None or not interface["data"][1]
+    if interface is None:  # what could say whether it may be written, and does not, says no
+        return adopted, not hasattr(type(value), "__cuda_array_interface__")
+    return adopted, not interface["data"][1]
+
+
+def _interface_of(value: Any) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = value.__cuda_array_interface__
+    except Exception:  # libraries refuse it by errors of their own, for types that it has no name for
+        return None
+    return found
 
 
 def refuse_device(found: str, argument: str, tensor: str) -> NoReturn:

@@ -209,12 +209,14 @@ class Feed:
 
     def _set_masks(self, masks: Mapping[str, Mask]) -> None:
         self._masks = masks
+        self._ordered = []  # keeps what the table points to: on a device each is a copy of its own
         for row, name in enumerate(self.names):
             mask = masks.get(name)
             if mask is not None:
                 mask.require_on(self.device, name, devices.stream_of(self.device))
-            pointer = 0 if mask is None else mask.ordered(ROW_MAJOR).pointer
-            self.data[row * WIDTH + COLUMN["mask"]] = pointer
+                mask = mask.ordered(ROW_MAJOR)
+            self._ordered.append(mask)
+            self.data[row * WIDTH + COLUMN["mask"]] = 0 if mask is None else mask.pointer
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:

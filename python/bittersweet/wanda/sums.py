@@ -5,12 +5,12 @@ Adding only enqueues where the inputs lie on a device: what it counts stays ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import _core
-from ..errors import ArgumentError, DeviceError
+from ..errors import ArgumentError, DeviceError, ShapeError
 from ..tensors import devices
 from ..tensors.arrays import BFLOAT16, FLOAT16, FLOAT32
 from ..tensors.threads import follow_torch
@@ -42,6 +42,8 @@ class RunningSum:
         self._name, self._features, self._start = name, features, start
         self._squares: torch.Tensor | None = None
         self._values = 0
+        self._queue: tuple[int, int] | None = None
+        self._done: Callable[[], None] | None = None
         self._positions = 0 if start is None else start.positions
 
     def add(
@@ -63,6 +65,7 @@ class RunningSum:
         Raises:
             ArgumentError: A value is not finite, where that can be seen without waiting.
             DeviceError: The matrix is on a CUDA device that this build has no engine for.
+            ShapeError: It has more columns than there are features from `first` on.
         """
         import torch
 
@@ -79,7 +82,7 @@ class RunningSum:
             if isinstance(positions, int):
                 self._positions += positions
             else:
-                self._counts[0] += positions
+                self._counts[0] += positions.to(self._counts.device)
         self._values += x.numel()
         if not x.numel():
             return
@@ -87,6 +90,11 @@ class RunningSum:
             counted = counted.flatten().to(device=x.device, dtype=torch.bool).contiguous()
         if times is not None:
             times = times.to(x.device)
+        if first + x.shape[1] > self._features:
+            raise ShapeError(
+                f"the layer of '{self._name}' was called with {x.shape[1]} input features, and its weight "
+                f"has {self._features - first}"
+            )
         squares = squares[first : first + x.shape[1]]
         spec = (
             x.data_ptr(),
@@ -104,11 +112,22 @@ class RunningSum:
             self._require_finite(int(counts[1]), x.numel())
             return
         with devices.runtime.guard(device):
+            self.follow(device)
             size = devices.runtime.native.cuda_calibration_bytes(*x.shape)
             room = torch.empty(max(size, 1), dtype=torch.uint8, device=x.device)
             devices.runtime.native.cuda_add_squares(
                 devices.runtime.queue(device), spec, into, room.data_ptr(), size
             )
+            self._queue, self._done = devices.runtime.queue(device), devices.runtime.milestone(device)
+
+    def follow(self, device: int) -> None:
+        """Lets the current stream wait for what another one was given to add."""
+        if self._done is None or self._queue == devices.runtime.queue(device):
+            return
+        self._done()
+        assert self._squares is not None
+        for tensor in (self._squares, self._counts):
+            devices.runtime.share(tensor, device)
 
     def _here(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums and counts on a device: rows that are positions, values that are not finite; and the same of
@@ -147,8 +166,10 @@ def settle(running: Mapping[str, RunningSum]) -> dict[str, InputSum]:
             by_device.setdefault(one._squares.device, []).append(one)
     counts: dict[int, list[int]] = {}
     for listed in by_device.values():
+        device = devices.runtime.index_of(listed[0]._counts)
+        for one in listed if device != devices.HOST else ():
+            one.follow(device)
         words = torch.stack([one._counts for one in listed])
-        device = devices.runtime.index_of(words)
         read = words if device == devices.HOST else devices.runtime.fetch(words, device)().view("int64")
         counts.update({id(one): found for one, found in zip(listed, read.tolist(), strict=True)})
     settled = {}

@@ -7,7 +7,9 @@ the emulator, and on a GPU where there is one. What is done on the CPU is done i
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -291,6 +293,26 @@ def test_capture_needs_capturable_and_reads_nothing(host_cuda: Any) -> None:
     again = copy.deepcopy(capturable.optimizer)
     again.load_state_dict(plain.optimizer.state_dict())
     assert not any(group["capturable"] for group in again.param_groups)
+
+
+def test_what_a_captured_step_points_to_is_kept(host_cuda: Any) -> None:
+    one = Trained(host_cuda, "AdamW", capturable=True)
+    one.hold()
+    one.step(0)
+    host_cuda.capturing = True
+    one.step(1)
+    host_cuda.capturing = False
+    rows = one.optimizer._parts.rows[0]
+    used = [weakref.ref(tensor) for tensor in (rows._memory.room, rows._flags.words, rows._held[3].held)]
+    del rows
+    one.masks[3] = ~one.masks[3]
+    one.hold()
+    for gradients in (one.parameters[:2], ()):  # other rows, then none at all
+        for parameter in one.parameters:
+            parameter.grad = torch.ones_like(parameter) if any(parameter is p for p in gradients) else None
+        one.optimizer.step()
+    gc.collect()
+    assert all(tensor() is not None for tensor in used)
 
 
 def test_parameters_on_several_devices(host_cuda: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,27 @@ def test_states_are_checked_and_loaded(cuda: Any) -> None:
     for one in (packed, again):
         assert one.values.device == cuda.put(torch.zeros(1)).device
         assert same_bits(one.to_dense().cpu(), layers[1].weight)
+
+
+def test_a_state_is_checked_by_copies_that_live(host_cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device `.cpu()` makes new tensors, which a check by addresses must not outlive."""
+    layer = sparse.SparseLinear.from_linear(sparse_linear(130, 77, bias=False))
+    marks, values, offsets = (layer.state_dict()[name] for name in ("masks", "values", "offsets"))
+    copies: list[weakref.ref[torch.Tensor]] = []
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        made = tensor.clone()
+        copies.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    alive = []
+    right = layouts._CHECKS["strips"]
+    monkeypatch.setitem(
+        layouts._CHECKS, "strips", lambda at: (alive.extend(copy() is not None for copy in copies), right(at))
+    )
+    layouts.check("strips", marks, values, offsets, 77, 130)
+    assert alive == [True, True]
 
 
 @pytest.mark.parametrize("packed_before", [False, True])

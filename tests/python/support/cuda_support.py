@@ -75,6 +75,8 @@ class HostRuntime(Watched, devices.Runtime):
         self.capturing = False
         self.shared: list[tuple[int, int]] = []
         """Data pointers that were marked as used by a stream other than their own, with that stream."""
+        self.waits: list[tuple[int, int]] = []
+        """Streams that waited, each with the one it waited for."""
         self.pins: dict[int, torch.Tensor] = {}
         """Pinned memory of the host, which is no device's, by its data pointers."""
         self.copies = 0
@@ -108,6 +110,10 @@ class HostRuntime(Watched, devices.Runtime):
 
     def share(self, tensor: torch.Tensor, device: int) -> None:
         self.shared.append((tensor.data_ptr(), self.stream))
+
+    def milestone(self, device: int) -> Callable[[], None]:
+        stream = self.stream
+        return lambda: self.waits.append((self.stream, stream))
 
     def is_pinned(self, tensor: torch.Tensor) -> bool:
         return tensor.data_ptr() in self.pins

@@ -9,6 +9,7 @@ from typing import Any
 import bittersweet as bs
 import pytest
 import torch
+from bittersweet.tensors.masks import COLUMN
 from bittersweet.tensors.orders import ROW_MAJOR, Order
 from bittersweet.tensors.table import Table
 from torch import nn
@@ -202,3 +203,28 @@ def test_a_pruner_over_a_model_in_other_orders(cuda: Any) -> None:
     assert there.pruner.masks.packed == here.pruner.masks.packed
     for a, b in zip(here.model.parameters(), there.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_tracker_looks_at_masks_that_live(host_cuda: Any) -> None:
+    """Masks of transposed weights are put in row-major order for it, by copies on a device."""
+    weight = torch.nn.Parameter(torch.randn(30, 20).t())
+    optimizer = torch.optim.Adam([weight])
+    tracker = bs.CoherenceTracker({"weight": weight}, optimizer)
+    weight.grad = torch.randn(20, 30)
+    optimizer.step()
+    mask = bs.make_masks(bs.ScoreInputs(weight, name="weight"), sparsity=0.5, scorer="magnitude")[0]
+    tracker.update(1, {"weight": mask})
+    (ordered,) = tracker._feed._ordered
+    assert tracker._feed.data[COLUMN["mask"]] == ordered.pointer
+
+
+def test_the_first_nan_where_a_sample_holds_no_number(cuda: Any) -> None:
+    weight = torch.full((200, 250), float("nan"))
+    weight[0, :5] = 1.0
+    errors = []
+    for item in (weight, laid(weight, (1, 0))):
+        there = cuda.put(item) if item.is_contiguous() else laid(cuda.put(item.contiguous()), (1, 0))
+        with pytest.raises(bs.NonFiniteScoreError) as found:
+            bs.threshold(bs.ScoreInputs(there), sparsity=0.5, scorer="magnitude", selector="sampling")
+        errors.append((found.value.count, found.value.first_index))
+    assert errors[0] == errors[1] == (49_995, 5)

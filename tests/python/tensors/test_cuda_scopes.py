@@ -145,20 +145,30 @@ def test_ranges_by_exact_selectors(cuda: Any, selector: str) -> None:
     assert facts(found.event) == facts(expected.event)
 
 
-def test_ranges_and_what_they_do_not_allow(cuda: Any) -> None:
+@pytest.mark.parametrize("selector", ["exact", "histogram", "kthvalue"])
+def test_ranges_and_what_they_do_not_allow(cuda: Any, selector: str) -> None:
     ranges = {"layer1": (0.7, 0.75), "layer2": (0.0, 0.3), "layer5": (0.0, 0.5)}
-    found, expected = both(cuda, model(5), sparsity=0.5, tensor_sparsity=ranges, scorer="magnitude")
+    given: Any = {"tensor_sparsity": ranges, "scorer": "magnitude", "selector": selector}
+    found, expected = both(cuda, model(5), sparsity=0.5, **given)
     assert words(found) == words(expected)
     assert facts(found.event) == facts(expected.event)
     assert found.event.at_bounds
     items = model(5)
-    with cuda.on_cpu(), pytest.raises(bs.ArgumentError) as wanted:
-        bs.make_masks(items, sparsity=0.05, tensor_sparsity=ranges, scorer="magnitude")
     there = moved(cuda, items)
-    with pytest.raises(bs.ArgumentError) as given:
-        bs.prune_(there, sparsity=0.05, tensor_sparsity=ranges, scorer="magnitude")
-    assert str(given.value) == str(wanted.value)
-    assert all(torch.equal(a.weight.cpu(), b.weight) for a, b in zip(there, items, strict=True))
+    for sparsity in (0.05, 0.99):
+        with cuda.on_cpu(), pytest.raises(bs.ArgumentError) as wanted:
+            bs.make_masks(items, sparsity=sparsity, **given)
+        with pytest.raises(bs.ArgumentError) as refused:
+            bs.prune_(there, sparsity=sparsity, **given)
+        assert str(refused.value) == str(wanted.value)
+        assert all(torch.equal(a.weight.cpu(), b.weight) for a, b in zip(there, items, strict=True))
+
+
+def test_a_budget_beyond_all_caps(cuda: Any) -> None:
+    found, expected = both(cuda, model(8), sparsity=0.5, max_tensor_sparsity=0.3, scorer="magnitude")
+    assert words(found) == words(expected)
+    assert facts(found.event) == facts(expected.event)
+    assert set(found.event.at_bounds.values()) == {"high"}
 
 
 def test_nan_in_one_tensor_stops_all(cuda: Any) -> None:

@@ -444,6 +444,12 @@ def test_a_capturable_step_says_what_it_cannot_take(host_cuda: Any) -> None:
     ):
         with pytest.raises(bs.LayoutError, match="in other memory than its weight"):
             bs.CapturableStep(inputs, scorer="magnitude" if inputs.exp_avg_sq is None else "bitter7")
+    small = torch.ones(10, 20)[:, ::2]  # hidden behind a large mask
+    large = torch.ones(64, 100)
+    keep = bs.Mask.from_bool(torch.ones(64, 100, dtype=torch.bool))
+    both = [bs.ScoreInputs(large, mask=keep), bs.ScoreInputs(small)]
+    with pytest.raises(bs.LayoutError, match="in other memory than its weight"):
+        bs.CapturableStep(both, scorer="magnitude")
     for options, error in (
         ({"distribution": "erk"}, bs.ArgumentError),
         ({"scope": "tensor", "max_tensor_sparsity": 0.5}, bs.ArgumentError),
