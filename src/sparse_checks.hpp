@@ -48,7 +48,7 @@ inline void refuse_lost(std::int64_t lost) {
   if (lost > 0)
     throw ArgumentError("keep: " + std::to_string(lost) +
                         " elements that it drops are not +0, and packing would lose them; write the zeros first "
-                        "(apply_masks), or pack without masks");
+                        "(apply_masks, in Python apply_masks_), or pack without masks");
 }
 
 }  // namespace bittersweet::sparse

@@ -92,7 +92,8 @@ class NonFiniteScoreError(Error, ValueError):
 
     Attributes:
         parameter: Name of the first tensor that has one.
-        count: How many NaN scores there are in the whole call.
+        count: How many NaN scores were seen: in the whole call under scope ``"global"``; by a sample those
+            that it drew; under other scopes on the CPU those of the first tensor that has one.
         first_index: Flat (row-major) index of the first one within ``parameter``.
     """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..errors import ArgumentError
 from ..tensors import devices
 from .entries import Gathered
 from .rows import COLUMN, WIDTH, Rows, Selection, Step, pays
@@ -60,7 +61,9 @@ class CudaRows(Rows):
                 self._memory = _Memory(device, runtime.native.cuda_adam_bytes(self._table, step.groups))
             if queue != self._queue:
                 self._share(queue)
-            given = [_there(value, device) for value in (step.scale, step.found_inf, *step.rates)]
+            names = ("grad_scale", "found_inf", *["lr"] * len(step.rates))
+            values = (step.scale, step.found_inf, *step.rates)
+            given = [_there(value, device, name) for value, name in zip(values, names, strict=True)]
             scale, found_inf, *rates = (0 if one is None else one.data_ptr() for one in given)
             runtime.native.cuda_step_adam(
                 queue,
@@ -174,8 +177,16 @@ class _Flags:
         return found
 
 
-def _there(value: Any, device: int) -> torch.Tensor | None:
-    """A number as a float32 on the device: itself if it is one, else a copy."""
+def _there(value: Any, device: int, name: str) -> torch.Tensor | None:
+    """A number as a float32 on the device: itself if it is one, else a copy.
+
+    Raises:
+        ArgumentError: It is a tensor of several.
+    """
     if value is None:
         return None
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        raise ArgumentError(
+            f"{name}: a tensor of {value.numel()} elements; accepted: a number, or a tensor of one"
+        )
     return torch.as_tensor(value, dtype=torch.float32, device=devices.runtime.place(device))

@@ -299,9 +299,8 @@ class Calibrator:
         self, name: str, observe: Callable[..., None], module: torch.nn.Module, args: Any, kwargs: Any
     ) -> None:
         running = self._running.get(name) or RunningSum(name, self._features[name], self._sums.get(name))
+        self._running[name], self._norms = running, None  # also where this raises: what was added stays in it
         observe(args, kwargs, self._token_mask, running)
-        self._running[name] = running
-        self._norms = None
 
     def _settle(self) -> None:
         """Reads what is being collected, if anything is: waits for it where it lies on a device."""
@@ -346,13 +345,23 @@ def _mask_of(batch: Any, token_mask: str | Callable[[Any], torch.Tensor] | None)
     if token_mask is None:
         return None
     if callable(token_mask):
-        return token_mask(batch).bool()
+        return _as_bools(token_mask(batch))
     if not isinstance(batch, Mapping) or token_mask not in batch:
         raise ArgumentError(
             f"token_mask: {shown(token_mask)} is not a key of the batch ({type(batch).__name__}). Pass a "
             "key, or a function that takes a batch"
         )
-    mask: torch.Tensor = batch[token_mask]
+    return _as_bools(batch[token_mask])
+
+
+def _as_bools(mask: Any) -> torch.Tensor:
+    import torch
+
+    if not isinstance(mask, torch.Tensor):
+        raise ArgumentError(
+            f"token_mask: it gave a {type(mask).__name__}; accepted: a tensor, True or 1 for each position "
+            "that counts"
+        )
     return mask.bool()
 
 

@@ -176,6 +176,6 @@ def settle(running: Mapping[str, RunningSum]) -> dict[str, InputSum]:
     for name, one in running.items():
         rows, bad, _, more = counts.get(id(one), [0, 0, 0, 0])
         one._require_finite(bad + more, one._values)
-        if one._squares is not None:
+        if one._squares is not None and one._positions + rows > 0:
             settled[name] = InputSum(one._squares, one._positions + rows)
     return settled

@@ -295,6 +295,16 @@ def test_capture_needs_capturable_and_reads_nothing(host_cuda: Any) -> None:
     assert not any(group["capturable"] for group in again.param_groups)
 
 
+def test_numbers_are_single(host_cuda: Any) -> None:
+    one = Trained(host_cuda, "AdamW")
+    one.step(0)
+    before = one.all()
+    one.optimizer.param_groups[1]["lr"] = torch.tensor([0.1, 0.2])
+    with pytest.raises(bs.ArgumentError, match="lr: a tensor of 2 elements"):
+        one.optimizer.step()
+    assert_same(one.all(), before)
+
+
 def test_what_a_captured_step_points_to_is_kept(host_cuda: Any) -> None:
     one = Trained(host_cuda, "AdamW", capturable=True)
     one.hold()

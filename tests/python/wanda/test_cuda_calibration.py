@@ -3,12 +3,14 @@ kernels on the emulator, and on a GPU where there is one; and nothing that waits
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import bittersweet as bs
 import pytest
 
 torch = pytest.importorskip("torch")
+from bittersweet.wanda.sums import RunningSum  # noqa: E402
 from layer_support import Conv1D  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -100,3 +102,41 @@ def test_inputs_on_a_device_without_an_engine_are_refused(cuda: Any, monkeypatch
     with pytest.raises(bs.DeviceError, match=r"input of the layer of '0\.weight' is on .*, and this build"):
         calibrator.run([cuda.put(torch.ones(2, 4))])
     assert calibrator.unseen == ("0.weight",)
+
+
+def test_what_was_not_finite_is_not_forgotten(cuda: Any) -> None:
+    """Neither where the caller goes on after the error, nor where it is known at the end alone."""
+    model = cuda.put(nn.Sequential(nn.Linear(6, 3)))
+    calibrator = bs.Calibrator(model)
+    bad = torch.randn(4, 6)
+    bad[1, 2] = float("inf")
+    with pytest.raises(bs.ArgumentError, match="not finite"), calibrator:
+        with contextlib.suppress(bs.ArgumentError):
+            model(cuda.put(bad))
+        model(cuda.put(torch.randn(4, 6)))
+    assert calibrator.unseen == ("0.weight",)
+
+
+def test_no_position_is_no_input(cuda: Any) -> None:
+    model = cuda.put(nn.Sequential(nn.Linear(6, 3)))
+    given = [cuda.put(torch.randn(2, 4, 6))]
+    calibrator = bs.Calibrator(model).run(given, token_mask=lambda batch: cuda.put(torch.zeros(2, 4)))
+    assert calibrator.unseen == ("0.weight",)
+    with pytest.raises(bs.ArgumentError, match="token_mask: it gave a str"):
+        calibrator.run(given, token_mask=lambda batch: "mask")  # type: ignore[arg-type,return-value]
+
+
+def test_streams_wait_for_each_other(host_cuda: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 3))
+    with bs.Calibrator(model):
+        model(torch.randn(4, 6))
+        host_cuda.stream = 9
+        model(torch.randn(4, 6))
+        host_cuda.stream = 7
+    assert host_cuda.waits == [(9, 7), (7, 9)]
+
+
+def test_more_columns_than_features_are_refused(cuda: Any) -> None:
+    running = RunningSum("layer", 8, None)
+    with pytest.raises(bs.ShapeError, match="called with 64 input features, and its weight has 8"):
+        running.add(cuda.put(torch.ones(3, 64)))
