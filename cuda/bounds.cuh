@@ -289,10 +289,7 @@ struct FinishBounds {
     StepReport& r = *c.report;
     if (!args.cut->active) return leave_all(team, args);
     const auto sum = [&](const auto& of) { return team.sum<std::int64_t>(count, of); };
-    const std::int64_t dead = sum([&](std::int64_t i) { return args.dead[i]; });
-    const std::int64_t most = sum([&](std::int64_t i) { return args.rows[i].most; });
-    const bool beyond = !args.exact_counts && (*c.k > dead ? *c.k : dead) > most;  // more than all caps: all hold
-    const auto free = [&](std::int64_t i) { return !beyond && args.rows[i].equal >= 0; };
+    const auto free = [&](std::int64_t i) { return args.rows[i].equal >= 0; };
     const UnitSums found = sum_units(team, c, args.results, false, shared.find);
     const std::int64_t frees = sum([&](std::int64_t i) { return std::int64_t{free(i)}; });
     const std::int64_t below =
