@@ -95,12 +95,13 @@ class Rows {
   std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
 
   void load_row(std::int64_t row) {
-    constexpr std::int64_t block = 512;
+    const bool cut = rule_.group == 0;  // groups are read once, and ask there
+    const std::int64_t block = cut ? 512 : tile_size;
     const std::int64_t begin = m_.first_of(row);
     for (std::int64_t i = 0; i < size_; i += block) {  // a quarter of the next row is asked for here
       const std::int64_t n = std::min(block, size_ - i);
       tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
-      ask(search_.ahead, static_cast<int>(block) / lanes_of_a_line / 4);
+      if (cut) ask(search_.ahead, static_cast<int>(block) / lanes_of_a_line / 4);
     }
     if (tensor_.mask) bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
   }
