@@ -145,7 +145,7 @@ struct KeyBracket {
   bool holds(std::int64_t k) const { return k > below && k <= below + inside.count && inside.count <= inside.room; }
 };
 
-// Where the cut is looked for first: all but one in fifty lie there, where the rows of a matrix are alike. Where they
+// Where the cut is looked for first: nearly all lie there, where the rows of a matrix are alike. Where they
 // are not, so much would lie inside that a search takes less time.
 inline std::optional<KeyBracket> near_last_cuts(const cpu::RowSearch& search, std::int64_t count) {
   constexpr double most = 24 << 16, end = infinite << 16;
