@@ -46,8 +46,7 @@ void CpuEngine::count_runs(const ScoreView& view, std::size_t t, float value, co
     std::vector<std::int64_t> found;  // bins, one for each tie
     for_each_scored(
         kernels_, one, chunk, [&](const float* scores, const std::uint64_t* live, std::int64_t first, std::int64_t n) {
-          Ahead nothing;
-          if (kernels_.count_one(scores, live, n, value, nothing).equal == 0) return;
+          if (count_at(kernels_, scores, live, n, value).equal == 0) return;
           for (std::int64_t i = 0; i < n; ++i) {
             if (scores[i] != value || (live && !bits::get(live, i))) continue;
             const std::int64_t run = range.map.run_of(tensor.order.logical_of(chunk.first + first + i)) - range.first;

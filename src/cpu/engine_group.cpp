@@ -5,9 +5,9 @@
 #include <optional>
 
 #include "bittersweet/engine/cpu.hpp"
+#include "cpu/last_cuts.hpp"
 #include "cpu/parallel.hpp"
-#include "cpu/tiles.hpp"
-#include "cpu/verbs/ahead.hpp"
+#include "cpu/walk.hpp"
 
 namespace bittersweet {
 
@@ -40,6 +40,7 @@ class Rows {
   Rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule, const Groups& groups,
        std::int64_t together)
       : kernels_(kernels),
+        scorer_(view.scorer),
         tensor_(view.tensors[t]),
         g_(groups.logical),
         m_(groups.memory.geometry),
@@ -48,11 +49,12 @@ class Rows {
         rule_(rule),
         size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
         words_(bits::words(g_.row_size())),
-        tiles_(kernels, view, t),
+        tiles_(runs_ ? RowTile::most : 1, Tiles(kernels, view, t)),
         scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
         live_(static_cast<std::size_t>(together * words_)),
         keep_(live_.size()) {
-    for (std::int64_t word = 0; word < words_; ++word) live(0)[word] = bits::valid(m_.row_size(), word);
+    for (std::int64_t r = 0; r < together; ++r)
+      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(m_.row_size(), word);
     if (kind_ == RowLayout::strided && !runs_) {
       const std::int64_t width = together * m_.inner;
       block_.resize(static_cast<std::size_t>(columns_ * width));
@@ -66,6 +68,10 @@ class Rows {
       halves_.resize(static_cast<std::size_t>((words_ + 1) * bits::per_word));
       ints_.resize(2 * halves_.size());
       search_ = {halves_.data(), ints_.data(), ints_.data() + halves_.size()};
+      near_.resize(RowTile::most * halves_.size());
+      inside_.resize(RowTile::most * static_cast<std::size_t>(words_));
+      lower_.resize(static_cast<std::size_t>(words_) + 1);
+      equal_.resize(lower_.size());
     }
   }
 
@@ -73,17 +79,20 @@ class Rows {
   std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
     if (kind_ == RowLayout::scattered)
       load_scattered(first, count);
-    else if (runs_) {
-      search_.ahead = tiles_.ahead(m_.first_of(first) + m_.row_size(), m_.row_size());
-      load_row(first);
-    } else
+    else if (!runs_)
       load_columns(first, count);
+    else if (tensor_.mask)
+      for (std::int64_t r = 0; r < count; ++r)
+        bits::extract(tensor_.mask, m_.first_of(first + r), m_.row_size(), live(r));
     std::int64_t nan = 0;
-    for (std::int64_t r = 0; r < count; ++r) nan += choose(first + r, r);
+    for (std::int64_t r = 0, n = 0; r < count; r += n) {
+      n = std::min<std::int64_t>(RowTile::most, count - r);
+      nan += rule_.group > 0 ? choose_in_groups(first, r, n) : choose_in_rows(first, r, n);
+    }
     if (kind_ == RowLayout::scattered)
       store_scattered(first, count, mask);
     else if (runs_)
-      bits::merge(keep(0), m_.row_size(), mask, m_.first_of(first));
+      for (std::int64_t r = 0; r < count; ++r) bits::merge(keep(r), m_.row_size(), mask, m_.first_of(first + r));
     else
       store_columns(first, count, mask);
     return nan;
@@ -94,16 +103,30 @@ class Rows {
   std::uint64_t* live(std::int64_t r) { return live_.data() + r * words_; }
   std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
 
-  void load_row(std::int64_t row) {
-    const bool cut = rule_.group == 0;  // groups are read once, and ask there
-    const std::int64_t block = cut ? 512 : tile_size;
+  void load_row(std::int64_t row, std::int64_t r) {
     const std::int64_t begin = m_.first_of(row);
-    for (std::int64_t i = 0; i < size_; i += block) {  // a quarter of the next row is asked for here
-      const std::int64_t n = std::min(block, size_ - i);
-      tiles_.score(tiles_.at(begin + i, n), n, scores(0) + i);
-      if (cut) ask(search_.ahead, static_cast<int>(block) / lanes_of_a_line / 4);
+    for (std::int64_t i = 0; i < size_; i += tile_size) {
+      const std::int64_t n = std::min(tile_size, size_ - i);
+      tiles_[0].score(tiles_[0].at(begin + i, n), n, scores(r) + i);
     }
-    if (tensor_.mask) bits::extract(tensor_.mask, begin, m_.row_size(), live(0));
+  }
+
+  // f(scorer, storage, tiles, elements of each) for the tiles of rows r .. r + count here, side by side: of the scores
+  // that were loaded, or of the inputs of rows that lie in one piece.
+  template <class F>
+  void for_each_tile_of(std::int64_t first, std::int64_t r, std::int64_t count, F&& f) {
+    std::array<RowTile, RowTile::most> rows;
+    const std::int64_t size = runs_ ? tile_size : size_;
+    for (std::int64_t i = 0; i < size_; i += size) {
+      const std::int64_t n = std::min(size, size_ - i), word = i / bits::per_word;
+      for (std::size_t j = 0; j < static_cast<std::size_t>(count); ++j) {
+        const std::int64_t own = r + static_cast<std::int64_t>(j);
+        rows[j] = {runs_ ? tiles_[j].at(m_.first_of(first + own) + i, n) : scored(scores(own)), word, live(own) + word,
+                   keep(own) + word, &reads_[j]};
+      }
+      f(runs_ ? scorer_ : scores_alone, runs_ ? tiles_[0].stored() : as_f32,
+        std::span<const RowTile>(rows).first(static_cast<std::size_t>(count)), n);
+    }
   }
 
   // Inputs are taken a few at a time, so that each row is written in runs.
@@ -115,8 +138,8 @@ class Rows {
       for (std::int64_t input = begin; input < end; ++input)
         for (std::int64_t i = 0; i < width; i += tile_size) {
           const std::int64_t n = std::min(tile_size, width - i);
-          tiles_.score(tiles_.at(start + input * m_.input_stride + i, n), n,
-                       block_.data() + (input - begin) * width + i);
+          tiles_[0].score(tiles_[0].at(start + input * m_.input_stride + i, n), n,
+                          block_.data() + (input - begin) * width + i);
         }
       for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t input = begin; input < end; ++input) {
@@ -177,7 +200,7 @@ class Rows {
       for (std::int64_t i = 0; i < size_; i += tile_size) {
         const std::int64_t n = std::min(tile_size, size_ - i);
         for (std::int64_t j = 0; j < n; ++j) places[static_cast<std::size_t>(j)] = element(first + r, i + j);
-        tiles_.score(tiles_.at(places.data(), n, 1), n, scores(r) + i);
+        tiles_[0].score(tiles_[0].at(places.data(), n, 1), n, scores(r) + i);
       }
       for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
       if (!tensor_.mask) continue;
@@ -192,23 +215,95 @@ class Rows {
         if (bits::get(keep(r), place)) bits::set(mask, element(first + r, place));
   }
 
-  // Keep bits of the r-th row here. Inputs after the last whole group are kept.
-  std::int64_t choose(std::int64_t row, std::int64_t r) {
-    const std::int64_t share = rule_.base + (row < rule_.extra), words = bits::words(size_);
+  std::int64_t share_of(std::int64_t row) const { return rule_.base + (row < rule_.extra); }
+
+  // Keep bits of rows r .. r + count here, and their live NaN. Inputs after the last whole group are kept.
+  std::int64_t choose_in_groups(std::int64_t first, std::int64_t r, std::int64_t count) {
+    std::copy_n(live(r), count * words_, keep(r));
+    std::int64_t nan = 0;
+    if (size_ == 0) return nan;
+    if (g_.inner != 1 || rule_.group != 4) {
+      for (const std::int64_t end = r + count; r < end; ++r) {
+        if (runs_) load_row(first + r, r);
+        nan += kernels_.drop_lowest_of_groups(scores(r), size_ / (rule_.group * g_.inner), rule_.group, g_.inner,
+                                              share_of(first + r), ints_.data(), keep(r));
+      }
+      return nan;
+    }
+    for (std::int64_t n = 0; n < count;) {  // those with the same share
+      std::int64_t alike = 1;
+      while (n + alike < count && share_of(first + r + n + alike) == share_of(first + r + n)) ++alike;
+      for_each_tile_of(
+          first, r + n, alike, [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
+            nan += kernels_.drop_lowest_of_four[by.index()][as](by, rows, elements, share_of(first + r + n));
+          });
+      n += alike;
+    }
+    const std::int64_t last = bits::words(size_) - 1;
+    for (std::int64_t own = r; own < r + count; ++own) keep(own)[last] |= live(own)[last] & ~bits::valid(size_, last);
+    return nan;
+  }
+
+  std::int64_t choose_in_rows(std::int64_t first, std::int64_t r, std::int64_t count) {
+    const std::optional<Bracket> bracket = cuts_.bracket();
+    if (bracket) {
+      for (std::size_t j = 0; j < RowTile::most; ++j)
+        reads_[j] = {inside_.data() + j * static_cast<std::size_t>(words_), near_.data() + j * halves_.size(),
+                     size_ / 8};
+      for_each_tile_of(first, r, count,
+                       [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
+                         kernels_.read_rows[by.index()][as](by, rows, elements, *bracket);
+                       });
+    }
+    std::int64_t nan = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const std::int64_t row = first + r + j, words = bits::words(size_);
+      const std::int64_t alive = tensor_.mask ? kernels_.popcount(live(r + j), words) : size_;
+      const std::int64_t k = share_of(row) - (size_ - alive);
+      const RowRead& read = reads_[static_cast<std::size_t>(j)];
+      if (bracket && k > read.below && k <= read.below + read.count && read.count <= read.room)
+        prune_inside(r + j, read, k - read.below, *bracket), nan += read.nan;
+      else
+        nan += choose_in_row(row, r + j, k);
+    }
+    return nan;
+  }
+
+  // A row that is cut elsewhere.
+  std::int64_t choose_in_row(std::int64_t row, std::int64_t r, std::int64_t k) {
+    const std::int64_t words = bits::words(size_);
     std::copy_n(live(r), words_, keep(r));
     if (size_ == 0) return 0;
-    if (rule_.group > 0)
-      return kernels_.drop_lowest_of_groups(scores(r), size_ / (rule_.group * g_.inner), rule_.group, g_.inner, share,
-                                            ints_.data(), keep(r), search_.ahead);
-    const std::int64_t alive = tensor_.mask ? kernels_.popcount(live(r), words) : size_;
+    if (runs_) load_row(row, r);
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
-    const RowOutcome found =
-        kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, share - (size_ - alive), search_, keep(r));
-    Ahead nothing;
-    const bool split =
-        kind_ == RowLayout::permuted && found.cut.ties > 0 &&
-        kernels_.count_one(scores(r), live(r), size_, found.cut.threshold, nothing).equal > found.cut.ties;
+    cuts_.guess(search_);
+    const RowOutcome found = kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, k, search_, keep(r));
+    if (k > 0) cuts_.remember(found.cut.threshold);
+    const bool split = kind_ == RowLayout::permuted && found.cut.ties > 0 &&
+                       count_at(kernels_, scores(r), live(r), size_, found.cut.threshold).equal > found.cut.ties;
     return split ? split_ties(r, words, found.cut) : found.nan;
+  }
+
+  // Clears the keep bits of the `rank` lowest inside the bracket; of equal ones the first go.
+  void prune_inside(std::int64_t r, const RowRead& read, std::int64_t rank, const Bracket& bracket) {
+    const float threshold = kernels_.ranked_score(read.listed, read.count, rank, bracket, ints_.data());
+    kernels_.compare_listed(read.listed, read.count, threshold, lower_.data(), equal_.data());
+    cuts_.remember(threshold);
+    const std::int64_t listed = bits::words(read.count), words = bits::words(size_);
+    const std::int64_t ties = rank - kernels_.popcount(lower_.data(), listed);
+    if (ties < kernels_.popcount(equal_.data(), listed)) {
+      if (kind_ == RowLayout::permuted) {  // the first by logical index
+        std::copy_n(read.inside, words, packed_.data());
+        for (std::int64_t word = 0; word < listed; ++word) equal_[static_cast<std::size_t>(word)] ^= ~std::uint64_t{0};
+        kernels_.prune_listed(equal_.data(), read.inside, words, packed_.data());
+        std::fill_n(equal_.data(), listed, 0);
+        prune_first(r, ties);
+      } else {
+        bits::keep_first(equal_.data(), listed, ties);
+      }
+    }
+    for (std::size_t word = 0; word < static_cast<std::size_t>(listed); ++word) lower_[word] |= equal_[word];
+    kernels_.prune_listed(lower_.data(), read.inside, words, keep(r));
   }
 
   // The same where some of the ties go, in a row whose elements lie in another order: the first by logical index.
@@ -217,9 +312,15 @@ class Rows {
     std::copy_n(keep(r), words_, packed_.data());
     keep_words(r, words, {cut.threshold, 0});
     for (std::int64_t word = 0; word < words; ++word) packed_[static_cast<std::size_t>(word)] ^= keep(r)[word];
-    bits::keep_first(packed_.data(), size_, tensor_.order, cut.ties);
-    for (std::int64_t word = 0; word < words; ++word) keep(r)[word] &= ~packed_[static_cast<std::size_t>(word)];
+    prune_first(r, cut.ties);
     return nan;
+  }
+
+  // Of the bits that packed_ has, the first by logical index.
+  void prune_first(std::int64_t r, std::int64_t count) {
+    bits::keep_first(packed_.data(), size_, tensor_.order, count);
+    for (std::int64_t word = 0; word < bits::words(size_); ++word)
+      keep(r)[word] &= ~packed_[static_cast<std::size_t>(word)];
   }
 
   std::int64_t keep_words(std::int64_t r, std::int64_t words, Cut cut) {
@@ -230,20 +331,25 @@ class Rows {
   }
 
   const Kernels& kernels_;
+  const Scorer& scorer_;
   const ScoreInputs& tensor_;
   const Geometry g_;  // of logical indices
   const Geometry m_;  // of memory
   const RowLayout::Kind kind_;
   const bool runs_;
   const GroupRule& rule_;
-  std::int64_t size_;   // elements of a row that are in a group
-  std::int64_t words_;  // mask words of a row
-  Tiles tiles_;
+  std::int64_t size_;         // elements of a row that are in a group
+  std::int64_t words_;        // mask words of a row
+  std::vector<Tiles> tiles_;  // of rows side by side
   std::vector<float> scores_;
   std::vector<std::uint64_t> live_, keep_;
   std::vector<std::int32_t> ints_;
   std::vector<std::int16_t> halves_;  // for rows
   RowSearch search_;
+  LastCuts cuts_;
+  std::array<RowRead, RowTile::most> reads_{};
+  std::vector<float> near_;                            // scores near the last cuts
+  std::vector<std::uint64_t> inside_, lower_, equal_;  // where they are; of their list, those that are so
   static constexpr std::int64_t columns_ = 16;
   std::vector<float> block_;  // these are for rows that interleave in memory
   std::vector<unsigned char> bytes_;
@@ -254,7 +360,6 @@ class Rows {
 
 std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const GroupRule& rule, MaskTable masks) {
   const ScoreInputs& tensor = view.tensors[t];
-  std::fill_n(masks[t], bits::words(tensor.numel), 0);
   if (tensor.numel == 0) return 0;
   // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
   // interleave are taken block by block.
@@ -263,9 +368,10 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
   constexpr std::int64_t piece = bits::per_word;
   const bool runs = groups.runs();
   const bool alone = runs || (groups.memory.kind == RowLayout::strided && g.input_stride % bits::per_word == 0);
-  const std::int64_t together = runs ? 1 : piece;
+  const std::int64_t together = runs ? RowTile::most : piece;
   const std::int64_t run = runs ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
   const int most = alone ? threads(tensor.numel) : 1;
+  if (!runs) std::fill_n(masks[t], bits::words(tensor.numel), 0);
   std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
   std::atomic<std::int64_t> nan{0};
   parallel_for(most, g.rows / run * pieces, [&](int thread, std::int64_t at) {
@@ -273,6 +379,10 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
     if (!own) own.emplace(kernels_, view, t, rule, groups, together);
     const std::int64_t begin = at / pieces * run;
     const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
+    if (runs) {  // 64 rows begin with a word of their own
+      const std::int64_t word = g.first_of(begin + at % pieces * piece) / bits::per_word;
+      std::fill_n(masks[t] + word, bits::words(g.first_of(end - 1) + g.row_size()) - word, 0);
+    }
     std::int64_t found = 0;
     for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)
       found += own->run(row, std::min(together, end - row), masks[t]);

@@ -257,10 +257,12 @@ void CpuEngine::histogram(const ScoreView& view, std::span<const Chunk> chunks, 
   parallel_for(count, static_cast<std::int64_t>(chunks.size()), [&](int thread, std::int64_t c) {
     Local& local = locals[static_cast<std::size_t>(thread)];
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
-    for_each_scored_ahead(kernels_, view, chunk,
-                          [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
-                            kernels_.histogram(scores, live, n, digit, local.bins, ahead);
-                          });
+    const auto& count_digits = kernels_.histogram[view.scorer.index()];
+    for_each_tile(
+        kernels_, view, chunk, true, [&](Tiles& tiles, const TileInput& in, std::int64_t first, std::int64_t n) {
+          count_digits[tiles.stored()](view.scorer, in, words_at(view.tensors[chunk.tensor].mask, chunk.first + first),
+                                       n, digit, local.bins);
+        });
     local.counted += chunk.count;
     if (local.counted >= flush_at) flush(local);
   });
@@ -273,43 +275,52 @@ Moments CpuEngine::moments(const ScoreView& view, std::span<const Chunk> chunks)
     first[c + 1] = first[c] + (chunks[c].count + std::size_t{Moments::block} - 1) / std::size_t{Moments::block};
   std::vector<Moments> all(first.back());
   parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
-    std::size_t block = first[static_cast<std::size_t>(c)];
-    for_each_scored_ahead<Moments::block>(
-        kernels_, view, chunks[static_cast<std::size_t>(c)],
-        [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
-          kernels_.moments(scores, live, n, all[block++], ahead);
-        });
+    const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+    Moments* block = all.data() + first[static_cast<std::size_t>(c)];
+    Tiles tiles(kernels_, view, chunk.tensor);
+    const std::uint64_t* const live = words_at(view.tensors[chunk.tensor].mask, chunk.first);
+    if (tiles.in_place())
+      return kernels_.moments[view.scorer.index()][tiles.stored()](view.scorer, tiles.at(chunk.first, chunk.count),
+                                                                   live, chunk.count, block);
+    alignas(64) float scores[Moments::block];
+    for (std::int64_t begin = 0; begin < chunk.count; begin += Moments::block) {
+      const std::int64_t n = std::min(Moments::block, chunk.count - begin);
+      for (std::int64_t done = 0; done < n; done += tile_size) {
+        const std::int64_t some = std::min(tile_size, n - done);
+        tiles.score(tiles.at(chunk.first + begin + done, some), some, scores + done);
+      }
+      kernels_.moments[scores_alone.index()][as_f32](scores_alone, scored(scores), words_at(live, begin), n, block++);
+    }
   });
   return fold_blocks(all);
 }
 
 void CpuEngine::count(const ScoreView& view, std::span<const Chunk> chunks, std::span<const float> thresholds,
                       std::span<CountsAt> counts) {
-  if (thresholds.size() > 1 && std::ranges::any_of(thresholds, [](float t) { return t != t; })) {  // in no order
-    for (std::size_t i = 0; i < thresholds.size(); ++i)
-      count(view, chunks, thresholds.subspan(i, 1), counts.subspan(i, 1));
-    return;
-  }
-  for (std::size_t first = 0; first < thresholds.size(); first += CutCounts::most) {
-    const std::span now = thresholds.subspan(first, std::min(CutCounts::most, thresholds.size() - first));
-    const std::span found = counts.subspan(first, now.size());
-    std::fill(found.begin(), found.end(), CountsAt{});
+  std::fill(counts.begin(), counts.end(), CountsAt{});
+  std::vector<float> numbers;  // nothing lies below a NaN or equals it
+  std::copy_if(thresholds.begin(), thresholds.end(), std::back_inserter(numbers), [](float t) { return t == t; });
+  for (std::size_t first = 0; first < numbers.size(); first += CutCounts::most) {
+    const std::span now = std::span(numbers).subspan(first, std::min(CutCounts::most, numbers.size() - first));
+    std::vector<CountsAt> found(now.size());
     std::mutex mutex;
     parallel_for(threads(view.size()), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
+      const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
       CutCounts cuts(now);
-      CountsAt one;
-      for_each_scored_ahead(kernels_, view, chunks[static_cast<std::size_t>(c)],
-                            [&](const float* scores, const std::uint64_t* live, std::int64_t n, Ahead& ahead) {
-                              if (now.size() == 1)
-                                one += kernels_.count_one(scores, live, n, now[0], ahead);
-                              else
-                                kernels_.count_cuts(scores, live, n, cuts, ahead);
-                            });
-      Ahead nothing;
-      kernels_.count_cuts(nullptr, nullptr, 0, cuts, nothing);
+      for_each_tile(kernels_, view, chunk, true,
+                    [&](Tiles& tiles, const TileInput& in, std::int64_t begin, std::int64_t n) {
+                      kernels_.count_cuts[view.scorer.index()][tiles.stored()](
+                          view.scorer, in, words_at(view.tensors[chunk.tensor].mask, chunk.first + begin), n, cuts);
+                    });
+      kernels_.sum_lanes(cuts);
       const std::scoped_lock lock(mutex);
-      for (std::size_t i = 0; i < now.size(); ++i) found[i] += now.size() == 1 ? one : cuts.at(now[i]);
+      for (std::size_t i = 0; i < now.size(); ++i) found[i] += cuts.at(now[i]);
     });
+    for (std::size_t i = 0, j = 0; i < thresholds.size(); ++i) {
+      if (thresholds[i] != thresholds[i]) continue;
+      if (j >= first && j < first + now.size()) counts[i] = found[j - first];
+      ++j;
+    }
   }
 }
 

@@ -82,12 +82,6 @@ struct Cut {
   std::int64_t ties;
 };
 
-// What will be read next: begin and end in every array.
-struct Ahead {
-  int streams = 0;
-  std::array<const char*, 4> at{}, end{};
-};
-
 // What one pass counts around several thresholds: those in ascending order, the last repeated.
 struct CutCounts {
   static constexpr std::size_t most = 7;
@@ -110,16 +104,33 @@ struct CutCounts {
   }
 };
 
-// Room for a row's search, each as long as the row in whole words, and 64 more; and where rows were cut so far, as
-// keys (signed_key.hpp): those of one matrix are much alike.
+// Room for a row's search, each as long as the row in whole words, and 64 more; and where the k-th is looked for first,
+// as upper halves of keys (signed_key.hpp).
 struct RowSearch {
   std::int16_t* halves = nullptr;
   std::int32_t* places = nullptr;
   std::int32_t* keys = nullptr;
-  bool first = true;
-  double center = 0;
-  double deviation = 0x1p29;
-  Ahead ahead{};
+  int guess = 0;
+  int spread = 2;
+};
+
+// A row against a bracket, both ends included: how many live scores lie below, how many are NaN, and those inside, in
+// order, as bits and as a list.
+struct RowRead {
+  std::uint64_t* inside = nullptr;
+  float* listed = nullptr;  // room for as many, and 64 more
+  std::int64_t room = 0;
+  std::int64_t below = 0, nan = 0, count = 0;  // count > room: not all are listed
+};
+
+// A tile of a row, and where in it its words are. Rows that are read side by side cover each other's latency.
+struct RowTile {
+  static constexpr std::size_t most = 4;
+  TileInput in;
+  std::int64_t word = 0;                // of the row
+  const std::uint64_t* live = nullptr;  // from there on; null: all
+  std::uint64_t* keep = nullptr;
+  RowRead* read = nullptr;
 };
 
 struct RowOutcome {
@@ -170,22 +181,37 @@ struct Kernels {
   void (*from_f16)(const std::uint16_t*, std::int64_t count, float* out);
   void (*from_bf16)(const std::uint16_t*, std::int64_t count, float* out);
   void (*uniform)(std::uint64_t seed, std::uint64_t position, std::int64_t count, float* out);
-  void (*histogram)(const float* scores, const std::uint64_t* live, std::int64_t count, const Digit&,
-                    std::uint32_t* bins, Ahead&);
-  void (*moments)(const float* scores, const std::uint64_t* live, std::int64_t count, Moments&, Ahead&);
-  CountsAt (*count_one)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold, Ahead&);
-  // Adds to the counts; a call without scores brings `up_to` and `equal` up to date.
-  void (*count_cuts)(const float* scores, const std::uint64_t* live, std::int64_t count, CutCounts&, Ahead&);
+  void (*histogram[scorer_count][stored_count])(const Scorer&, const TileInput&, const std::uint64_t* live,
+                                                std::int64_t count, const Digit&, std::uint32_t* bins);
+  // Of the blocks of a tile, each of Moments::block elements but the last.
+  void (*moments[scorer_count][stored_count])(const Scorer&, const TileInput&, const std::uint64_t* live,
+                                              std::int64_t count, Moments* blocks);
+  // Adds to what the lanes have counted; `sum_lanes` brings `up_to` and `equal` up to date.
+  void (*count_cuts[scorer_count][stored_count])(const Scorer&, const TileInput&, const std::uint64_t* live,
+                                                 std::int64_t count, CutCounts&);
+  void (*sum_lanes)(CutCounts&);
   std::int64_t (*write_mask)(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
+  // Rows in one read (row_read.hpp): tiles of them against the bracket; a rank among those inside; which of them
+  // lie below a threshold, and at it, as bits of the list; and bits of the list to bits of the row that are cleared.
+  void (*read_rows[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>, std::int64_t count,
+                                                const Bracket&);
+  float (*ranked_score)(const float* scores, std::int64_t count, std::int64_t rank, const Bracket&, std::int32_t* keys);
+  void (*compare_listed)(const float* scores, std::int64_t count, float threshold, std::uint64_t* below,
+                         std::uint64_t* equal);
+  void (*prune_listed)(const std::uint64_t* listed, const std::uint64_t* inside, std::int64_t words,
+                       std::uint64_t* keep);
   // A row's k lowest (row_cut.hpp); dead elements out of the way, and the lowest of every few inputs (group.hpp).
   RowOutcome (*drop_lowest_of_row)(const float* scores, std::int64_t count, std::int64_t k, RowSearch&,
                                    std::uint64_t* keep);
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
   std::int64_t (*drop_lowest_of_groups)(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep, Ahead&);
+                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep);
+  // The same for groups of 4 neighbours (group_ranks.hpp).
+  std::int64_t (*drop_lowest_of_four[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>,
+                                                                  std::int64_t count, std::int64_t share);
   TrackSums (*coherence)(const TrackBlock&, float decay);
   TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);

@@ -11,7 +11,7 @@
 namespace bittersweet::cpu {
 
 struct Stream {  // one array that the scorer reads
-  const void* TileInput::* slot;
+  const void* TileInput::*slot;
   TensorView array;
 };
 
@@ -110,19 +110,6 @@ class Tiles {
     }
   }
 
-  // Where elements first .. first + count lie, as far as they are in the tensor.
-  Ahead ahead(std::int64_t first, std::int64_t count) const {
-    Ahead next;
-    count = std::min(count, tensor_.numel - first);
-    for (std::size_t s = 0; count > 0 && s < streams_; ++s) {
-      const auto size = static_cast<std::int64_t>(size_of(stream_[s].array.dtype));
-      next.at[s] = static_cast<const char*>(stream_[s].array.data) + first * size;
-      next.end[s] = next.at[s] + count * size;
-      ++next.streams;
-    }
-    return next;
-  }
-
   void score(const TileInput& in, std::int64_t count, float* out) const {
     kernels_.score[view_.scorer.index()][stored_](view_.scorer, in, count, out);
   }
@@ -132,11 +119,11 @@ class Tiles {
 
   DType element() const noexcept { return stored_ == as_bf16 ? DType::bf16 : DType::f32; }
 
-  void add(std::uint32_t role, const void* TileInput::* slot, const TensorView& array) {
+  void add(std::uint32_t role, const void* TileInput::*slot, const TensorView& array) {
     if (reads_ & role) stream_[streams_++] = {slot, array};
   }
 
-  const void* TileInput::* made_slot() const {
+  const void* TileInput::*made_slot() const {
     return reads_ & reads::input_norm ? &TileInput::norm : &TileInput::uniform;
   }
 

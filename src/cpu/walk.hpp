@@ -40,23 +40,20 @@ void for_each_scored(const Kernels& kernels, const ScoreView& view, const Chunk&
                 });
 }
 
-// f(scores, live, count, ahead) for every scored block of `Size` elements, short ones by default, with what is read a
-// few blocks later: while a block's scores are worked on, the memory is asked for that.
-template <std::int64_t Size = 256, class F>
-void for_each_scored_ahead(const Kernels& kernels, const ScoreView& view, const Chunk& chunk, F&& f) {
-  constexpr std::int64_t lead = std::max<std::int64_t>(768, Size);
-  alignas(64) float scores[Size];
-  Tiles tiles(kernels, view, chunk.tensor);
-  for (std::int64_t first = 0; first < chunk.count; first += Size) {
-    const std::int64_t count = std::min(Size, chunk.count - first), begin = chunk.first + first;
-    for (std::int64_t done = 0; done < count; done += tile_size) {
-      const std::int64_t n = std::min(tile_size, count - done);
-      tiles.score(tiles.at(begin + done, n), n, scores + done);
-    }
-    std::fill(scores + count, scores + bits::words(count) * bits::per_word, 0.0f);
-    Ahead ahead = tiles.ahead(begin + lead, Size);
-    f(scores, words_at(view.tensors[chunk.tensor].mask, begin), count, ahead);
-  }
+// Scores in a buffer as a tile of the scorer identity.
+inline const Scorer scores_alone{Identity{}};
+inline TileInput scored(const float* scores) {
+  TileInput in;
+  in.score = scores;
+  return in;
+}
+
+inline CountsAt count_at(const Kernels& kernels, const float* scores, const std::uint64_t* live, std::int64_t count,
+                         float threshold) {
+  CutCounts cuts(std::span(&threshold, 1));
+  kernels.count_cuts[scores_alone.index()][as_f32](scores_alone, scored(scores), live, count, cuts);
+  kernels.sum_lanes(cuts);
+  return cuts.at(threshold);
 }
 
 }  // namespace bittersweet::cpu

@@ -6,8 +6,7 @@
 #include <limits>
 
 #include "bittersweet/mask/bit_layout.hpp"
-#include "cpu/verbs/bits.hpp"
-#include "cpu/verbs/score.hpp"
+#include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {
 namespace {
@@ -154,15 +153,6 @@ struct Listed {
   std::uint16_t* at;
   std::int64_t count = 0;
 };
-
-// A tile is walked in several places at once, so that about four streams are read whatever the scorer: fewer leave page
-// walks and memory latency uncovered.
-template <class S>
-constexpr std::int64_t parts_of() {
-  int arrays = 0;
-  for_each_array<S>([&](auto) { ++arrays; });
-  return std::max(1, 4 / arrays);
-}
 
 template <cpu::Decide D, class S, class T, bool Bits = false>
 void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketPlan& plan, const cpu::TilePlace& place,

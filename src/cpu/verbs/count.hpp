@@ -2,39 +2,29 @@
 #pragma once
 
 #include "bittersweet/engine/summaries.hpp"
-#include "cpu/kernels.hpp"
-#include "cpu/verbs/ahead.hpp"
-#include "cpu/verbs/bits.hpp"
+#include "cpu/verbs/scored.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
 namespace bittersweet {
 namespace {
 
 // f(scores) for every vector of a tile, NaN where an element is dead; then word_done().
-template <class F, class D>
-BITTERSWEET_INLINE void for_each_live(const float* scores, const std::uint64_t* live, std::int64_t count,
-                                      cpu::Ahead& ahead, F&& f, D&& word_done) {
+template <class S, class T, class F, class D>
+BITTERSWEET_INLINE void for_each_live(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live,
+                                      std::int64_t count, F&& f, D&& word_done) {
   const Vec nan = splat(std::numeric_limits<float>::quiet_NaN());
-  for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
-    for (int v = 0; v < vectors_per_word; ++v) {
-      Vec s = load(scores, index + v * lanes);
-      if (v % (lanes_of_a_line / lanes) == 0) ask(ahead);
-      if (live_bits != ~std::uint64_t{0}) {
-        const LaneMask on = lanes_on(live_bits, v);
-        s = as_floats(as_bits(kept(s, on)) | as_bits(dropped(nan, on)));
-      }
-      f(s);
-    }
-    word_done();
-  });
-}
-
-inline CountsAt count_one(const float* scores, const std::uint64_t* live, std::int64_t count, float threshold,
-                          cpu::Ahead& ahead) {
-  const Vec t = splat(threshold);
-  IntVector below{}, same{};  // minus the counts: a true comparison is -1
-  for_each_live(scores, live, count, ahead, [&](Vec s) { below += s.x < t.x, same += s.x == t.x; }, [] {});
-  return {-sum(below), -sum(same)};
+  for_each_scored_word<S, T>(scorer, in, live, count,
+                             [&](std::int64_t, std::uint64_t live_bits, const WordOfScores& scores) {
+                               for (int v = 0; v < vectors_per_word; ++v) {
+                                 Vec s = scores[v];
+                                 if (live_bits != ~std::uint64_t{0}) {
+                                   const LaneMask on = lanes_on(live_bits, v);
+                                   s = as_floats(as_bits(kept(s, on)) | as_bits(dropped(nan, on)));
+                                 }
+                                 f(s);
+                               }
+                               word_done();
+                             });
 }
 
 #if BITTERSWEET_LANES >= 8
@@ -59,23 +49,37 @@ struct FieldCounts {
   }
 };
 
-inline void count_cuts(const float* scores, const std::uint64_t* live, std::int64_t count, cpu::CutCounts& cuts,
-                       cpu::Ahead& ahead) {
-  const Vec table = load(cuts.cut.data(), 0), next = load(cuts.cut.data() + 1, 0), middle = splat(cuts.cut[3]);
-  static_assert(2 * sizeof(FieldCounts) <= sizeof cuts.lanes);
-  FieldCounts up_to, equal;
-  std::memcpy(&up_to, cuts.lanes.data(), sizeof up_to);
-  std::memcpy(&equal, cuts.lanes.data() + sizeof up_to / 4, sizeof equal);
-  int words = cuts.words;
-  IntVector place_of_word{}, equal_of_word{};
-  const auto empty = [&] {
+// What the lanes have counted.
+struct LaneCounts {
+  FieldCounts up_to{}, equal{};
+  int words = 0;
+
+  explicit LaneCounts(const cpu::CutCounts& cuts) : words(cuts.words) {
+    static_assert(2 * sizeof(FieldCounts) <= sizeof cuts.lanes);
+    std::memcpy(&up_to, cuts.lanes.data(), sizeof up_to);
+    std::memcpy(&equal, cuts.lanes.data() + sizeof up_to / 4, sizeof equal);
+  }
+  void put(cpu::CutCounts& cuts) const {
+    cuts.words = words;
+    std::memcpy(cuts.lanes.data(), &up_to, sizeof up_to);
+    std::memcpy(cuts.lanes.data() + sizeof up_to / 4, &equal, sizeof equal);
+  }
+  void sum_to(cpu::CutCounts& cuts) {
     up_to.sum_to(cuts.up_to.data());
     equal.sum_to(cuts.equal.data());
     up_to = equal = FieldCounts{};
     words = 0;
-  };
-  for_each_live(
-      scores, live, count, ahead,
+  }
+};
+
+template <class S, std::size_t St>
+void count_cuts(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live, std::int64_t count,
+                cpu::CutCounts& cuts) {
+  const Vec table = load(cuts.cut.data(), 0), next = load(cuts.cut.data() + 1, 0), middle = splat(cuts.cut[3]);
+  LaneCounts counts(cuts);
+  IntVector place_of_word{}, equal_of_word{};
+  for_each_live<S, StoredType<St>>(
+      scorer, in, live, count,
       [&](Vec s) {
         IntVector place = after(middle, s, IntVector{}, 4);
         place = after(at(next, place), s, place, 2);
@@ -85,25 +89,29 @@ inline void count_cuts(const float* scores, const std::uint64_t* live, std::int6
         equal_of_word += s.x == at(table, place).x ? one : IntVector{};
       },
       [&] {
-        up_to.add(place_of_word);
-        equal.add(equal_of_word);
+        counts.up_to.add(place_of_word);
+        counts.equal.add(equal_of_word);
         place_of_word = equal_of_word = IntVector{};
-        if (++words == most_words) empty();
+        if (++counts.words == most_words) counts.sum_to(cuts);
       });
-  if (count == 0) empty();
-  cuts.words = words;
-  std::memcpy(cuts.lanes.data(), &up_to, sizeof up_to);
-  std::memcpy(cuts.lanes.data() + sizeof up_to / 4, &equal, sizeof equal);
+  counts.put(cuts);
+}
+
+inline void sum_lanes(cpu::CutCounts& cuts) {
+  LaneCounts counts(cuts);
+  counts.sum_to(cuts);
+  counts.put(cuts);
 }
 #else
-inline void count_cuts(const float* scores, const std::uint64_t* live, std::int64_t count, cpu::CutCounts& cuts,
-                       cpu::Ahead& ahead) {
+template <class S, std::size_t St>
+void count_cuts(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live, std::int64_t count,
+                cpu::CutCounts& cuts) {
   constexpr int most = cpu::CutCounts::most;
   Vec t[most];
   IntVector not_above[most]{}, same[most]{};  // minus the counts
   for (int i = 0; i < most; ++i) t[i] = splat(cuts.cut[static_cast<std::size_t>(i)]);
-  for_each_live(
-      scores, live, count, ahead,
+  for_each_live<S, StoredType<St>>(
+      scorer, in, live, count,
       [&](Vec s) {
         for (int i = 0; i < most; ++i) not_above[i] += s.x <= t[i].x, same[i] += s.x == t[i].x;
       },
@@ -116,6 +124,8 @@ inline void count_cuts(const float* scores, const std::uint64_t* live, std::int6
     before = up_to;
   }
 }
+
+inline void sum_lanes(cpu::CutCounts&) {}
 #endif
 
 }  // namespace

@@ -43,14 +43,11 @@ inline void mark_lowest(std::int32_t* keys, std::int32_t* marks, std::int64_t si
 }
 
 inline std::int64_t drop_lowest_of_runs(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep,
-                                        cpu::Ahead& ahead) {
+                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep) {
   const std::int64_t count = blocks * size * inner;
-  const std::int64_t nans = for_each_keyed_word(row, count, keep, ahead,
-                                                [&](std::int64_t word, const IntVector(&keys)[vectors_per_word], auto) {
-                                                  for (int v = 0; v < vectors_per_word; ++v)
-                                                    store(row, word * bits::per_word + v * lanes, as_floats(keys[v]));
-                                                });
+  const std::int64_t nans = for_each_keyed_word(row, count, keep, [&](std::int64_t word, const KeyedWord& found) {
+    for (int v = 0; v < vectors_per_word; ++v) store(row, word * bits::per_word + v * lanes, as_floats(found.keys[v]));
+  });
   const std::int64_t groups = blocks * inner, stride = (groups + lanes - 1) / lanes * lanes;
   std::int32_t* const keys = scratch;
   std::int32_t* const marks = scratch + size * stride;
@@ -81,15 +78,13 @@ inline std::int64_t drop_lowest_of_runs(float* row, std::int64_t blocks, std::in
 // one of `inner` places, there are `blocks` * `inner` of them, and `keep` comes with the live bits. Returns the live
 // NaN, which stay. `scratch` has room for two integers a score and 2 * 64 * size more; the row may be overwritten.
 inline std::int64_t drop_lowest_of_groups(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                          std::int64_t share, std::int32_t* scratch, std::uint64_t* keep,
-                                          cpu::Ahead& ahead) {
-  if (inner == 1 && size == 4) return drop_lowest<4>(row, 4 * blocks, share, keep, ahead);
-  if (inner == 1 && size == 2) return drop_lowest<2>(row, 2 * blocks, share, keep, ahead);
+                                          std::int64_t share, std::int32_t* scratch, std::uint64_t* keep) {
+  if (inner == 1 && size == 2) return drop_lowest<2>(row, 2 * blocks, share, keep);
   if constexpr (lanes >= 8)
-    if (inner == 1 && size == 8) return drop_lowest<8>(row, 8 * blocks, share, keep, ahead);
+    if (inner == 1 && size == 8) return drop_lowest<8>(row, 8 * blocks, share, keep);
   if constexpr (lanes >= 16)
-    if (inner == 1 && size == 16) return drop_lowest<16>(row, 16 * blocks, share, keep, ahead);
-  return drop_lowest_of_runs(row, blocks, size, inner, share, scratch, keep, ahead);
+    if (inner == 1 && size == 16) return drop_lowest<16>(row, 16 * blocks, share, keep);
+  return drop_lowest_of_runs(row, blocks, size, inner, share, scratch, keep);
 }
 
 }  // namespace

@@ -4,36 +4,46 @@
 #include <bit>
 #include <utility>
 
-#include "cpu/verbs/ahead.hpp"
-#include "cpu/verbs/bits.hpp"
+#include "cpu/verbs/scored.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
 namespace bittersweet {
 namespace {
 
-// f(word, keys of its 64 elements as vectors, its live NaN) for whole words of a row, dead ones lowest, NaN highest.
-// Returns how many NaN live.
+struct KeyedWord {
+  IntVector keys[vectors_per_word];
+  std::uint64_t nan;  // that live
+};
+
+// Keys of 64 scores: dead ones lowest, NaN highest.
+BITTERSWEET_INLINE KeyedWord keyed(const WordOfScores& scores, std::uint64_t alive) {
+  const Vec lowest = as_floats(IntVector{} + lowest_key);
+  KeyedWord word;
+  Mask number[vectors_per_word];
+  for (int v = 0; v < vectors_per_word; ++v) {
+    const Vec s = scores[v];
+    number[v] = equal(s, s);
+    word.keys[v] = s.x == s.x ? signed_key(s) : IntVector{} + key_of_nans;
+    if (alive == ~std::uint64_t{0}) continue;
+    const LaneMask on = lanes_on(alive, v);
+    word.keys[v] = as_bits(kept(as_floats(word.keys[v]), on)) | as_bits(dropped(lowest, on));
+  }
+  word.nan = ~pack(number) & alive;
+  return word;
+}
+
+// f(word, keys of its 64 elements, its live NaN) for whole words of a row in a buffer. Returns how many NaN live.
 template <class F>
 BITTERSWEET_INLINE std::int64_t for_each_keyed_word(const float* row, std::int64_t count, const std::uint64_t* live,
-                                                    cpu::Ahead& ahead, F&& f) {
-  const Vec lowest = as_floats(IntVector{} + lowest_key);
+                                                    F&& f) {
   std::int64_t nans = 0;
   for (std::int64_t word = 0; word < bits::words(count); ++word) {
-    const std::uint64_t alive = live[word];
-    IntVector keys[vectors_per_word];
-    Mask number[vectors_per_word];
-    for (int v = 0; v < vectors_per_word; ++v) {
-      const Vec s = load(row, word * bits::per_word + v * lanes);
-      if (v % (lanes_of_a_line / lanes) == 0) ask(ahead);
-      number[v] = equal(s, s);
-      keys[v] = s.x == s.x ? signed_key(s) : IntVector{} + key_of_nans;
-      if (alive == ~std::uint64_t{0}) continue;
-      const LaneMask on = lanes_on(alive, v);
-      keys[v] = as_bits(kept(as_floats(keys[v]), on)) | as_bits(dropped(lowest, on));
-    }
-    const std::uint64_t nan = ~pack(number) & alive & bits::valid(count, word);
-    nans += bits::count(nan);
-    f(word, keys, nan);
+    WordOfScores scores;
+    for (int v = 0; v < vectors_per_word; ++v) scores[v] = load(row, word * bits::per_word + v * lanes);
+    KeyedWord found = keyed(scores, live[word]);
+    found.nan &= bits::valid(count, word);
+    nans += bits::count(found.nan);
+    f(word, found);
   }
   return nans;
 }
@@ -105,14 +115,44 @@ BITTERSWEET_INLINE std::uint64_t with_rank_below(std::int64_t share, const IntVe
   return rank.below(share);
 }
 
+// The keep bits of a word without its groups' lowest.
 template <int Size>
-std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t share, std::uint64_t* keep,
-                         cpu::Ahead& ahead) {
-  return for_each_keyed_word(
-      row, count, keep, ahead, [&](std::int64_t word, const IntVector(&keys)[vectors_per_word], std::uint64_t nan) {
-        const std::uint64_t gone = with_rank_below<Size>(share, keys, std::make_integer_sequence<int, Size / 2>{});
-        keep[word] &= ~(gone & ~nan & bits::valid(count, word));
+BITTERSWEET_INLINE std::uint64_t without_lowest_of(const KeyedWord& word, std::int64_t share, std::uint64_t keep) {
+  return keep & ~(with_rank_below<Size>(share, word.keys, std::make_integer_sequence<int, Size / 2>{}) & ~word.nan);
+}
+
+template <int Size>
+std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t share, std::uint64_t* keep) {
+  return for_each_keyed_word(row, count, keep, [&](std::int64_t word, const KeyedWord& found) {
+    const std::uint64_t valid = bits::valid(count, word), kept_ones = without_lowest_of<Size>(found, share, keep[word]);
+    keep[word] = (kept_ones & valid) | (keep[word] & ~valid);
+  });
+}
+
+template <class S, class T, std::int64_t Rows>
+std::int64_t drop_side_by_side(const Scorer& scorer, const cpu::RowTile* rows, std::int64_t count, std::int64_t share) {
+  std::int64_t nans = 0;
+  for_each_word_of_rows<S, T, Rows>(
+      scorer, rows, count,
+      [&](const cpu::RowTile& row, std::int64_t word, std::uint64_t live, const WordOfScores& scores) {
+        const KeyedWord found = keyed(scores, live);
+        nans += bits::count(found.nan);
+        row.keep[word] = without_lowest_of<4>(found, share, live);
       });
+  return nans;
+}
+
+// Writes the bits of up to RowTile::most rows without the `share` lowest of every four neighbours. Returns the live
+// NaN, which stay.
+template <class S, std::size_t St>
+std::int64_t drop_lowest_of_four(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count,
+                                 std::int64_t share) {
+  using T = StoredType<St>;
+  if (rows.size() == cpu::RowTile::most)
+    return drop_side_by_side<S, T, cpu::RowTile::most>(scorer, rows.data(), count, share);
+  std::int64_t nans = 0;
+  for (const cpu::RowTile& row : rows) nans += drop_side_by_side<S, T, 1>(scorer, &row, count, share);
+  return nans;
 }
 
 }  // namespace

@@ -4,53 +4,82 @@
 #include <cmath>
 
 #include "bittersweet/engine/summaries.hpp"
-#include "cpu/kernels.hpp"
-#include "cpu/verbs/ahead.hpp"
-#include "cpu/verbs/bits.hpp"
+#include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {
 namespace {
 
 using MomentLanes = double __attribute__((vector_size(8 * BITTERSWEET_LANES)));
 
-// `scores` holds one whole block of Moments::block elements or fewer.
-inline void moments_block(const float* scores, const std::uint64_t* live, std::int64_t count, Moments& total,
-                          cpu::Ahead& ahead) {
-  constexpr int parts = Moments::lanes / lanes;  // vectors that hold the lanes
+// Sums of a block so far.
+struct BlockSums {
+  static constexpr int parts = Moments::lanes / lanes;  // vectors that hold the lanes
   MomentLanes sum[parts]{}, squares[parts]{};
-  Moments block;
-  const auto add = [&](int k, Vec s) {
-    const MomentLanes wide = __builtin_convertvector(s.x, MomentLanes);
-    sum[k % parts] += wide;
-    squares[k % parts] += wide * wide;
-  };
-  for_each_word(live, count, [&](std::int64_t, std::uint64_t live_bits, std::int64_t index) {
-    const auto at = [&](int k) { return load(scores, index + k * lanes); };
+
+  BITTERSWEET_INLINE void add(Moments& block, std::uint64_t live, const WordOfScores& scores) {
     Mask is_finite[vectors_per_word];
-    for (int k = 0; k < vectors_per_word; ++k) {
-      is_finite[k] = less(abs(at(k)), splat(std::numeric_limits<float>::infinity()));
-      if (k % (lanes_of_a_line / lanes) == 0) ask(ahead);
-    }
-    const std::uint64_t finite = pack(is_finite) & live_bits;
-    block.total += bits::count(live_bits);
+    for (int k = 0; k < vectors_per_word; ++k)
+      is_finite[k] = less(abs(scores[k]), splat(std::numeric_limits<float>::infinity()));
+    const std::uint64_t finite = pack(is_finite) & live;
+    block.total += bits::count(live);
     block.finite += bits::count(finite);
     if (finite == ~std::uint64_t{0}) {
-      for (int k = 0; k < vectors_per_word; ++k) add(k, at(k));
+      for (int k = 0; k < vectors_per_word; ++k) add(k, scores[k]);
       return;
     }
     Mask is_number[vectors_per_word];
     for (int k = 0; k < vectors_per_word; ++k) {
-      is_number[k] = equal(at(k), at(k));
-      add(k, where(finite, k, at(k)));
+      is_number[k] = equal(scores[k], scores[k]);
+      add(k, where(finite, k, scores[k]));
     }
-    block.nan += bits::count(~pack(is_number) & live_bits);
-  });
-  std::array<double, Moments::lanes> all;
-  std::memcpy(all.data(), sum, sizeof sum);
-  block.sum = fold_lanes(all);
-  std::memcpy(all.data(), squares, sizeof squares);
-  block.sum_of_squares = fold_lanes(all);
-  total += block;
+    block.nan += bits::count(~pack(is_number) & live);
+  }
+  void put(Moments& block) const {
+    std::array<double, Moments::lanes> all;
+    std::memcpy(all.data(), sum, sizeof sum);
+    block.sum += fold_lanes(all);
+    std::memcpy(all.data(), squares, sizeof squares);
+    block.sum_of_squares += fold_lanes(all);
+  }
+
+ private:
+  BITTERSWEET_INLINE void add(int k, Vec s) {
+    const MomentLanes wide = __builtin_convertvector(s.x, MomentLanes);
+    sum[k % parts] += wide;
+    squares[k % parts] += wide * wide;
+  }
+};
+
+// `Blocks` neighbours of `size` elements, from element `first` on.
+template <class S, class T, std::int64_t Blocks>
+BITTERSWEET_INLINE void add_blocks(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live,
+                                   std::int64_t first, std::int64_t size, Moments* blocks) {
+  cpu::TileInput tile[Blocks];
+  const std::uint64_t* alive[Blocks];
+  BlockSums sums[Blocks];
+  for (std::int64_t b = 0; b < Blocks; ++b) {
+    const std::int64_t word = (first + b * size) / bits::per_word;
+    tile[b] = from_word<S, T>(in, word);
+    alive[b] = live ? live + word : nullptr;
+  }
+  for_each_word_of_parts<S, T, Blocks>(scorer, tile, alive, size,
+                                       [&](std::int64_t b, std::int64_t, std::uint64_t on, const WordOfScores& scores) {
+                                         sums[b].add(blocks[b], on, scores);
+                                       });
+  for (std::int64_t b = 0; b < Blocks; ++b) sums[b].put(blocks[b]);
+}
+
+// Of the blocks of a tile, each of Moments::block elements but the last.
+template <class S, std::size_t St>
+void moments_of_blocks(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live, std::int64_t count,
+                       Moments* blocks) {
+  using T = StoredType<St>;
+  constexpr std::int64_t size = Moments::block, together = parts_of<S>();
+  std::int64_t first = 0;
+  for (; first + together * size <= count; first += together * size, blocks += together)
+    add_blocks<S, T, together>(scorer, in, live, first, size, blocks);
+  for (; first < count; first += size)
+    add_blocks<S, T, 1>(scorer, in, live, first, std::min(size, count - first), blocks++);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "bittersweet/engine/summaries.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
 namespace bittersweet {
@@ -72,6 +73,14 @@ inline RankedKey ranked_key(std::int32_t* keys, std::int64_t count, std::int64_t
   }
   const std::int32_t key = lowest_above(keys, count, static_cast<std::int32_t>(under));
   return {key, up_to_under, count_up_to(keys, count, key) - up_to_under};
+}
+
+// The rank-th lowest of `count` scores, numbers of which none lies outside the bracket. `keys`: room for as many, and
+// 64 more.
+inline float ranked_score(const float* scores, std::int64_t count, std::int64_t rank, const Bracket& bracket,
+                          std::int32_t* keys) {
+  for (std::int64_t i = 0; i < count; i += lanes) store_ints(keys, i, signed_key(load(scores, i)));
+  return score_of_signed(ranked_key(keys, count, rank, signed_key(bracket.low), signed_key(bracket.high)).key);
 }
 
 }  // namespace

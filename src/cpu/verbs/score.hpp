@@ -66,8 +66,9 @@ BITTERSWEET_INLINE Vec score_at(const S& scorer, const cpu::TileInput& in, std::
 }
 
 template <class S, std::size_t St>
-void score_tile(const Scorer& variant, const cpu::TileInput& in, std::int64_t count, float* out) {
+void score_tile(const Scorer& variant, const cpu::TileInput& tile, std::int64_t count, float* out) {
   using T = StoredType<St>;
+  const cpu::TileInput in = tile;  // which what is written could change
   const S scorer = *std::get_if<S>(&variant);
   std::int64_t i = 0;
   for (; i + lanes <= count; i += lanes) store(out, i, score_at<S, T>(scorer, in, i));

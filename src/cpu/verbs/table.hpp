@@ -12,6 +12,7 @@
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/rounding.hpp"
 #include "cpu/verbs/row_cut.hpp"
+#include "cpu/verbs/row_read.hpp"
 #include "cpu/verbs/score.hpp"
 #include "cpu/verbs/track.hpp"
 #include "cpu/verbs/write_mask.hpp"
@@ -23,23 +24,31 @@ inline cpu::Kernels make_kernels(const char* name) {
   cpu::Kernels k{};
   k.name = name;
   k.contracts = &contracts;
+  const auto fill = [&]<std::size_t I, std::size_t St>() {
+    using S = std::variant_alternative_t<I, Scorer>;
+    k.score[I][St] = &score_tile<S, St>;
+    k.bracket[I][St] = &bracket_any<S, St>;
+    k.histogram[I][St] = &histogram_tile<S, St>;
+    k.moments[I][St] = &moments_of_blocks<S, St>;
+    k.count_cuts[I][St] = &count_cuts<S, St>;
+    k.read_rows[I][St] = &read_rows<S, St>;
+    k.drop_lowest_of_four[I][St] = &drop_lowest_of_four<S, St>;
+  };
   [&]<std::size_t... I>(std::index_sequence<I...>) {
-    ((k.score[I][cpu::as_f32] = &score_tile<std::variant_alternative_t<I, Scorer>, cpu::as_f32>,
-      k.score[I][cpu::as_bf16] = &score_tile<std::variant_alternative_t<I, Scorer>, cpu::as_bf16>,
-      k.bracket[I][cpu::as_f32] = &bracket_any<std::variant_alternative_t<I, Scorer>, cpu::as_f32>,
-      k.bracket[I][cpu::as_bf16] = &bracket_any<std::variant_alternative_t<I, Scorer>, cpu::as_bf16>),
-     ...);
-  }(std::make_index_sequence<cpu::scorer_count>{});
+    (fill.template operator()<I, cpu::as_f32>(), ...);
+    (fill.template operator()<I, cpu::as_bf16>(), ...);
+  }
+  (std::make_index_sequence<cpu::scorer_count>{});
   k.from_f16 = &from_f16;
   k.from_bf16 = &from_bf16;
   k.uniform = &uniform_tile;
-  k.histogram = &histogram_tile;
-  k.moments = &moments_block;
-  k.count_one = &count_one;
-  k.count_cuts = &count_cuts;
+  k.sum_lanes = &sum_lanes;
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;
+  k.ranked_score = &ranked_score;
+  k.compare_listed = &compare_listed;
+  k.prune_listed = &prune_listed;
   k.drop_lowest_of_row = &drop_lowest_of_row;
   k.bury = &bury;
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
