@@ -13,7 +13,8 @@ from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool
 from ..tensors import cuda, devices
-from ..tensors.masks import COLUMN, Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import COLUMN, Mask
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
 from .choices import Options, count_or_none, decision_arguments, fraction_or_none
 from .events import MaskEvent

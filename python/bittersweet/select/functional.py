@@ -37,7 +37,8 @@ from ..tensors.arrays import (
     write_back,
 )
 from ..tensors.lazy import is_unread
-from ..tensors.masks import COLUMN, Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import COLUMN, Mask
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .choices import Options, count_or_none
 from .events import MaskEvent

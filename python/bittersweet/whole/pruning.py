@@ -22,7 +22,7 @@ from ..select import functional, thresholds
 from ..select.choices import Options
 from ..select.events import MaskEvent
 from ..select.thresholds import Threshold
-from ..tensors.masks import Masks
+from ..tensors.mask_list import Masks
 from ..tensors.table import ScoreInputs
 from .selecting import SelectOptions, mapped, ranges_among, select
 from .weights import Given, gather, is_module
