@@ -74,8 +74,8 @@ class CapturableStep:
         tensor_sparsity: Any = None,
     ) -> None:
         asked = Options(
-            None, None, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, True,
+            scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
+            max_tensor_sparsity, tensor_sparsity, True, None, None, scorer,
         )  # fmt: skip
         chosen, text = resolve_selector(selector), resolve_scope(scope, rounding, remainder).text
         mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)
