@@ -197,6 +197,7 @@ struct FindBound {
     std::int64_t target = b.cut->target;
     if (args.level == 0) {
       if (b.exact_counts && !settle_nan(team, b)) return;
+      hold_beyond(team, b, [&](std::int64_t i) { return upto(i, last); });
       const std::int64_t most = reached(last), least = reached(-1);
       target = target < most ? target : most;
       __syncthreads();  // all have read what thread 0 writes
@@ -219,6 +220,18 @@ struct FindBound {
     __syncthreads();
     if (threadIdx.x == 0)
       b.cut->prefix = (args.level == 0 ? 0 : b.cut->prefix << (digit.above - digit.shift)) | static_cast<u32>(bin);
+  }
+
+  // A budget beyond all bounds: what a tensor could give above its own is nobody's, and the cut is that of the others.
+  // They give all their numbers. `numbers`: those of a tensor that are alive.
+  template <class Numbers>
+  static BITTERSWEET_DEVICE void hold_beyond(const BlockTeam& team, const BoundsArgs& b, const Numbers& numbers) {
+    const std::int64_t count = b.context.row_count;
+    if (*b.context.k <= team.sum<std::int64_t>(count, [&](std::int64_t i) { return b.rows[i].most; })) return;
+    team.each(count, [&](std::int64_t i) {
+      BoundRow& row = b.rows[i];
+      if (row.under + numbers(i) > row.most) row.under = b.context.rows[i].numel;  // beyond, whatever is added
+    });
   }
 
   // No more than the numbers of a tensor can go. False where, by these bounds, none was beyond.

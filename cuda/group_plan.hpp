@@ -1,6 +1,7 @@
 // Host side of a step in rows or N:M groups: which kernel takes which tensor, and where things lie in the workspace.
 #pragma once
 
+#include <algorithm>
 #include <array>
 
 #include "eight.cuh"
@@ -20,9 +21,7 @@ inline bool can_read_eight(const Scorer& scorer, const Row& row) {
       [&]<class S>(const S&) {
         using In = Slots<S>;
         const auto aligned = [&](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; };
-        if (!reads_eight<S>) return false;
-        for (int slot = 0; slot < In::count; ++slot)
-          if (!aligned(row.in[slot])) return false;
+        if (!reads_eight<S> || !std::all_of(row.in, row.in + In::count, aligned)) return false;
         if (!In::has(reads::input_norm)) return true;
         const Geometry& g = row.geometry;
         return aligned(row.in[In::norm]) && row.order.row_major() && g.rows_are_contiguous() && g.inner == 1 &&

@@ -31,20 +31,22 @@ ScoreView view_of(const ScoreInputs& block, const Scorer& scorer) {
 
 }  // namespace
 
-void NonFiniteWatch::look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer) {
+void NonFiniteWatch::look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, const Scope& scope) {
   const Call call("bittersweet::BlockwisePrune");
   const ScoreView view = view_of(block, scorer);
-  found(block, first, scorer, cpu_engine().moments(view, make_chunks(view.tensors)).nan);
+  std::int64_t count = cpu_engine().moments(view, make_chunks(view.tensors)).nan;
+  if (count > 0 && scope.kind == Scope::n_of_m) {  // of these some may not be ranked
+    count = 0;
+    for (std::int64_t at = -1; (at = flow::next_nonfinite(view, 0, scope, at + 1)) >= 0;) ++count;
+  }
+  found(block, first, scorer, count, scope);
 }
 
-void NonFiniteWatch::found(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, std::int64_t count) {
+void NonFiniteWatch::found(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, std::int64_t count,
+                           const Scope& scope) {
   if (count > 0 && count_ == 0) {
-    try {
-      flow::raise_nonfinite(view_of(block, scorer), count);
-    } catch (const NonFiniteScoreError& error) {
-      name_ = error.parameter();
-      first_ = first + error.first_index();
-    }
+    name_ = block.name;
+    first_ = first + flow::next_nonfinite(view_of(block, scorer), 0, scope);
   }
   count_ += count;
 }

@@ -1,5 +1,4 @@
 // What is refused, by which error, and that nothing has changed when one is thrown.
-#include <cstring>
 #include <functional>
 
 #include "bittersweet/prune.hpp"
@@ -20,88 +19,6 @@ void expect_error(F&& f, const std::vector<std::string>& parts) {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what() << "\nlacks: " << part;
   }
 }
-
-struct NaNModel {
-  Model model;
-  std::vector<ScoreInputs> inputs;
-  NaNModel() : model(training_model({700, 3000, 64 * 8}, {DType::f32})) {
-    model.tensors[2].geometry = matrix(8, 64);
-    model.tensors[1].geometry = matrix(50, 60);
-    model.tensors[0].geometry = matrix(7, 100);
-    for (const std::size_t i : {77u, 78u, 2999u}) model.tensors[1].weight.set(i, not_a_number);
-    inputs = model.inputs();
-  }
-};
-
-TEST(NaN, RaisesNamesTheFirstAndChangesNothing) {
-  for (const char* scope : {"global", "tensor", "row", "2:4"})
-    for_each_selector([&](const auto& selector) {
-      SCOPED_TRACE(std::string(scope) + ", " + std::string(selector.name));
-      const NaNModel m;
-      const auto before = m.model.bytes();
-      FreshMasks masks(m.inputs);
-      Workspace workspace;
-      const std::uint32_t which = roles::weight | roles::exp_avg | roles::exp_avg_sq | roles::grad;
-      const std::optional<Ties> ties = selector.approximate && std::strlen(scope) > 3 && scope[0] != 'r'
-                                           ? std::optional(Ties::at_or_below)
-                                           : std::nullopt;
-      try {
-        prune(m.inputs, Bitter7{}, {.sparsity = 0.5}, {.selector = selector, .ties = ties, .scope = parse_scope(scope)},
-              masks.table(), workspace, which);
-        ADD_FAILURE() << "NaN scores were taken";
-      } catch (const NonFiniteScoreError& error) {
-        EXPECT_EQ(error.parameter(), "layer1");
-        EXPECT_EQ(error.count(), 3);
-        EXPECT_EQ(error.first_index(), 77);
-        EXPECT_NE(std::string(error.what()).find("'layer1' at flat index 77"), std::string::npos);
-      }
-      EXPECT_EQ(m.model.bytes(), before);
-      EXPECT_TRUE(m.model.intact());
-    });
-}
-
-TEST(NaN, ThresholdRaisesToo) {
-  const NaNModel m;
-  Workspace workspace;
-  for (const Selector& selector :
-       {Selector{Exact{}}, Selector{Histogram{}}, Selector{KthValue{}}, Selector{Streaming{}}})
-    EXPECT_THROW(threshold(m.inputs, Bitter7{}, {.sparsity = 0.5}, {.selector = selector}, workspace),
-                 NonFiniteScoreError)
-        << name_of(selector);
-}
-
-TEST(NaN, OfTheDeadIsNotScored) {
-  NaNModel m;
-  m.model.set_masks(0.0, 1);
-  for (const std::int64_t i : {77, 78, 2999}) bits::clear(m.model.tensors[1].mask.data(), i);
-  const auto inputs = m.model.inputs();
-  Workspace workspace;
-  for_each_selector([&](const auto& selector) {
-    FreshMasks masks(inputs);
-    const PruneReport report =
-        make_masks(inputs, Bitter7{}, {.sparsity = 0.5}, {.selector = selector}, masks.table(), workspace);
-    EXPECT_EQ(report.nonfinite, 0) << selector.name;
-    EXPECT_EQ(report.dead, 3);
-  });
-}
-
-TEST(NaN, KeepCountsOnceAndNeverPrunes) {
-  const NaNModel m;
-  for (const char* scope : {"global", "tensor", "row"})
-    for (const bool capped : {false, true}) {
-      if (capped && scope[0] != 'g') continue;
-      FreshMasks masks(m.inputs);
-      Workspace workspace;
-      PruneOptions options{.nonfinite = NonFinite::keep, .scope = parse_scope(scope)};
-      if (capped) options.max_tensor_sparsity = 0.45;  // every tensor is selected twice
-      const PruneReport report =
-          make_masks(m.inputs, Magnitude{}, {.sparsity = 0.5}, options, masks.table(), workspace);
-      EXPECT_EQ(report.nonfinite, 3) << scope << (capped ? ", capped" : "");
-      for (const std::int64_t i : {77, 78, 2999}) EXPECT_TRUE(bits::get(masks.table()[1], i)) << scope;
-    }
-}
-
-// ---- arguments ----
 
 struct Call {
   Model model = training_model({600}, {DType::f32});

@@ -19,13 +19,13 @@ enum class Distribution { uniform, erk, layer_adaptive };
 
 inline constexpr std::int64_t team_lanes = 256;
 
-struct OneThread {
+struct OneThread {  // constexpr, so that a text for both sides may name it where it never runs on a device
   template <class F>
-  void each(std::int64_t count, const F& f) const {
+  constexpr void each(std::int64_t count, const F& f) const {
     for (std::int64_t i = 0; i < count; ++i) f(i);
   }
   template <class T, class F>
-  T sum(std::int64_t count, const F& f) const {
+  constexpr T sum(std::int64_t count, const F& f) const {
     T lane[team_lanes] = {};
     for (std::int64_t i = 0; i < count; ++i) lane[i % team_lanes] += f(i);
     for (std::int64_t half = team_lanes / 2; half > 0; half /= 2)

@@ -25,11 +25,13 @@ namespace bittersweet {
 // NaN scores met in blocks: how many, and where the first of them is.
 class NonFiniteWatch {
  public:
-  // Counts the NaN scores of a block whose element 0 is element `first` of its tensor. Blocks come in order.
-  void look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer);
+  // Counts the NaN scores of a block whose element 0 is element `first` of its tensor. Blocks come in order. Under an
+  // N:M scope their inputs are whole groups and what is left of a row, which is not ranked and not counted.
+  void look(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, const Scope& scope = {});
 
   // The same for a block of which the NaN scores have been counted.
-  void found(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, std::int64_t count);
+  void found(const ScoreInputs& block, std::int64_t first, const Scorer& scorer, std::int64_t count,
+             const Scope& scope = {});
 
   // Throws NonFiniteScoreError if there was one.
   void raise() const;

@@ -79,22 +79,40 @@ inline void check(std::span<const ScoreInputs> tensors, const PruneOptions& opti
   if (!options.tensor_sparsity.empty()) check_ranges(options.tensor_sparsity, numels);
 }
 
-// Raises for NaN scores, naming the first. Slow, and only on the way to an error.
-[[noreturn]] inline void raise_nonfinite(const ScoreView& view, std::int64_t count) {
-  std::visit(
-      [&](const auto& scorer) {
-        for (std::size_t t = 0; t < view.tensors.size(); ++t)
-          for (std::int64_t i = 0; i < view.tensors[t].numel; ++i)
-            if (const std::int64_t at = view.tensors[t].order.memory_of(i);
-                is_live(view.tensors[t], at) && std::isnan(score_element(scorer, view, t, at)))
-              throw NonFiniteScoreError(std::string(view.tensors[t].name), count, i);
+// Logical index of the first NaN score of a tensor from `begin` on, of those that the scope ranks; -1: there is none.
+// Slow, and only on the way to an error.
+inline std::int64_t next_nonfinite(const ScoreView& view, std::size_t t, const Scope& scope, std::int64_t begin = 0) {
+  const ScoreInputs& tensor = view.tensors[t];
+  return std::visit(
+      [&](const auto& scorer) -> std::int64_t {
+        for (std::int64_t i = begin; i < tensor.numel; ++i)
+          if (const std::int64_t at = tensor.order.memory_of(i); is_ranked(tensor.geometry, scope, i) &&
+                                                                 is_live(tensor, at) &&
+                                                                 std::isnan(score_element(scorer, view, t, at)))
+            return i;
+        return -1;
       },
       view.scorer);
+}
+
+// Raises for the NaN scores of all tensors, naming the first.
+[[noreturn]] inline void raise_nonfinite(const ScoreView& view, std::int64_t count, const Scope& scope = {}) {
+  for (std::size_t t = 0; t < view.tensors.size(); ++t)
+    if (const std::int64_t first = next_nonfinite(view, t, scope); first >= 0)
+      throw NonFiniteScoreError(std::string(view.tensors[t].name), count, first);
   throw Error("scores changed while they were read: a NaN was counted and is gone");
 }
 
 inline void raise_if_nonfinite(const ScoreView& view, std::int64_t nan, NonFinite policy) {
   if (nan > 0 && policy == NonFinite::error) raise_nonfinite(view, nan);
+}
+
+// The same by tensor, where each is ranked on its own: one that gives nothing has not been looked at.
+inline void raise_if_nonfinite(const ScoreView& view, std::span<const std::int64_t> nan, const PruneOptions& options) {
+  const auto first = std::find_if(nan.begin(), nan.end(), [](std::int64_t count) { return count > 0; });
+  if (first == nan.end() || options.nonfinite == NonFinite::keep) return;
+  raise_nonfinite(only(view, static_cast<std::size_t>(first - nan.begin())),
+                  std::accumulate(nan.begin(), nan.end(), std::int64_t{0}), options.scope);
 }
 
 // One selection over one view; `masks` may be empty.
@@ -119,9 +137,8 @@ Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64
   }
   selection = std::visit([&](const auto& s) { return select_kth(s, engine, view, chunks, rank, context, workspace); },
                          options.selector);
-  raise_if_nonfinite(view, selection.nan, options.nonfinite);
-  if (masks.empty()) return selection;
-  selection.passes += write_masks(engine, view, chunks, selection, ties, workspace, masks);
+  if (!masks.empty())  // sees the NaN that a sample did not
+    selection.passes += write_masks(engine, view, chunks, selection, ties, workspace, masks);
   raise_if_nonfinite(view, selection.nan, options.nonfinite);
   return selection;
 }
@@ -332,22 +349,26 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
     const bool uniform = options.distribution.value_or(Distribution::uniform) == Distribution::uniform;
     const double s = share_asked(asked.sparsity.has_value(), asked.sparsity.value_or(0.0), report.k, report.total);
     report.k = 0;
+    PruneOptions each = options;
+    each.nonfinite = NonFinite::keep;  // an error counts the NaN of all tensors
+    std::vector<std::int64_t> nan(tensors.size());
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       if (scope.kind == Scope::tensor) {
-        const Selection selection = select(engine, only(view, t), share[t] - dead[t], tensors[t].numel - dead[t],
-                                           options, masks.subspan(t, 1), workspace);
+        const Selection selection = select(engine, only(view, t), share[t] - dead[t], tensors[t].numel - dead[t], each,
+                                           masks.subspan(t, 1), workspace);
+        nan[t] = selection.nan;
         add(report, selection);
         report.tensor_threshold[t] = selection.value;
         report.k += share[t];
         continue;
       }
       const GroupRule rule = group_rule(competing[t], scope, options.rounding, options.remainder, uniform, s, share[t]);
-      const std::int64_t nan = engine.group_mask(view, t, rule, masks);
-      raise_if_nonfinite(only(view, t), nan, options.nonfinite);
-      report.nonfinite += nan;
+      nan[t] = engine.group_mask(view, t, rule, masks);
+      report.nonfinite += nan[t];
       report.k += pruned_by(competing[t].geometry, rule);
       if (options.between_passes) options.between_passes();
     }
+    raise_if_nonfinite(view, nan, options);
     report.passes =
         scope.in_groups() ? 1 : report.passes / static_cast<double>(std::max<std::size_t>(tensors.size(), 1));
     if (scope.in_groups()) report.path = "groups";

@@ -122,11 +122,12 @@ void bind_blockwise(py::module_& module) {
       .def(py::init<>())
       .def("look",
            [](NonFiniteWatch& watch, const py::buffer& memory, int dtype, const Shape& shape, const py::object& norms,
-              const std::string& name, std::int64_t first, const py::tuple& scorer) {
+              const std::string& name, std::int64_t first, const py::tuple& scorer, const std::string& scope) {
              const Block given(memory, dtype, shape, norms, name, false);
              const Scorer s = to_scorer(scorer);
+             const Scope by = parse_scope(scope);
              const py::gil_scoped_release release;
-             watch.look(given.block, first, s);
+             watch.look(given.block, first, s, by);
            })
       .def("raise_if_found", &NonFiniteWatch::raise);
 

@@ -96,7 +96,8 @@ if TYPE_CHECKING:
     from .select.functional import kth_value, score
     from .select.thresholds import Threshold as Threshold
     from .sparse.semi_structured import SemiStructuredLayer, SemiStructuredReport, to_semi_structured
-    from .tensors.masks import Mask, Masks
+    from .tensors.mask_list import Masks
+    from .tensors.masks import Mask
     from .tensors.stochastic_rounding import stochastic_round_
     from .tensors.table import ScoreInputs
     from .trackers.coherence import CoherenceTracker, SketchTracker
@@ -134,7 +135,8 @@ _MODULES = {
     "select.thresholds": "Threshold",
     "probe.gradient_probe": "GradientProbe",
     "info": "build_info get_cmake_dir get_include get_num_threads set_num_threads",
-    "tensors.masks": "Mask Masks",
+    "tensors.mask_list": "Masks",
+    "tensors.masks": "Mask",
     "tensors.stochastic_rounding": "stochastic_round_",
     "trackers.movement": "MovementTracker",
     "probe.report": "ProbeIteration ProbeLayer ProbeResult ProbeRound",

@@ -438,6 +438,7 @@ class NonFiniteWatch:
         name: str,
         first: int,
         scorer: ScorerSpec,
+        scope: str,
     ) -> None: ...
     def raise_if_found(self) -> None: ...
 

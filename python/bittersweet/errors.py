@@ -92,8 +92,8 @@ class NonFiniteScoreError(Error, ValueError):
 
     Attributes:
         parameter: Name of the first tensor that has one.
-        count: How many NaN scores were seen: in the whole call under scope ``"global"``; by a sample those
-            that it drew; under other scopes on the CPU those of the first tensor that has one.
+        count: How many NaN scores there are in all tensors of the call; in a `threshold` by a sample that is
+            not verified, how many it drew.
         first_index: Flat (row-major) index of the first one within ``parameter``.
     """
 

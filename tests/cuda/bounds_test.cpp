@@ -11,6 +11,7 @@ struct BruteCut {
   std::vector<std::int64_t> pruned;
   std::vector<bool> free;  // within its bounds by the cut itself
   bool moved = false;      // is it another than that of the step without bounds?
+  bool beyond = false;     // is the budget more than all bounds allow?
   float value = minus_infinity;
   std::int64_t below = 0, equal = 0;
 };
@@ -55,6 +56,9 @@ BruteCut brute_cut(const Step& step) {
     ++cut.pruned[order[e].t];
   for (std::size_t t = 0; t < count; ++t)
     cut.moved |= cut.pruned[t] < ranges[t].least || cut.pruned[t] > ranges[t].most;
+  std::int64_t most = 0;
+  for (const CountRange& range : ranges) most += range.most;
+  cut.beyond = k > most;
   std::vector<std::int64_t> reached = dead;
   std::uint32_t key = 0;
   const auto clamped = [&](std::size_t t) { return std::clamp(reached[t], ranges[t].least, ranges[t].most); };
@@ -102,12 +106,15 @@ int expect_cut(const Step& step, EmulatedCuda& engine) {
   EXPECT_EQ(got.report.pruned, want.report.pruned);
   EXPECT_EQ(got.report.churn, want.report.churn);
   EXPECT_EQ(got.report.empty_rows, want.report.empty_rows);
-  const float value = cut.moved ? cut.value : *want.report.value;
+  const bool as_rounds = !cut.moved || cut.beyond;  // which of the tensors at their bounds hold the cut is then told
+  const float value = as_rounds ? *want.report.value : cut.value;
   EXPECT_TRUE(same_bits(value, got.report.value)) << show(value) << " expected, found " << show(got.report.value);
-  EXPECT_EQ(got.report.below, cut.moved ? cut.below : want.report.count_below);
-  EXPECT_EQ(got.report.equal, cut.moved ? cut.equal : want.report.count_equal);
+  EXPECT_EQ(got.report.below, as_rounds ? want.report.count_below : cut.below);
+  EXPECT_EQ(got.report.equal, as_rounds ? want.report.count_equal : cut.equal);
   for (std::size_t t = 0; t < got.threshold.size(); ++t) {
-    const float threshold = cut.free[t] || !cut.moved ? value : not_a_number;
+    const float threshold = as_rounds     ? want.report.tensor_threshold[t].value_or(not_a_number)
+                            : cut.free[t] ? value
+                                          : not_a_number;
     EXPECT_TRUE(same_bits(threshold, got.threshold[t]))
         << show(threshold) << " expected of tensor " << t << ", found " << show(got.threshold[t]);
   }
@@ -210,6 +217,28 @@ TEST(CudaBounds, NaNThatAreKept) {
   step.options.tensor_sparsity = ranges;
   step.k = 100;
   EXPECT_EQ(expect_cut(step), 0);
+}
+
+// More than all caps together: the threshold is that of the tensors that give everything, or there is none.
+TEST(CudaBounds, BudgetsBeyondAllCaps) {
+  for (const bool all_held : {false, true})
+    for (const int nan : {0, 1, 2})
+      for (const double cap : {0.0, 0.4, 0.75}) {
+        std::vector<Values> values{values_named("half_normal", 500, 1), {}, values_named("three_values", 90, 2)};
+        if (!all_held) values.push_back(Values(40, 0.25f));  // what is left alive of it gives all
+        values.push_back(values_named("normal", 300, 3));
+        if (nan > 0) {  // numbers that no cap of 0.75 holds, and none at all
+          std::fill_n(values[2].begin(), 60, not_a_number);
+          values.push_back(Values(30, not_a_number));
+        }
+        Step step{.model = model_of(values, DType::f32, Placement::flush),
+                  .scorer = Identity{},
+                  .options = {.nonfinite = NonFinite::keep, .max_tensor_sparsity = cap},
+                  .sparsity = 0.9};
+        if (nan == 2) step.model.set_masks(0.5, 8);
+        SCOPED_TRACE("cap " + std::to_string(cap) + (all_held ? ", all held" : "") + ", NaN " + std::to_string(nan));
+        EXPECT_EQ(expect_cut(step), 1);
+      }
 }
 
 TEST(CudaBounds, ManyTensorsAtAFewAtATime) {

@@ -109,13 +109,14 @@ TEST(StepAndMasks, WithOtherScopesSelectorsAndBudgets) {
     for (Tensor& tensor : masked.tensors) tensor.geometry = matrix(tensor.numel / 64, 64);
     return masked;
   }();
-  std::vector<PruneOptions> all(6);
+  std::vector<PruneOptions> all(7);
   all[0].selector = Histogram{};
   all[1].selector = Sampling{};
   all[2].scope = {.kind = Scope::tensor};
   all[3].scope = {.kind = Scope::row};
   all[4].max_tensor_sparsity = 0.55;
   all[5].selector = Exact{.guess = Bracket{1e9f, 2e9f}};  // misses
+  all[6].selector = Sampling{.verify = true};
   for (const PruneOptions& options : all)
     for (const double sparsity : {0.0, 0.2, 0.5, 1.0})
       expect_same_outcome(one_after_the_other(model, cases()[0], Bitter7{}, sparsity, options),
@@ -129,6 +130,15 @@ TEST(StepAndMasks, NaNIsNoErrorAndNoReport) {
     const Outcome found = in_one_pass(model, cases()[0], Magnitude{}, 0.5, {});
     EXPECT_FALSE(found.report);
     expect_same_outcome(one_after_the_other(model, cases()[0], Magnitude{}, 0.5, {}), found, "NaN");
+  }
+  for (const Scope::Kind kind : {Scope::tensor, Scope::row}) {  // all tensors are stepped, those behind the first too
+    Model model = optim_model({300, 200, 64}, f32, f32, 4);
+    for (Tensor& tensor : model.tensors) tensor.geometry = matrix(tensor.numel / 4, 4);
+    model.tensors[1].grad.set(9, not_a_number);
+    const PruneOptions options{.scope = {kind}};
+    const Outcome found = in_one_pass(model, cases()[0], Magnitude{}, 0.5, options);
+    EXPECT_FALSE(found.report);
+    expect_same_outcome(one_after_the_other(model, cases()[0], Magnitude{}, 0.5, options), found, "NaN, by tensor");
   }
 }
 

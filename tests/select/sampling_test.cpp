@@ -165,6 +165,49 @@ TEST(Sampling, CountsOnlyWhatItVerified) {
   EXPECT_NEAR(sample_with(model, 0.5, {.by = by_element}, 1).passes, 10000.0 / n, 1e-9);
 }
 
+// One read with the final threshold sees every score, NaN too, which the sample met or did not.
+TEST_P(SamplingOnEngines, VerifyCountsEveryNaN) {
+  run([](auto& engine) {
+    for (const char* name : {"half_normal", "half_zeros", "signed_zeros", "three_values"})
+      for (const Sampling::By by : {Sampling::By::line, by_element})
+        for (const int every : {3, 997, 100000}) {
+          SCOPED_TRACE(std::string(name) + (by == by_element ? ", by element" : ", by line") + ", every " +
+                       std::to_string(every));
+          Values first(3, not_a_number), second = values_named(name, 30000, 5);
+          for (std::size_t i = 77; i < second.size(); i += static_cast<std::size_t>(every)) second[i] = not_a_number;
+          Model model = model_of({first, {}, second});
+          model.set_masks(0.2, 6);
+          const auto inputs = model.inputs();
+          std::int64_t nan = 0, below = 0, equal = 0;
+          PruneOptions options{.selector = Sampling{.verify = true, .by = by}, .nonfinite = NonFinite::keep};
+          Workspace workspace;
+          const PruneReport report = flow::threshold(engine, inputs, Identity{}, {.sparsity = 0.6}, options, workspace);
+          std::int64_t where = -1;
+          for (const std::size_t t : {0u, 2u})
+            for (std::int64_t i = 0; i < inputs[t].numel; ++i) {
+              if (!is_live(inputs[t], i)) continue;
+              const float score = (t == 0 ? first : second)[static_cast<std::size_t>(i)];
+              if (std::isnan(score) && where < 0) where = i;
+              nan += std::isnan(score);
+              below += score < *report.value;
+              equal += score == *report.value;
+            }
+          EXPECT_EQ(report.nonfinite, nan);
+          EXPECT_EQ(report.count_below, below);
+          EXPECT_EQ(report.count_equal, equal);
+          EXPECT_EQ(report.pruned, report.dead + below + equal);
+          options.nonfinite = NonFinite::error;
+          try {
+            flow::threshold(engine, inputs, Identity{}, {.sparsity = 0.6}, options, workspace);
+            ADD_FAILURE() << "NaN scores were taken";
+          } catch (const NonFiniteScoreError& error) {
+            EXPECT_EQ(error.count(), nan);
+            EXPECT_EQ(error.first_index(), where);
+          }
+        }
+  });
+}
+
 TEST(Sampling, ShortSequencesAreExact) {
   for (const std::int64_t size : {std::int64_t{1}, std::int64_t{500}, Sampling::smallest}) {
     const Values values = values_named("normal", size, 3);

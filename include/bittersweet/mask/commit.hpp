@@ -184,7 +184,8 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
 }
 
 // Masks for a threshold found without them: one read when ties go one way, else a bracket on the threshold itself,
-// whose counts share the ties out. Returns the passes. NaN scores met are added to selection.nan.
+// whose counts share the ties out. Returns the passes. Where a sample met only some of the NaN, selection.nan
+// becomes all of them.
 template <Engine E>
 double write_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, Selection& selection, Ties ties,
                    Workspace& workspace, MaskTable masks) {

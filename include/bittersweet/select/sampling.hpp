@@ -184,10 +184,11 @@ Selection select_kth(const Sampling& options, E& engine, const ScoreView& view, 
   result.extra_bytes =
       drawn.places * std::int64_t{sizeof(float)} + (by_line ? 0 : samples * std::int64_t{sizeof(std::int64_t)});
   if (options.verify) {
-    CountsAt counts;
-    engine.count(view, chunks, std::span<const float>(&result.value, 1), std::span(&counts, 1));
+    const BracketCounts counts =
+        engine.bracket(view, chunks, {result.value, result.value, true}, {}, 0, workspace).total;
     result.below = counts.below;
-    result.equal = counts.equal;
+    result.equal = counts.equal_low;
+    result.nan = counts.nan;
     result.passes += 1;
   }
   return result;

@@ -126,8 +126,7 @@ class Sharded {
         stage_ = Stage::nonfinite;
         return;
       case Stage::bounds: return take_bounds(in);
-      case Stage::nonfinite:
-        return name_culprit(take_per_tensor(in, model_.map.tensors()), model_.options.scope.kind != Scope::global);
+      case Stage::nonfinite: return name_culprit(take_per_tensor(in, model_.map.tensors()));
       case Stage::first_nonfinite: return raise_first_nonfinite(in);
       case Stage::prove: return take_proof(in);
       case Stage::replicas: return proof_.raise_replicas(in);
@@ -282,9 +281,9 @@ class Sharded {
 
   // ---- NaN ----
 
-  void name_culprit(const std::vector<std::int64_t>& found, bool its_own) {
+  void name_culprit(const std::vector<std::int64_t>& found) {
     while (found[culprit_] == 0) ++culprit_;
-    nonfinite_count_ = its_own ? found[culprit_] : std::accumulate(found.begin(), found.end(), std::int64_t{0});
+    nonfinite_count_ = std::accumulate(found.begin(), found.end(), std::int64_t{0});
     stage_ = Stage::first_nonfinite;
   }
 
@@ -310,7 +309,7 @@ class Sharded {
     const typename ShardedProof<E>::Proved proved = proof_.take(in);
     report_.nonfinite = std::accumulate(proved.nonfinite.begin(), proved.nonfinite.end(), report_.nonfinite);
     if (!proved.nonfinite.empty() && report_.nonfinite > 0 && model_.options.nonfinite == NonFinite::error)
-      return name_culprit(proved.nonfinite, true);
+      return name_culprit(proved.nonfinite);
     if (proved.copies_differ) {
       stage_ = Stage::replicas;
       return;

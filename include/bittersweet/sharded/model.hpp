@@ -121,16 +121,8 @@ struct ShardedModel {
 
   // Flat index of the first NaN in the whole tensor; -1: there is none. Slow, and only on the way to an error.
   std::int64_t first_nonfinite(std::size_t i) const {
-    return std::visit(
-        [&](const auto& formula) -> std::int64_t {
-          const ScoreInputs& tensor = competing[i];
-          for (std::int64_t local = 0; local < tensor.numel; ++local)
-            if (const std::int64_t at = tensor.order.memory_of(local);
-                is_live(tensor, at) && std::isnan(score_element(formula, view, i, at)))
-              return map.global_index(*parts[i], local);
-          return -1;
-        },
-        scorer);
+    const std::int64_t local = next_nonfinite(view, i, options.scope);
+    return local < 0 ? -1 : map.global_index(*parts[i], local);
   }
 };
 

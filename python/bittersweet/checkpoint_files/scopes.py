@@ -6,12 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import _core
-from ..errors import CheckpointError, Error, ShapeError
+from ..errors import CheckpointError, Error, NonFiniteScoreError, ShapeError
 from ..options.scopes import ScopeCall
 from .blocks import Block, Cut, blocks, is_stacked, sample_block
 from .choosing import Choice
@@ -137,7 +137,15 @@ class ByTensor(Strategy):
         return _share(self.job.sparsity * choice.tensor.numel)
 
     def prepare(self) -> None:
-        for large, choices in itertools.groupby(self.job.choices, self._is_large):
+        ranked = [choice for choice in self.job.choices if self.planned(choice)]
+        try:
+            self._look_and_select(ranked)
+        except NonFiniteScoreError:
+            _look(replace(self.job, passed=lambda _: None), ranked)  # counts those of all tensors, and raises
+            raise
+
+    def _look_and_select(self, ranked: Iterable[Choice]) -> None:
+        for large, choices in itertools.groupby(ranked, self._is_large):
             if not large:
                 _look(self.job, choices)
                 continue
@@ -175,7 +183,7 @@ class ByBlock(Strategy):
         return _planned_rows(self.job, choice)
 
     def prepare(self) -> None:
-        _look(self.job, self.job.choices)
+        _look(self.job, self.job.choices, Cut.GROUPS if self._cut is Cut.GROUPS else None)
 
     def blocks(self) -> Iterator[Block]:
         return self.job.blocks_of(self.job.choices, self._cut)
@@ -231,15 +239,13 @@ class _Run:
             yield sample_block(choice.tensor, choice.transposed, self._job.cut, position - begin, _SAMPLED)
 
 
-def _look(job: Job, choices: Iterable[Choice]) -> None:
-    """Reads tensors once; the first one with a NaN raises."""
-    name, watch = "", _core.NonFiniteWatch()
-    with closing(job.read(job.blocks_of(choices))) as stream:
+def _look(job: Job, choices: Iterable[Choice], cut: Cut | None = None) -> None:
+    """Reads tensors once. NaN raise, after all have been counted; by groups, those that are ranked."""
+    watch = _core.NonFiniteWatch()
+    scope = job.scope.text if cut is Cut.GROUPS else "tensor"
+    with closing(job.read(job.blocks_of(choices, cut))) as stream:
         for block, memory in stream:
-            if block.tensor.name != name:
-                watch.raise_if_found()
-                name, watch = block.tensor.name, _core.NonFiniteWatch()
-            watch.look(memory, *job.of(block), block.first, job.spec)
+            watch.look(memory, *job.of(block), block.first, job.spec, scope)
     watch.raise_if_found()
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from ..options.values import shown
-from ..tensors.masks import Mask, Masks, kept_counts
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask, kept_counts
 from .targets import Plan, PlanEntry
 
 if TYPE_CHECKING:

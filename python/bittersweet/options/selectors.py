@@ -46,7 +46,7 @@ class Sampling(Selector):
     Args:
         fraction: Share of the elements to sample, in (0, 1]; at least 10,000 elements, exact when there are
             fewer.
-        verify: Count with the final threshold, in one more read, and report the true sparsity.
+        verify: Count with the final threshold, in one more read, and report the true sparsity and every NaN.
         by: ``"line"`` draws whole lines of 32 neighbours in memory, and tells the error by how they part: the
             cheaper way. ``"element"`` draws single elements, as published: the same in every memory layout,
             each at the price of a cache line, with the error sqrt(s (1 - s) / S) of S independent scores.

@@ -13,7 +13,8 @@ from ..options.scorers import Scorer, resolve_scorer
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool
 from ..tensors import cuda, devices
-from ..tensors.masks import COLUMN, Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import COLUMN, Mask
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items
 from .choices import Options, count_or_none, decision_arguments, fraction_or_none
 from .events import MaskEvent
@@ -73,8 +74,8 @@ class CapturableStep:
         tensor_sparsity: Any = None,
     ) -> None:
         asked = Options(
-            None, None, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, True,
+            scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
+            max_tensor_sparsity, tensor_sparsity, True, None, None, scorer,
         )  # fmt: skip
         chosen, text = resolve_selector(selector), resolve_scope(scope, rounding, remainder).text
         mask_optimizer_state = as_bool("mask_optimizer_state", mask_optimizer_state)

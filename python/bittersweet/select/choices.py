@@ -21,16 +21,13 @@ _DISTRIBUTIONS = (None, "uniform", "erk", "layer_adaptive")
 
 
 @dataclass(frozen=True)
-class Options:
-    """The arguments of `make_masks` beside its inputs, as plain values."""
+class SelectOptions:
+    """How `make_masks` selects, as it was asked, whatever the budget and the scorer."""
 
-    sparsity: float | None
-    k: int | None
     scope: str | Scope
     distribution: str | None
     rounding: str
     remainder: str
-    scorer: str | Scorer
     selector: str | Selector
     ties: str | None
     nonfinite: str
@@ -38,8 +35,18 @@ class Options:
     eps: float | None
     regrow: bool
     max_tensor_sparsity: float | None
-    tensor_sparsity: Ranges | None
+    tensor_sparsity: Any
     sync: bool
+
+
+@dataclass(frozen=True)
+class Options(SelectOptions):
+    """The arguments of `make_masks` beside its inputs, as plain values."""
+
+    tensor_sparsity: Ranges | None
+    sparsity: float | None
+    k: int | None
+    scorer: str | Scorer
 
     def __post_init__(self) -> None:
         found: dict[str, Any] = {

@@ -37,7 +37,8 @@ from ..tensors.arrays import (
     write_back,
 )
 from ..tensors.lazy import is_unread
-from ..tensors.masks import COLUMN, Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import COLUMN, Mask
 from ..tensors.table import ROLES, ScoreInputs, Table, as_items, as_mask
 from .choices import Options, count_or_none
 from .events import MaskEvent
@@ -192,8 +193,8 @@ def make_masks(
 
     def given() -> Given:
         options = Options(
-            sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, sync,
+            scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
+            max_tensor_sparsity, tensor_sparsity, sync, sparsity, k, scorer,
         )  # fmt: skip
         return as_items(inputs)[1], options, ()
 
@@ -239,8 +240,8 @@ def prune_(
 
     def given() -> Given:
         options = Options(
-            sparsity, k, scope, distribution, rounding, remainder, scorer, selector, ties, nonfinite,
-            seed, eps, regrow, max_tensor_sparsity, tensor_sparsity, sync,
+            scope, distribution, rounding, remainder, selector, ties, nonfinite, seed, eps, regrow,
+            max_tensor_sparsity, tensor_sparsity, sync, sparsity, k, scorer,
         )  # fmt: skip
         with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         return as_items(inputs)[1], options, ("weight", *_MOMENTS) if with_state else ("weight",)

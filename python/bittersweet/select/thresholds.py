@@ -92,8 +92,8 @@ def threshold(
 
     def given() -> Given:
         options = Options(
-            sparsity, k, "global", None, "nearest", "error", scorer, selector, ties, nonfinite, seed, eps,
-            regrow, None, tensor_sparsity, sync,
+            "global", None, "nearest", "error", selector, ties, nonfinite, seed, eps, regrow, None,
+            tensor_sparsity, sync, sparsity, k, scorer,
         )  # fmt: skip
         return as_items(inputs)[1], options, ()
 

@@ -17,7 +17,8 @@ from ..model.names import counterparts
 from ..model.wrappers import is_a, unwrap
 from ..options.values import as_bool, as_fraction, as_int
 from ..tensors import devices
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.table import as_mask
 from . import layouts, ops, strips
 from .linear import SparseLinear, matrix_of

@@ -29,7 +29,8 @@ from ..select.regrowing import Growth, drawn, regrow_masks
 from ..select.selection import select_masks
 from ..steps.keeping import steppers
 from ..tensors import devices
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table
 from .bounding import among
 from .conflicts import MOMENT_READS, check_growth, check_history, check_hold, check_ranges, require_inputs

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, Error, LayoutError
 from ..extras import require
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.table import as_mask
 from ..training.apply_to import apply_masks_to, tensors_of
 from ..training.from_zeros import zeros_as_masks

@@ -20,7 +20,8 @@ from ..errors import ArgumentError, CheckpointError, LayoutError
 from ..extras import require
 from ..model.mask_view import MaskView
 from ..options.values import one_of
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.packing import words_for
 
 __all__ = ["load_masks", "save_masks"]

@@ -13,7 +13,8 @@ from ..model.names import counterparts
 from ..model.wrappers import refuse_sharded
 from ..options.values import shown
 from ..select import functional
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, as_mask
 from ..training.apply_to import apply_masks_to, tensors_of
 from .weights import is_module

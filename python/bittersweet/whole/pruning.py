@@ -19,12 +19,12 @@ from ..options.scorers import Scorer
 from ..options.selectors import Selector
 from ..options.values import as_bool
 from ..select import functional, thresholds
-from ..select.choices import Options
+from ..select.choices import Options, SelectOptions
 from ..select.events import MaskEvent
 from ..select.thresholds import Threshold
-from ..tensors.masks import Masks
+from ..tensors.mask_list import Masks
 from ..tensors.table import ScoreInputs
-from .selecting import SelectOptions, mapped, ranges_among, select
+from .selecting import mapped, ranges_among, select
 from .weights import Given, gather, is_module
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def threshold(
         if weights.members is not None:
             with reported(weights.group):
                 options = Options(
-                    share, k, "global", None, "nearest", "error", weights.scorer, selector, ties, nonfinite,
-                    seed, eps, regrow, None, ranges_among(weights, tensor_sparsity), sync,
+                    "global", None, "nearest", "error", selector, ties, nonfinite, seed, eps, regrow,
+                    None, ranges_among(weights, tensor_sparsity), sync, share, k, weights.scorer,
                 )  # fmt: skip
             return thresholds.threshold_over_ranks(weights.items, options, weights.members)
         ranges = ranges_among(weights, tensor_sparsity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..distributed.rounds import reported
@@ -11,10 +11,8 @@ from ..errors import ArgumentError, MissingStateError
 from ..notices import warn
 from ..options import budgets
 from ..options.ranges import Ranges, checked_ranges
-from ..options.scopes import Scope
-from ..options.selectors import Selector
 from ..select import functional
-from ..select.choices import Options
+from ..select.choices import Options, SelectOptions
 from ..select.events import MaskEvent
 from ..select.merge import merge_events
 from ..select.selection import select_masks
@@ -23,26 +21,7 @@ from ..tensors.masks import Mask, kept_counts
 from ..tensors.table import ScoreInputs
 from .weights import ModelWeights
 
-__all__ = ["SelectOptions", "mapped", "ranges_among", "select"]
-
-
-@dataclass(frozen=True)
-class SelectOptions:
-    """Options that `functional.make_masks` and `functional.prune_` take as they are."""
-
-    scope: str | Scope
-    distribution: str | None
-    rounding: str
-    remainder: str
-    selector: str | Selector
-    ties: str | None
-    nonfinite: str
-    seed: int
-    eps: float | None
-    regrow: bool
-    max_tensor_sparsity: float | None
-    tensor_sparsity: Any
-    sync: bool
+__all__ = ["mapped", "ranges_among", "select"]
 
 
 def select(

@@ -17,7 +17,8 @@ from ..options.scorers import TRACKED, Scorer, resolve_scorer
 from ..options.values import one_of
 from ..steps.ranks import Ranks
 from ..tensors import devices
-from ..tensors.masks import Mask, Masks
+from ..tensors.mask_list import Masks
+from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table
 from ..wanda.input_norms import InputNorms
 

@@ -34,7 +34,7 @@ def test_memory_and_shape(dtype: int, size: int, shape: Any, error: type, messag
     with pytest.raises(error, match=message):
         run.count(memory, dtype, shape, None, "a", 0)
     with pytest.raises(error, match=message):
-        _core.NonFiniteWatch().look(memory, dtype, shape, None, "a", 0, SPEC)
+        _core.NonFiniteWatch().look(memory, dtype, shape, None, "a", 0, SPEC, "row")
     with pytest.raises(error, match=message):
         _core.prune_block(memory, dtype, shape, None, "a", SPEC, 0.5, "row", "nearest", "error")
 

@@ -284,32 +284,6 @@ def test_a_source_that_changes(
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("scope", ["global", "tensor", "row", "2:4"])
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_nan_before_anything_is_written(
-    scope: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = {}
-    for at, name in enumerate(("a.weight", "b.weight", "c.weight")):
-        data = values("normal", 60 * 32, at).reshape(60, 32)
-        if at:
-            data[40, 7] = data[59, 31] = np.nan
-        tensors[name] = stored(data, dtype)
-    source = write_file(tmp_path / "in", tensors)
-    with pytest.raises(bs.NonFiniteScoreError) as wanted:
-        expected(source, scope=scope)
-
-    def untouched(*given: Any) -> Any:
-        raise AssertionError("something was about to be written")
-
-    monkeypatch.setattr(pruning, "Partial", untouched)
-    with pytest.raises(bs.NonFiniteScoreError, match=r"'b\.weight' at flat index 1287") as found:
-        prune(source, tmp_path / "out", scope=scope)
-    for key in ("parameter", "count", "first_index"):
-        assert getattr(found.value, key) == getattr(wanted.value, key)
-    assert str(found.value) == str(wanted.value)
-
-
 @pytest.mark.parametrize("damage", ["header", "copied", "zero", "kept", "last", "short", "long", "beside"])
 def test_verify_finds_damage(
     damage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

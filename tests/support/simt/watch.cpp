@@ -1,70 +1,29 @@
 // Watches the memory of launches. A unit that is compiled with -fsanitize=thread calls a function __tsan_... for every
-// access that is not a local variable's own; those functions are defined here, not by a sanitizer's library. They know
-// the rules of CUDA's memory: which of its accesses are ordered, whose a block's shared memory is, where an allocation
-// ends, and what nothing has been written to.
+// access that is not a local variable's own; those functions are defined beside this, not by a sanitizer's library.
+// They know the rules of CUDA's memory: which of its accesses are ordered, whose a block's shared memory is, where an
+// allocation ends, and what nothing has been written to.
 //
 // Two accesses of one launch to the same bytes, by different threads, at least one of them a write, not both atomic,
 // are a race unless they are ordered: by a __syncwarp() of the warp of both, by a __syncthreads() of the block of both,
 // or by a __threadfence() behind the first, an atomic behind that, an atomic on the same number by the second's thread
 // later, and a __threadfence() behind that. Shuffles, ballots and atomics alone order nothing. So it takes one run in
 // any order of threads to find a race, if only both accesses are made.
+//
+// watch_calls.cpp has the functions themselves, and those that allocate.
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <new>
-#include <unordered_map>
-#include <vector>
 
+#include "support/simt/watched_heap.hpp"
 #include "support/simt/watcher.hpp"
 
 extern "C" char __executable_start, _end;  // of the program and its own data, by the linker
 
 namespace simt {
 namespace {
-
-// Its own books are kept beside the memory that it watches.
-template <class T>
-struct Plain {
-  using value_type = T;
-  Plain() = default;
-  template <class U>
-  Plain(const Plain<U>&) {}
-  T* allocate(std::size_t n) { return static_cast<T*>(std::malloc(n * sizeof(T))); }
-  void deallocate(T* data, std::size_t) { std::free(data); }
-  bool operator==(const Plain&) const { return true; }
-};
-template <class T>
-using Vector = std::vector<T, Plain<T>>;
-template <class K, class V>
-using Ordered = std::map<K, V, std::less<K>, Plain<std::pair<const K, V>>>;
-template <class K, class V>
-using Hashed = std::unordered_map<K, V, std::hash<K>, std::equal_to<K>, Plain<std::pair<const K, V>>>;
-
-// ---- the heap, with a zone around each allocation that belongs to nobody ----
-
-constexpr std::size_t zone = 64;
-
-struct Heap {
-  std::mutex mutex;
-  Ordered<std::uintptr_t, std::size_t> live;  // bytes by address
-
-  static Heap& only() {
-    static Heap* const made = new (std::malloc(sizeof(Heap))) Heap;  // it outlives every allocation
-    return *made;
-  }
-};
-
-struct Range {
-  std::uintptr_t begin = 0, end = 0;
-  bool holds(std::uintptr_t at, std::size_t bytes) const { return at >= begin && at + bytes <= end; }
-};
 
 Range host_stack() {
   pthread_attr_t attributes;
@@ -79,7 +38,6 @@ Range host_stack() {
 
 // ---- what is known of four bytes ----
 
-enum class Kind : unsigned char { read, write, atomic };
 enum class Scope : unsigned char { thread, warp, block };  // one thread, or several of a warp or a block
 
 struct Access {
@@ -391,99 +349,14 @@ Memory& memory() {
 }
 const Memory& begun_early = memory();
 
-void* allocate(std::size_t bytes, std::size_t alignment) {
-  const std::size_t before = std::max(zone, alignment);
-  void* raw = nullptr;
-  if (posix_memalign(&raw, std::max<std::size_t>(alignment, 16), before + bytes + zone) != 0) throw std::bad_alloc();
-  unsigned char* const data = static_cast<unsigned char*>(raw) + before;
-  const std::lock_guard lock(Heap::only().mutex);
-  Heap::only().live[reinterpret_cast<std::uintptr_t>(data)] = bytes;
-  memory().mark(reinterpret_cast<std::uintptr_t>(data), bytes, false);
-  return data;
-}
-
-void release(void* data, std::size_t alignment) {
-  if (data == nullptr) return;
-  const std::lock_guard lock(Heap::only().mutex);
-  const auto found = Heap::only().live.find(reinterpret_cast<std::uintptr_t>(data));
-  if (found == Heap::only().live.end()) std::abort();
-  const std::size_t bytes = found->second;
-  memory().forget();
-  Heap::only().live.erase(found);
-  void* gone = static_cast<unsigned char*>(data) - std::max(zone, alignment);
-  if (bytes <= (1u << 20)) {  // kept for a while, so that nobody else gets it and hides a late access
-    static void* late[256];
-    static std::size_t next = 0;
-    std::swap(gone, late[next++ % std::size(late)]);
-  }
-  std::free(gone);
-}
-
 }  // namespace
+
+void access(const void* address, std::size_t bytes, Kind kind, std::size_t alignment, const void* code, bool whole) {
+  memory().access(address, bytes, kind, alignment, code, whole);
+}
+void mark_written(const void* data, std::size_t bytes) {
+  memory().mark(reinterpret_cast<std::uintptr_t>(data), bytes, false);
+}
+void forget_ranges() { memory().forget(); }
+
 }  // namespace simt
-
-void* operator new(std::size_t bytes) { return simt::allocate(bytes, 16); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return simt::allocate(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* data) noexcept { simt::release(data, 16); }
-void operator delete(void* data, std::size_t) noexcept { simt::release(data, 16); }
-void operator delete(void* data, std::align_val_t alignment) noexcept {
-  simt::release(data, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* data, std::size_t, std::align_val_t alignment) noexcept {
-  simt::release(data, static_cast<std::size_t>(alignment));
-}
-
-// Tests that keep arrays before a page that nobody may touch map them.
-extern "C" void* mmap(void* at, std::size_t bytes, int protection, int flags, int file, off_t offset) noexcept {
-  void* const data = reinterpret_cast<void*>(syscall(SYS_mmap, at, bytes, protection, flags, file, offset));
-  if (data == MAP_FAILED) return data;
-  const std::lock_guard lock(simt::Heap::only().mutex);
-  simt::Heap::only().live[reinterpret_cast<std::uintptr_t>(data)] = bytes;
-  simt::memory().mark(reinterpret_cast<std::uintptr_t>(data), bytes, false);
-  return data;
-}
-extern "C" int munmap(void* data, std::size_t bytes) noexcept {
-  const std::lock_guard lock(simt::Heap::only().mutex);
-  simt::Heap::only().live.erase(reinterpret_cast<std::uintptr_t>(data));
-  simt::memory().forget();
-  return static_cast<int>(syscall(SYS_munmap, data, bytes));
-}
-
-// ---- what the compiler calls ----
-
-#define SIMT_ACCESS(name, bytes, kind, alignment)                                                    \
-  extern "C" void __tsan_##name(const void* address) {                                               \
-    simt::memory().access(address, bytes, simt::Kind::kind, alignment, __builtin_return_address(0)); \
-  }
-#define SIMT_ACCESSES(bytes)                         \
-  SIMT_ACCESS(read##bytes, bytes, read, bytes)       \
-  SIMT_ACCESS(write##bytes, bytes, write, bytes)     \
-  SIMT_ACCESS(unaligned_read##bytes, bytes, read, 1) \
-  SIMT_ACCESS(unaligned_write##bytes, bytes, write, 1)
-SIMT_ACCESSES(1)
-SIMT_ACCESSES(2)
-SIMT_ACCESSES(4)
-SIMT_ACCESSES(8)
-SIMT_ACCESSES(16)
-
-extern "C" {
-void __tsan_read_range(const void* address, std::size_t bytes) {
-  simt::memory().access(address, bytes, simt::Kind::read, 1, __builtin_return_address(0), true);
-}
-void __tsan_write_range(const void* address, std::size_t bytes) {
-  simt::memory().access(address, bytes, simt::Kind::write, 1, __builtin_return_address(0), true);
-}
-void __tsan_vptr_update(const void*, const void*) {}
-void __tsan_init() {}
-void __tsan_func_entry(const void*) {}
-void __tsan_func_exit() {}
-// Counts of shared_ptr, in what tests do beside kernels.
-int __tsan_atomic32_fetch_add(volatile int* count, int by, int) {
-  return __atomic_fetch_add(count, by, __ATOMIC_SEQ_CST);
-}
-int __tsan_atomic32_fetch_sub(volatile int* count, int by, int) {
-  return __atomic_fetch_sub(count, by, __ATOMIC_SEQ_CST);
-}
-}

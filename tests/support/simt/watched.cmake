@@ -7,7 +7,8 @@ if(CMAKE_CXX_FLAGS MATCHES "-fsanitize" OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "G
 endif()
 set(watched_flags -fsanitize=thread,bounds,alignment -fno-sanitize-recover=bounds,alignment -g1)
 
-add_library(watcher STATIC EXCLUDE_FROM_ALL support/simt/simt.cpp support/simt/watch.cpp)
+add_library(watcher STATIC EXCLUDE_FROM_ALL support/simt/simt.cpp support/simt/watch.cpp
+  support/simt/watch_calls.cpp)
 target_include_directories(watcher PRIVATE "${PROJECT_SOURCE_DIR}/tests")
 target_compile_options(watcher PRIVATE ${BITTERSWEET_WARNINGS})
 target_link_libraries(watcher PUBLIC bittersweet::headers)
