@@ -198,14 +198,24 @@ struct DeltaSteps {
   u32 codes[Ahead];
   Element values[Ahead];
 
-  // Steps from `step` on; beyond the last, no value.
+  // Steps from `step` on; beyond the last, no value. Where all are there their addresses are one and an offset.
   BITTERSWEET_DEVICE void load(const std::uint8_t* all_codes, const Element* all_values, const DeltaLane& at,
                                u32 step) {
+    const std::int64_t passed = std::int64_t{step} * group_rows;
+    if (step + Ahead <= at.steps) {
+      const std::uint8_t* const from = all_codes + (at.code + passed);
+      const Element* const stored = all_values + (at.value + passed);
+#pragma unroll
+      for (u32 i = 0; i < Ahead; ++i) codes[i] = __ldcs(from + i * group_rows);
+#pragma unroll
+      for (u32 i = 0; i < Ahead; ++i) values[i] = __ldcs(stored + i * group_rows);
+      return;
+    }
 #pragma unroll
     for (u32 i = 0; i < Ahead; ++i) {
       const bool there = step + i < at.steps;
-      codes[i] = there ? __ldcs(all_codes + at.code + (step + i) * group_rows) : 0;
-      values[i] = there ? __ldcs(all_values + at.value + (step + i) * group_rows) : no_value<Element>;
+      codes[i] = there ? __ldcs(all_codes + (at.code + passed) + i * group_rows) : 0;
+      values[i] = there ? __ldcs(all_values + (at.value + passed) + i * group_rows) : no_value<Element>;
     }
   }
 };
