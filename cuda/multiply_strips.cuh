@@ -189,36 +189,24 @@ struct MultiplyStrips {
 
 template <DType W, class L>
 void multiply_strips(L& launcher, u32 strips, const ProductArgs& args) {
-  const auto launch = [&]<int Batch>(std::integral_constant<int, Batch>) {
-    launcher.template launch<MultiplyStrips<W, Batch>>(strips, args);
-  };
-  if (args.batch == 1) return launch(std::integral_constant<int, 1>{});
-  if (args.batch == 2) return launch(std::integral_constant<int, 2>{});
-  if (args.batch <= 4) return launch(std::integral_constant<int, 4>{});
-  if (args.batch <= 8) return launch(std::integral_constant<int, 8>{});
-  launch(std::integral_constant<int, 16>{});
+  by_batch(args.batch,
+           [&](auto batch) { launcher.template launch<MultiplyStrips<W, decltype(batch)::value>>(strips, args); });
 }
 
 template <class L>
 void multiply_strips(L& launcher, const PackedMatrix& packed, const StripProduct& product) {
   if (packed.rows == 0) return;
-  constexpr std::int64_t most = 16;
-  const auto skip = [](const TensorView& array, std::int64_t elements) {
-    return TensorView{static_cast<char*>(array.data) + elements * static_cast<std::int64_t>(size_of(array.dtype)),
-                      array.dtype};
-  };
-  for (std::int64_t first = 0; first < product.batch; first += most) {
-    const std::int64_t batch = product.batch - first < most ? product.batch - first : most;
+  by_columns(product, packed.rows, packed.columns, [&](const StripProduct& part) {
     const ProductArgs args{packed.masks,
                            packed.offsets,
                            static_cast<const uint4*>(packed.values.data),
-                           skip(product.x, first * packed.columns),
-                           skip(product.y, first * packed.rows),
-                           product.bias,
+                           part.x,
+                           part.y,
+                           part.bias,
                            packed.rows,
                            packed.columns,
                            packed.tiles(),
-                           static_cast<u32>(batch)};
+                           static_cast<u32>(part.batch)};
     const auto strips = static_cast<u32>(packed.strips());
     switch (packed.values.dtype) {
       case DType::f32: multiply_strips<DType::f32>(launcher, strips, args); break;
@@ -226,7 +214,7 @@ void multiply_strips(L& launcher, const PackedMatrix& packed, const StripProduct
       case DType::f16: multiply_strips<DType::f16>(launcher, strips, args); break;
       case DType::none: break;
     }
-  }
+  });
 }
 
 }  // namespace bittersweet::cuda

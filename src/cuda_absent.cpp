@@ -80,6 +80,18 @@ void unpack_strips(const Queue&, const PackedMatrix&, std::int64_t, std::int64_t
 
 void multiply_strips(const Queue&, const PackedMatrix&, const StripProduct&) { refuse(); }
 
+void count_delta(const Queue&, const DenseMatrix&, const std::uint64_t*, std::uint64_t*, std::int64_t*) { refuse(); }
+
+void pack_delta(const Queue&, const DenseMatrix&, const std::uint64_t*, const std::uint64_t*, std::uint8_t*, void*) {
+  refuse();
+}
+
+void unpack_delta(const Queue&, const DeltaMatrix&, std::int64_t, std::int64_t, void*) { refuse(); }
+
+std::size_t delta_workspace_bytes(std::int64_t, std::int64_t, std::int64_t) { refuse(); }
+
+void multiply_delta(const Queue&, const DeltaMatrix&, const StripProduct&, void*, std::size_t) { refuse(); }
+
 std::size_t calibration_workspace_bytes(std::int64_t, std::int64_t) { refuse(); }
 
 void add_squares(const Queue&, const LayerInput&, const SquareSums&, void*, std::size_t) { refuse(); }

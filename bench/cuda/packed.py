@@ -2,10 +2,10 @@
 
     python bench/cuda/packed.py [--dry] [--out FILE]
 
-Packing, unpacking and products of strips, beside a copy, torch.nn.functional.linear on the dense weight, and
-a bare read of the packed bytes (the floor); stochastic rounding beside torch.Tensor.copy_. Times are of the
-compiled call, by CUDA events, medians after a warm-up. `--dry` runs every call on the CPU at a small size and
-measures nothing.
+Packing, unpacking and products of strips and of delta, beside a copy, torch.nn.functional.linear on the dense
+weight, and a bare read of the packed bytes (the floor); stochastic rounding beside torch.Tensor.copy_. Times
+are of the compiled call, by CUDA events, medians after a warm-up. `--dry` runs every call on the CPU at a
+small size and measures nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CODES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 ODD = ((1, 1), (35, 70), (100, 1100))
 SHAPES, DRY_SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336)), ((48, 200),)
-SPARSITIES = (0.5, 0.8)
+SPARSITIES = {"strips": (0.5, 0.8), "delta": (0.8, 0.95)}
 BATCHES = (1, 2, 4, 8, 16)
 ROUNDED, DRY_ROUNDED = 100_000_000, 10_000
 
@@ -50,57 +50,75 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 class Packed:
     """A matrix packed on the device, with everything that its calls need allocated."""
 
-    def __init__(self, native: Any, weight: torch.Tensor) -> None:
-        self.native, self.weight, (rows, columns) = native, weight, weight.shape
+    def __init__(self, native: Any, weight: torch.Tensor, layout: str) -> None:
+        self.native, self.weight, self.layout = native, weight, layout
         self.on_device = weight.device.type == "cuda"
-        strips = -(-rows // _core.STRIP_HEIGHT)
-        words = strips * -(-columns // _core.STRIP_WIDTH) * _core.STRIP_HEIGHT
-        self.masks = torch.empty(words, dtype=torch.int32, device=weight.device)
-        self.offsets = torch.empty(strips + 1, dtype=torch.int64, device=weight.device)
-        self.values = torch.empty(_core.STRIP_SLACK, dtype=weight.dtype, device=weight.device)
-        self.count()
-        live = int(self.offsets[-1])
-        self.values = torch.zeros(live + _core.STRIP_SLACK, dtype=weight.dtype, device=weight.device)
+        self.code, (rows, columns) = CODES[weight.dtype], weight.shape
+        self.marks, self.offsets, self.values = self.room()
+        self.workspace = torch.empty(0, dtype=torch.uint8, device=weight.device)
+        if layout == "delta":
+            size = native.cuda_delta_bytes(rows, columns, max(BATCHES))
+            self.workspace = torch.empty(size, dtype=torch.uint8, device=weight.device)
         self.dense = torch.empty_like(weight)
         self.fill()
+
+    def room(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `count` writes, written, and room for the rest."""
+        rows, columns = self.weight.shape
+        device = self.weight.device
+        if self.layout == "delta":
+            groups = -(-rows // _core.DELTA_GROUP) * -(-columns // _core.DELTA_COLUMNS)
+            self.offsets = torch.empty(groups + 2, dtype=torch.int64, device=device)
+            self.count()
+            steps = int(self.offsets[-2])
+            codes = torch.empty(_core.DELTA_GROUP * (groups + steps), dtype=torch.uint8, device=device)
+            length = _core.DELTA_GROUP * steps
+            return codes, self.offsets, torch.empty(length, dtype=self.weight.dtype, device=device)
+        strips = -(-rows // _core.STRIP_HEIGHT)
+        words = strips * -(-columns // _core.STRIP_WIDTH) * _core.STRIP_HEIGHT
+        self.marks = torch.empty(words, dtype=torch.int32, device=device)
+        self.offsets = torch.empty(strips + 1, dtype=torch.int64, device=device)
+        self.count()
+        length = int(self.offsets[-1]) + _core.STRIP_SLACK
+        return self.marks, self.offsets, torch.zeros(length, dtype=self.weight.dtype, device=device)
 
     def queue(self) -> tuple[int, int]:
         return 0, torch.cuda.current_stream().cuda_stream if self.on_device else 0
 
     def arrays(self) -> tuple[int, ...]:
-        tensors = (self.masks, self.values, self.offsets)
+        tensors = (self.marks, self.values, self.offsets)
         flat = [word for tensor in tensors for word in (tensor.data_ptr(), tensor.numel())]
-        return (*flat, CODES[self.weight.dtype], *self.weight.shape)
+        return (*flat, self.code, *self.weight.shape)
+
+    def call(self, verb: str, *arguments: Any) -> None:
+        getattr(self.native, f"cuda_{verb}_{self.layout}")(self.queue(), *arguments)
 
     def count(self) -> None:
-        self.native.cuda_count_strips(
-            self.queue(), self.weight.data_ptr(), CODES[self.weight.dtype], *self.weight.shape, 0,
-            self.masks.data_ptr(), self.offsets.data_ptr(), 0,
-        )  # fmt: skip
+        masks = (self.marks.data_ptr(),) if self.layout == "strips" else ()
+        matrix = (self.weight.data_ptr(), self.code, *self.weight.shape, 0)
+        self.call("count", *matrix, *masks, self.offsets.data_ptr(), 0)
 
     def fill(self) -> None:
-        self.native.cuda_pack_strips(self.queue(), self.weight.data_ptr(), self.arrays())
+        keep = (0,) if self.layout == "delta" else ()
+        self.call("pack", self.weight.data_ptr(), *keep, self.arrays())
 
     def pack(self) -> None:
         self.count()
         self.fill()
 
     def unpack(self) -> None:
-        rows = self.weight.shape[0]
-        self.native.cuda_unpack_strips(self.queue(), self.arrays(), 0, rows, self.dense.data_ptr())
+        self.call("unpack", self.arrays(), 0, len(self.weight), self.dense.data_ptr())
 
     def multiply(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        code = CODES[self.weight.dtype]
-        self.native.cuda_multiply_strips(
-            self.queue(), self.arrays(), x.data_ptr(), len(x), 0, y.data_ptr(), code
-        )
+        room = (self.workspace.data_ptr(), self.workspace.numel()) if self.layout == "delta" else ()
+        self.call("multiply", self.arrays(), x.data_ptr(), len(x), 0, y.data_ptr(), self.code, *room)
 
     def nbytes(self) -> int:
-        return self.masks.nbytes + self.offsets.nbytes + self.values.nbytes
+        return self.marks.nbytes + self.offsets.nbytes + self.values.nbytes
 
     def read(self) -> None:
         """All packed bytes once, and nothing else."""
-        for tensor in (self.masks, self.values):
+        for tensor in (self.marks, self.values):
             tensor.view(torch.int32 if tensor.nbytes % 4 == 0 else tensor.dtype).sum()
 
 
@@ -112,18 +130,19 @@ class Run(records.Recorder):
         self.device, self.native = device, native
         self.clock = Clock("cpu" if dry else device)
 
-    def as_on_cpu(self, rows: int, columns: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Masks, offsets, values, the matrix again, and products of every batch."""
+    def as_on_cpu(self, rows: int, columns: int, dtype: torch.dtype, layout: str) -> dict[str, Any]:
+        """Masks or codes, offsets, values, the matrix again, and products of every batch."""
         weight = pruned(rows, columns, dtype, 0.5)
         layer = torch.nn.Linear(columns, rows, bias=False, dtype=dtype)
         layer.weight.data = weight
         here, there = (
-            SparseLinear.from_linear(layer, layout="strips"),
-            Packed(self.native, weight.to(self.device)),
+            SparseLinear.from_linear(layer, layout=layout),
+            Packed(self.native, weight.to(self.device), layout),
         )
         there.unpack()
         pairs = [(here.values, there.values), (weight, there.dense)]
-        pairs += [(here.masks, there.masks), (here.offsets.int(), there.offsets.int())]
+        marks = here.codes if layout == "delta" else here.masks
+        pairs += [(marks.int(), there.marks.int()), (here.offsets.int(), there.offsets.int())]
         here.reproducible = True
         for batch in BATCHES:
             x = torch.randn(batch, columns).to(dtype)
@@ -164,10 +183,13 @@ class Run(records.Recorder):
             figures["floors_ratio"] = times["ms"] / beside["ms"]
         return figures
 
-    def matrix(self, rows: int, columns: int, dtype: torch.dtype, sparsity: float) -> None:
+    def matrix(
+        self, rows: int, columns: int, dtype: torch.dtype, sparsity: float, layout: str = "strips"
+    ) -> None:
         weight = pruned(rows, columns, dtype, sparsity).to(self.device)
-        packed = Packed(self.native, weight)
+        packed = Packed(self.native, weight, layout)
         name = f"{NAMES[dtype]}, {rows} x {columns}, {sparsity:.0%} zeros"
+        name += ", delta" if layout == "delta" else ""
         moved = weight.nbytes + packed.nbytes()
         copy = partial(packed.dense.copy_, weight)
         self.write(f"{name}: pack, beside a copy", partial(self.timed, packed.pack, 2 * weight.nbytes, copy))
@@ -195,11 +217,14 @@ class Run(records.Recorder):
         for dtype, name in NAMES.items():
             for rows, columns in ODD:
                 case = f"{name}, {rows} x {columns}: bits of the CPU engine"
-                self.write(case, partial(self.as_on_cpu, rows, columns, dtype))
+                self.write(case, partial(self.as_on_cpu, rows, columns, dtype, "strips"))
+                self.write(f"delta, {case}", partial(self.as_on_cpu, rows, columns, dtype, "delta"))
         self.write("rounding: bits of the CPU engine", partial(self.rounds_as_on_cpu, 70_001))
         for rows, columns in DRY_SHAPES if self.dry else SHAPES:
-            for sparsity in SPARSITIES:
+            for sparsity in SPARSITIES["strips"]:
                 self.matrix(rows, columns, torch.bfloat16, sparsity)
+        for sparsity in SPARSITIES["delta"]:
+            self.matrix(*(DRY_SHAPES if self.dry else SHAPES)[0], torch.bfloat16, sparsity, "delta")
         for dtype in (torch.float32, torch.float16):
             self.matrix(*(DRY_SHAPES if self.dry else SHAPES)[0], dtype, 0.5)
         call, src, dst = self.rounded(DRY_ROUNDED if self.dry else ROUNDED)
@@ -242,6 +267,26 @@ class OnCpu:
     @staticmethod
     def cuda_multiply_strips(queue: Any, *arguments: Any) -> None:
         _core.multiply_strips(*arguments)
+
+    @staticmethod
+    def cuda_count_delta(queue: Any, *arguments: int) -> None:
+        _core.measure_delta(*arguments[:-1])
+
+    @staticmethod
+    def cuda_pack_delta(queue: Any, *arguments: Any) -> None:
+        _core.pack_delta(*arguments)
+
+    @staticmethod
+    def cuda_unpack_delta(queue: Any, *arguments: Any) -> None:
+        _core.unpack_delta(*arguments)
+
+    @staticmethod
+    def cuda_delta_bytes(*shape: int) -> int:
+        return 4
+
+    @staticmethod
+    def cuda_multiply_delta(queue: Any, *arguments: Any) -> None:
+        _core.multiply_delta(*arguments[:-2])
 
     @staticmethod
     def cuda_stochastic_round(queue: Any, *arguments: Any) -> None:

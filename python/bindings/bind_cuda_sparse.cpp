@@ -26,6 +26,9 @@ PackedMatrix packed_on_device(const PackedArrays& arrays) {
           .offsets = address<const std::uint64_t>(offsets, offset_count, "offsets")};
 }
 
+// The device alone knows how many steps its offsets speak of: those that there are values for.
+DeltaMatrix delta_on_device(const PackedArrays& arrays) { return delta_of(arrays, std::get<3>(arrays) / delta::group); }
+
 }  // namespace
 
 void bind_cuda_sparse(py::module_& module) {
@@ -82,6 +85,53 @@ void bind_cuda_sparse(py::module_& module) {
       },
       py::arg("queue"), py::arg("packed"), py::arg("x_ptr"), py::arg("batch"), py::arg("bias_ptr"), py::arg("y_ptr"),
       py::arg("dtype"));
+  module.def(
+      "cuda_count_delta",
+      [](const QueueSpec& queue, std::uintptr_t dense, int dtype, std::int64_t height, std::int64_t width,
+         std::uintptr_t keep, std::uintptr_t offsets, std::uintptr_t lost) {
+        const DenseMatrix matrix{array_at(dense, dtype, height * width, "matrix"), height, width};
+        auto* const places = address<std::uint64_t>(offsets, 2, "offsets");
+        const auto* const kept = address<const std::uint64_t>(keep, 0, "keep");
+        auto* const dropped = address<std::int64_t>(lost, 0, "lost");
+        const py::gil_scoped_release release;
+        cuda::count_delta(to_queue(queue), matrix, kept, places, dropped);
+      },
+      py::arg("queue"), py::arg("dense_ptr"), py::arg("dtype"), py::arg("rows"), py::arg("columns"),
+      py::arg("keep_ptr"), py::arg("offsets_ptr"), py::arg("lost_ptr"));
+  module.def(
+      "cuda_pack_delta",
+      [](const QueueSpec& queue, std::uintptr_t dense, std::uintptr_t keep, const PackedArrays& packed) {
+        const DeltaMatrix to = delta_on_device(packed);
+        const DenseMatrix matrix{
+            {address<char>(dense, to.rows * to.columns, "matrix"), to.values.dtype}, to.rows, to.columns};
+        const auto* const kept = address<const std::uint64_t>(keep, 0, "keep");
+        const py::gil_scoped_release release;
+        cuda::pack_delta(to_queue(queue), matrix, kept, to.offsets, const_cast<std::uint8_t*>(to.codes),
+                         to.values.data);
+      },
+      py::arg("queue"), py::arg("dense_ptr"), py::arg("keep_ptr"), py::arg("packed"));
+  module.def(
+      "cuda_unpack_delta",
+      [](const QueueSpec& queue, const PackedArrays& packed, std::int64_t first_row, std::int64_t rows,
+         std::uintptr_t out) {
+        const DeltaMatrix from = delta_on_device(packed);
+        auto* const to = address<char>(out, rows * from.columns, "out");
+        const py::gil_scoped_release release;
+        cuda::unpack_delta(to_queue(queue), from, first_row, rows, to);
+      },
+      py::arg("queue"), py::arg("packed"), py::arg("first_row"), py::arg("rows"), py::arg("out_ptr"));
+  module.def("cuda_delta_bytes", &cuda::delta_workspace_bytes, py::arg("rows"), py::arg("columns"), py::arg("batch"));
+  module.def(
+      "cuda_multiply_delta",
+      [](const QueueSpec& queue, const PackedArrays& packed, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias,
+         std::uintptr_t y, int dtype, std::uintptr_t workspace, std::size_t bytes) {
+        const DeltaMatrix matrix = delta_on_device(packed);
+        const StripProduct product = product_of(matrix, x, batch, bias, y, dtype, true);
+        const py::gil_scoped_release release;
+        cuda::multiply_delta(to_queue(queue), matrix, product, reinterpret_cast<void*>(workspace), bytes);
+      },
+      py::arg("queue"), py::arg("packed"), py::arg("x_ptr"), py::arg("batch"), py::arg("bias_ptr"), py::arg("y_ptr"),
+      py::arg("dtype"), py::arg("workspace_ptr"), py::arg("bytes"));
 }
 
 }  // namespace bittersweet::python

@@ -12,18 +12,11 @@ DeltaMatrix delta_at(const PackedArrays& arrays) {
   if (height < 0 || width < 0) throw ShapeError("packed weight: a negative number of rows or columns");
   const std::int64_t groups = delta::groups(height, width);
   check_length("offsets", offset_count, groups + 2);
-  const auto* const places = address<const std::uint64_t>(offsets, 2, "offsets");
-  if (places[groups] > static_cast<std::uint64_t>(value_count))
-    throw LayoutError("packed weight: its offsets speak of " + std::to_string(places[groups]) + " steps, and it has " +
+  const std::uint64_t steps = address<const std::uint64_t>(offsets, 2, "offsets")[groups];
+  if (steps > static_cast<std::uint64_t>(value_count))
+    throw LayoutError("packed weight: its offsets speak of " + std::to_string(steps) + " steps, and it has " +
                       std::to_string(value_count) + " values");
-  const auto steps = static_cast<std::int64_t>(places[groups]);
-  check_length("codes", code_count, delta::codes(height, width, steps));
-  check_length("values", value_count, delta::group * steps);
-  return {.rows = height,
-          .columns = width,
-          .codes = address<const std::uint8_t>(codes, code_count, "codes"),
-          .values = array_at(values, dtype, value_count, "values"),
-          .offsets = places};
+  return delta_of(arrays, static_cast<std::int64_t>(steps));
 }
 
 }  // namespace

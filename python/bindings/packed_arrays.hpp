@@ -28,6 +28,20 @@ inline void check_length(const char* what, std::int64_t found, std::int64_t expe
                     std::to_string(expected));
 }
 
+// The delta matrix of these arrays, which have so many steps. Addresses of the host, or of a device.
+inline DeltaMatrix delta_of(const PackedArrays& arrays, std::int64_t steps) {
+  const auto& [codes, code_count, values, value_count, offsets, offset_count, dtype, height, width] = arrays;
+  if (height < 0 || width < 0) throw ShapeError("packed weight: a negative number of rows or columns");
+  check_length("offsets", offset_count, delta::groups(height, width) + 2);
+  check_length("codes", code_count, delta::codes(height, width, steps));
+  check_length("values", value_count, delta::group * steps);
+  return {.rows = height,
+          .columns = width,
+          .codes = address<const std::uint8_t>(codes, code_count, "codes"),
+          .values = array_at(values, dtype, value_count, "values"),
+          .offsets = address<const std::uint64_t>(offsets, offset_count, "offsets")};
+}
+
 // `matrix` is the packed one; all arrays of the product have one dtype.
 template <class Matrix>
 StripProduct product_of(const Matrix& matrix, std::uintptr_t x, std::int64_t batch, std::uintptr_t bias,

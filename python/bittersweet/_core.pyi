@@ -309,6 +309,32 @@ def cuda_multiply_strips(
     y_ptr: int,
     dtype: int,
 ) -> None: ...
+def cuda_count_delta(
+    queue: QueueSpec,
+    dense_ptr: int,
+    dtype: int,
+    rows: int,
+    columns: int,
+    keep_ptr: int,
+    offsets_ptr: int,
+    lost_ptr: int,
+) -> None: ...
+def cuda_pack_delta(queue: QueueSpec, dense_ptr: int, keep_ptr: int, packed: PackedArrays) -> None: ...
+def cuda_unpack_delta(
+    queue: QueueSpec, packed: PackedArrays, first_row: int, rows: int, out_ptr: int
+) -> None: ...
+def cuda_delta_bytes(rows: int, columns: int, batch: int) -> int: ...
+def cuda_multiply_delta(
+    queue: QueueSpec,
+    packed: PackedArrays,
+    x_ptr: int,
+    batch: int,
+    bias_ptr: int,
+    y_ptr: int,
+    dtype: int,
+    workspace_ptr: int,
+    bytes: int,
+) -> None: ...
 def cuda_track_bytes(table: array[int], names: list[str]) -> int: ...
 def cuda_track_coherence(
     queue: QueueSpec,

@@ -32,6 +32,7 @@ class Memory {
       check(cudaMemset(data_, 0xa5, bytes));
     else
       check(cudaMemcpy(data_, host, bytes, cudaMemcpyHostToDevice));
+    check(cudaDeviceSynchronize());  // the tests' streams do not wait for the default one
   }
   explicit Memory(std::size_t bytes) : Memory(nullptr, bytes) {}
 

@@ -1,7 +1,7 @@
-"""A matrix of few values as delta: three torch tensors, and the compiled functions that make them.
+"""A matrix of few values as delta: three torch tensors, and the functions that make them on the host.
 
-The layout is that of include/bittersweet/sparse/delta_layout.hpp: uint8 codes, values in their own dtype,
-int64 offsets.
+On a CUDA device `delta_on_cuda` does. The layout is that of include/bittersweet/sparse/delta_layout.hpp:
+uint8 codes, values in their own dtype, int64 offsets.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
 # 2026-11-29: bfloat16, one row, two threads, 1.2, 1.4 and 2.0 times as fast at 70, 80 and 90 % zeros, with
 # 1.29, 1.21 and 1.00 times the bytes. By hand on the same machine: float32, one thread, level at 82 % for one
 # row, 87 for four, 90 for sixteen; AVX2 code, bfloat16, at 70 % for one row, 90 for eight.)
-_LEAST = 0.895
+LEAST = 0.895
 # With a matrix unit a row of x costs strips nothing more, and delta 0.12 ns a value: what strips take for
 # a weight, 0.05 ns, is spent at this density times rows (an estimate from the same figures).
 _UNIT_WEIGHTS = 0.4
@@ -68,8 +68,8 @@ _SPARSE, _FEW_ROWS = 0.25, 16
 def least_sparsity(dtype: torch.dtype, batch: int, reproducible: bool) -> float:
     """The share of zeros from which on delta is the better layout for products with `batch` rows."""
     if dtype == torch.bfloat16 and not reproducible and has_matrix_unit() and batch > 1:
-        return max(_LEAST, 1.0 - _UNIT_WEIGHTS / batch)
-    return _LEAST
+        return max(LEAST, 1.0 - _UNIT_WEIGHTS / batch)
+    return LEAST
 
 
 def batch_limit(dtype: torch.dtype, density: float) -> int | None:

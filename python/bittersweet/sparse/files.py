@@ -22,7 +22,7 @@ from ..extras import require
 from ..model.wrappers import unwrap
 from ..options.values import as_fraction
 from ..tensors.masks import Mask
-from .layouts import ARRAYS, auto
+from . import layouts
 from .linear import SparseLinear
 from .report import PackedLayer, PackReport
 from .rows import PARTS, RowMatrix, shape_of, to_dense, to_rows
@@ -42,7 +42,8 @@ def save_compressed(
 
     Args:
         source: A model, whose packed layers are compressed and whose other tensors are stored as they are; or
-            a state dict, of which every matrix of at least `min_sparsity` is compressed (-0 is stored).
+            a state dict, of which every matrix of at least `min_sparsity` is compressed (-0 is stored). What
+            lies on a CUDA device is copied from there, a layer or a tensor at a time.
         path: Where to; its folder exists. An existing file is replaced.
         min_sparsity: See above.
 
@@ -50,8 +51,8 @@ def save_compressed(
         What was compressed, with bytes in the file.
 
     Raises:
-        ArgumentError: Nothing to save, tensors that are not on the CPU, names that mean parts of a compressed
-            matrix (see above), or `path` cannot be written.
+        ArgumentError: Nothing to save, tensors elsewhere than on the CPU or a CUDA device, names that mean
+            parts of a compressed matrix (see above), or `path` cannot be written.
         MissingPackageError: The package safetensors is not installed.
     """
     library, writer = (require(f"safetensors{part}", "a compressed file") for part in ("", ".torch"))
@@ -75,7 +76,7 @@ def compressed_of(
         source = unwrap(source)
         own = set[str]()
         for name, layer in packed_layers(source).items():
-            own |= {f"{name}.{array}".lstrip(".") for array in ARRAYS[layer.layout]}
+            own |= {f"{name}.{array}".lstrip(".") for array in layouts.ARRAYS[layer.layout]}
             if packed.setdefault(layer, name) != name:
                 tied[f"{name}.weight"] = f"{packed[layer]}.weight"
         state = {n: value for n, value in source.state_dict(keep_vars=True).items() if n not in own}
@@ -86,7 +87,7 @@ def compressed_of(
     tensors: dict[str, torch.Tensor] = {}
     layers: list[PackedLayer] = []
     for layer, name in packed.items():
-        _require_host(f"{name}.values".lstrip("."), layer.values)
+        _require_readable(f"{name}.values".lstrip("."), layer.values)
         layers.append(_add(tensors, f"{name}.weight".lstrip("."), to_rows(*_strips_in_file(layer))))
     seen: dict[tuple[Any, ...], str] = {}
     written = set[int]()  # of whose memory the file takes no second tensor
@@ -94,13 +95,13 @@ def compressed_of(
         if not isinstance(value, torch.Tensor):
             raise ArgumentError(f"source: '{name}' is a {type(value).__name__}; accepted: tensors")
         value = value.detach()
-        _require_host(name, value)
-        key = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        _require_readable(name, value)
+        key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in seen:
             tied[name] = seen[key]
             continue
         seen[key] = name
-        value = value.contiguous()
+        value = value.contiguous().cpu()
         matrix = not isinstance(source, nn.Module) and value.dim() == 2 and value.dtype in CODES
         if matrix and value.numel():
             measured = measure(value)
@@ -124,9 +125,12 @@ def compressed_of(
     return tensors, tied, PackReport(layers)
 
 
-def _require_host(name: str, value: torch.Tensor) -> None:
-    if value.device.type != "cpu" or value.layout != torch.strided:
-        raise ArgumentError(f"source: '{name}' is on {value.device}, {value.layout}; move it to the CPU")
+def _require_readable(name: str, value: torch.Tensor) -> None:
+    if value.device.type not in ("cpu", "cuda") or value.layout != torch.strided:
+        raise ArgumentError(
+            f"source: '{name}' is on {value.device}, {value.layout}; accepted: torch.strided on the CPU or a "
+            "CUDA device. Move it to the CPU"
+        )
 
 
 def packed_layers(model: nn.Module) -> dict[str, SparseLinear]:
@@ -142,14 +146,16 @@ def _put(tensors: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> No
 
 
 def _strips_in_file(layer: SparseLinear) -> tuple[Any, ...]:
-    """Masks, values, offsets, rows and columns of the weight as the dense layer has it."""
+    """Masks, values, offsets, rows and columns of the weight as the dense layer has it, on the CPU."""
     if layer.layout == "strips" and not layer.transposed:
-        return layer.masks, layer.values, layer.offsets, layer.out_features, layer.in_features
+        shape = layer.out_features, layer.in_features
+        return layer.masks.cpu(), layer.values.cpu(), layer.offsets.cpu(), *shape
     dense, kept = layer.to_dense(), layer.kept()
     if layer.transposed:
         dense, kept = dense.t().contiguous(), kept.t().contiguous()
-    measured = measure(dense, Mask.from_bool(kept, "weight"))
-    return measured.marks, pack(dense, measured), measured.offsets, *measured.shape
+    measured = layouts.measure("strips", dense, Mask.from_bool(kept, "weight"))  # where the layer lies
+    values = layouts.pack(dense, measured)
+    return measured.marks.cpu(), values.cpu(), measured.offsets.cpu(), *measured.shape
 
 
 def _add(tensors: dict[str, torch.Tensor], name: str, rows: RowMatrix) -> PackedLayer:
@@ -167,7 +173,7 @@ def _add(tensors: dict[str, torch.Tensor], name: str, rows: RowMatrix) -> Packed
         height * width * compressed.element_size(),
         sum(tensor.nbytes for tensor in rows),
         0,
-        choice=f"in memory {auto(sparsity, compressed.dtype, 1, False)[1]}",
+        choice=f"in memory {layouts.auto(sparsity, compressed.dtype, 1, False)[1]}",
     )
 
 

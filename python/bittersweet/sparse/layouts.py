@@ -1,7 +1,7 @@
 """The layouts of a packed matrix behind one set of functions, and the choice between them.
 
-A matrix is three tensors on the CPU or, as strips, on a CUDA device. The first tells its layout: int32 masks
-of strips, uint8 codes of delta.
+A matrix is three tensors on the CPU or a CUDA device. The first tells its layout: int32 masks of strips,
+uint8 codes of delta.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import _core
-from ..errors import ArgumentError, DeviceError, DTypeError, LayoutError
+from ..errors import DeviceError, DTypeError, LayoutError
 from ..options.budgets import check_globs, group
 from ..options.values import one_of
 from ..tensors import devices
 from ..tensors.devices import HOST
 from ..tensors.masks import Mask
-from . import delta, strips, strips_on_cuda
+from . import delta, delta_on_cuda, strips, strips_on_cuda
 from .strips import Arrays, Measured
 
 LAYOUTS = ("strips", "delta")
@@ -45,6 +45,7 @@ _KERNELS = {
     "strips": Kernels(strips.HEIGHT, _core.multiply_strips, _core.unpack_strips, _CACHED_BYTES),
     "delta": Kernels(delta.HEIGHT, _core.multiply_delta, _core.unpack_delta, _CACHED_BYTES),
 }
+_THERE: dict[str, Any] = {"strips": strips_on_cuda, "delta": delta_on_cuda}
 _CHECKS = {"strips": _core.check_strips, "delta": _core.check_delta}
 
 
@@ -57,20 +58,19 @@ def kernels(marks: torch.Tensor) -> Kernels:
     """The compiled functions for the matrix whose first tensor this is.
 
     Raises:
-        DeviceError: Delta on a CUDA device.
+        DeviceError: It is on a CUDA device, and this build has no engine for it.
     """
     if (device := devices.runtime.index_of(marks)) == HOST:
         return _KERNELS[layout_of(marks)]
-    require_place(layout_of(marks), marks)
-    return _on_cuda(device)
+    require_place(marks)
+    return _on_cuda(layout_of(marks), device)
 
 
 @functools.cache
-def _on_cuda(device: int) -> Kernels:
-    multiply, unpack = (
-        functools.partial(function, device) for function in (strips_on_cuda.multiply, strips_on_cuda.unpack)
-    )
-    return Kernels(strips.HEIGHT, multiply, unpack, strips_on_cuda.TILE_BYTES)
+def _on_cuda(layout: str, device: int) -> Kernels:
+    there = _THERE[layout]
+    multiply, unpack = (functools.partial(function, device) for function in (there.multiply, there.unpack))
+    return Kernels(_KERNELS[layout].height, multiply, unpack, strips_on_cuda.TILE_BYTES)
 
 
 def why_not_there(place: torch.device, device: int) -> str:
@@ -80,37 +80,33 @@ def why_not_there(place: torch.device, device: int) -> str:
     return "" if place.type == "cpu" else f"{place}, neither the CPU nor a CUDA device"
 
 
-def require_place(layout: str, tensor: torch.Tensor) -> None:
-    """Raises DeviceError unless a matrix of this layout can be where `tensor` is."""
+def require_place(tensor: torch.Tensor) -> None:
+    """Raises DeviceError unless a packed matrix can be where `tensor` is."""
     device = devices.runtime.index_of(tensor)
     if why := "" if tensor.is_meta else why_not_there(tensor.device, device):
         raise DeviceError(f"packed layer on {why}. Or unpack_(model) before it is moved there")
-    if device != HOST and layout == "delta":
-        raise DeviceError(
-            f"packed layer on {tensor.device}: its layout is 'delta', which the CPU alone multiplies; "
-            'accepted there: strips. unpack_(model), move it, and pack_(model, layout="strips")'
-        )
 
 
 def measure(layout: str, matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
-    """What packing a contiguous matrix as "strips" or, on the host, "delta" will take.
+    """What packing a contiguous matrix as "strips" or "delta", where it is, will take.
 
     Raises:
         ArgumentError: `keep` drops elements that are not +0.
     """
     if devices.runtime.index_of(matrix) != HOST:
-        return strips_on_cuda.measure(matrix, keep)
+        there: Measured = _THERE[layout].measure(matrix, keep)
+        return there
     keep = None if keep is None else keep.to(HOST)
     return delta.measure(matrix, keep) if layout == "delta" else strips.measure(matrix, keep)
 
 
 def pack(matrix: torch.Tensor, measured: Measured) -> torch.Tensor:
     """The values of the matrix that was measured."""
+    layout = layout_of(measured.marks)
     if devices.runtime.index_of(matrix) != HOST:
-        return strips_on_cuda.pack(matrix, measured)
-    if layout_of(measured.marks) == "delta":
-        return delta.pack(matrix, measured)
-    return strips.pack(matrix, measured)
+        values: torch.Tensor = _THERE[layout].pack(matrix, measured)
+        return values
+    return delta.pack(matrix, measured) if layout == "delta" else strips.pack(matrix, measured)
 
 
 def moved(measured: Measured, values: torch.Tensor, like: torch.Tensor) -> tuple[Measured, torch.Tensor]:
@@ -137,7 +133,8 @@ def decide(
     if asked != "auto":
         return asked, f"{asked}, as asked"
     if devices.runtime.index_of(matrix) != HOST:
-        return "strips", "strips, the layout that CUDA devices multiply"
+        layout = "delta" if sparsity >= delta.LEAST else "strips"
+        return layout, f"{layout}, as the CPU does for 1 row: delta from {delta.LEAST:.0%} zeros on"
     return auto(sparsity, matrix.dtype, batch, reproducible)
 
 
@@ -148,15 +145,6 @@ def choose(
     measured = measure("delta" if asked == "delta" else "strips", matrix, keep)
     layout, reason = decide(asked, measured.sparsity, matrix, batch, reproducible)
     return measured if layout == layout_of(measured.marks) else measure(layout, matrix, keep), reason
-
-
-def require_asked(asked: str, weight: torch.Tensor, name: str) -> None:
-    """Raises ArgumentError for a layout that was asked for and cannot be where the weight is."""
-    if asked == "delta" and devices.runtime.index_of(weight) != HOST:
-        raise ArgumentError(
-            f"layout: 'delta' for '{name}' on {weight.device}, where it cannot be multiplied; accepted "
-            "there: 'strips', 'auto'. Move the model to the CPU, or ask for one of these"
-        )
 
 
 def by_layer(layout: Any, weights: Sequence[str]) -> dict[str, str]:

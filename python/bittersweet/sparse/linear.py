@@ -21,8 +21,8 @@ __all__ = ["SparseLinear"]
 class SparseLinear(nn.Module):
     """A linear layer for inference whose weight is stored without its zeros.
 
-    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU or, as strips, on a
-    CUDA device, where ``to("cuda")`` brings it. Sums are float32. A single row gives the same bits whatever
+    ``forward`` takes what the dense layer takes, in the dtype of the weight, on the CPU or on a CUDA device,
+    where ``to("cuda")`` brings it. Sums are float32. A single row gives the same bits whatever
     the threads, the instruction set and the device, and with `reproducible` so do several: each row's are
     those that it has alone. Without it (the default) several rows may be added in another order on the CPU,
     which is faster: the bits then depend on the processor and the number of rows, and where the processor
@@ -80,19 +80,18 @@ class SparseLinear(nn.Module):
             layer: The dense layer; its weight is float32, float16 or bfloat16, on the CPU or a CUDA device.
             mask: Which weights to store, of the weight's shape. None: those whose bits are not all 0.
             reproducible: See above.
-            layout: ``"strips"``, ``"delta"`` (on the CPU), or ``"auto"``: the faster one, strips on CUDA.
-            batch: With "auto": how many rows an input is expected to have.
+            layout: ``"strips"``, ``"delta"``, or ``"auto"``: the faster one on the CPU, which on a CUDA
+                device is taken as well.
+            batch: With "auto" on the CPU: how many rows an input is expected to have.
 
         Raises:
-            ArgumentError: Another kind of layer, delta on a CUDA device, or the mask drops weights that are
-                not +0.
+            ArgumentError: Another kind of layer, or the mask drops weights that are not +0.
             DTypeError, DeviceError: A weight of another dtype or elsewhere, or on a CUDA device for which
                 this build has no engine.
         """
         matrix, keep = matrix_of(layer, mask)
         reproducible = as_bool("reproducible", reproducible)
         asked, batch = one_of("layout", layout, layouts.ACCEPTED), as_int("batch", batch, 1)
-        layouts.require_asked(asked, matrix, "weight")
         measured, _ = layouts.choose(asked, matrix, keep, batch, reproducible)
         return cls(measured, layouts.pack(matrix, measured), layer, reproducible)
 
@@ -178,7 +177,7 @@ class SparseLinear(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLinear:
         after = fn(self.values[:0])
-        layouts.require_place(self.layout, after)
+        layouts.require_place(after)
         if after.dtype not in strips.CODES:
             raise DTypeError(f"a packed layer holds float32, float16 or bfloat16, not {str(after.dtype)[6:]}")
         return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
@@ -198,7 +197,7 @@ class SparseLinear(nn.Module):
         if given:
             marks, values, offsets = found
             try:
-                layouts.require_place(layout, self.values)
+                layouts.require_place(self.values)
                 layouts.check(layout, marks, values, offsets, self.out_features, self.in_features)
             except Error as error:
                 error_messages.append(f"'{prefix[:-1]}': {error}")

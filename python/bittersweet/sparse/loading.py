@@ -59,8 +59,8 @@ def load_compressed(
         The report of the packed layers; without a model, all tensors by name, dense, bit for bit.
 
     Raises:
-        ArgumentError: There is no such file, an unknown layout, delta on a CUDA device, a glob that meets no
-            packed layer, or a layout or batch without a model; the model has not been changed.
+        ArgumentError: There is no such file, an unknown layout, a glob that meets no packed layer, or a
+            layout or batch without a model; the model has not been changed.
         CheckpointError: It is damaged, of another kind or version, or does not fit the model; the model has
             not been changed.
         MissingPackageError: The package safetensors is not installed.
@@ -86,9 +86,6 @@ def load_compressed(
         if (weight := f"{name}.weight".lstrip(".")) in tensors
     }
     asked, batch = layouts.by_layer(layout, [*places, *now_dense]), as_int("batch", batch, 1)
-    for name, wanted in asked.items():
-        layer = places[name].layer if name in places else now_dense[name]
-        layouts.require_asked(wanted, _weight_of(layer), name)
     rest = {name: to_dense(matrices[name]) for name in matrices if name not in places}
     layers = [_load(model, name, place, matrices[name], asked[name], batch) for name, place in places.items()]
     for name, layer in now_dense.items():

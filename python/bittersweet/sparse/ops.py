@@ -3,7 +3,7 @@
 On the CPU any number of rows of x is multiplied as strips, and some as delta. Only where that is slower do
 more than `batch_limit` rows meet dense tiles: some hundred rows of the weight at a time are unpacked into a
 scratch that stays in the cache, for torch's own product. On CUDA devices everything is enqueued on torch's
-current stream, and more rows than one launch takes meet dense tiles likewise.
+current stream, and more rows than one launch takes, of either layout, meet dense tiles likewise.
 
 The tensor `masks` of an operator is the first of either layout: masks of strips, or codes of delta.
 """

@@ -75,10 +75,10 @@ def pack_(
             named store what has any bit set, -0 too. None: all do.
         min_sparsity: Layers with a smaller share of zeros are left dense.
         layout: ``"strips"``, ``"delta"``, or ``"auto"``, the faster one by the share of zeros, the dtype and
-            `batch`; docs/sparse.md says which is the smaller. On a CUDA device strips alone. Or a mapping
-            from globs of names to these, of which a layer takes the first that meets it, and "auto" where
-            none does.
-        batch: With "auto": how many rows (tokens) an input is expected to have.
+            `batch`; docs/sparse.md says which is the smaller. On a CUDA device "auto" is the CPU's choice for
+            one row. Or a mapping from globs of names to these, of which a layer takes the first that meets
+            it, and "auto" where none does.
+        batch: With "auto" on the CPU: how many rows (tokens) an input is expected to have.
         reproducible: Whether the batch and the processor may not show in the bits of an output; see
             `SparseLinear`. With False, several rows are multiplied in the order that is fastest.
 
@@ -86,8 +86,8 @@ def pack_(
         What was packed and what was left, with bytes and how layouts were chosen; prints as a table.
 
     Raises:
-        ArgumentError: A mask drops weights that are not +0, or names no parameter; an unknown layout, delta
-            on a CUDA device, or a glob that meets no layer; nothing has been changed.
+        ArgumentError: A mask drops weights that are not +0, or names no parameter; an unknown layout, or a
+            glob that meets no layer; nothing has been changed.
         ShapeError: A mask does not have its weight's shape; nothing has been changed.
     """
     model = unwrap(model)
@@ -165,7 +165,6 @@ def _plan(
     row = PackedLayer(name, shape, dtype, 0.0, None, dense, dense, 0, reason)
     if reason:
         return _Planned(row, layer)
-    layouts.require_asked(layout, layer.weight, weight_name)
     matrix, keep = matrix_of(layer, mask)
     try:
         measured, choice = layouts.choose(layout, matrix, keep, options.batch, options.reproducible)

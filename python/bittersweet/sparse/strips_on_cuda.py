@@ -6,6 +6,8 @@ are the CPU's. Nothing waits for the device but `measure`, which reads how many 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import ArgumentError
@@ -28,7 +30,8 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
     """
     device, runtime = devices.runtime.index_of(matrix), devices.runtime
     rows, columns = matrix.shape
-    words = _words(keep, device)
+    keep = mask_there(keep, device)
+    words: torch.Tensor | None = None if keep is None else keep.words
     with runtime.guard(device):
         masks, offsets = room(rows, columns, device)
         lost = fresh(1, torch.int64, device)
@@ -45,11 +48,7 @@ def measure(matrix: torch.Tensor, keep: Mask | None = None) -> Measured:
         )
         found = offsets[-1:] if words is None else torch.cat((offsets[-1:], lost))
         live, *dropped = (int(word) for word in runtime.fetch(found, device)())
-    if any(dropped):
-        raise ArgumentError(
-            f"keep: {dropped[0]} elements that it drops are not +0, and packing would lose them; write the "
-            "zeros first (apply_masks_), or pack without masks"
-        )
+    refuse_lost(dropped)
     return Measured(masks, offsets, live, (rows, columns), live + SLACK)
 
 
@@ -77,10 +76,19 @@ def unpack(device: int, at: Arrays, first: int, rows: int, out: int) -> None:
         runtime.native.cuda_unpack_strips(runtime.queue(device), at, first, rows, out)
 
 
-def _words(keep: Mask | None, device: int) -> torch.Tensor | None:
+def mask_there(keep: Mask | None, device: int) -> Mask | None:
+    """The mask on a device, for the current stream."""
     if keep is None:
         return None
     there = keep.to(device)
     there.require_on(device, keep.name, devices.stream_of(device))
-    words: torch.Tensor = there.words
-    return words
+    return there
+
+
+def refuse_lost(dropped: Sequence[int]) -> None:
+    """Raises ArgumentError for the number, if one was asked for, of elements that packing would lose."""
+    if any(dropped):
+        raise ArgumentError(
+            f"keep: {dropped[0]} elements that it drops are not +0, and packing would lose them; write the "
+            "zeros first (apply_masks_), or pack without masks"
+        )

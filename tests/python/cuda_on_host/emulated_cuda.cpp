@@ -84,6 +84,30 @@ void multiply_strips(const Queue& queue, const PackedMatrix& packed, const Strip
   test::EmulatedCuda{}.multiply_strips(packed, product);
 }
 
+void count_delta(const Queue& queue, const DenseMatrix& dense, const std::uint64_t* keep, std::uint64_t* offsets,
+                 std::int64_t* lost) {
+  check(queue);
+  test::EmulatedCuda{}.count_delta(dense, keep, offsets, lost);
+}
+
+void pack_delta(const Queue& queue, const DenseMatrix& dense, const std::uint64_t* keep, const std::uint64_t* offsets,
+                std::uint8_t* codes, void* values) {
+  check(queue);
+  test::EmulatedCuda{}.pack_delta(dense, keep, offsets, codes, values);
+}
+
+void unpack_delta(const Queue& queue, const DeltaMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out) {
+  check(queue);
+  test::EmulatedCuda{}.unpack_delta(packed, first_row, rows, out);
+}
+
+std::size_t delta_workspace_bytes(std::int64_t, std::int64_t, std::int64_t) { return 64; }
+
+void multiply_delta(const Queue& queue, const DeltaMatrix& packed, const StripProduct& product, void*, std::size_t) {
+  check(queue);
+  test::EmulatedCuda{}.multiply_delta(packed, product);
+}
+
 std::size_t calibration_workspace_bytes(std::int64_t, std::int64_t) { return 64; }
 
 void add_squares(const Queue& queue, const LayerInput& input, const SquareSums& to, void*, std::size_t) {

@@ -18,6 +18,7 @@ import pytest
 import torch
 from bittersweet import optim
 from bittersweet.optim.rows_on_cuda import _TURNS
+from bittersweet.steps.selecting import InStep
 from bittersweet.tensors import devices
 from optim_support import KINDS, MOMENTS, give_gradients, same_bits, some_mask, values
 from pruner_support import everything, facts, mlp, train
@@ -403,15 +404,36 @@ def test_checkpoints_go_from_device_to_device(cuda: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sync": False}, {"regrow": True}, {"regrow": bs.RigL(0.5)}, {"mask_optimizer_state": False}],
+    [
+        {},
+        {"scorer": "bitter7"},
+        {"sync": False},
+        {"regrow": True},
+        {"regrow": bs.RigL(0.5)},
+        {"mask_optimizer_state": False},
+    ],
     ids=str,
 )
-def test_a_pruned_run_is_that_of_the_cpu_bit_for_bit(cuda: Any, options: dict[str, Any]) -> None:
+def test_a_pruned_run_is_that_of_the_cpu_bit_for_bit(
+    cuda: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that the CPU makes within the optimizer's step, and a device behind it."""
+    within: list[bool] = []
+    take = InStep.take
+
+    def taken(self: InStep, *given: Any) -> Any:
+        found = take(self, *given)
+        within.append(found is not None)
+        return found
+
+    monkeypatch.setattr(InStep, "take", taken)
+
     def start() -> tuple[Any, Any, Any]:
         model = cuda.put(mlp()) if cuda.active else mlp()
         optimizer = optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
         schedule = bs.Linear(0.2, 0.7, begin_step=2, end_step=10, frequency=4)
-        return model, optimizer, bs.Pruner(model, optimizer, schedule=schedule, scorer="magnitude", **options)
+        pruner = bs.Pruner(model, optimizer, schedule=schedule, **{"scorer": "magnitude", **options})
+        return model, optimizer, pruner
 
     if cuda.name == "gpu":
         pytest.skip("torch's own forward and backward pass have other bits on a GPU")
@@ -420,8 +442,11 @@ def test_a_pruned_run_is_that_of_the_cpu_bit_for_bit(cuda: Any, options: dict[st
         expected = train(model, optimizer, pruner, 13)
         pruner.finalize()
         then = everything(model, optimizer)
+    assert within == [True] * 3 or isinstance(options.get("regrow"), bs.RigL)
+    within.clear()
     model, optimizer, pruner = start()
     events = train(model, optimizer, pruner, 13)
+    assert not any(within)
     assert optimizer.held.after_step == 0 and optimizer.held.in_step == 3
     assert [facts(event) for event in events] == [facts(event) for event in expected] and len(events) == 3
     pruner.finalize()

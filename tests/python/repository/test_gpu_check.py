@@ -367,27 +367,34 @@ def test_packed_matrices_and_rounding_are_judged(
     found, problems = load("records").read(out)
     assert problems == []
     assert all(record["dry"] for record in found)
-    assert len([record for record in found if record.get("right")]) == 10, (
-        "three shapes of three dtypes, rounding"
+    assert len([record for record in found if record.get("right")]) == 19, (
+        "three shapes of three dtypes in two layouts, rounding"
     )
-    assert len(found) == 10 + 4 * (2 + 2 * 5) + 1
+    assert len(found) == 19 + 6 * (2 + 2 * 5) + 1
 
 
-def test_a_wrong_product_fails(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", ["strips", "delta"])
+def test_a_wrong_product_fails(
+    load: Any, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
     packed, out = load("packed"), tmp_path / "packed.jsonl"
     threads = packed.torch.get_num_threads()
 
-    def wrong(queue: Any, arrays: Any, x: int, batch: int, bias: int, y: int, dtype: int) -> None:
-        packed._core.multiply_strips(arrays, x, max(1, batch - 1), bias, y, dtype)
+    multiply = getattr(packed._core, f"multiply_{layout}")
 
-    monkeypatch.setattr(packed.OnCpu, "cuda_multiply_strips", staticmethod(wrong))
+    def wrong(queue: Any, arrays: Any, x: int, batch: int, bias: int, y: int, dtype: int, *room: int) -> None:
+        multiply(arrays, x, max(1, batch - 1), bias, y, dtype)
+
+    monkeypatch.setattr(packed.OnCpu, f"cuda_multiply_{layout}", staticmethod(wrong))
     try:
         assert packed.main(["--dry", "--out", str(out)]) == 1
     finally:
         packed.torch.set_num_threads(threads)
     found, _ = load("records").read(out)
-    assert [record["case"] for record in found if record.get("right") is False]
+    wrongs = [record["case"] for record in found if record.get("right") is False]
+    assert wrongs
+    assert all(("delta" in case) == (layout == "delta") for case in wrongs)
 
 
 def test_a_wrong_optimizers_step_fails(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

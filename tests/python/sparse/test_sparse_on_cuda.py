@@ -17,11 +17,12 @@ import bittersweet as bs
 import pytest
 import torch
 from bittersweet import sparse
-from bittersweet.sparse import layouts, strips_on_cuda
+from bittersweet.sparse import layouts, strips, strips_on_cuda
 from sparse_support import DTYPES, Conv1D, bits, model_of, nasty_weight, same_bits, sparse_linear
 from torch import nn
 
-SHAPES = ((1, 1), (16, 32), (35, 70), (45, 300), (3, 0), (0, 5))
+SHAPES = ((1, 1), (16, 32), (35, 70), (45, 300), (260, 40), (3, 0), (0, 5))
+both = pytest.mark.parametrize("layout", layouts.LAYOUTS)
 
 
 def nasty_layer(rows: int, columns: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
@@ -33,13 +34,17 @@ def nasty_layer(rows: int, columns: int, dtype: torch.dtype, bias: bool = True) 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_and_unpacked_bit_for_bit(cuda: Any, shape: tuple[int, int], dtype: torch.dtype) -> None:
+@both
+def test_packed_and_unpacked_bit_for_bit(
+    cuda: Any, layout: str, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     layer = nasty_layer(*shape, dtype)
     with cuda.on_cpu():
-        here = sparse.SparseLinear.from_linear(layer, layout="strips")
-    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)))
-    assert (there.layout, there.live, there.density) == ("strips", here.live, here.density)
-    assert torch.equal(there.masks.cpu(), here.masks) and torch.equal(there.offsets.cpu(), here.offsets)
+        here = sparse.SparseLinear.from_linear(layer, layout=layout)
+    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)), layout=layout)
+    assert (there.layout, there.live, there.density) == (layout, here.live, here.density)
+    (marks, _, places), (own_marks, _, own_places) = here._packed(), there._packed()
+    assert torch.equal(own_marks.cpu(), marks) and torch.equal(own_places.cpu(), places)
     assert same_bits(there.values.cpu(), here.values)
     dense: Any = there.to_linear()
     assert dense.weight.device == there.values.device and same_bits(dense.weight.cpu(), layer.weight)
@@ -48,12 +53,17 @@ def test_packed_and_unpacked_bit_for_bit(cuda: Any, shape: tuple[int, int], dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 5), (0,), (16,), (18,)])
-def test_products_have_the_bits_of_the_cpu(cuda: Any, batch: tuple[int, ...], dtype: torch.dtype) -> None:
-    layer = sparse_linear(300, 45, dtype)
+@both
+def test_products_have_the_bits_of_the_cpu(
+    cuda: Any, layout: str, batch: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    layer = sparse_linear(300, 45, dtype, 0.9)
     x = torch.randn(*batch, 300, generator=torch.Generator().manual_seed(3)).to(dtype)
+    if x.numel():
+        x.view(-1)[[3, 7, 11]] = torch.tensor((float("inf"), float("nan"), -0.0), dtype=dtype)
     with cuda.on_cpu(), torch.inference_mode():
-        expected = sparse.SparseLinear.from_linear(layer, layout="strips", reproducible=True)(x)
-    packed = sparse.SparseLinear.from_linear(cuda.put(layer), reproducible=True)
+        expected = sparse.SparseLinear.from_linear(layer, layout=layout, reproducible=True)(x)
+    packed = sparse.SparseLinear.from_linear(cuda.put(layer), layout=layout, reproducible=True)
     assert packed.batch_limit is None
     with torch.inference_mode():
         found = packed(cuda.put(x))
@@ -65,27 +75,30 @@ def test_products_have_the_bits_of_the_cpu(cuda: Any, batch: tuple[int, ...], dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("layout", "rows"), [("strips", 77), ("delta", 300)])
 def test_more_rows_than_the_limit_meet_dense_tiles(
-    cuda: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    cuda: Any, layout: str, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layouts._on_cuda.cache_clear()
-    monkeypatch.setattr(strips_on_cuda, "TILE_BYTES", 20 * 130 * dtype.itemsize)  # 16 of 77 rows
-    dense = cuda.put(sparse_linear(130, 77, dtype))
-    packed = sparse.SparseLinear.from_linear(dense)
+    monkeypatch.setattr(strips_on_cuda, "TILE_BYTES", 20 * 130 * dtype.itemsize)  # 16 of 77, 256 of 300 rows
+    dense = cuda.put(sparse_linear(130, rows, dtype))
+    packed = sparse.SparseLinear.from_linear(dense, layout=layout)
+    assert packed.batch_limit == 16
     x = cuda.put(torch.randn(17, 130, generator=torch.Generator().manual_seed(4)).to(dtype))
     with torch.inference_mode():
         torch.testing.assert_close(packed(x), dense(x))
     layouts._on_cuda.cache_clear()
 
 
-def test_gradients_reach_inputs_and_bias(cuda: Any) -> None:
+@both
+def test_gradients_reach_inputs_and_bias(cuda: Any, layout: str) -> None:
     layer = sparse_linear(130, 77)
     start = torch.randn(2, 3, 130, generator=torch.Generator().manual_seed(5))
     with cuda.on_cpu():
-        here = sparse.SparseLinear.from_linear(copy.deepcopy(layer), layout="strips")
+        here = sparse.SparseLinear.from_linear(copy.deepcopy(layer), layout=layout)
         x = start.clone().requires_grad_()
         here(x).square().sum().backward()
-    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)))
+    there = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layer)), layout=layout)
     y = cuda.put(start).requires_grad_()
     there(y).square().sum().backward()
     assert x.grad is not None and y.grad is not None and there.bias is not None and here.bias is not None
@@ -94,7 +107,8 @@ def test_gradients_reach_inputs_and_bias(cuda: Any) -> None:
     assert all(not buffer.requires_grad for buffer in there.buffers())
 
 
-def test_masks_from_anywhere_decide_what_is_stored(cuda: Any) -> None:
+@both
+def test_masks_from_anywhere_decide_what_is_stored(cuda: Any, layout: str) -> None:
     weight = torch.zeros(20, 70)
     weight[3, 5], weight[19, 69] = 1.0, 2.0
     keep = torch.zeros(20, 70, dtype=torch.bool)
@@ -105,15 +119,14 @@ def test_masks_from_anywhere_decide_what_is_stored(cuda: Any) -> None:
         layer = cuda.put(nn.Linear(70, 20))
         layer.weight.data = cuda.put(weight)
         model = model_of(layer)
-        report = sparse.pack_(model, {"0.weight": mask})
+        report = sparse.pack_(model, {"0.weight": mask}, layout=layout)
         assert model[0].live == 3 and torch.equal(model[0].kept().cpu(), keep)
-        assert report.layers[0].choice == "strips, the layout that CUDA devices multiply"
-        assert "strips, the layout that CUDA devices multiply (1 layer)" in str(report)
+        assert report.layers[0].choice == f"{layout}, as asked"
         assert sparse.unpack_(model) == ["0"] and same_bits(model[0].weight.cpu(), weight)
     keep[3, 5] = False
     model = model_of(layer)
     with pytest.raises(bs.ArgumentError, match=r"masks: '0.weight': keep: 1 elements.*not \+0"):
-        sparse.pack_(model, {"0.weight": cuda.put(keep)})
+        sparse.pack_(model, {"0.weight": cuda.put(keep)}, layout=layout)
     assert model[0] is layer
 
 
@@ -132,36 +145,33 @@ def test_conv1d_and_what_a_report_says(cuda: Any, monkeypatch: pytest.MonkeyPatc
     assert type(model[0]) is Conv1D and same_bits(model[0].weight.cpu(), conv.weight)
 
 
-def test_delta_is_refused_by_name_and_nothing_is_packed(cuda: Any) -> None:
-    model = model_of(*(cuda.put(sparse_linear(64, 64, sparsity=0.95)) for _ in range(2)))
-    before = list(model)
-    for layout in ("delta", {"1": "delta"}):
-        with pytest.raises(bs.ArgumentError, match=r"layout: 'delta' for '\d.weight' on .*'strips', 'auto'"):
-            sparse.pack_(model, layout=layout)
-        assert list(model) == before
-    with pytest.raises(bs.ArgumentError, match="layout: 'delta'"):
-        sparse.SparseLinear.from_linear(model[0], layout="delta")
+def test_auto_takes_delta_where_the_cpu_does_for_one_row(cuda: Any) -> None:
+    model = model_of(*(cuda.put(sparse_linear(64, 64, sparsity=sparsity)) for sparsity in (0.85, 0.95)))
+    report = sparse.pack_(model, batch=16)
+    assert [layer.layout for layer in model] == [row.layout for row in report.layers] == ["strips", "delta"]
+    for layer, row in zip(model, report.layers, strict=True):
+        assert row.choice == f"{layer.layout}, as the CPU does for 1 row: delta from 90% zeros on"
+        assert f"{row.choice} (1 layer)" in str(report)
+        assert row.bytes == layer.nbytes
 
 
-def test_states_are_checked_and_loaded(cuda: Any) -> None:
+@both
+@pytest.mark.parametrize("before", layouts.LAYOUTS)
+def test_states_are_checked_and_loaded(cuda: Any, before: str, layout: str) -> None:
     layers = [sparse_linear(130, 77, sparsity=sparsity) for sparsity in (0.6, 0.9)]
     with cuda.on_cpu():
-        states = [
-            sparse.SparseLinear.from_linear(layers[1], layout=layout).state_dict()
-            for layout in ("strips", "delta")
-        ]
-    packed = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layers[0])))
-    with pytest.raises(RuntimeError, match=r"its layout is 'delta', which the CPU alone multiplies"):
-        packed.load_state_dict(states[1])
-    damaged = {**states[0], "masks": states[0]["masks"].clone()}
-    damaged["masks"][5] ^= 1
-    with pytest.raises(RuntimeError, match="offsets are"):
+        state = sparse.SparseLinear.from_linear(layers[1], layout=layout).state_dict()
+    packed = sparse.SparseLinear.from_linear(cuda.put(copy.deepcopy(layers[0])), layout=before)
+    marks = layouts.ARRAYS[layout][0]
+    damaged = {**state, marks: state[marks].clone()}
+    damaged[marks][5] ^= 1
+    with pytest.raises(RuntimeError, match=r"offsets are|no permutation"):
         packed.load_state_dict({name: cuda.put(tensor) for name, tensor in damaged.items()})
-    assert same_bits(packed.to_dense().cpu(), layers[0].weight)
-    packed.load_state_dict(states[0])
+    assert packed.layout == before and same_bits(packed.to_dense().cpu(), layers[0].weight)
+    packed.load_state_dict(state)
     again = copy.deepcopy(packed)
     for one in (packed, again):
-        assert one.values.device == cuda.put(torch.zeros(1)).device
+        assert one.layout == layout and one.values.device == cuda.put(torch.zeros(1)).device
         assert same_bits(one.to_dense().cpu(), layers[1].weight)
 
 
@@ -199,12 +209,12 @@ def test_files_load_where_the_model_is(cuda: Any, tmp_path: Path, packed_before:
     if packed_before:
         sparse.pack_(model)
     first = model[0]
-    with pytest.raises(bs.ArgumentError, match=r"layout: 'delta' for '2.weight'"):
-        sparse.load_compressed(path, model, layout={"2": "delta"})
+    with pytest.raises(bs.ArgumentError, match="layout"):
+        sparse.load_compressed(path, model, layout={"absent": "delta"})
     assert model[0] is first
     report = sparse.load_compressed(path, model)
-    assert [row.layout for row in report.layers] == ["strips", "strips"]
-    assert report.layers[1].choice == "strips, the layout that CUDA devices multiply"
+    assert [row.layout for row in report.layers] == ["strips", "delta"]
+    assert report.layers[1].choice.startswith("delta, as the CPU does")
     for one, other in ((model[0], dense[0]), (model[2], dense[2])):
         assert isinstance(one, sparse.SparseLinear)
         assert same_bits(one.to_dense().cpu(), other.weight)
@@ -223,26 +233,34 @@ def test_tensors_of_two_devices_are_refused(host_cuda: Any) -> None:
         packed(x)
 
 
-def test_a_moved_delta_layer_is_refused_and_a_strips_layer_is_not(host_cuda: Any) -> None:
-    with host_cuda.on_cpu():
-        delta, strips = (
-            sparse.SparseLinear.from_linear(sparse_linear(40, 30), layout=layout)
-            for layout in layouts.LAYOUTS[::-1]
-        )
-    with pytest.raises(
-        bs.DeviceError, match=r"'delta', which the CPU alone.*pack_\(model, layout=\"strips\"\)"
+def test_arrays_that_do_not_fit_together_are_refused(cuda_emulated: Any) -> None:
+    packed = sparse.SparseLinear.from_linear(sparse_linear(600, 45), layout="delta")
+    codes, length, *rest = strips.arrays(*packed._packed(), 45, 600)
+    values, count, *others = rest
+    for at, named in (
+        ((codes, length - 1, *rest), "codes"),
+        ((codes, length, values, count + 1, *others), "values"),
+        ((codes, length, values, count + 32, *others), "codes"),
+        ((codes, length, values, count, others[0], others[1] - 1, *others[2:]), "offsets"),
     ):
-        delta.to("cpu")  # the device, here
-    with pytest.raises(bs.DeviceError, match="'delta', which the CPU alone"):
-        delta(torch.randn(2, 40))
-    assert strips.to("cpu") is strips
+        with pytest.raises(bs.LayoutError, match=f"packed weight: .* {named}"):
+            cuda_emulated.cuda_unpack_delta((0, 7), at, 0, 45, 16)
+
+
+@both
+def test_a_layer_is_moved_as_it_is(host_cuda: Any, layout: str) -> None:
+    with host_cuda.on_cpu():
+        packed = sparse.SparseLinear.from_linear(sparse_linear(40, 30), layout=layout, reproducible=True)
+        expected = packed(torch.ones(2, 40))
+    assert packed.to("cpu") is packed  # the device, here
+    assert same_bits(packed(torch.ones(2, 40)), expected)
 
 
 def test_a_build_without_cuda_says_so(host_cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     native = types.SimpleNamespace(CUDA_BUILT=False)
     layer = sparse_linear(40, 30)
     with host_cuda.on_cpu():
-        packed = sparse.SparseLinear.from_linear(layer, layout="strips")
+        packed = sparse.SparseLinear.from_linear(layer)
     monkeypatch.setattr(host_cuda, "native", native)
     model = model_of(layer)
     assert "no CUDA engine" in sparse.pack_(model).left["0"] and model[0] is layer
@@ -252,10 +270,10 @@ def test_a_build_without_cuda_says_so(host_cuda: Any, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.gpu
-def test_layers_move_to_a_gpu_and_back(tmp_path: Path) -> None:
+@both
+def test_layers_move_to_a_gpu_and_back(layout: str) -> None:
     model = model_of(sparse_linear(40, 50), nn.GELU(), sparse_linear(50, 20))
-    delta = sparse.SparseLinear.from_linear(model[0], layout="delta")
-    sparse.pack_(model, layout="strips", reproducible=True)
+    sparse.pack_(model, layout=layout, reproducible=True)
     x = torch.randn(20, 40)
     with torch.no_grad():
         expected = model(x)
@@ -267,18 +285,14 @@ def test_layers_move_to_a_gpu_and_back(tmp_path: Path) -> None:
             torch.testing.assert_close(there.half()(x.cuda()).cpu().float(), expected, rtol=1e-2, atol=1e-2)
         with pytest.raises(bs.DeviceError, match="all on one device"):
             there(x.half())
-        with pytest.raises(bs.ArgumentError, match="move it to the CPU"):
-            sparse.save_compressed(there, tmp_path / "small.safetensors")
         torch.testing.assert_close(there.cpu().float()(x), expected, rtol=1e-2, atol=1e-2)
-    with pytest.raises(bs.DeviceError, match="'delta'"):
-        delta.cuda()
-    assert delta.values.is_cpu
 
 
 @pytest.mark.gpu
-def test_products_are_captured_and_compiled() -> None:
+@both
+def test_products_are_captured_and_compiled(layout: str) -> None:
     layer = sparse_linear(130, 77).cuda()
-    packed = sparse.SparseLinear.from_linear(layer)
+    packed = sparse.SparseLinear.from_linear(layer, layout=layout)
     x = torch.randn(40, 130, device="cuda")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -60,6 +60,12 @@ class EmulatedCuda {
   void pack_strips(const DenseMatrix& dense, const std::uint32_t* masks, const std::uint64_t* offsets, void* values);
   void unpack_strips(const PackedMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
   int multiply_strips(const PackedMatrix& packed, const StripProduct& product);  // the number of its launches
+  void count_delta(const DenseMatrix& dense, const std::uint64_t* keep, std::uint64_t* offsets, std::int64_t* lost);
+  void pack_delta(const DenseMatrix& dense, const std::uint64_t* keep, const std::uint64_t* offsets,
+                  std::uint8_t* codes, void* values);
+  void unpack_delta(const DeltaMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out);
+  // In a workspace of just the right size, or `less`, that begins as rubbish; the number of its launches.
+  int multiply_delta(const DeltaMatrix& packed, const StripProduct& product, std::size_t less = 0);
 
   // Those of cuda_track.hpp, in workspaces of just the right size that begin as rubbish; the numbers of their launches.
   int track_coherence(std::span<const ScoreInputs> tensors, std::span<const CoherenceMemory> memory, double decay);

@@ -1,4 +1,5 @@
 #include "cuda/calibration.cuh"
+#include "cuda/multiply_delta.cuh"
 #include "cuda/multiply_strips.cuh"
 #include "cuda/rounding.cuh"
 #include "cuda/strips.cuh"
@@ -27,6 +28,33 @@ int EmulatedCuda::multiply_strips(const PackedMatrix& packed, const StripProduct
   cuda::check_multiply(packed, product);
   simt::Launcher launcher(seed_++ * 1000, processors_);
   cuda::multiply_strips(launcher, packed, product);
+  return launcher.launches();
+}
+
+void EmulatedCuda::count_delta(const DenseMatrix& dense, const std::uint64_t* keep, std::uint64_t* offsets,
+                               std::int64_t* lost) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::count_delta(launcher, cuda::make_delta_count(dense, keep, offsets, lost));
+}
+
+void EmulatedCuda::pack_delta(const DenseMatrix& dense, const std::uint64_t* keep, const std::uint64_t* offsets,
+                              std::uint8_t* codes, void* values) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::pack_delta(launcher, cuda::make_delta_pack(dense, keep, offsets, codes, values));
+}
+
+void EmulatedCuda::unpack_delta(const DeltaMatrix& packed, std::int64_t first_row, std::int64_t rows, void* out) {
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::unpack_delta(launcher, cuda::make_delta_unpack(packed, first_row, rows, out));
+}
+
+int EmulatedCuda::multiply_delta(const DeltaMatrix& packed, const StripProduct& product, std::size_t less) {
+  const std::size_t bytes = cuda::delta_bytes(packed.rows, packed.columns, product.batch) - less;
+  std::vector<float> sums(bytes / sizeof(float));
+  simt::fill_with_rubbish(sums.data(), bytes);
+  cuda::check_multiply(packed, product, sums.data(), bytes);
+  simt::Launcher launcher(seed_++ * 1000, processors_);
+  cuda::multiply_delta(launcher, packed, product, sums.data());
   return launcher.launches();
 }
 
