@@ -19,7 +19,7 @@ class LastCuts {
     constexpr double most = 24 << 16;
     const double reach = 3 * deviation_;
     if (rows_ == 0 || reach > most) return std::nullopt;
-    return Bracket{score_at(center_ - reach), score_at(center_ + reach)};
+    return Bracket{score_at(std::floor(center_ - reach)), score_at(std::ceil(center_ + reach))};
   }
 
   void guess(RowSearch& search) const {

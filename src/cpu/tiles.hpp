@@ -11,7 +11,7 @@
 namespace bittersweet::cpu {
 
 struct Stream {  // one array that the scorer reads
-  const void* TileInput::*slot;
+  const void* TileInput::* slot;
   TensorView array;
 };
 
@@ -119,11 +119,11 @@ class Tiles {
 
   DType element() const noexcept { return stored_ == as_bf16 ? DType::bf16 : DType::f32; }
 
-  void add(std::uint32_t role, const void* TileInput::*slot, const TensorView& array) {
+  void add(std::uint32_t role, const void* TileInput::* slot, const TensorView& array) {
     if (reads_ & role) stream_[streams_++] = {slot, array};
   }
 
-  const void* TileInput::*made_slot() const {
+  const void* TileInput::* made_slot() const {
     return reads_ & reads::input_norm ? &TileInput::norm : &TileInput::uniform;
   }
 

@@ -13,18 +13,17 @@ template <class S, class T, class F, class D>
 BITTERSWEET_INLINE void for_each_live(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live,
                                       std::int64_t count, F&& f, D&& word_done) {
   const Vec nan = splat(std::numeric_limits<float>::quiet_NaN());
-  for_each_scored_word<S, T>(scorer, in, live, count,
-                             [&](std::int64_t, std::uint64_t live_bits, const WordOfScores& scores) {
-                               for (int v = 0; v < vectors_per_word; ++v) {
-                                 Vec s = scores[v];
-                                 if (live_bits != ~std::uint64_t{0}) {
-                                   const LaneMask on = lanes_on(live_bits, v);
-                                   s = as_floats(as_bits(kept(s, on)) | as_bits(dropped(nan, on)));
-                                 }
-                                 f(s);
-                               }
-                               word_done();
-                             });
+  for_each_scored_word<S, T>(scorer, in, live, count, [&](std::uint64_t live_bits, const WordOfScores& scores) {
+    for (int v = 0; v < vectors_per_word; ++v) {
+      Vec s = scores[v];
+      if (live_bits != ~std::uint64_t{0}) {
+        const LaneMask on = lanes_on(live_bits, v);
+        s = as_floats(as_bits(kept(s, on)) | as_bits(dropped(nan, on)));
+      }
+      f(s);
+    }
+    word_done();
+  });
 }
 
 #if BITTERSWEET_LANES >= 8

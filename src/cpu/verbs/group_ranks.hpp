@@ -129,29 +129,19 @@ std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t shar
   });
 }
 
-template <class S, class T, std::int64_t Rows>
-std::int64_t drop_side_by_side(const Scorer& scorer, const cpu::RowTile* rows, std::int64_t count, std::int64_t share) {
+// Writes the bits of up to RowTile::most rows without the `share` lowest of every four neighbours. Returns the live
+// NaN, which stay.
+template <class S, std::size_t St>
+std::int64_t drop_lowest_of_four(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count,
+                                 std::int64_t share) {
   std::int64_t nans = 0;
-  for_each_word_of_rows<S, T, Rows>(
+  for_each_word_of_rows<S, StoredType<St>>(
       scorer, rows, count,
       [&](const cpu::RowTile& row, std::int64_t word, std::uint64_t live, const WordOfScores& scores) {
         const KeyedWord found = keyed(scores, live);
         nans += bits::count(found.nan);
         row.keep[word] = without_lowest_of<4>(found, share, live);
       });
-  return nans;
-}
-
-// Writes the bits of up to RowTile::most rows without the `share` lowest of every four neighbours. Returns the live
-// NaN, which stay.
-template <class S, std::size_t St>
-std::int64_t drop_lowest_of_four(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count,
-                                 std::int64_t share) {
-  using T = StoredType<St>;
-  if (rows.size() == cpu::RowTile::most)
-    return drop_side_by_side<S, T, cpu::RowTile::most>(scorer, rows.data(), count, share);
-  std::int64_t nans = 0;
-  for (const cpu::RowTile& row : rows) nans += drop_side_by_side<S, T, 1>(scorer, &row, count, share);
   return nans;
 }
 

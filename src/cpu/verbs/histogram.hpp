@@ -24,7 +24,7 @@ void histogram_tile(const Scorer& scorer, const cpu::TileInput& in, const std::u
   const std::uint32_t last_bin = (1u << digit.digit_bits) - 1;
   std::uint32_t zeros = 0;
   for_each_scored_word<S, StoredType<St>>(
-      scorer, in, live, count, [&](std::int64_t, std::uint64_t live_bits, const WordOfScores& scores) {
+      scorer, in, live, count, [&](std::uint64_t live_bits, const WordOfScores& scores) {
         std::uint32_t bin[bits::per_word];
         Mask zero[vectors_per_word], within[vectors_per_word];
         for (int v = 0; v < vectors_per_word; ++v) {

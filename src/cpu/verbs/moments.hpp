@@ -50,36 +50,29 @@ struct BlockSums {
   }
 };
 
-// `Blocks` neighbours of `size` elements, from element `first` on.
-template <class S, class T, std::int64_t Blocks>
-BITTERSWEET_INLINE void add_blocks(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live,
-                                   std::int64_t first, std::int64_t size, Moments* blocks) {
-  cpu::TileInput tile[Blocks];
-  const std::uint64_t* alive[Blocks];
-  BlockSums sums[Blocks];
-  for (std::int64_t b = 0; b < Blocks; ++b) {
-    const std::int64_t word = (first + b * size) / bits::per_word;
-    tile[b] = from_word<S, T>(in, word);
-    alive[b] = live ? live + word : nullptr;
-  }
-  for_each_word_of_parts<S, T, Blocks>(scorer, tile, alive, size,
-                                       [&](std::int64_t b, std::int64_t, std::uint64_t on, const WordOfScores& scores) {
-                                         sums[b].add(blocks[b], on, scores);
-                                       });
-  for (std::int64_t b = 0; b < Blocks; ++b) sums[b].put(blocks[b]);
-}
-
 // Of the blocks of a tile, each of Moments::block elements but the last.
 template <class S, std::size_t St>
 void moments_of_blocks(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live, std::int64_t count,
                        Moments* blocks) {
-  using T = StoredType<St>;
-  constexpr std::int64_t size = Moments::block, together = parts_of<S>();
-  std::int64_t first = 0;
-  for (; first + together * size <= count; first += together * size, blocks += together)
-    add_blocks<S, T, together>(scorer, in, live, first, size, blocks);
-  for (; first < count; first += size)
-    add_blocks<S, T, 1>(scorer, in, live, first, std::min(size, count - first), blocks++);
+  constexpr std::int64_t together = parts_of<S>();
+  for (std::int64_t first = 0, size = 0, n = 0; first < count; first += n * size, blocks += n) {
+    size = std::min(Moments::block, count - first);
+    n = std::clamp<std::int64_t>((count - first) / size, 1, together);
+    cpu::TileInput tile[together];
+    const std::uint64_t* alive[together];
+    BlockSums sums[together];
+    for (std::int64_t b = 0; b < n; ++b) {
+      const std::int64_t word = (first + b * size) / bits::per_word;
+      tile[b] = from_word<S, StoredType<St>>(in, word);
+      alive[b] = live ? live + word : nullptr;
+    }
+    const SideBySide all[] = {{tile, alive, n, size}};
+    for_each_scored_word<S, StoredType<St>>(
+        scorer, all, [&](std::size_t, std::int64_t b, std::int64_t, std::uint64_t on, const WordOfScores& scores) {
+          sums[b].add(blocks[b], on, scores);
+        });
+    for (std::int64_t b = 0; b < n; ++b) sums[b].put(blocks[b]);
+  }
 }
 
 }  // namespace

@@ -22,10 +22,11 @@ BITTERSWEET_INLINE void store_chosen(float* to, const WordOfScores& scores, std:
 #endif
 }
 
-template <class S, class T, std::int64_t Rows>
-void read_side_by_side(const Scorer& scorer, const cpu::RowTile* rows, std::int64_t count, const Bracket& bracket) {
+// `count` elements of each of up to RowTile::most rows.
+template <class S, std::size_t St>
+void read_rows(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count, const Bracket& bracket) {
   const Vec low = splat(bracket.low), high = splat(bracket.high);
-  for_each_word_of_rows<S, T, Rows>(
+  for_each_word_of_rows<S, StoredType<St>>(
       scorer, rows, count,
       [&](const cpu::RowTile& row, std::int64_t word, std::uint64_t live, const WordOfScores& scores) {
         Mask lower[vectors_per_word], up_to[vectors_per_word], number[vectors_per_word];
@@ -44,15 +45,6 @@ void read_side_by_side(const Scorer& scorer, const cpu::RowTile* rows, std::int6
         if (read.count <= read.room) store_chosen(read.listed + read.count, scores, inside);
         read.count += bits::count(inside);
       });
-}
-
-// `count` elements of each of up to RowTile::most rows.
-template <class S, std::size_t St>
-void read_rows(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count, const Bracket& bracket) {
-  using T = StoredType<St>;
-  if (rows.size() == cpu::RowTile::most)
-    return read_side_by_side<S, T, cpu::RowTile::most>(scorer, rows.data(), count, bracket);
-  for (const cpu::RowTile& row : rows) read_side_by_side<S, T, 1>(scorer, &row, count, bracket);
 }
 
 // Bit i: the i-th score lies below the threshold, or equals it. Those from `count` on are 0, up to a whole word.

@@ -1,6 +1,8 @@
 // The scores of a tile as they are looked at: 64 at a time, in registers.
 #pragma once
 
+#include <span>
+
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/score.hpp"
 
@@ -9,57 +11,63 @@ namespace {
 
 using WordOfScores = Vec[vectors_per_word];
 
-// f(part, word, live, its 64 scores) for every word of `Parts` tiles of `count` elements each, by turns: when several
-// places are read at once, page walks and memory latency are covered. Zeros stand behind their ends.
-template <class S, class T, std::int64_t Parts, class F>
-BITTERSWEET_INLINE void for_each_word_of_parts(const Scorer& variant, const cpu::TileInput* in,
-                                               const std::uint64_t* const* live, std::int64_t count, F&& f) {
+// Fewer than 64 elements of a tile, and zeros.
+template <class S, class T>
+struct LastWord {
+  T data[7][bits::per_word];
+  cpu::TileInput in;
+
+  __attribute__((noinline, cold)) void copy(const cpu::TileInput& from, std::int64_t first, std::int64_t count) {
+    in = from;
+    int slot = 0;
+    for_each_array<S>([&](auto member) {
+      T* const to = data[slot++];
+      std::copy_n(static_cast<const T*>(from.*member) + first, count, to);
+      std::fill(to + count, to + bits::per_word, T{});
+      in.*member = to;
+    });
+  }
+};
+
+// Tiles of `count` elements each that are read side by side: when several places are read at once, page walks and
+// memory latency are covered. `live` may hold null pointers.
+struct SideBySide {
+  const cpu::TileInput* in;
+  const std::uint64_t* const* live;
+  std::int64_t tiles;
+  std::int64_t count;
+};
+
+// f(number in `all`, tile, word, live, its 64 scores) for every word of them, the tiles by turns; zeros stand behind
+// their ends. In one loop, so that there is one copy of f.
+template <class S, class T, std::size_t N, class F>
+BITTERSWEET_INLINE void for_each_scored_word(const Scorer& variant, const SideBySide (&all)[N], F&& f) {
   constexpr std::int64_t ahead = 512;  // elements; a new page is not left to the hardware prefetcher
   const S scorer = *std::get_if<S>(&variant);
-  const auto scored = [&](std::int64_t part, std::int64_t word, const cpu::TileInput& from, std::int64_t index,
-                          std::uint64_t alive) {
-    WordOfScores scores;
-    for (int v = 0; v < vectors_per_word; ++v) scores[v] = score_at<S, T>(scorer, from, index + v * lanes);
-    f(part, word, alive, scores);
-  };
-  const std::int64_t whole = count / bits::per_word, rest = count % bits::per_word;
-  for (std::int64_t word = 0; word < whole; ++word)
-    for (std::int64_t part = 0; part < Parts; ++part) {
-      const std::int64_t index = word * bits::per_word;
-      for_each_array<S>([&](auto member) {
-        const char* const next = reinterpret_cast<const char*>(static_cast<const T*>(in[part].*member) + index + ahead);
-        for (std::size_t line = 0; line < bits::per_word * sizeof(T); line += 64) __builtin_prefetch(next + line);
-      });
-      scored(part, word, in[part], index, live[part] ? live[part][word] : ~std::uint64_t{0});
-    }
-  for (std::int64_t part = 0; part < Parts && rest > 0; ++part) {
-    const std::int64_t index = whole * bits::per_word;
-    const Padded<S, T, bits::per_word> tail(in[part], rest, bits::per_word,
-                                            [&](const T* array, std::int64_t j) { return array[index + j]; });
-    const std::uint64_t valid = bits::valid(count, whole);
-    scored(part, whole, tail.in, 0, live[part] ? live[part][whole] & valid : valid);
+  for (std::size_t n = 0; n < N; ++n) {
+    const std::int64_t whole = all[n].count / bits::per_word, words = bits::words(all[n].count);
+    for (std::int64_t word = 0; word < words; ++word)
+      for (std::int64_t tile = 0; tile < all[n].tiles; ++tile) {
+        const cpu::TileInput* in = all[n].in + tile;
+        const std::uint64_t* const live = all[n].live[tile];
+        std::uint64_t alive = live ? live[word] : ~std::uint64_t{0};
+        std::int64_t index = word * bits::per_word;
+        LastWord<S, T> tail;
+        if (word == whole) [[unlikely]] {
+          tail.copy(*in, index, all[n].count - index);
+          in = &tail.in;
+          index = 0;
+          alive &= bits::valid(all[n].count, word);
+        }
+        for_each_array<S>([&](auto member) {
+          const char* const next = reinterpret_cast<const char*>(static_cast<const T*>(in->*member) + index + ahead);
+          for (std::size_t line = 0; line < bits::per_word * sizeof(T); line += 64) __builtin_prefetch(next + line);
+        });
+        WordOfScores scores;
+        for (int v = 0; v < vectors_per_word; ++v) scores[v] = score_at<S, T>(scorer, *in, index + v * lanes);
+        f(n, tile, word, alive, scores);
+      }
   }
-}
-
-// f(row, word, live, its 64 scores), the same for tiles of rows.
-template <class S, class T, std::int64_t Rows, class F>
-BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, const cpu::RowTile* rows, std::int64_t count,
-                                              F&& f) {
-  cpu::TileInput in[Rows];
-  const std::uint64_t* live[Rows];
-  for (std::int64_t r = 0; r < Rows; ++r) in[r] = rows[r].in, live[r] = rows[r].live;
-  for_each_word_of_parts<S, T, Rows>(
-      scorer, in, live, count, [&](std::int64_t r, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
-        f(rows[r], word, on, scores);
-      });
-}
-
-// A tile is read in so many places, about four streams in all.
-template <class S>
-constexpr std::int64_t parts_of() {
-  int arrays = 0;
-  for_each_array<S>([&](auto) { ++arrays; });
-  return std::max(1, 4 / arrays);
 }
 
 template <class S, class T>
@@ -69,25 +77,45 @@ BITTERSWEET_INLINE cpu::TileInput from_word(const cpu::TileInput& in, std::int64
   return part;
 }
 
-// f(word, live, its 64 scores) for every word of a tile.
+// f(row, word, live, its 64 scores) for tiles of rows.
+template <class S, class T, class F>
+BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, std::span<const cpu::RowTile> rows,
+                                              std::int64_t count, F&& f) {
+  cpu::TileInput in[cpu::RowTile::most];
+  const std::uint64_t* live[cpu::RowTile::most];
+  for (std::size_t r = 0; r < rows.size(); ++r) in[r] = rows[r].in, live[r] = rows[r].live;
+  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count}};
+  for_each_scored_word<S, T>(
+      scorer, all, [&](std::size_t, std::int64_t r, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
+        f(rows[static_cast<std::size_t>(r)], word, on, scores);
+      });
+}
+
+// A long tile is read in so many places, about four streams in all.
+template <class S>
+constexpr std::int64_t parts_of() {
+  int arrays = 0;
+  for_each_array<S>([&](auto) { ++arrays; });
+  return std::max(1, 4 / arrays);
+}
+
+// f(live, its 64 scores) for every word of a tile, in any order.
 template <class S, class T, class F>
 BITTERSWEET_INLINE void for_each_scored_word(const Scorer& scorer, const cpu::TileInput& in, const std::uint64_t* live,
                                              std::int64_t count, F&& f) {
-  constexpr std::int64_t parts = parts_of<S>();
-  const std::int64_t stride = count / bits::per_word / parts, common = parts * stride;
+  constexpr std::int64_t parts = parts_of<S>(), least = 4096;  // elements of a part: short ones end where it asks
+  const std::int64_t stride = count < parts * least ? 0 : count / bits::per_word / parts, common = parts * stride;
   cpu::TileInput tile[parts + 1];
   const std::uint64_t* alive[parts + 1];
   for (std::int64_t part = 0; part <= parts; ++part) {
     tile[part] = from_word<S, T>(in, part * stride);
     alive[part] = live ? live + part * stride : nullptr;
   }
-  for_each_word_of_parts<S, T, parts>(scorer, tile, alive, stride * bits::per_word,
-                                      [&](std::int64_t part, std::int64_t word, std::uint64_t on,
-                                          const WordOfScores& scores) { f(part * stride + word, on, scores); });
-  for_each_word_of_parts<S, T, 1>(scorer, tile + parts, alive + parts, count - common * bits::per_word,
-                                  [&](std::int64_t, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
-                                    f(common + word, on, scores);
-                                  });
+  const SideBySide all[] = {{tile, alive, parts, stride * bits::per_word},
+                            {tile + parts, alive + parts, 1, count - common * bits::per_word}};
+  for_each_scored_word<S, T>(
+      scorer, all,
+      [&](std::size_t, std::int64_t, std::int64_t, std::uint64_t on, const WordOfScores& scores) { f(on, scores); });
 }
 
 }  // namespace

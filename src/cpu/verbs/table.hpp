@@ -37,8 +37,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   [&]<std::size_t... I>(std::index_sequence<I...>) {
     (fill.template operator()<I, cpu::as_f32>(), ...);
     (fill.template operator()<I, cpu::as_bf16>(), ...);
-  }
-  (std::make_index_sequence<cpu::scorer_count>{});
+  }(std::make_index_sequence<cpu::scorer_count>{});
   k.from_f16 = &from_f16;
   k.from_bf16 = &from_bf16;
   k.uniform = &uniform_tile;
