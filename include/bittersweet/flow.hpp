@@ -105,8 +105,7 @@ Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64
   const std::vector<Chunk> chunks = make_chunks(view.tensors);
   const SelectContext context{options.seed, options.nonfinite, live, options.between_passes};
   if (rank <= 0) {
-    if (!masks.empty())
-      for (const Chunk& chunk : chunks) fill_chunk(view.tensors[chunk.tensor], chunk, masks[chunk.tensor], true);
+    if (!masks.empty()) keep_all(engine, view.tensors, chunks, masks);
     return {};
   }
   Selection selection;
@@ -359,9 +358,9 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     report.tensor_pruned[t] = tensors[t].numel - report.tensor_pruned[t];
     report.pruned += report.tensor_pruned[t];
-    if (options.regrow) report.churn += differing(tensors[t], masks[t]);
   }
-  if (!options.regrow) report.churn = report.pruned - report.dead;  // dead stay dead, so only live bits can differ
+  // Without regrow the dead stay dead, so only live bits can differ.
+  report.churn = options.regrow ? engine.differing(tensors, fresh) : report.pruned - report.dead;
   report_second_moment(engine, view, report, workspace);
   return report;
 }

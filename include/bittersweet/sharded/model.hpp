@@ -14,7 +14,7 @@ inline std::vector<std::int64_t> take_per_tensor(LimbReader& in, std::size_t ten
   return numbers;
 }
 
-template <Engine E>
+template <RankEngine E>
 struct ShardedModel {
   E& engine;
   ShardedInputs in;
@@ -119,18 +119,10 @@ struct ShardedModel {
     return nonfinite;
   }
 
-  // Flat index of the first NaN in the whole tensor; -1: there is none. Slow, and only on the way to an error.
-  std::int64_t first_nonfinite(std::size_t i) const {
-    return std::visit(
-        [&](const auto& formula) -> std::int64_t {
-          const ScoreInputs& tensor = competing[i];
-          for (std::int64_t local = 0; local < tensor.numel; ++local)
-            if (const std::int64_t at = tensor.order.memory_of(local);
-                is_live(tensor, at) && std::isnan(score_element(formula, view, i, at)))
-              return map.global_index(*parts[i], local);
-          return -1;
-        },
-        scorer);
+  // Flat index of the first NaN in the whole tensor; -1: there is none. Only on the way to an error.
+  std::int64_t first_nonfinite(std::size_t i) {
+    const std::int64_t local = engine.first_nonfinite(view, i);
+    return local < 0 ? -1 : map.global_index(*parts[i], local);
   }
 };
 
