@@ -153,12 +153,15 @@ def start_over_ranks(
     agreed = over_ranks.agreement(members, options, writes, said)
     where = members.map, members.group.rank
     whole = [members.index[name] for name in names]
-    rest: tuple[Any, ...] = (whole, members.names, spec, selector, rounds.as_text(agreed))
+    text = rounds.as_text(agreed)
     prune: Any
     if table.device == devices.HOST:
-        prune = _core.ShardedPrune(*where, data, names, *rest, masks=masks, **named)
+        prune = _core.ShardedPrune(
+            *where, data, names, whole, members.names, spec, selector, text, masks, **named
+        )
     else:
-        prune = cuda.ShardedPrune(table, where, rest, {"masks": masks, **named})
+        rest = whole, members.names, spec, selector, text, masks
+        prune = cuda.ShardedPrune(table, where, rest, named)
     return table, new, rounds.completed(agreed, prune.agreement), prune
 
 
