@@ -57,7 +57,8 @@ struct CountRuns {
           equal |= there && score == args.value ? 1u << i : 0u;
         }
         for (; equal != 0; equal &= equal - 1)
-          ties.add_at(begin + (j + static_cast<u32>(__ffs(equal)) - 1) * 32, args.runs, args.bins);
+          ties.add_at(row.order.logical_of(begin + (j + static_cast<u32>(__ffs(equal)) - 1) * 32), args.runs,
+                      args.bins);
       }
       add_to_bins(args.bins, ties.bin, ties.count);
       ties.count = 0;

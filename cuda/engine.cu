@@ -1,10 +1,12 @@
-// The public functions of bittersweet/cuda.hpp on a stream.
+// The public functions of bittersweet/cuda.hpp and cuda_sharded.hpp on a stream.
 #include "bittersweet/cuda.hpp"
 
+#include "bittersweet/cuda_sharded.hpp"
+#include "fp_environment.hpp"
 #include "group_step.cuh"
 #include "launch.cuh"
 #include "nvtx_range.hpp"
-#include "rounds.cuh"
+#include "ranks.cuh"
 #include "selectors.cuh"
 
 namespace bittersweet::cuda {
@@ -19,6 +21,10 @@ extern template void write_mask(Stream&, const Scorer&, const Context&, const Wo
 extern template void write_scores(Stream&, const Scorer&, std::span<const Row>);
 extern template void tally(Stream&, const Context&, const u32*, const KeyRange&, std::span<std::int64_t>);
 extern template void count_runs(Stream&, const Scorer&, const Row&, float, const RunRange&, std::span<std::int64_t>);
+extern template void gather(Stream&, const Scorer&, const Work&, u32, u32, u64, const std::int64_t*, float*);
+extern template void digit_bins(Stream&, const Scorer&, const Work&, const Digit&, std::span<std::int64_t>);
+extern template void count_chunks(Stream&, const Scorer&, const Tasks&, float, float, BracketCounts*);
+extern template void write_chunks(Stream&, const Scorer&, const Tasks&, float, std::uint64_t*);
 extern template void bound_digit(Stream&, const Scorer&, const BoundsArgs&, const Work&, u32);
 extern template void count_digits(Stream&, const Scorer&, const SearchContext&, const Work&, Answers);
 extern template void sample_scores(Stream&, const Scorer&, const SearchContext&);
@@ -93,6 +99,24 @@ void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const 
   const Row row = runs_row(tensors, scorer, t, runs, bins);
   Stream stream(queue.device, queue.stream);
   count_runs(stream, scorer, row, value, runs, bins);
+}
+
+std::size_t sharded_workspace_bytes(std::span<const ScoreInputs> tensors) { return ranks_layout(tensors).bytes; }
+
+ShardedPrune sharded_prune(const Queue& queue, const ShardMap& map, std::int64_t rank,
+                           std::span<const ScoreInputs> tensors, std::span<const std::int64_t> whole,
+                           std::span<const std::string> names, const Scorer& scorer, const Budget& budget,
+                           const PruneOptions& options, const std::string& agreement, std::optional<MaskTable> masks,
+                           void* workspace, std::size_t workspace_bytes, Workspace& host) {
+  const auto call = [queue](const std::function<void(Stream&)>& f) {
+    const NvtxRange range("bittersweet::cuda::sharded_prune");
+    const FpEnvironment environment;
+    Stream stream(queue.device, queue.stream);
+    f(stream);
+  };
+  return ShardedPrune(std::make_unique<DeviceRounds<Stream>>(
+      flow::ShardedArguments{map, rank, tensors, whole, names, scorer, budget, options, agreement, masks}, call,
+      workspace, workspace_bytes, host));
 }
 
 void write_budget(const Queue& queue, StepBudget* budget, const StepBudget& value) {

@@ -104,15 +104,33 @@ struct SumPruned {
   }
 };
 
+template <class K, class L>
+void launch_over(L& launcher, const Work& work, const typename K::Args& args) {
+  if (work.tiles > 0) launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), args);
+}
+
+template <class L>
+void begin_groups(L& launcher, const GroupPlan& plan) {
+  upload(launcher, plan.context.groupings, plan.groupings.data(), plan.groupings.size() * sizeof(Grouping));
+  begin(launcher, plan.step);
+}
+
+// Mask words by the rules, one a tensor, that lie in the context.
+template <class L>
+void cut_groups(L& launcher, const Scorer& scorer, const GroupPlan& plan) {
+  launch_over<ClearNext>(launcher, plan.clear, plan.clear);
+  rank_groups(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::eight)],
+              plan.cut[static_cast<int>(Cutter::ranks)]);
+  cut_rows(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::warps)],
+           plan.cut[static_cast<int>(Cutter::blocks)]);
+  cut_by_digits(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::digits)]);
+}
+
 template <class L>
 void enqueue_groups(L& launcher, const Scorer& scorer, const GroupPlan& plan) {
   const Context& c = plan.context.step;
   const Work& all = plan.step.work.all;
-  const auto over = [&]<class K>(const Work& work, const typename K::Args& args) {
-    if (work.tiles > 0) launcher.template launch<K>(grid_for<K>((work.tiles + 7) / 8, launcher.processors()), args);
-  };
-  upload(launcher, plan.context.groupings, plan.groupings.data(), plan.groupings.size() * sizeof(Grouping));
-  begin(launcher, plan.step);
+  begin_groups(launcher, plan);
   second_moments(launcher, scorer, c);
   if (plan.shares != nullptr) {
     count_dead(launcher, all, c.row_count, plan.dead);
@@ -120,16 +138,9 @@ void enqueue_groups(L& launcher, const Scorer& scorer, const GroupPlan& plan) {
            {c.rows, c.row_count, plan.dead, plan.budget, c.total, most_of(plan.scope), plan.distribution, plan.shares});
   }
   launcher.template launch<GroupRules>(1, {plan.context, plan.budget, plan.scope, plan.rounding, plan.shares});
-  over.template operator()<ClearNext>(plan.clear, plan.clear);
-
-  rank_groups(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::eight)],
-              plan.cut[static_cast<int>(Cutter::ranks)]);
-  cut_rows(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::warps)],
-           plan.cut[static_cast<int>(Cutter::blocks)]);
-  cut_by_digits(launcher, scorer, plan.context, plan.cut[static_cast<int>(Cutter::digits)]);
-
+  cut_groups(launcher, scorer, plan);
   launcher.template launch<ConcludeGroups>(1, c);
-  over.template operator()<KeepCurrent>(all, {c, all});
+  launch_over<KeepCurrent>(launcher, all, {c, all});
   apply_mask(launcher, plan.step.zeros, &c.report->status);
   compare_masks(launcher, c, all);
   launcher.template launch<SumPruned>(1, c);

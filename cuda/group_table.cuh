@@ -98,10 +98,6 @@ BITTERSWEET_DEVICE Members group_at(const Grouping& how, Int index) {
   return members;
 }
 
-BITTERSWEET_DEVICE bool is_live(const Row& row, std::int64_t index) {
-  return row.live == nullptr || (words32(row.live)[index / 32] >> (index % 32) & 1u) != 0;
-}
-
 // Live NaN, by lane.
 struct NanTally {
   u32 count = 0;

@@ -41,6 +41,18 @@ class Stream {
     check(cudaGetLastError(), "launching a kernel");
   }
 
+  // Between memory of the host, which may change as soon as these return, and the device's. from() waits for all that
+  // was enqueued before.
+  void to(void* device, const void* host, std::size_t bytes) {
+    if (bytes > 0)
+      check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+  }
+  void from(void* host, const void* device, std::size_t bytes) {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+    check(cudaStreamSynchronize(stream_), "waiting for the device");
+  }
+
  private:
   cudaStream_t stream_;
   int device_ = 0, before_ = 0, processors_ = 1;

@@ -13,14 +13,6 @@
 
 namespace bittersweet::cuda {
 
-inline void check_row_major(std::span<const ScoreInputs> tensors) {
-  for (const ScoreInputs& tensor : tensors)
-    if (!tensor.order.row_major())
-      throw LayoutError("tensor '" + std::string(tensor.name) + "': matrices of " + std::to_string(tensor.order.p) +
-                        " x " + std::to_string(tensor.order.q) +
-                        " are transposed in its memory; row-major memory is accepted. Make a row-major copy");
-}
-
 inline void check_addresses(std::span<const ScoreInputs> tensors) {
   for (const ScoreInputs& tensor : tensors)
     for (const TensorView* array : {&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &tensor.grad,

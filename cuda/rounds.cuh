@@ -110,7 +110,6 @@ inline Row runs_row(std::span<const ScoreInputs> tensors, const Scorer& scorer, 
   const ScoreView view = make_view(tensors, scorer);
   if (t >= tensors.size())
     throw ArgumentError("t: " + std::to_string(t) + " of " + std::to_string(tensors.size()) + " tensors");
-  check_row_major(tensors.subspan(t, 1));
   check_addresses(tensors.subspan(t, 1));
   const RunMap& map = runs.map;
   bool sound = map.length >= 1 && map.parts >= 1 && runs.width >= 1 && map.axes <= RunMap::most_axes;

@@ -85,6 +85,10 @@ BITTERSWEET_DEVICE void store_word(std::uint64_t* mask, std::int64_t numel, std:
   if (word / 2 * 64 < numel) words32(mask)[word] = bits;
 }
 
+BITTERSWEET_DEVICE bool is_live(const Row& row, std::int64_t index) {
+  return row.live == nullptr || (words32(row.live)[index / 32] >> (index % 32) & 1u) != 0;
+}
+
 // The tensor that holds an element, by a number that rises from row to row.
 template <class Of>
 BITTERSWEET_DEVICE u32 row_of(u32 rows, const Of& begins_at_or_before) {

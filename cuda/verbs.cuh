@@ -135,6 +135,11 @@ template <class L>
 void count_runs(L& launcher, const Scorer& scorer, const Row& row, float value, const RunRange& runs,
                 std::span<std::int64_t> bins);
 template <class L>
+void gather(L& launcher, const Scorer& scorer, const Work& work, u32 row_count, u32 width, u64 count,
+            const std::int64_t* places, float* scores);
+template <class L>
+void digit_bins(L& launcher, const Scorer& scorer, const Work& work, const Digit& digit, std::span<std::int64_t> bins);
+template <class L>
 void histogram(L& launcher, const Scorer& scorer, const Context& context, const Work& work, u32 level);
 template <class L>
 void plan_retry(L& launcher, const Context& context);

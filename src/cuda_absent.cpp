@@ -1,5 +1,6 @@
 // Stands in for the CUDA engine in a build without it: every function says why, and how to get one that has it.
 #include "bittersweet/cuda_calibration.hpp"
+#include "bittersweet/cuda_sharded.hpp"
 #include "bittersweet/cuda_sparse.hpp"
 #include "bittersweet/cuda_track.hpp"
 #include "bittersweet/error.hpp"
@@ -39,6 +40,15 @@ void tally(const Queue&, std::span<const ScoreInputs>, std::span<const std::int6
 
 void count_runs(const Queue&, std::span<const ScoreInputs>, const Scorer&, std::size_t, float, const RunRange&,
                 std::span<std::int64_t>) {
+  refuse();
+}
+
+std::size_t sharded_workspace_bytes(std::span<const ScoreInputs>) { refuse(); }
+
+ShardedPrune sharded_prune(const Queue&, const ShardMap&, std::int64_t, std::span<const ScoreInputs>,
+                           std::span<const std::int64_t>, std::span<const std::string>, const Scorer&, const Budget&,
+                           const PruneOptions&, const std::string&, std::optional<MaskTable>, void*, std::size_t,
+                           Workspace&) {
   refuse();
 }
 

@@ -9,7 +9,7 @@
 
 namespace bittersweet {
 
-class StepThenSelect {
+class StepThenSelect : public HostMemory {
  public:
   StepThenSelect(CpuEngine& engine, std::span<const ScoreInputs> tensors, const cpu::StepInPass& step)
       : engine_(engine), tensors_(tensors), step_(step) {}

@@ -149,7 +149,7 @@ void bracket(const Queue& queue, std::span<const ScoreInputs> tensors, const Sco
 void tally(const Queue& queue, std::span<const ScoreInputs> tensors, std::span<const std::int64_t> units,
            const KeyRange& keys, void* workspace, std::size_t workspace_bytes, std::span<std::int64_t> bins);
 
-// Scores of tensor t, which is row-major (or LayoutError), that equal the value, by run. `bins` is device memory.
+// Scores of tensor t that equal the value, by run. `bins` is device memory.
 void count_runs(const Queue& queue, std::span<const ScoreInputs> tensors, const Scorer& scorer, std::size_t t,
                 float value, const RunRange& runs, std::span<std::int64_t> bins);
 

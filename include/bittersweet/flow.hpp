@@ -80,19 +80,8 @@ inline void check(std::span<const ScoreInputs> tensors, const PruneOptions& opti
 }
 
 // Logical index of the first NaN score of a tensor from `begin` on, of those that the scope ranks; -1: there is none.
-// Slow, and only on the way to an error.
 inline std::int64_t next_nonfinite(const ScoreView& view, std::size_t t, const Scope& scope, std::int64_t begin = 0) {
-  const ScoreInputs& tensor = view.tensors[t];
-  return std::visit(
-      [&](const auto& scorer) -> std::int64_t {
-        for (std::int64_t i = begin; i < tensor.numel; ++i)
-          if (const std::int64_t at = tensor.order.memory_of(i); is_ranked(tensor.geometry, scope, i) &&
-                                                                 is_live(tensor, at) &&
-                                                                 std::isnan(score_element(scorer, view, t, at)))
-            return i;
-        return -1;
-      },
-      view.scorer);
+  return bittersweet::next_nonfinite(view, t, ranked_inputs(view.tensors[t].geometry, scope), begin);
 }
 
 // Raises for the NaN scores of all tensors, naming the first.
@@ -123,8 +112,7 @@ Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64
   const std::vector<Chunk> chunks = make_chunks(view.tensors);
   const SelectContext context{options.seed, options.nonfinite, live, options.between_passes};
   if (rank <= 0) {
-    if (!masks.empty())
-      for (const Chunk& chunk : chunks) fill_chunk(view.tensors[chunk.tensor], chunk, masks[chunk.tensor], true);
+    if (!masks.empty()) keep_all(engine, view.tensors, chunks, masks);
     return {};
   }
   Selection selection;
@@ -380,9 +368,9 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     report.tensor_pruned[t] = tensors[t].numel - report.tensor_pruned[t];
     report.pruned += report.tensor_pruned[t];
-    if (options.regrow) report.churn += differing(tensors[t], masks[t]);
   }
-  if (!options.regrow) report.churn = report.pruned - report.dead;  // dead stay dead, so only live bits can differ
+  // Without regrow the dead stay dead, so only live bits can differ.
+  report.churn = options.regrow ? engine.differing(tensors, fresh) : report.pruned - report.dead;
   report_second_moment(engine, view, report, workspace);
   return report;
 }

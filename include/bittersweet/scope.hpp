@@ -56,10 +56,9 @@ inline Asked ask(const Budget& budget, const Scope& scope, std::int64_t total) {
   return asked;
 }
 
-// Is the element at a logical index ranked with others? Inputs behind the last whole N:M group stay, NaN or not.
-inline bool is_ranked(const Geometry& g, const Scope& scope, std::int64_t index) noexcept {
-  if (scope.kind != Scope::n_of_m || g.inputs % scope.of == 0) return true;
-  return index / g.input_stride % g.inputs < g.inputs - g.inputs % scope.of;
+// How many of a row's inputs are ranked with others: those behind the last whole N:M group stay, NaN or not.
+inline std::int64_t ranked_inputs(const Geometry& g, const Scope& scope) noexcept {
+  return scope.kind == Scope::n_of_m ? g.inputs - g.inputs % scope.of : g.inputs;
 }
 
 enum class Rounding { nearest, floor };  // of a row's share: floor(s * columns + 0.5), or int(s * columns)

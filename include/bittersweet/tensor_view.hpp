@@ -47,6 +47,7 @@ struct Geometry {
   }
 
   // The input feature that element `index` multiplies, of features().
+  constexpr std::int64_t input_of(std::int64_t index) const noexcept { return index / input_stride % inputs; }
   constexpr std::int64_t feature_of(std::int64_t index) const noexcept {
     if (input_stride <= 0) return 0;
     const std::int64_t feature = index / input_stride % inputs;

@@ -1,9 +1,8 @@
-// Prunings by several processes: the map of who holds what, and the rounds. Python adds the vectors over ranks.
+// Prunings by several processes: the map of who holds what, and what can be checked of it.
 #include "bittersweet/sharded.hpp"
 
 #include "selecting.hpp"
 #include "table.hpp"
-#include "workspace.hpp"
 
 namespace py = pybind11;
 
@@ -52,67 +51,9 @@ const ShardMap::Part& part_of(const ShardMap& map, std::int64_t tensor, std::int
   return map.parts()[held[which]];
 }
 
-// int32 in memory that lives as long as this.
-struct RoundVector {
-  std::shared_ptr<void> owner;
-  std::span<std::int32_t> numbers;
-
-  static py::memoryview view(std::shared_ptr<void> owner, std::span<std::int32_t> numbers) {
-    return py::memoryview(py::cast(RoundVector{std::move(owner), numbers}));
-  }
-};
-
-// A ShardedPrune and all that it borrows, but the map.
-struct Run {
-  Table rows;
-  bool masks;
-  BorrowedWorkspace workspace{};
-  std::optional<ShardedPrune> prune{};
-};
-
-class BoundRun {
- public:
-  BoundRun(const ShardMap& map, std::int64_t rank, const py::buffer& table, std::vector<std::string> names,
-           const std::vector<std::int64_t>& tensors, const std::vector<std::string>& names_of_all,
-           const py::tuple& scorer, const py::tuple& selector, const std::string& agreement, bool masks,
-           const py::kwargs& given)
-      : run_(new Run{Table(table, std::move(names)), masks}) {
-    const MaskArguments arguments(selector, given);
-    const std::optional<MaskTable> written = masks ? std::optional<MaskTable>(run_->rows.new_masks) : std::nullopt;
-    run_->prune.emplace(map, rank, run_->rows.tensors, tensors, names_of_all, to_scorer(scorer), arguments.budget,
-                        arguments.options, agreement, written, *run_->workspace);
-  }
-
-  py::object next(bool fault) {
-    std::span<std::int32_t> vector;
-    {
-      const py::gil_scoped_release release;
-      vector = run_->prune->next(fault);
-    }
-    if (vector.empty()) return py::none();
-    return RoundVector::view(run_, vector);
-  }
-
-  py::dict report() const {
-    const PruneReport& report = run_->prune->report();
-    py::dict d = run_->masks ? masks_to_dict(report) : to_dict(report);
-    d["rounds"] = run_->prune->rounds();
-    d["bytes_sent"] = run_->prune->bytes();
-    return d;
-  }
-
-  const std::string& agreement() const { return run_->prune->agreement(); }
-
- private:
-  std::shared_ptr<Run> run_;
-};
-
 }  // namespace
 
 void bind_sharded(py::module_& module) {
-  py::class_<RoundVector>(module, "RoundVector", py::buffer_protocol()).def_buffer([](RoundVector& vector) {
-    return py::buffer_info(vector.numbers.data(), static_cast<py::ssize_t>(vector.numbers.size()));
-  });
   py::class_<ShardMap>(module, "ShardMap")
       .def(py::init(&make_map), py::arg("shapes"), py::arg("boxes"), py::arg("ranks"),
            py::arg("geometries") = py::none())
@@ -133,16 +74,6 @@ void bind_sharded(py::module_& module) {
             return part_of(map, tensor, rank, which).rank == rank;
           },
           py::arg("tensor"), py::arg("rank"), py::arg("which") = 0);
-  py::class_<BoundRun>(module, "ShardedPrune")
-      .def(py::init<const ShardMap&, std::int64_t, const py::buffer&, std::vector<std::string>,
-                    const std::vector<std::int64_t>&, const std::vector<std::string>&, const py::tuple&,
-                    const py::tuple&, const std::string&, bool, const py::kwargs&>(),
-           py::keep_alive<1, 2>(), py::arg("map"), py::arg("rank"), py::arg("table"), py::arg("names"),
-           py::arg("tensors"), py::arg("names_of_all"), py::arg("scorer"), py::arg("selector"), py::arg("agreement"),
-           py::arg("masks") = true)
-      .def("next", &BoundRun::next, py::arg("fault") = false)
-      .def("report", &BoundRun::report)
-      .def_property_readonly("agreement", &BoundRun::agreement);
   module.def(
       "check_over_ranks",
       [](const ShardMap& map, const std::vector<std::string>& names, const py::tuple& scorer, const py::tuple& selector,
@@ -150,10 +81,6 @@ void bind_sharded(py::module_& module) {
         ShardedPrune::check(map, names, to_scorer(scorer), MaskArguments(selector, given).options);
       },
       py::arg("map"), py::arg("names"), py::arg("scorer"), py::arg("selector"));
-  module.def("fault_vector", [] {
-    const auto vector = std::make_shared<std::vector<std::int32_t>>(ShardedPrune::fault_vector());
-    return RoundVector::view(vector, *vector);
-  });
 }
 
 }  // namespace bittersweet::python

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   bittersweet::python::bind_score(module);
   bittersweet::python::bind_prune(module);
   bittersweet::python::bind_sharded(module);
+  bittersweet::python::bind_rounds(module);
   bittersweet::python::bind_mask(module);
   bittersweet::python::bind_blockwise(module);
   bittersweet::python::bind_optim(module);

@@ -124,6 +124,7 @@ void bind_mask(pybind11::module_& module);
 void bind_optim(pybind11::module_& module);
 void bind_prune(pybind11::module_& module);
 void bind_rounding(pybind11::module_& module);
+void bind_rounds(pybind11::module_& module);
 void bind_calibration(pybind11::module_& module);
 void bind_score(pybind11::module_& module);
 void bind_sharded(pybind11::module_& module);

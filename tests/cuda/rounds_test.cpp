@@ -184,6 +184,9 @@ TEST(CudaRounds, CountRuns) {
       SCOPED_TRACE(name_of(scorer) + ", seed " + std::to_string(seed));
       EmulatedCuda engine(seed, static_cast<unsigned>(seed % 3) + 1);
       expect_same_runs(inputs, scorer, sorted[sorted.size() / 2], engine);
+      std::vector<ScoreInputs> turned = inputs;  // the same memory, whose elements are others
+      for (ScoreInputs& tensor : turned) tensor.order = some_order(tensor.numel);
+      expect_same_runs(turned, scorer, sorted[sorted.size() / 2], engine);
       EXPECT_TRUE(model.intact());
     }
 }
@@ -248,10 +251,6 @@ TEST(CudaRounds, ArgumentsAreCheckedFirst) {
   wrong = map;
   wrong.length = 0;
   EXPECT_THROW(engine.count_runs(inputs, Magnitude{}, 0, 0.0f, {wrong, 0, 20, 1}, 20), ArgumentError);
-  std::vector<ScoreInputs> turned = inputs;
-  turned[0].order = some_order(turned[0].numel);
-  ASSERT_FALSE(turned[0].order.row_major());
-  EXPECT_THROW(engine.count_runs(turned, Magnitude{}, 0, 0.0f, {map, 0, 20, 1}, 20), LayoutError);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Mask bits: one keep bit an element, lowest bit first, each tensor padded to a word; and what is read off masks alone.
 #include "bittersweet/mask/bit_layout.hpp"
 
+#include "bittersweet/engine/reference.hpp"
 #include "bittersweet/mask/commit.hpp"
 #include "bittersweet/mask/mask_view.hpp"
 #include "bittersweet/mask/rows.hpp"

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/engine/host_memory.hpp"
 #include "bittersweet/engine/optim.hpp"
 #include "bittersweet/engine/rounding.hpp"
 #include "bittersweet/engine/track.hpp"
@@ -16,7 +17,7 @@ struct Kernels;
 struct StepInPass;
 }  // namespace cpu
 
-class CpuEngine {
+class CpuEngine : public HostMemory {
  public:
   CpuEngine();                                     // the best instruction set, or the one BITTERSWEET_CPU_ISA names
   explicit CpuEngine(const std::string& isa);      // this one; throws ArgumentError when it does not run here

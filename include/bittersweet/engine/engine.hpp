@@ -38,18 +38,16 @@ inline const TensorView& of(const ScoreInputs& tensor, std::uint32_t role) noexc
 }
 }  // namespace roles
 
+// Verbs that a selection over ranks (sharded/) asks for. All arrays and masks lie in the engine's own memory, and only
+// what is returned, and what `bins`, `per_tensor` and samples point to, in the host's.
 template <class E>
-concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chunk> chunks, Workspace& workspace,
-                          std::span<float* const> outputs, float* sample, MaskTable masks, Bracket bracket, Digit digit,
-                          std::span<std::int64_t> bins, std::span<const float> thresholds, std::span<CountsAt> counts,
-                          std::span<const ChunkQuota> quotas, std::span<const ScoreInputs> tensors,
-                          std::span<const std::uint64_t* const> bits, std::size_t t, GroupRule rule,
-                          std::span<std::int64_t> per_tensor, std::span<const std::int64_t> positions,
-                          std::span<const Candidates> candidates, std::span<const std::int64_t> ties,
-                          const KeyRange& keys, const RunRange& runs) {
-  // outputs[t][i] = score of element i of tensor t, dead or alive.
-  engine.write_scores(view, chunks, outputs);
-
+concept RankEngine = requires(
+    E& engine, const ScoreView& view, std::span<const Chunk> chunks, Workspace& workspace, float* sample,
+    MaskTable masks, Bracket bracket, Digit digit, std::span<std::int64_t> bins, std::span<const ChunkQuota> quotas,
+    std::span<const ChunkFill> fills, std::span<const ScoreInputs> tensors, std::span<const std::uint64_t* const> bits,
+    std::size_t t, GroupRule rule, std::span<std::int64_t> per_tensor, std::span<const std::int64_t> positions,
+    std::span<const Candidates> candidates, std::span<const std::int64_t> ties, const KeyRange& keys,
+    const RunRange& runs, std::uint64_t* mask, std::vector<std::uint64_t>& words) {
   // sample[LineSample::width * j + c] = score of the c-th element of line j, or NaN where the line has no such live
   // element. Line j lies in the j-th of `lines` equal stretches of the sequence (or, where the sample gives their
   // numbers, of all lines), at a place hashed from (seed, j).
@@ -73,15 +71,12 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
   // not count. Runs go by the logical index. bins.size() >= runs.bins(), the rest becomes 0.
   engine.count_runs(view, t, float{}, runs, bins);
 
-  // Mean and spread material over the live scores, in the fixed order that Moments states.
-  { engine.moments(view, chunks) } -> std::same_as<Moments>;
-
-  // counts[j] = live scores below and equal to thresholds[j].
-  engine.count(view, chunks, thresholds, counts);
-
   // Rewrites the words of the quoted chunks: keep bit = live and not (score < threshold), and not one of the first
   // `ties` scores of the chunk that equal the threshold. NaN stays. Returns the live NaN scores that it met.
   { engine.write_mask(view, chunks, quotas, float{}, masks) } -> std::same_as<std::int64_t>;
+
+  // Rewrites the words of these chunks: the live bits of their tensors, or 0.
+  engine.fill_mask(tensors, chunks, fills, masks);
 
   // Clears the bits of collected candidates below the threshold, and of the first ties[c] in chunk c that equal it.
   engine.settle(chunks, candidates, float{}, ties, masks);
@@ -90,17 +85,49 @@ concept Engine = requires(E& engine, const ScoreView& view, std::span<const Chun
   // logical position in the row) until the group's share, dead elements included, is met. Returns the NaN it met.
   { engine.group_mask(view, t, rule, masks) } -> std::same_as<std::int64_t>;
 
-  // Writes +0 to every element of the chosen arrays whose keep bit is 0. Absent arrays are skipped.
-  engine.apply_mask(tensors, chunks, bits, std::uint32_t{});
-
-  // per_tensor[t] = elements of the chosen arrays of tensor t whose keep bit is 0 and whose value is not zero.
-  engine.verify_mask(tensors, chunks, bits, std::uint32_t{}, per_tensor);
-
   // per_tensor[t] = live elements of tensor t.
   engine.popcount(tensors, bits, per_tensor);
 
   // The same under new masks; returns the output rows that had a live weight under the tensors' own and now have none.
   { engine.survey(tensors, chunks, bits, per_tensor) } -> std::same_as<std::int64_t>;
+
+  // Bits of new masks that differ from the tensors' own.
+  { engine.differing(tensors, bits) } -> std::same_as<std::int64_t>;
+
+  // The logical index of the first live NaN score of tensor t among the first so many inputs of its rows; -1: there is
+  // none. Only on the way to an error.
+  { engine.first_nonfinite(view, t, std::int64_t{}) } -> std::same_as<std::int64_t>;
+
+  // Words of a mask for the host to read: in `words`, or where they are.
+  { engine.words(mask, std::int64_t{}, words) } -> std::same_as<const std::uint64_t*>;
+
+  // As many words as `words` has that write_mask can write to: those, or others that live until the next call of this.
+  { engine.scratch(words) } -> std::same_as<std::uint64_t*>;
+
+  // Clears the bits of a mask that `words` has set.
+  engine.clear_bits(mask, words);
 };
+
+template <class E>
+concept Engine =
+    RankEngine<E> &&
+    requires(E& engine, const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs,
+             std::span<const float> thresholds, std::span<CountsAt> counts, std::span<const ScoreInputs> tensors,
+             std::span<const std::uint64_t* const> bits, std::span<std::int64_t> per_tensor) {
+      // outputs[t][i] = score of element i of tensor t, dead or alive.
+      engine.write_scores(view, chunks, outputs);
+
+      // Mean and spread material over the live scores, in the fixed order that Moments states.
+      { engine.moments(view, chunks) } -> std::same_as<Moments>;
+
+      // counts[j] = live scores below and equal to thresholds[j].
+      engine.count(view, chunks, thresholds, counts);
+
+      // Writes +0 to every element of the chosen arrays whose keep bit is 0. Absent arrays are skipped.
+      engine.apply_mask(tensors, chunks, bits, std::uint32_t{});
+
+      // per_tensor[t] = elements of the chosen arrays of tensor t whose keep bit is 0 and whose value is not zero.
+      engine.verify_mask(tensors, chunks, bits, std::uint32_t{}, per_tensor);
+    };
 
 }  // namespace bittersweet

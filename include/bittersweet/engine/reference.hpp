@@ -9,12 +9,13 @@
 #include <vector>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/engine/host_memory.hpp"
 #include "bittersweet/mask/rows.hpp"
 #include "bittersweet/radix_key.hpp"
 
 namespace bittersweet {
 
-class ReferenceEngine {
+class ReferenceEngine : public HostMemory {
  public:
   void write_scores(const ScoreView& view, std::span<const Chunk>, std::span<float* const> outputs) {
     visit(view, [&](std::size_t t, auto score) {

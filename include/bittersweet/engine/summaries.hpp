@@ -69,11 +69,12 @@ struct Candidates {
 
 struct BracketResult {
   BracketCounts total;
-  std::vector<BracketCounts> chunk;               // one per chunk
+  std::vector<BracketCounts> chunk;               // one per chunk; a read without masks or NaN may leave it empty
   std::vector<Candidates> candidates;             // one per chunk; incomplete when `overflow`
   std::vector<std::span<const float>> collected;  // the same scores in a few pieces, in no order
   bool overflow = false;                          // more inside than the capacity; the counts are exact all the same
   std::int64_t bytes = 0;                         // of workspace used
+  double passes = 1;                              // reads that it took
 };
 
 // One digit of the radix search: the keys whose leading `prefix_bits` bits are `prefix`, by their next `digit_bits`.
@@ -159,6 +160,12 @@ struct ChunkQuota {
   std::int64_t ties;
 };
 inline constexpr std::int64_t all_ties = INT64_MAX;
+
+// A chunk whose mask needs no scores: all that is live stays, or nothing.
+struct ChunkFill {
+  std::uint32_t chunk;
+  bool keep;
+};
 
 // A sample: short runs of neighbours in memory (128 bytes of f32: two cache lines that one page look-up brings in), one
 // per stratum of the sequence, at a hashed place in it. A place is an element of the line; with `first`, the number of

@@ -59,7 +59,7 @@ inline std::vector<SplitTies> take_split(const ScoreView& view, std::span<const 
 }
 
 // Prunes the wanted ties of a tensor whose mask keeps them all: the first by logical index. Returns the extra passes.
-template <Engine E>
+template <RankEngine E>
 double prune_split(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run,
                    const std::vector<std::int64_t>& present, const SplitTies& split, MaskTable masks) {
   const ScoreInputs& tensor = view.tensors[split.tensor];
@@ -80,24 +80,29 @@ double prune_split(E& engine, const ScoreView& view, std::span<const Chunk> chun
       if (found.scores[i] == run.selection.value) bits::set(ties.data(), chunks[c].first + found.offsets[i]);
   }
   if (!again.empty()) {
-    std::vector<std::uint64_t*> without(masks.begin(), masks.end());
-    without[split.tensor] = ties.data();
-    engine.write_mask(view, chunks, again, run.selection.value, without);
+    std::vector<std::uint64_t*> tables(masks.begin(), masks.end());
+    tables[split.tensor] = engine.scratch(ties);
+    engine.write_mask(view, chunks, again, run.selection.value, tables);
+    std::vector<std::uint64_t> copies[2];
+    const std::uint64_t* const with = engine.words(mask, bits::words(tensor.numel), copies[0]);
+    const std::uint64_t* const without = engine.words(tables[split.tensor], bits::words(tensor.numel), copies[1]);
     for (const ChunkQuota& q : again) {
       const std::int64_t first = chunks[q.chunk].first / bits::per_word;
       for (std::int64_t word = first; word < first + bits::words(chunks[q.chunk].count); ++word)
-        ties[static_cast<std::size_t>(word)] = mask[word] & ~ties[static_cast<std::size_t>(word)];
+        ties[static_cast<std::size_t>(word)] = with[word] & ~without[word];
     }
   }
   bits::keep_first(ties.data(), tensor.numel, tensor.order, split.wanted);
-  for (std::size_t word = 0; word < words; ++word) mask[word] &= ~ties[word];
+  engine.clear_bits(mask, ties);
   return static_cast<double>(rescored) / static_cast<double>(view.size());
 }
 
-inline void fill_chunk(const ScoreInputs& tensor, const Chunk& chunk, std::uint64_t* mask, bool keep) {
-  const std::int64_t first = chunk.first / bits::per_word;
-  for (std::int64_t word = first; word < first + bits::words(chunk.count); ++word)
-    mask[word] = keep ? bits::live(tensor.mask, tensor.numel, word) : 0;
+// Masks of which nothing goes.
+template <RankEngine E>
+void keep_all(E& engine, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks, MaskTable masks) {
+  std::vector<ChunkFill> fills;
+  for (std::size_t c = 0; c < chunks.size(); ++c) fills.push_back({static_cast<std::uint32_t>(c), true});
+  engine.fill_mask(tensors, chunks, fills, masks);
 }
 
 // How many scores equal to the threshold each chunk has, where the place of the selection tells; `inside` too?
@@ -123,7 +128,7 @@ inline std::vector<std::int64_t> ties_present(const ExactRun& run, bool inside) 
 // many go as its quota says. Chunks that the provisional bits already describe are left alone; those that hold nothing
 // but ties and decided scores are filled; the rest are scored once more. Returns the extra passes over the inputs that
 // this took.
-template <Engine E>
+template <RankEngine E>
 double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run,
                       const std::vector<std::int64_t>& present, std::vector<std::int64_t> quota, MaskTable masks) {
   const Selection& selection = run.selection;
@@ -131,29 +136,29 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
   const std::vector<SplitTies> apart = take_split(view, chunks, present, quota);
 
   std::vector<ChunkQuota> again;
+  std::vector<ChunkFill> fills;
   for (std::size_t c = 0; c < chunks.size(); ++c) {
     const BracketCounts& counts = result.chunk[c];
-    const ScoreInputs& tensor = view.tensors[chunks[c].tensor];
-    std::uint64_t* const mask = masks[chunks[c].tensor];
+    const auto fill = [&](bool keep) { fills.push_back({static_cast<std::uint32_t>(c), keep}); };
     const bool all = quota[c] == present[c], none = quota[c] == 0;
     bool stale = false;
     switch (selection.place) {
-      case Place::nothing: fill_chunk(tensor, chunks[c], mask, true); break;
+      case Place::nothing: fill(true); break;
       case Place::zeros_below:  // provisional: zeros and the smallest positive number are pruned
         if (none)
-          fill_chunk(tensor, chunks[c], mask, true);
+          fill(true);
         else
           stale = !all || counts.equal_low > 0;
         break;
       case Place::at_low:  // provisional: all ties are pruned
         if (none && counts.below == 0)
-          fill_chunk(tensor, chunks[c], mask, true);
+          fill(true);
         else
           stale = !all;
         break;
       case Place::at_high:  // provisional: no tie is pruned; the inside is settled below
         if (!none && all && counts.above == 0 && counts.nan == 0)
-          fill_chunk(tensor, chunks[c], mask, false);
+          fill(false);
         else
           stale = !none;
         break;
@@ -161,6 +166,7 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
     }
     if (stale) again.push_back({static_cast<std::uint32_t>(c), quota[c]});
   }
+  if (!fills.empty()) engine.fill_mask(view.tensors, chunks, fills, masks);
   if (selection.place == Place::inside || selection.place == Place::at_high)
     engine.settle(chunks, result.candidates, selection.value, quota, masks);
   std::int64_t rescored = 0;
@@ -172,7 +178,7 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
 }
 
 // The same for ties that go in order of (tensor, flat index).
-template <Engine E>
+template <RankEngine E>
 double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run, Ties ties,
                       MaskTable masks) {
   const std::int64_t wanted = ties_wanted(ties, run.selection);

@@ -8,7 +8,7 @@
 namespace bittersweet::flow {
 
 // One of them: over the whole tensors `tensors`, of which this rank holds `local`.
-template <Engine E>
+template <RankEngine E>
 struct ShardedRun {
   std::vector<std::size_t> tensors{}, local{};
   std::optional<std::int64_t> capacity{};
@@ -24,7 +24,7 @@ struct ShardedRun {
   }
 };
 
-template <Engine E>
+template <RankEngine E>
 class ShardedBatch {
  public:
   explicit ShardedBatch(ShardedModel<E>& model) : model_(model) {}
@@ -170,6 +170,7 @@ class ShardedBatch {
     std::vector<std::uint64_t*> masks;
     for (std::size_t i = 0; i < model_.competing.size(); ++i) {
       if (!chosen[model_.whole(i)] || model_.parts[i] == nullptr) continue;
+      if (model_.in.threshold_only && !model_.counts(i)) continue;  // nobody asks about it
       run.local.push_back(i);
       tensors.push_back(model_.competing[i]);
       parts.push_back({model_.parts[i]->unit, model_.counts(i),

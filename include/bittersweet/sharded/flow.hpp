@@ -9,7 +9,7 @@
 
 namespace bittersweet::flow {
 
-template <Engine E>
+template <RankEngine E>
 class Sharded {
  public:
   Sharded(E& engine, const ShardedInputs& in, const Scorer& scorer, const Budget& budget, const PruneOptions& options,

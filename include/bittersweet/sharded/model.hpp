@@ -14,7 +14,7 @@ inline std::vector<std::int64_t> take_per_tensor(LimbReader& in, std::size_t ten
   return numbers;
 }
 
-template <Engine E>
+template <RankEngine E>
 struct ShardedModel {
   E& engine;
   ShardedInputs in;
@@ -119,9 +119,9 @@ struct ShardedModel {
     return nonfinite;
   }
 
-  // Flat index of the first NaN in the whole tensor; -1: there is none. Slow, and only on the way to an error.
-  std::int64_t first_nonfinite(std::size_t i) const {
-    const std::int64_t local = next_nonfinite(view, i, options.scope);
+  // Flat index of the first NaN in the whole tensor; -1: there is none. Only on the way to an error.
+  std::int64_t first_nonfinite(std::size_t i) {
+    const std::int64_t local = engine.first_nonfinite(view, i, ranked_inputs(view.tensors[i].geometry, options.scope));
     return local < 0 ? -1 : map.global_index(*parts[i], local);
   }
 };

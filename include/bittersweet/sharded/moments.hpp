@@ -12,7 +12,7 @@ struct SecondMoments {
 
 // This rank's share in what report_second_moment() would count of the whole model: of the same elements, those that
 // the rank counts for. `parts[t]`: where tensor t of the view lies; null: another rank counts for it.
-template <Engine E>
+template <RankEngine E>
 SecondMoments count_second_moments(E& engine, const ScoreView& view, std::span<const ShardMap::Part* const> parts,
                                    const ShardMap& map, Workspace& workspace) {
   SecondMoments counts;
@@ -68,8 +68,10 @@ SecondMoments count_second_moments(E& engine, const ScoreView& view, std::span<c
 }
 
 // Of a mask's bits in logical order, and of the part that they are of.
-inline std::uint64_t fingerprint(const ScoreInputs& tensor, const std::uint64_t* mask, std::size_t part) {
-  std::vector<std::uint64_t> logical;
+template <RankEngine E>
+std::uint64_t fingerprint(E& engine, const ScoreInputs& tensor, std::uint64_t* mask_words, std::size_t part) {
+  std::vector<std::uint64_t> copy, logical;
+  const std::uint64_t* mask = engine.words(mask_words, bits::words(tensor.numel), copy);
   if (!tensor.order.row_major()) {
     logical.resize(static_cast<std::size_t>(bits::words(tensor.numel)));
     bits::to_logical(mask, tensor.numel, tensor.order, logical.data());

@@ -16,10 +16,11 @@ struct LocalPart {
   RunMap runs{};       // where its unit is boxed
 };
 
-template <Engine E>
+template <RankEngine E>
 class SelectionPart {
  public:
-  // Borrows nothing but what the tensors and the masks point to. `masks` may be empty: then none are written.
+  // Borrows nothing but what the tensors and the masks point to. `masks` may be empty: then none are written, and this
+  // rank counts for every part that it is given.
   SelectionPart(std::vector<ScoreInputs> tensors, std::vector<LocalPart> parts, std::vector<std::uint64_t*> masks,
                 const Scorer& scorer, const SelectContext& context, std::optional<std::int64_t> capacity)
       : tensors_(std::move(tensors)),
@@ -107,6 +108,7 @@ class SelectionPart {
   // NaN scores that the bracket pass met in each tensor, of those that this rank counts.
   std::int64_t nonfinite_in(std::size_t t) const {
     std::int64_t found = 0;
+    if (run_.counts.total.nan == 0) return found;
     for (std::size_t c = 0; c < run_.counts.chunk.size(); ++c)
       if (chunks_[c].tensor == t && parts_[t].counts) found += run_.counts.chunk[c].nan;
     return found;
@@ -116,10 +118,7 @@ class SelectionPart {
   void complete(E& engine, const SharedSelection& shared, Workspace& workspace) {
     run_.selection = local(shared);
     if (masks_.empty()) return;
-    if (shared.plan().rank <= 0) {
-      for (const Chunk& chunk : chunks_) fill_chunk(tensors_[chunk.tensor], chunk, masks_[chunk.tensor], true);
-      return;
-    }
+    if (shared.plan().rank <= 0) return keep_all(engine, tensors_, chunks_, masks_);
     const std::int64_t wanted = ties_wanted(shared.plan().ties, shared.selection());
     if (!shared.cut().split && shared.by_digits()) {
       std::vector<ChunkQuota> quotas(chunks_.size());
@@ -161,13 +160,16 @@ class SelectionPart {
                    Workspace& workspace) {
     run_.bracket = shared.bracket();
     run_.counts = engine.bracket(view_, chunks_, run_.bracket, masks_, capacity_, workspace);
-    passes_ += 1;
+    passes_ += run_.counts.passes;
     extra_bytes_ += run_.counts.bytes;
     context_.pass_done();
     if (keep) keep_candidates();
     BracketCounts counts;
-    for (std::size_t c = 0; c < chunks_.size(); ++c)
-      if (parts_[chunks_[c].tensor].counts) counts += run_.counts.chunk[c];
+    if (std::ranges::all_of(parts_, &LocalPart::counts))
+      counts = run_.counts.total;
+    else
+      for (std::size_t c = 0; c < chunks_.size(); ++c)
+        if (parts_[chunks_[c].tensor].counts) counts += run_.counts.chunk[c];
     LimbWriter out(to);
     for (const std::int64_t count : {counts.below, counts.equal_low, counts.inside, counts.equal_high, counts.above,
                                      counts.nan, std::int64_t{run_.counts.overflow}})
@@ -205,7 +207,7 @@ class SelectionPart {
       const float value = shared.selection().value;
       run_.bracket = {value, value, true};
       run_.counts = engine.bracket(view_, chunks_, run_.bracket, masks_, 0, workspace);
-      passes_ += 1;
+      passes_ += run_.counts.passes;
       context_.pass_done();
     }
     present_ = ties_present(run_, shared.cut().split);

@@ -6,7 +6,7 @@
 
 namespace bittersweet::flow {
 
-template <Engine E>
+template <RankEngine E>
 class ShardedProof {
  public:
   explicit ShardedProof(ShardedModel<E>& model) : model_(model) {}
@@ -26,7 +26,7 @@ class ShardedProof {
     std::vector<const std::uint64_t*> fresh;
     std::vector<std::size_t> of;
     std::vector<const ShardMap::Part*> mine(model_.parts.size());
-    std::int64_t churn = 0, split_rows = 0;
+    std::int64_t split_rows = 0;
     for (std::size_t i = 0; i < model_.parts.size(); ++i) {
       if (model_.parts[i] == nullptr) continue;
       const std::size_t t = model_.whole(i);
@@ -38,11 +38,11 @@ class ShardedProof {
       counted.push_back(tensor);
       fresh.push_back(model_.in.masks[i]);
       of.push_back(t);
-      if (model_.options.regrow) churn += differing(tensor, model_.in.masks[i]);
       split_rows +=
           !model_.map.whole_rows(*model_.parts[i]) || tensor.geometry.row_size() != model_.map.geometry(t).row_size();
     }
     std::vector<std::int64_t> live(counted.size()), pruned(model_.map.tensors());
+    const std::int64_t churn = model_.options.regrow ? model_.engine.differing(counted, fresh) : 0;
     const std::int64_t empty = model_.engine.survey(counted, make_chunks(counted), fresh, live);
     for (std::size_t j = 0; j < live.size(); ++j) pruned[of[j]] += counted[j].numel - live[j];
     const SecondMoments second = count_second_moments(model_.engine, model_.view, mine, model_.map, model_.workspace);
@@ -100,7 +100,7 @@ class ShardedProof {
     const ShardMap::Part& part = *model_.parts[i];
     if (part.copies == 1) return;
     const auto position = static_cast<std::size_t>(&part - model_.map.parts().data());
-    const std::uint64_t print = fingerprint(model_.competing[i], model_.in.masks[i], position);
+    const std::uint64_t print = fingerprint(model_.engine, model_.competing[i], model_.in.masks[i], position);
     if (model_.counts(i))
       own_[t] += print * static_cast<std::uint64_t>(part.copies - 1);
     else

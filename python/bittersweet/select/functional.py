@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import _core
+from ..distributed.collective import Group
 from ..distributed.parts import mask_of_part, plain_items
 from ..errors import ArgumentError, DeviceError, ShapeError
 from ..options.scopes import Scope
@@ -198,7 +198,7 @@ def make_masks(
         )  # fmt: skip
         return as_items(inputs)[1], options, ()
 
-    _, masks, event = _decided(inputs, given, process_group)
+    _, masks, event = _decided(given, group_of(process_group, inputs))
     return Masks(masks, event, single=isinstance(inputs, ScoreInputs))
 
 
@@ -246,18 +246,16 @@ def prune_(
         with_state = as_bool("mask_optimizer_state", mask_optimizer_state)
         return as_items(inputs)[1], options, ("weight", *_MOMENTS) if with_state else ("weight",)
 
-    table, _, event = _decided(inputs, given, process_group)
-    if table.device == devices.HOST:
-        _core.apply_masks(table.data, COLUMN["new_mask"], _role_bits(table.writes))
+    group = group_of(process_group, inputs)
+    table, _, event = _decided(given, group)
+    if table.device == devices.HOST or group is not None:
+        table.engine.apply_masks(table.data, COLUMN["new_mask"], _role_bits(table.writes))
     table.write_back()
     return event if is_unread(event) else replace(event, milliseconds=1e3 * (time.perf_counter() - started))
 
 
-def _decided(
-    inputs: Any, given: Callable[[], Given], process_group: Any
-) -> tuple[Table, list[Mask], MaskEvent]:
+def _decided(given: Callable[[], Given], group: Group | None) -> tuple[Table, list[Mask], MaskEvent]:
     """`select_masks`, by this process or by all ranks together."""
-    group = group_of(process_group, inputs)
     if group is None:
         return select_masks(*given())
     table, options, writes, members = meet(group, given)

@@ -10,11 +10,10 @@ from ..distributed import rounds
 from ..distributed.collective import Group
 from ..distributed.members import Members, Part
 from ..distributed.parts import local_item, part_of, table_item
-from ..errors import ArgumentError, DeviceError
+from ..errors import ArgumentError
 from ..options.scopes import ScopeCall, resolve_scope
 from ..options.scorers import ScorerCall, resolve_scorer
 from ..options.selectors import resolve_selector
-from ..tensors import devices
 from ..tensors.arrays import name_of_dtype
 from ..tensors.orders import ROW_MAJOR
 from ..tensors.table import ScoreInputs, Table
@@ -22,7 +21,7 @@ from ..tensors.table import ScoreInputs, Table
 if TYPE_CHECKING:
     from .choices import Options
 
-__all__ = ["Given", "agreement", "check", "group_of", "meet", "require_host", "row_major", "supported"]
+__all__ = ["Given", "agreement", "check", "group_of", "meet", "row_major", "supported"]
 
 Given = tuple[list[ScoreInputs], "Options", Sequence[str]]
 """What one rank is given: tensors, options, and the roles that will be written."""
@@ -65,8 +64,6 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
         table = Table(
             [table_item(item, shape) for item, shape in zip(local, shapes, strict=True)], call, writes, True
         )
-        if table.device != devices.HOST:
-            require_host(table.names[0], table.device)
         made.append((table, options, writes))
         return [
             part_of(item, shape, _alike(item, views["weight"].dtype, call))
@@ -114,28 +111,8 @@ def supported(options: Options) -> tuple[ScorerCall, ScopeCall]:
     )
 
 
-def require_host(name: str, device: int) -> None:
-    """Checks that ranks can decide about a tensor of this name and device.
-
-    Raises:
-        DeviceError: The engine of that device makes no decisions over ranks.
-    """
-    if device != devices.HOST:
-        raise DeviceError(
-            f"weight of '{name}' is on {devices.name_of(device)}; decisions over ranks take tensors on the "
-            "CPU so far, and nothing is moved by itself. Offload the parameters (CPUOffloadPolicy); replicas "
-            "(DistributedDataParallel) need no process_group: each rank makes the same masks by itself"
-        )
-
-
 def row_major(table: Table, items: Sequence[ScoreInputs], call: ScorerCall) -> Table:
-    """This table, or one in row-major memory, as parts are.
-
-    Raises:
-        DeviceError: See `require_host`.
-    """
-    if table.device != devices.HOST:
-        require_host(table.names[0], table.device)
+    """This table, or one in row-major memory, as parts are."""
     if all(order == ROW_MAJOR for order in table.orders):
         return table
     return Table(items, call, table.writes, True)

@@ -31,8 +31,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 def mask_arguments(
     table: Table, options: Options, members: Members | None = None
 ) -> tuple[list[Mask], Arguments]:
-    """New masks to be written for a checked table on the host, attached to it, and what writes them; with
-    `members`, as their part of a decision."""
+    """New masks to be written for a checked table, attached to it, and what writes them; with `members`, as
+    their part of a decision."""
     call = resolve_scorer(options.scorer, options.eps, options.seed)
     masks = Mask.empty_all(table.shapes, table.names, table.framework, table.device, table.orders)
     table.attach(masks)
@@ -62,8 +62,9 @@ def select_masks(
     that of all ranks, which must give `said` alike (values by what they are called in messages). Collective;
     what is wrong on one rank is raised on all.
 
-    On CUDA they are written already, by the step that makes the masks. Without `sync` the event is read there
-    when a field of it is looked at, and after a step that found NaN the masks are the current ones.
+    On CUDA they are written already, by the step that makes the masks, but for what ranks decide together.
+    Without `sync` the event is read there when a field of it is looked at, and after a step that found NaN
+    the masks are the current ones; ranks that decide together have always waited.
     """
     started = time.perf_counter()
     if members is not None:
@@ -144,25 +145,23 @@ def start_over_ranks(
     masks: bool,
 ) -> tuple[Table, list[Mask], rounds.Agreement, Any]:
     """This rank's part in a decision, ready for its rounds: its table, the masks that they will write (or
-    not, for a threshold alone), what it says, and ``_core.ShardedPrune``.
+    not, for a threshold alone), what it says, and ``_core.ShardedPrune``, or `cuda.ShardedPrune`.
     """
     call, _ = over_ranks.supported(options)
     table = over_ranks.row_major(table or Table(items, call, writes, True), items, call)
     new, ((data, names, spec, selector), named) = mask_arguments(table, options, members)
     agreed = over_ranks.agreement(members, options, writes, said)
-    prune = _core.ShardedPrune(
-        members.map,
-        members.group.rank,
-        data,
-        names,
-        [members.index[name] for name in names],
-        members.names,
-        spec,
-        selector,
-        rounds.as_text(agreed),
-        **named,
-        masks=masks,
-    )
+    where = members.map, members.group.rank
+    whole = [members.index[name] for name in names]
+    text = rounds.as_text(agreed)
+    prune: Any
+    if table.device == devices.HOST:
+        prune = _core.ShardedPrune(
+            *where, data, names, whole, members.names, spec, selector, text, masks, **named
+        )
+    else:
+        rest = whole, members.names, spec, selector, text, masks
+        prune = cuda.ShardedPrune(table, where, rest, named)
     return table, new, rounds.completed(agreed, prune.agreement), prune
 
 

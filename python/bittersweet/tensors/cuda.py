@@ -111,6 +111,48 @@ class StepMemory:
         return read
 
 
+class ShardedPrune:
+    """`_core.ShardedPrune` over memory of a CUDA device, with what it needs there; `next` waits for it.
+
+    Its arguments, by position and by name, are those of `_core.ShardedPrune`, but for the table's.
+    """
+
+    def __init__(
+        self, table: Table, members: tuple[Any, int], rest: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        import torch
+
+        if devices.runtime.is_capturing():
+            raise Error(
+                "a decision over ranks reads what it finds, and the current stream is being captured into a "
+                "CUDA graph. Make it outside of the graph"
+            )
+        self._device, native = table.device, devices.runtime.native
+        place = devices.runtime.place(self._device)
+        with devices.runtime.guard(self._device):
+            self._bytes: int = native.cuda_sharded_bytes(table.data, table.names)
+            self._workspace = torch.empty(max(self._bytes, 1), dtype=torch.uint8, device=place)
+            memory = devices.runtime.queue(self._device), self._workspace.data_ptr(), self._bytes
+            self._prune = native.ShardedPrune(
+                *members, table.data, table.names, *rest, device=memory, **named
+            )
+
+    @property
+    def agreement(self) -> str:
+        said: str = self._prune.agreement
+        return said
+
+    def next(self, fault: bool = False) -> memoryview | None:
+        with devices.runtime.guard(self._device):
+            vector: memoryview | None = self._prune.next(fault)
+            return vector
+
+    def report(self) -> Any:
+        found = self._prune.report()
+        found["extra_bytes"] += self._bytes
+        return found
+
+
 def run_step(
     table: Table, scorer: Any, options: StepOptions, masks: bool, sparsity: float | None, k: int | None
 ) -> StepMemory:

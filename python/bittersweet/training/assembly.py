@@ -103,7 +103,6 @@ def _parts(
     )
     settings.check_shapes(plan.targets)
     parameters = [lookup(model, entry) for entry in plan.targets]
-    settings.check_devices(plan.targets, parameters)
     if settings.schedule is not None and settings.missing == "error":
         optimizers.require_state(settings.call.reads, settings.call.name, parameters, over_ranks=over_ranks)
     norms.check(plan.targets, skip=settings.missing == "skip")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..distributed.rounds import agree
-from ..distributed.shards import local
 from ..errors import ArgumentError
 from ..model.targets import require_rows
 from ..optimizers.optimizers import STEP_READS, Optimizers
@@ -24,11 +23,10 @@ from ..options.scorers import TRACKED, AdamVariance, Scorer, ScorerCall, check_s
 from ..options.selectors import Selector, resolve_selector
 from ..options.values import as_bool, as_fraction, one_of
 from ..select.choices import Options, checked_distribution, checked_nonfinite, checked_ties
-from ..select.over_ranks import check, require_host
+from ..select.over_ranks import check
 from ..select.regrowing import Growth, drawn, regrow_masks
 from ..select.selection import select_masks
 from ..steps.keeping import steppers
-from ..tensors import devices
 from ..tensors.mask_list import Masks
 from ..tensors.masks import Mask
 from ..tensors.table import ScoreInputs, Table
@@ -37,8 +35,6 @@ from .conflicts import MOMENT_READS, check_growth, check_history, check_hold, ch
 from .remembering import parameters_of, tracker_class
 
 if TYPE_CHECKING:
-    import torch
-
     from ..distributed.members import Members
     from ..model.targets import PlanEntry
     from ..steps.ranks import Ranks
@@ -143,15 +139,6 @@ class Settings:
             tensor_sparsity=ranges,
             sync=sync,
         )
-
-    def check_devices(self, targets: Iterable[PlanEntry], parameters: Iterable[torch.Tensor]) -> None:
-        """Raises DeviceError if targets are on CUDA and several ranks are to decide about them."""
-        places = [devices.runtime.index_of(local(parameter)) for parameter in parameters]
-        if all(device == devices.HOST for device in places):
-            return
-        if self.over_ranks and self.schedule is not None:
-            for entry, device in zip(targets, places, strict=True):
-                require_host(entry.name, device)
 
     def check_shapes(self, targets: Iterable[PlanEntry]) -> None:
         """Raises ShapeError if an N:M scope does not divide the inputs of a target, and ArgumentError if the

@@ -3,6 +3,7 @@
 
 PYBIND11_MODULE(STAND_IN, module) {
   bittersweet::python::bind_errors(module);
+  bittersweet::python::bind_rounds(module);
   bittersweet::python::bind_calibration(module);
   bittersweet::python::bind_cuda(module);
   bittersweet::python::bind_cuda_sparse(module);

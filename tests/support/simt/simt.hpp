@@ -123,6 +123,11 @@ class Launcher {
 
   int launches() const { return launches_; }
 
+  void to(void* device, const void* host, std::size_t bytes) {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+  }
+  void from(void* host, const void* device, std::size_t bytes) { to(host, device, bytes); }
+
  private:
   std::uint64_t seed_;
   unsigned processors_, resident_;
