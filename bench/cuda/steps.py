@@ -41,7 +41,17 @@ def steps(mode: str, dry: bool) -> list[Step]:
     # All at once, on all cores; what fails here fails again, by name, in the step that needs it.
     device_tests = tuple(
         f"test_cuda.device{name}"
-        for name in ("", "_adam", "_calibration", "_delta", "_groups", "_ranks", "_rounds", "_strips", "_track")
+        for name in (
+            "",
+            "_adam",
+            "_calibration",
+            "_delta",
+            "_groups",
+            "_ranks",
+            "_rounds",
+            "_strips",
+            "_track",
+        )
     )
     targets = ("headline", "equal_bits", "_core", "gpu_site", "topk_cub", *device_tests)
     everything = ["cmake", "--build", BUILD, "-j", jobs, "--target", *targets, "--", "-k", "0"]

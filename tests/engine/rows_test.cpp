@@ -1,0 +1,95 @@
+// Rows by the dozen that are much alike, so that engines find each near the place where those before it were cut; and
+// rows among them that are not. Every engine gives the bits of the reference engine.
+#include "support/compare.hpp"
+#include "support/engines.hpp"
+#include "support/inputs.hpp"
+#include "support/orders.hpp"
+
+namespace bittersweet::test {
+namespace {
+
+class EngineRows : public EngineTest {};
+BITTERSWEET_FOR_EVERY(fast_engines, EngineRows);
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+void expect_like_reference(auto& engine, const Model& model, const Scorer& scorer, const std::string& what) {
+  ReferenceEngine reference;
+  const std::vector<ScoreInputs> inputs = model.inputs();
+  const ScoreView view = make_view(inputs, scorer);
+  const std::int64_t columns = inputs[0].geometry.row_size(), rows = inputs[0].geometry.rows;
+  for (const GroupRule& rule :
+       {GroupRule{0, columns / 2, rows / 3}, GroupRule{0, columns / 10, 0}, GroupRule{0, columns - columns / 20, 0},
+        GroupRule{4, 2, 0}, GroupRule{4, 1, rows / 2}}) {
+    if (rule.group > 0 && inputs[0].geometry.inputs < rule.group) continue;
+    const FreshMasks expected(inputs), found(inputs);
+    const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+    ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan) << what;
+    ASSERT_TRUE(same_masks(expected.bits(), found.bits())) << what << ", " << rule.base << " of " << columns;
+  }
+  ASSERT_TRUE(model.intact()) << what;
+}
+
+TEST_P(EngineRows, Alike) {
+  run([](auto& engine) {
+    std::uint64_t seed = 0;
+    for (const std::int64_t columns : {1, 3, 5, 63, 64, 65, 130, 512, 2047, 2052, 4100})
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+        for (const double dead : {0.0, 0.3, 0.97})
+          for (const Scorer& scorer : {Scorer{Magnitude{}}, Scorer{Wanda{}}, Scorer{Bitter7{}}, Scorer{Random{}}}) {
+            const std::int64_t rows = columns > 1000 ? 35 : 90;
+            Model model = training_model({rows * columns}, {dtype}, ++seed);
+            model.tensors[0].geometry = matrix(rows, columns);
+            model.tensors[0].input_norm = Array(half_normal(columns, seed), DType::f32);
+            if (seed % 2 == 0) model.tensors[0].modifier = 0.5f;
+            if (dead > 0) model.set_masks(dead, seed);
+            expect_like_reference(engine, model, scorer,
+                                  std::string(name_of(scorer)) + ", " + std::to_string(columns) + " columns, " +
+                                      std::to_string(dead) + " dead, seed " + std::to_string(seed));
+          }
+  });
+}
+
+// Of the scorer identity, one kind of value in the rows that `odd` names.
+TEST_P(EngineRows, OddOnes) {
+  run([](auto& engine) {
+    const std::int64_t rows = 70;
+    for (const std::int64_t columns : {40, 64, 321})
+      for (const float value : {0.0f, -0.0f, 1e-40f, infinity, -infinity, std::nanf(""), 7.0f, 1e30f})
+        for (const std::int64_t every : {1, 2, 9, 40})
+          for (const double share : {0.02, 0.5, 1.0}) {
+            Values values = half_normal(rows * columns, static_cast<std::uint64_t>(every));
+            for (std::size_t i = 0; i < values.size(); i += 3) values[i] = -values[i];
+            for (std::int64_t row = every - 1; row < rows; row += every)
+              for (std::int64_t i = 0; i < columns; ++i)
+                if (static_cast<double>(i) < share * static_cast<double>(columns))
+                  values[static_cast<std::size_t>(row * columns + (i * 7) % columns)] = i % 2 == 0 ? value : -value;
+            Model model = model_of({values});
+            model.tensors[0].geometry = matrix(rows, columns);
+            expect_like_reference(engine, model, Identity{},
+                                  show(value) + " in every row of " + std::to_string(every) + ", share " +
+                                      std::to_string(share) + ", " + std::to_string(columns) + " columns");
+          }
+  });
+}
+
+// Convolutions in channels_last and transposed matrices: ties go by the logical index, not by memory.
+TEST_P(EngineRows, OtherOrdersOfMemory) {
+  run([](auto& engine) {
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const double dead : {0.0, 0.4}) {
+        Model conv = training_model({80 * 12 * 9}, {dtype}, 3), transposed = training_model({80 * 60}, {dtype}, 4);
+        conv.tensors[0].geometry = {80, 12, 9, 108, 9};
+        transposed.tensors[0].geometry = matrix(80, 60);
+        for (Model* model : {&conv, &transposed})
+          if (dead > 0) model->set_masks(dead, 9);
+        conv.tensors[0] = ordered(conv.tensors[0], {12, 9});
+        transposed.tensors[0] = ordered(transposed.tensors[0], {80, 60});
+        expect_like_reference(engine, conv, Magnitude{}, "channels_last");
+        expect_like_reference(engine, transposed, Magnitude{}, "transposed");
+      }
+  });
+}
+
+}  // namespace
+}  // namespace bittersweet::test
