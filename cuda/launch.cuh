@@ -41,11 +41,12 @@ class Stream {
     check(cudaGetLastError(), "launching a kernel");
   }
 
-  // Between memory of the host, which may change as soon as these return, and the device's. from() waits for all that
+  // Between memory of the host, which may change as soon as these return, and the device's. Both wait for all that
   // was enqueued before.
   void to(void* device, const void* host, std::size_t bytes) {
-    if (bytes > 0)
-      check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+    check(cudaStreamSynchronize(stream_), "waiting for the device");  // some read the host's pages themselves
   }
   void from(void* host, const void* device, std::size_t bytes) {
     if (bytes == 0) return;

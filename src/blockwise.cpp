@@ -46,7 +46,9 @@ void NonFiniteWatch::found(const ScoreInputs& block, std::int64_t first, const S
                            const Scope& scope) {
   if (count > 0 && count_ == 0) {
     name_ = block.name;
-    first_ = first + flow::next_nonfinite(view_of(block, scorer), 0, scope);
+    const std::int64_t at = flow::next_nonfinite(view_of(block, scorer), 0, scope);
+    if (at < 0) throw Error("scores changed while they were read: a NaN was counted and is gone");
+    first_ = first + at;
   }
   count_ += count;
 }

@@ -99,14 +99,21 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
       for (std::size_t stored = 0; stored < cpu::stored_count; ++stored) {
         add(kernels.score[scorer][stored]);
         add(kernels.bracket[scorer][stored]);
+        add(kernels.histogram[scorer][stored]);
+        add(kernels.moments[scorer][stored]);
+        add(kernels.count_cuts[scorer][stored]);
+        add(kernels.read_rows[scorer][stored]);
+        add(kernels.drop_lowest_of_four[scorer][stored]);
       }
     add(kernels.from_f16);
     add(kernels.from_bf16);
     add(kernels.uniform);
-    add(kernels.histogram);
-    add(kernels.moments);
-    add(kernels.count_one);
-    add(kernels.count_cuts);
+    add(kernels.ranked_score);
+    add(kernels.compare_listed);
+    add(kernels.prune_listed);
+    add(kernels.drop_lowest_of_row);
+    add(kernels.bury);
+    add(kernels.drop_lowest_of_groups);
     add(kernels.write_mask);
     add(kernels.apply_mask);
     add(kernels.popcount);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "bittersweet/engine/host_memory.hpp"
 #include "bittersweet/mask/commit.hpp"
 #include "bittersweet/mask/mask_view.hpp"
 #include "bittersweet/prune.hpp"

@@ -46,12 +46,13 @@ struct Geometry {
     return row / rows_per_block() * (rows_per_block() * row_size()) + row % rows_per_block() * row_stride;
   }
 
-  // The input feature that element `index` multiplies, of features().
-  constexpr std::int64_t input_of(std::int64_t index) const noexcept { return index / input_stride % inputs; }
+  // The input that element `index` multiplies, of those of its block; and of features().
+  constexpr std::int64_t input_of(std::int64_t index) const noexcept {
+    return input_stride <= 0 ? 0 : index / input_stride % inputs;
+  }
   constexpr std::int64_t feature_of(std::int64_t index) const noexcept {
     if (input_stride <= 0) return 0;
-    const std::int64_t feature = index / input_stride % inputs;
-    return blocks == 1 ? feature : index / (rows_per_block() * row_size()) * inputs + feature;
+    return blocks == 1 ? input_of(index) : index / (rows_per_block() * row_size()) * inputs + input_of(index);
   }
 };
 

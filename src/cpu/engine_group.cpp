@@ -1,4 +1,5 @@
-// The verb group_mask: masks of rows and of N:M groups, row by row in the first caches.
+// The verb group_mask: masks of rows and of N:M groups. Rows in one piece are taken four at a time as they are read,
+// others in the first caches.
 #include <algorithm>
 #include <array>
 #include <atomic>

@@ -82,7 +82,7 @@ struct Cut {
   std::int64_t ties;
 };
 
-// What one pass counts around several thresholds: those in ascending order, the last repeated.
+// What one pass counts around one to seven thresholds, numbers: those in ascending order, the last repeated.
 struct CutCounts {
   static constexpr std::size_t most = 7;
   alignas(64) std::array<float, 32> cut{};  // NaN behind the last

@@ -50,6 +50,7 @@ inline TileInput scored(const float* scores) {
 
 inline CountsAt count_at(const Kernels& kernels, const float* scores, const std::uint64_t* live, std::int64_t count,
                          float threshold) {
+  if (threshold != threshold) return {};
   CutCounts cuts(std::span(&threshold, 1));
   kernels.count_cuts[scores_alone.index()][as_f32](scores_alone, scored(scores), live, count, cuts);
   kernels.sum_lanes(cuts);

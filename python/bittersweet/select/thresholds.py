@@ -127,16 +127,17 @@ def threshold_over_ranks(
     """The threshold of the parts that all ranks hold; `table` is one of `items` that has been checked.
     Collective.
     """
-    copied: list[int] = []
+    made: list[tuple[Table, Sequence[Mask]]] = []  # rounds read and write their memory
 
     def start() -> tuple[Agreement, Any]:
         bounded = options.tensor_sparsity is not None
         own, masks, agreed, prune = start_over_ranks(items, options, (), table, members, {}, bounded)
-        copied.append(own.copied_bytes + (_bytes(masks) if bounded else 0))
+        made.append((own, masks if bounded else ()))
         return agreed, prune
 
     found = decide(members.group, start)
-    return _threshold(found, copied[0], members.group.size)
+    own, masks = made[0]
+    return _threshold(found, own.copied_bytes + _bytes(masks), members.group.size)
 
 
 def _bytes(masks: Sequence[Mask]) -> int:

@@ -114,7 +114,7 @@ class StepMemory:
 class ShardedPrune:
     """`_core.ShardedPrune` over memory of a CUDA device, with what it needs there; `next` waits for it.
 
-    Its arguments, by position and by name, are those of `_core.ShardedPrune`, but for the table's.
+    `members`, `rest` and `named` are what `_core.ShardedPrune` takes before its table and behind its names.
     """
 
     def __init__(
