@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import bittersweet as bs
 import numpy as np
 import pytest
 from bittersweet.options.scorers import resolve_scorer
+from bittersweet.select import thresholds
 from ranks_events import require_equal_events
 from sharded_models import DATA, DTYPES, KINDS, Model, pieces, random_model
 from simulated_ranks import Meeting, on_all
@@ -243,3 +245,33 @@ def test_rounds_and_bytes() -> None:
     assert event.rounds == len(meeting.sums) <= 4
     assert event.bytes_sent == sum(meeting.sums) <= 1300 << 10
     assert math.isclose(event.passes, 1.0, abs_tol=0.2)
+
+
+def test_a_threshold_keeps_the_memory_of_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    alive: list[bool] = []
+    start = thresholds.start_over_ranks
+
+    def watched(*arguments: Any) -> Any:
+        table, masks, agreed, prune = start(*arguments)
+        kept = [weakref.ref(table), *(weakref.ref(mask.held) for mask in masks)]
+
+        class Watched:
+            def next(self, fault: bool = False) -> Any:
+                alive.extend(reference() is not None for reference in kept)
+                return prune.next(fault)
+
+            def report(self) -> Any:
+                return prune.report()
+
+        return table, masks, agreed, Watched()
+
+    monkeypatch.setattr(thresholds, "start_over_ranks", watched)
+    model = torch.nn.Linear(8, 16, bias=False)
+    on_all(
+        1,
+        lambda group: bs.threshold(
+            model, sparsity=0.5, scorer="magnitude", tensor_sparsity={"*": (0.1, 0.9)}, process_group=group
+        ),
+    )
+    assert alive and all(alive)
