@@ -52,7 +52,8 @@ struct Geometry {
   }
   constexpr std::int64_t feature_of(std::int64_t index) const noexcept {
     if (input_stride <= 0) return 0;
-    return blocks == 1 ? input_of(index) : index / (rows_per_block() * row_size()) * inputs + input_of(index);
+    const std::int64_t feature = index / input_stride % inputs;
+    return blocks == 1 ? feature : index / (rows_per_block() * row_size()) * inputs + feature;
   }
 };
 

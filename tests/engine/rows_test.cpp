@@ -35,18 +35,19 @@ TEST_P(EngineRows, Alike) {
     std::uint64_t seed = 0;
     for (const std::int64_t columns : {1, 3, 5, 63, 64, 65, 130, 512, 2047, 2052, 4100})
       for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
-        for (const double dead : {0.0, 0.3, 0.97})
-          for (const Scorer& scorer : {Scorer{Magnitude{}}, Scorer{Wanda{}}, Scorer{Bitter7{}}, Scorer{Random{}}}) {
-            const std::int64_t rows = columns > 1000 ? 35 : 90;
-            Model model = training_model({rows * columns}, {dtype}, ++seed);
-            model.tensors[0].geometry = matrix(rows, columns);
-            model.tensors[0].input_norm = Array(half_normal(columns, seed), DType::f32);
-            if (seed % 2 == 0) model.tensors[0].modifier = 0.5f;
-            if (dead > 0) model.set_masks(dead, seed);
-            expect_like_reference(engine, model, scorer,
-                                  std::string(name_of(scorer)) + ", " + std::to_string(columns) + " columns, " +
-                                      std::to_string(dead) + " dead, seed " + std::to_string(seed));
-          }
+        for (const double dead : {0.0, 0.3, 0.97}) {
+          const Scorer scorers[] = {Magnitude{}, Wanda{}, Bitter7{}, Random{}};
+          const Scorer& scorer = scorers[seed % 4];
+          const std::int64_t rows = columns > 1000 ? 35 : 90;
+          Model model = training_model({rows * columns}, {dtype}, ++seed);
+          model.tensors[0].geometry = matrix(rows, columns);
+          model.tensors[0].input_norm = Array(half_normal(columns, seed), DType::f32);
+          if (seed % 2 == 0) model.tensors[0].modifier = 0.5f;
+          if (dead > 0) model.set_masks(dead, seed);
+          expect_like_reference(engine, model, scorer,
+                                std::string(info_of(scorer).name) + ", " + std::to_string(columns) + " columns, " +
+                                    std::to_string(dead) + " dead, seed " + std::to_string(seed));
+        }
   });
 }
 
@@ -56,8 +57,8 @@ TEST_P(EngineRows, OddOnes) {
     const std::int64_t rows = 70;
     for (const std::int64_t columns : {40, 64, 321})
       for (const float value : {0.0f, -0.0f, 1e-40f, infinity, -infinity, std::nanf(""), 7.0f, 1e30f})
-        for (const std::int64_t every : {1, 2, 9, 40})
-          for (const double share : {0.02, 0.5, 1.0}) {
+        for (const std::int64_t every : {1, 9, 40})
+          for (const double share : {0.02, 1.0}) {
             Values values = half_normal(rows * columns, static_cast<std::uint64_t>(every));
             for (std::size_t i = 0; i < values.size(); i += 3) values[i] = -values[i];
             for (std::int64_t row = every - 1; row < rows; row += every)
