@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bittersweet/config.hpp"
 #include "bittersweet/memory_order.hpp"
 
 namespace bittersweet::bits {
@@ -35,7 +36,7 @@ constexpr void set(std::uint64_t* mask, std::int64_t index) noexcept {
 }
 
 // The bits of word `word` that belong to a tensor of `numel` elements.
-constexpr std::uint64_t valid(std::int64_t numel, std::int64_t word) noexcept {
+BITTERSWEET_FORMULA constexpr std::uint64_t valid(std::int64_t numel, std::int64_t word) noexcept {
   const std::int64_t left = numel - word * per_word;
   return left >= per_word ? ~std::uint64_t{0} : left <= 0 ? 0 : (std::uint64_t{1} << left) - 1;
 }
