@@ -5,38 +5,11 @@
 
 #include "bittersweet/engine/reference.hpp"
 #include "chunks.cuh"
-#include "group_step.cuh"
+#include "ranks_bracket.cuh"
+#include "ranks_layout.cuh"
 #include "rounds.cuh"
 
 namespace bittersweet::cuda {
-
-// Of device memory: the step's own (bracket, groups), rows and pieces of the other verbs, what goes to and from the
-// host, and a mask of a tensor whose memory is not row-major.
-struct RanksLayout {
-  static constexpr std::size_t staging_bytes = std::size_t{4} << 20;  // bins of the longest vector, four times
-  std::size_t step, step_bytes, rows, pieces, staging, scratch, scratch_words, bytes;
-};
-
-inline RanksLayout ranks_layout(std::span<const ScoreInputs> tensors) {
-  RanksLayout layout{};
-  std::size_t at = 0;
-  const auto place = [&](std::size_t bytes) {
-    const std::size_t here = at;
-    at += (bytes + alignment - 1) / alignment * alignment;
-    return here;
-  };
-  layout.step_bytes = std::max(make_layout(tensors, true).bytes, make_group_layout(1).bytes);
-  layout.step = place(layout.step_bytes);
-  layout.rows = place(tensors.size() * sizeof(Row));
-  layout.pieces = place(tensors.size() * sizeof(Piece));
-  layout.staging = place(RanksLayout::staging_bytes);
-  for (const ScoreInputs& tensor : tensors)
-    if (!tensor.order.row_major())
-      layout.scratch_words = std::max(layout.scratch_words, static_cast<std::size_t>(bits::words(tensor.numel)));
-  layout.scratch = place(layout.scratch_words * sizeof(std::uint64_t));
-  layout.bytes = at + alignment;  // the caller's address need not be a multiple
-  return layout;
-}
 
 // L: a launcher that also copies, to(device) and from(device), and has waited for all before when from() returns.
 template <class L>
@@ -76,7 +49,7 @@ class RanksEngine {
     if (view.size() == 0) return result;
     StepPlan plan = make_plan(view.tensors, view.scorer, {}, masks, base_ + layout_.step, layout_.step_bytes);
     plan.context.capacity = std::min(plan.context.capacity, static_cast<std::uint64_t>(capacity));
-    Read upper, lower;
+    BracketRead upper, lower;
     const bool two = key_of(ends.high) - key_of(ends.low) >= 0x80000000u;
     if (two) {
       upper = read(view, plan, chunks, {0.0f, ends.high});
@@ -98,7 +71,7 @@ class RanksEngine {
       count(view, plan.context.rows, chunks, ends, result.chunk);
       result.passes += 1;
     } else {
-      const Read& highest = two ? upper : lower;
+      const BracketRead& highest = two ? upper : lower;
       for (std::size_t c = 0; c < result.chunk.size(); ++c)
         result.chunk[c] =
             counts_of(lower.tallies[c], highest.tallies[c].high, lower.zero_end, result.candidates[c].count);
@@ -254,15 +227,6 @@ class RanksEngine {
     return -1;
   }
 
-  // What one read against a bracket found.
-  struct Read {
-    BracketReport report{};
-    std::vector<ChunkTally> tallies;  // one per chunk, where masks were written
-    std::vector<u64> candidates;
-    std::uint32_t low_key = 0;
-    bool zero_end = false;
-  };
-
   template <class T>
   T* staged(std::size_t at = 0) const {
     return reinterpret_cast<T*>(base_ + layout_.staging + at);
@@ -346,8 +310,8 @@ class RanksEngine {
     return found;
   }
 
-  Read read(const ScoreView& view, const StepPlan& plan, std::span<const Chunk> chunks, const Bracket& ends) {
-    Read found;
+  BracketRead read(const ScoreView& view, const StepPlan& plan, std::span<const Chunk> chunks, const Bracket& ends) {
+    BracketRead found;
     found.report = report_of(view.scorer, plan, ends);
     found.low_key = key_of(ends.low);
     found.zero_end = plan.context.non_negative && ends.low == smallest_positive;
@@ -369,18 +333,6 @@ class RanksEngine {
     return found;
   }
 
-  // Without NaN. `zero_end`: ties at the low end are what lies below it, which is zero.
-  static BracketCounts counts_of(const ChunkTally& tally, u32 high, bool zero_end, std::int64_t inside) {
-    BracketCounts counts;
-    const std::int64_t gone = std::int64_t{tally.live} - tally.kept, low = tally.low;
-    counts.below = zero_end ? low : gone - low;
-    counts.equal_low = zero_end ? gone - low : low;
-    counts.inside = inside;
-    counts.equal_high = high;
-    counts.above = tally.kept - inside - counts.equal_high;
-    return counts;
-  }
-
   void count(const ScoreView& view, const Row* rows, std::span<const Chunk> chunks, const Bracket& ends,
              std::vector<BracketCounts>& counts) {
     for_tasks(
@@ -391,56 +343,6 @@ class RanksEngine {
           launcher_->from(counts.data() + first, sums, tasks.count * sizeof(BracketCounts));
         },
         sizeof(BracketCounts));
-  }
-
-  // The candidates of both reads by chunk, in order of index.
-  void place_candidates(const ScoreView& view, std::span<const Chunk> chunks, const Read& lower, const Read& upper,
-                        BracketResult& result, Workspace& workspace) {
-    std::vector<u64> first_tile, first_chunk;
-    u64 tiles = 0;
-    for (std::size_t t = 0, c = 0; t < view.tensors.size(); ++t) {
-      first_tile.push_back(tiles);
-      first_chunk.push_back(c);
-      tiles += tiles_of(view.tensors[t].numel);
-      while (c < chunks.size() && chunks[c].tensor == t) ++c;
-    }
-    std::size_t t = 0;
-    const auto visit = [&](const Read& read, const auto& f) {  // f(chunk, offset, key)
-      for (const u64 candidate : read.candidates) {
-        const u64 position = candidate & ((u64{1} << device::position_bits) - 1), tile = position / tile_size;
-        if (tile < first_tile[t] || (t + 1 < first_tile.size() && tile >= first_tile[t + 1]))
-          t = static_cast<std::size_t>(std::ranges::upper_bound(first_tile, tile) - first_tile.begin()) - 1;
-        const u64 index = position - first_tile[t] * tile_size;
-        f(first_chunk[t] + index / Chunk::size, index % Chunk::size,
-          read.low_key + static_cast<std::uint32_t>(candidate >> device::position_bits));
-      }
-    };
-    for (const Read* read : {&lower, &upper})
-      visit(*read, [&](u64 c, u64, std::uint32_t) { ++result.candidates[c].count; });
-    std::vector<std::size_t> next;
-    std::size_t all = 0;
-    for (const Candidates& found : result.candidates) {
-      next.push_back(all);
-      all += found.count;
-    }
-    std::vector<u64> placed(all);
-    for (const Read* read : {&lower, &upper})
-      visit(*read, [&](u64 c, u64 offset, std::uint32_t key) { placed[next[c]++] = offset << 32 | key; });
-    auto* const scores = workspace.get<float>(Workspace::first_arena, all);
-    auto* const offsets = workspace.get<std::uint16_t>(Workspace::first_arena + 1, all);
-    std::size_t at = 0;
-    for (Candidates& found : result.candidates) {
-      std::sort(placed.begin() + static_cast<std::ptrdiff_t>(at),
-                placed.begin() + static_cast<std::ptrdiff_t>(at + found.count));
-      found.scores = scores + at;
-      found.offsets = offsets + at;
-      for (std::uint32_t i = 0; i < found.count; ++i, ++at) {
-        scores[at] = score_of(static_cast<std::uint32_t>(placed[at]));
-        offsets[at] = static_cast<std::uint16_t>(placed[at] >> 32);
-      }
-    }
-    result.collected = {{scores, all}};
-    result.bytes = static_cast<std::int64_t>(all * (sizeof(float) + sizeof(std::uint16_t)));
   }
 
   // ---- masks ----

@@ -1,74 +1,9 @@
 // Rows and N:M groups of the CUDA engine on the emulator: masks, counts and reports are the reference engine's, for
 // every length of rows, N:M, storage, placement, order of memory, mask and budget, whatever the order of threads.
-#include <algorithm>
-
-#include "cuda/step_support.hpp"
-#include "support/orders.hpp"
+#include "cuda/group_support.hpp"
 
 namespace bittersweet::test {
 namespace {
-
-struct GroupStep {
-  Model model;
-  Scorer scorer = Magnitude{};
-  Budget budget{.sparsity = 0.5};
-  cuda::StepOptions options{.scope = {Scope::row}};
-  std::uint64_t seed = 1;
-  unsigned processors = 1;
-};
-
-struct Outcome {
-  cuda::StepReport report{};
-  Bits masks;  // by logical index
-  std::vector<std::int64_t> tensor_pruned;
-};
-
-Outcome run(const GroupStep& step) {
-  const std::vector<ScoreInputs> inputs = step.model.inputs();
-  const FreshMasks masks(inputs);
-  Outcome got;
-  EmulatedCuda engine(step.seed, step.processors);
-  got.report = engine.step(inputs, step.scorer, cuda::step_budget(step.budget, step.options.scope, step.model.numel()),
-                           step.options, masks.table(), &got.tensor_pruned);
-  got.masks = logical_bits(masks.bits(), inputs);
-  return got;
-}
-
-// What the reference engine makes of `model`; NaN kept.
-void expect_reference(const Model& model, const GroupStep& step, const Outcome& got) {
-  const std::vector<ScoreInputs> inputs = model.inputs();
-  const FreshMasks masks(inputs);
-  ReferenceEngine engine;
-  Workspace workspace;
-  PruneOptions options = cuda::prune_options(step.options);
-  options.nonfinite = NonFinite::keep;
-  const PruneReport want =
-      flow::make_masks(engine, inputs, step.scorer, step.budget, options, masks.table(), workspace);
-  EXPECT_TRUE(same_masks(logical_bits(masks.bits(), inputs), got.masks));
-  EXPECT_EQ(got.report.k, want.k);
-  EXPECT_EQ(got.report.total, want.total);
-  EXPECT_EQ(got.report.dead, want.dead);
-  EXPECT_EQ(got.report.nan, want.nonfinite);
-  EXPECT_EQ(got.report.pruned, want.pruned);
-  EXPECT_EQ(got.report.churn, want.churn);
-  EXPECT_EQ(got.report.empty_rows, want.empty_rows);
-  EXPECT_EQ(got.report.passes, 1.0f);
-  EXPECT_EQ(got.tensor_pruned, want.tensor_pruned);
-  EXPECT_EQ(got.report.status, want.nonfinite > 0 ? cuda::status::nan : 0u);
-  if (want.v_below_eps) {
-    const auto live = static_cast<double>(got.report.v_sampled);
-    EXPECT_EQ(static_cast<double>(got.report.v_below_eps) / live, *want.v_below_eps);
-    EXPECT_EQ(static_cast<double>(got.report.v_zero) / live, *want.v_zero);
-  }
-}
-
-void expect_like_reference(GroupStep step) {
-  step.options.nonfinite = NonFinite::keep;
-  const std::vector<std::vector<unsigned char>> before = step.model.bytes();
-  expect_reference(step.model, step, run(step));
-  EXPECT_EQ(step.model.bytes(), before) << "a step without `zero` wrote to an input";
-  EXPECT_TRUE(step.model.intact());
-}
 
 Model matrices(const std::vector<std::pair<std::int64_t, std::int64_t>>& shapes, const std::vector<DType>& dtypes,
                std::uint64_t seed = 1, Placement placement = Placement::flush) {
@@ -92,10 +27,10 @@ TEST(CudaRows, EveryLengthScorerAndStorage) {
     const Placement placement = seed % 3 == 2 ? Placement::offset : Placement::flush;
     ++seed;
     SCOPED_TRACE(name_of(scorer) + ", storage " + name_of(dtypes[0]) + " of " + std::to_string(dtypes.size()));
-    expect_like_reference({.model = matrices(every_class, dtypes, seed, placement),
-                           .scorer = scorer,
-                           .budget = {.sparsity = 0.1 * static_cast<double>(1 + seed % 9)},
-                           .seed = seed});
+    expect_groups_like_reference({.model = matrices(every_class, dtypes, seed, placement),
+                                  .scorer = scorer,
+                                  .budget = {.sparsity = 0.1 * static_cast<double>(1 + seed % 9)},
+                                  .seed = seed});
   }
 }
 
@@ -105,10 +40,11 @@ TEST(CudaRows, EveryStorageAndPlacementOfWanda) {
     for (const Placement placement : {Placement::flush, Placement::offset})
       for (const double sparsity : {0.3, 0.5, 0.8}) {
         SCOPED_TRACE(std::string(name_of(dtypes[0])) + ", sparsity " + std::to_string(sparsity));
-        expect_like_reference({.model = matrices({{3, 2048}, {2, 4096}, {5, 160}, {3, 48}}, dtypes, ++seed, placement),
-                               .scorer = Wanda{},
-                               .budget = {.sparsity = sparsity},
-                               .seed = seed});
+        expect_groups_like_reference(
+            {.model = matrices({{3, 2048}, {2, 4096}, {5, 160}, {3, 48}}, dtypes, ++seed, placement),
+             .scorer = Wanda{},
+             .budget = {.sparsity = sparsity},
+             .seed = seed});
       }
 }
 
@@ -125,11 +61,11 @@ TEST(CudaRows, NamedValuesTiesAndBudgets) {
       for (const Scorer& scorer : {Scorer(Identity{}), Scorer(Magnitude{})}) {
         const Rounding rounding = seed % 2 ? Rounding::nearest : Rounding::floor;
         SCOPED_TRACE(std::string(named.name) + ", " + name_of(scorer) + ", sparsity " + std::to_string(sparsity));
-        expect_like_reference({.model = model,
-                               .scorer = scorer,
-                               .budget = {.sparsity = sparsity},
-                               .options = {.scope = {Scope::row}, .rounding = rounding},
-                               .seed = seed});
+        expect_groups_like_reference({.model = model,
+                                      .scorer = scorer,
+                                      .budget = {.sparsity = sparsity},
+                                      .options = {.scope = {Scope::row}, .rounding = rounding},
+                                      .seed = seed});
       }
     }
 }
@@ -140,7 +76,7 @@ TEST(CudaRows, OneLongRow) {
       SCOPED_TRACE(std::string(name) + " of " + std::to_string(n));
       Model model = model_of({values_named(name, n, 3)}, DType::f32, Placement::flush);
       for (const double sparsity : {0.2, 0.6})
-        expect_like_reference({.model = model, .scorer = Identity{}, .budget = {.sparsity = sparsity}});
+        expect_groups_like_reference({.model = model, .scorer = Identity{}, .budget = {.sparsity = sparsity}});
     }
 }
 
@@ -155,12 +91,12 @@ TEST(CudaRows, CurrentMasksAndRegrow) {
         model.set_masks(dead, seed);
         model.tensors[1].masked = false;
         SCOPED_TRACE("dead " + std::to_string(dead) + ", sparsity " + std::to_string(sparsity));
-        expect_like_reference({.model = model,
-                               .scorer = seed % 2 ? Scorer(Bitter7{}) : Scorer(Wanda{}),
-                               .budget = {.sparsity = sparsity},
-                               .options = {.regrow = regrow, .scope = {Scope::row}},
-                               .seed = seed});
-        expect_like_reference(
+        expect_groups_like_reference({.model = model,
+                                      .scorer = seed % 2 ? Scorer(Bitter7{}) : Scorer(Wanda{}),
+                                      .budget = {.sparsity = sparsity},
+                                      .options = {.regrow = regrow, .scope = {Scope::row}},
+                                      .seed = seed});
+        expect_groups_like_reference(
             {.model = model,
              .scorer = Magnitude{},
              .budget = {},
@@ -234,7 +170,7 @@ TEST(CudaGroups, OrdersOfMemoryGiveTheBitsOfRowMajorCopies) {
             step.options = {.nonfinite = NonFinite::keep, .scope = scope, .remainder = Remainder::keep};
             step.budget = scope.of ? Budget{} : Budget{.sparsity = 0.45};
             const Outcome got = run(step);
-            expect_reference(model, step, got);
+            expect_groups_of_reference(model, step, got);
             EXPECT_TRUE(step.model.intact());
             std::int64_t first = 0;  // NaN are told by logical position
             bool found = false;
@@ -271,11 +207,11 @@ TEST(CudaGroups, EveryNofM) {
         if (seed % 2) model.set_masks(0.3, seed);
         SCOPED_TRACE(std::to_string(keep) + ":" + std::to_string(of) + " of " + std::to_string(inputs));
         for (const Budget& budget : {Budget{}, Budget{.k = model.numel() * (of - keep) / of / 2}})
-          expect_like_reference({.model = model,
-                                 .scorer = seed % 3 ? Scorer(Magnitude{}) : Scorer(Wanda{}),
-                                 .budget = budget,
-                                 .options = {.scope = {Scope::n_of_m, keep, of}, .remainder = Remainder::keep},
-                                 .seed = seed});
+          expect_groups_like_reference({.model = model,
+                                        .scorer = seed % 3 ? Scorer(Magnitude{}) : Scorer(Wanda{}),
+                                        .budget = budget,
+                                        .options = {.scope = {Scope::n_of_m, keep, of}, .remainder = Remainder::keep},
+                                        .seed = seed});
       }
 }
 
@@ -285,12 +221,12 @@ TEST(CudaGroups, EveryScorerByTwoOfFour) {
     for (const bool vectors : {false, true}) {
       const std::vector<DType>& dtypes = storages()[++seed % storages().size()];
       SCOPED_TRACE(name_of(scorer) + ", storage " + name_of(dtypes[0]));
-      expect_like_reference({.model = matrices({{20, 64}, {3, 1000}, {1, 4}}, dtypes, seed,
-                                               vectors ? Placement::flush : Placement::offset),
-                             .scorer = scorer,
-                             .budget = {},
-                             .options = {.scope = {Scope::n_of_m, 2, 4}},
-                             .seed = seed});
+      expect_groups_like_reference({.model = matrices({{20, 64}, {3, 1000}, {1, 4}}, dtypes, seed,
+                                                      vectors ? Placement::flush : Placement::offset),
+                                    .scorer = scorer,
+                                    .budget = {},
+                                    .options = {.scope = {Scope::n_of_m, 2, 4}},
+                                    .seed = seed});
     }
 }
 
@@ -310,11 +246,11 @@ TEST(CudaGroups, ExtremeInputs) {
             if (kind == 3 && random.below(20) == 0) array->set(i, infinity);
           }
       for (const Scope scope : {Scope{Scope::row}, Scope{Scope::n_of_m, 2, 4}, Scope{Scope::n_of_m, 6, 16}})
-        expect_like_reference({.model = model,
-                               .scorer = scorer,
-                               .budget = scope.of ? Budget{} : Budget{.sparsity = 0.4},
-                               .options = {.scope = scope},
-                               .seed = seed});
+        expect_groups_like_reference({.model = model,
+                                      .scorer = scorer,
+                                      .budget = scope.of ? Budget{} : Budget{.sparsity = 0.4},
+                                      .options = {.scope = scope},
+                                      .seed = seed});
     }
 }
 
@@ -329,26 +265,26 @@ TEST(CudaGroups, SharesOfTensors) {
         for (const Scope scope : {Scope{Scope::row}, Scope{Scope::n_of_m, 2, 4}})
           for (const Budget& budget :
                {Budget{.sparsity = sparsity}, Budget{.k = static_cast<std::int64_t>(3e3 * sparsity)}})
-            expect_like_reference({.model = model,
-                                   .budget = budget,
-                                   .options = {.scope = scope, .distribution = distribution},
-                                   .seed = seed});
+            expect_groups_like_reference({.model = model,
+                                          .budget = budget,
+                                          .options = {.scope = scope, .distribution = distribution},
+                                          .seed = seed});
       }
 }
 
 // NaN everywhere, zero tensors, empty tensors, many small tensors.
 TEST(CudaGroups, OddModels) {
-  expect_like_reference({});
-  expect_like_reference({.model = training_model({0, 500, 0, 0, 1, 0}, {DType::f32})});
+  expect_groups_like_reference({});
+  expect_groups_like_reference({.model = training_model({0, 500, 0, 0, 1, 0}, {DType::f32})});
   Model nans = matrices({{2, 2000}, {40, 4}, {3, 100}}, {DType::f32});
   for (Tensor& tensor : nans.tensors)
     for (std::size_t i = 0; i < tensor.weight.size(); ++i) tensor.weight.set(i, not_a_number);
-  expect_like_reference({.model = nans});
-  expect_like_reference({.model = nans, .budget = {}, .options = {.scope = {Scope::n_of_m, 2, 4}}});
+  expect_groups_like_reference({.model = nans});
+  expect_groups_like_reference({.model = nans, .budget = {}, .options = {.scope = {Scope::n_of_m, 2, 4}}});
   std::vector<std::pair<std::int64_t, std::int64_t>> many;
   for (std::int64_t t = 0; t < 400; ++t) many.emplace_back(1 + t % 3, 4 + 4 * (t % 7));
-  expect_like_reference({.model = matrices(many, {DType::f32, DType::bf16})});
-  expect_like_reference(
+  expect_groups_like_reference({.model = matrices(many, {DType::f32, DType::bf16})});
+  expect_groups_like_reference(
       {.model = matrices(many, {DType::f32, DType::bf16}), .budget = {}, .options = {.scope = {Scope::n_of_m, 1, 4}}});
 }
 
@@ -360,7 +296,7 @@ TEST(CudaGroups, ZerosAndVoidSteps) {
     step.model.set_masks(0.2, 4);
     const Model before = step.model;
     const Outcome got = run(step);
-    expect_reference(before, step, got);
+    expect_groups_of_reference(before, step, got);
     for (std::size_t t = 0; t < 2; ++t)
       for (std::size_t i = 0; i < step.model.tensors[t].weight.size(); ++i) {
         const bool keep = bits::get(got.masks[t].data(), static_cast<std::int64_t>(i));
@@ -418,7 +354,7 @@ TEST(CudaGroups, OrderOfThreadsNeverShows) {
                    .budget = scope.of ? Budget{} : Budget{.sparsity = 0.5},
                    .options = {.scope = scope, .remainder = Remainder::keep}};
     const Outcome first = run(step);
-    expect_reference(model, step, first);
+    expect_groups_of_reference(model, step, first);
     for (std::uint64_t seed = 2; seed < 42; ++seed) {
       step.seed = seed;
       step.processors = 1 + static_cast<unsigned>(seed % 3);
