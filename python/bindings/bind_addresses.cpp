@@ -1,7 +1,9 @@
-// Where many tensors are now, read in one walk; the kinds of tensors that are not what they were are left to Python.
+// What many tensors are, and where they are now, read in one walk; tensors of any unusual kind, and those that are not
+// what they were, are left to Python.
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 #include "dlpack.hpp"
 #include "table.hpp"
@@ -46,6 +48,14 @@ const dlpack::ExchangeApi* exchange_of(const py::object& capsule) {
   while (header != nullptr && header->version.major != dlpack::major_version) header = header->previous;
   const auto* api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
   return api == nullptr || api->describe == nullptr ? nullptr : api;
+}
+
+std::optional<DType> dtype_of(const dlpack::DataType& type) {
+  for (const auto& [code, bits, dtype] :
+       {std::tuple(dlpack::floats, 32, DType::f32), std::tuple(dlpack::floats, 16, DType::f16),
+        std::tuple(dlpack::bfloats, 16, DType::bf16)})
+    if (type == dlpack::DataType{code, static_cast<std::uint8_t>(bits), 1}) return dtype;
+  return {};
 }
 
 // What is remembered of a tensor; its shape and strides lie in `Addresses::axes_`.
@@ -157,6 +167,12 @@ class Addresses {
     return true;
   }
 
+  py::list host_views(const py::list& tensors) const {
+    py::list views;
+    for (std::size_t i = 0; i < tensors.size(); ++i) views.append(host_view(tensors[i]));
+    return views;
+  }
+
   static bool knows(const py::object& api) { return exchange_of(api) != nullptr; }
 
  private:
@@ -195,6 +211,28 @@ class Addresses {
       return tensor.ndim == 0 || (tensor.shape != nullptr && tensor.strides != nullptr);
     PyErr_Clear();
     return false;
+  }
+
+  // None, or address, element type and shape.
+  py::object host_view(const py::object& object) const {
+    dlpack::Tensor tensor{};
+    if (!describe(object, tensor) || tensor.device.type != dlpack::host) return py::none();
+    const std::optional<DType> dtype = dtype_of(tensor.dtype);
+    const std::uint64_t address = address_of(tensor);
+    if (!dtype || address == 0 || address % size_of(*dtype) != 0) return py::none();
+    // Whatever allocates or calls Python may run code that leaves nothing of `tensor`: it is read first.
+    std::int64_t numel = 1;
+    bool row_major = true;
+    std::vector<std::int64_t> sizes(tensor.shape, tensor.shape + tensor.ndim);
+    for (std::int32_t i = tensor.ndim - 1; i >= 0; --i) {
+      row_major &= tensor.shape[i] == 1 || tensor.strides[i] == numel;
+      numel *= tensor.shape[i];
+    }
+    const auto item = static_cast<int>(size_of(*dtype));
+    if (numel == 0 || !row_major || !has_memory(object, numel * item, item)) return py::none();
+    py::tuple shape(sizes.size());
+    for (std::size_t i = 0; i < sizes.size(); ++i) shape[i] = sizes[i];
+    return py::make_tuple(address, static_cast<int>(*dtype), shape);
   }
 
   // Strides count for axes longer than 1 only, as for torch's is_contiguous.
@@ -265,6 +303,9 @@ void bind_addresses(py::module_& module) {
             return made(self).read(tensors, out, places);
           },
           py::arg("tensors"), py::arg("out"), py::arg("places"))
+      .def(
+          "host_views", [](const py::object& self, const py::list& tensors) { return made(self).host_views(tensors); },
+          py::arg("tensors"))
       .def_static("knows", &Addresses::knows, py::arg("api"));
 }
 

@@ -19,6 +19,9 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
+inline constexpr std::int32_t host = 1;                 // a device's type
+inline constexpr std::uint8_t floats = 2, bfloats = 4;  // an element type's code
+
 struct DataType {
   std::uint8_t code, bits;
   std::uint16_t lanes;

@@ -15,6 +15,7 @@ from ..options.scorers import ScorerCall
 from ..options.values import BELOW_ONE, FINITE, as_number, shown
 from . import devices
 from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
+from .columns import inspect_all
 from .geometry import Geometry, geometry_of
 from .masks import COLUMN, WIDTH, Mask
 from .orders import ROW_MAJOR
@@ -121,9 +122,7 @@ class Table:
         reads = frozenset() if scorer is None else scorer.reads
         used = reads | set(self.writes)
         looked_at = used | {"weight"}
-        self.views = [
-            self._inspect(item, name, scorer, looked_at) for item, name in zip(items, self.names, strict=True)
-        ]
+        self.views = self._inspect(items, scorer, looked_at)
         self._check_framework()
         self.framework = self.views[0]["weight"].framework if self.views else "numpy"
         self.device = self.views[0]["weight"].device if self.views else devices.HOST
@@ -141,7 +140,7 @@ class Table:
         needs_step = bool(reads & {"step", "bias_correction1"})
         if "modifier" in reads and scorer is not None:
             _require_modifiers(items, self.names, scorer.name)
-        scalars = [_scalars(item, name, needs_step) for item, name in zip(items, self.names, strict=True)]
+        scalars = _scalars(items, self.names, needs_step)
         self.current = [
             None if item.mask is None else as_mask(item.mask, s, n)
             for item, s, n in zip(items, self.shapes, self.names, strict=True)
@@ -158,8 +157,9 @@ class Table:
         self.data = array("Q", bytes(8 * WIDTH * len(items)))
         for row, (views, order) in enumerate(zip(self.views, self.orders, strict=True)):
             start = row * WIDTH
-            for argument in used & views.keys():
-                view = views[argument]
+            for argument, view in views.items():
+                if argument not in used:
+                    continue
                 if view.order != order:
                     plain = order == ROW_MAJOR or argument == "input_norm"
                     relaid += view.relay(None if plain else views["weight"])
@@ -239,37 +239,49 @@ class Table:
                     yield f"{argument} of '{name}'", views[argument]
 
     def _inspect(
-        self, item: ScoreInputs, name: str, scorer: ScorerCall | None, looked_at: frozenset[str]
-    ) -> dict[str, View]:
-        """The weight and the arrays that the call reads or writes; of others only the shape is looked at."""
-        views: dict[str, View] = {}
+        self, items: Sequence[ScoreInputs], scorer: ScorerCall | None, looked_at: frozenset[str]
+    ) -> list[dict[str, View]]:
+        """The weights and the arrays that the call reads or writes; of others only the shape is looked at."""
+        rows: list[dict[str, View]] = [{} for _ in items]
         for argument in (*_ELEMENTWISE, "input_norm"):
-            value = getattr(item, argument)
-            if value is None and argument == "weight":
-                raise ArgumentError(f"weight of '{name}': found None; accepted: an array. Pass the weight")
-            if value is None:
-                if scorer is not None and argument in scorer.reads:
-                    raise MissingStateError(
-                        f"{argument} of '{name}' is missing, and scorer '{scorer.name}' reads it. Pass it "
-                        "(for optimizer state: after the first optimizer step), or choose a scorer that "
-                        "does without"
-                    )
+            values = [getattr(item, argument) for item in items]
+            if argument == "weight" or (scorer is not None and argument in scorer.reads):
+                self._require(argument, values, scorer)
+            if set(map(type, values)) <= {type(None)}:
                 continue
             if argument in looked_at:
-                view = views[argument] = inspect(value, argument, name)
-                shape: Any = view.shape
-                if self.writes and argument in self.writes:
-                    require_writable(view, argument, name)
-            else:
-                shape = getattr(value, "shape", None)
-            if argument != "input_norm" and shape is not None and shape != views["weight"].shape:
-                raise ShapeError(
-                    f"{argument} of '{name}' has shape {tuple(shape)} and its weight "
-                    f"{views['weight'].shape}; they must be equal"
-                )
-        return views
+                views = inspect_all(values, argument, self.names)
+                for row, view, name in zip(rows, views, self.names, strict=True):
+                    if view is None:
+                        continue
+                    row[argument] = view
+                    if argument in self.writes:
+                        require_writable(view, argument, name)
+                    if argument != "input_norm" and view.shape != row["weight"].shape:
+                        _refuse_shape(view.shape, row["weight"], argument, name)
+            elif argument != "input_norm":
+                for value, row, name in zip(values, rows, self.names, strict=True):
+                    shape = None if value is None else getattr(value, "shape", None)
+                    if shape is not None and shape != row["weight"].shape:
+                        _refuse_shape(shape, row["weight"], argument, name)
+        return rows
+
+    def _require(self, argument: str, values: Sequence[Any], scorer: ScorerCall | None) -> None:
+        """Raises if one is None."""
+        for value, name in zip(values, self.names, strict=True):
+            if value is not None:
+                continue
+            if argument == "weight":
+                raise ArgumentError(f"weight of '{name}': found None; accepted: an array. Pass the weight")
+            assert scorer is not None
+            raise MissingStateError(
+                f"{argument} of '{name}' is missing, and scorer '{scorer.name}' reads it. Pass it (for "
+                "optimizer state: after the first optimizer step), or choose a scorer that does without"
+            )
 
     def _check_framework(self) -> None:
+        if len({(view.framework, view.device) for views in self.views for view in views.values()}) < 2:
+            return
         first: tuple[View, str, str] | None = None
         for name, views in zip(self.names, self.views, strict=True):
             for argument, view in views.items():
@@ -286,6 +298,12 @@ class Table:
                         f"'{first[2]}' on {devices.name_of(first[0].device)}; give all inputs of one call on "
                         "one device"
                     )
+
+
+def _refuse_shape(shape: Any, weight: View, argument: str, name: str) -> None:
+    raise ShapeError(
+        f"{argument} of '{name}' has shape {tuple(shape)} and its weight {weight.shape}; they must be equal"
+    )
 
 
 def as_items(inputs: ScoreInputs | Sequence[ScoreInputs]) -> tuple[bool, list[ScoreInputs]]:
@@ -317,21 +335,26 @@ def _check_input_norm(views: dict[str, View], geometry: Geometry, name: str) -> 
         views["input_norm"] = inspect(widened, "input_norm", name)
 
 
-def _scalars(item: ScoreInputs, name: str, needs_step: bool) -> tuple[int, int]:
-    """The bits of modifier and bias_correction1."""
-    modifier = 1.0
-    if item.modifier is not None:
-        modifier = as_number(f"modifier of '{name}'", item.modifier, 0.0, _MOST, "a finite number from 0")
-    correction = 1.0
-    if needs_step:
-        if item.step is None:
-            raise MissingStateError(
-                f"step of '{name}' is missing, and the scorer corrects the bias of exp_avg by it. Pass "
-                "Adam's step count"
-            )
-        step, beta1 = _step(item.step, name), _beta1(item.betas, name)
-        correction = 1.0 - beta1**step
-    return _float_bits(modifier), _float_bits(correction)
+def _scalars(items: Sequence[ScoreInputs], names: Sequence[str], needs_step: bool) -> list[tuple[int, int]]:
+    """The bits of modifier and bias_correction1 of each."""
+    scalars = []
+    former, corrected = None, _ONE
+    for item, name in zip(items, names, strict=True):
+        modifier = _ONE
+        if item.modifier is not None:
+            number = as_number(f"modifier of '{name}'", item.modifier, 0.0, _MOST, "a finite number from 0")
+            modifier = _float_bits(number)
+        if needs_step:
+            if item.step is None:
+                raise MissingStateError(
+                    f"step of '{name}' is missing, and the scorer corrects the bias of exp_avg by it. Pass "
+                    "Adam's step count"
+                )
+            if former is None or item.step is not former.step or item.betas is not former.betas:
+                step, beta1 = _step(item.step, name), _beta1(item.betas, name)
+                former, corrected = item, _float_bits(1.0 - beta1**step)
+        scalars.append((modifier, corrected))
+    return scalars
 
 
 def _step(step: Any, name: str) -> float:
