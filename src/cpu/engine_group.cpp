@@ -1,14 +1,12 @@
-// The verb group_mask: masks of rows and of N:M groups. Rows in one piece are taken four at a time as they are read,
-// others in the first caches.
+// The verb group_mask: which groups are taken row by row (rows.hpp), and which 64 at a time (lanes.hpp).
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <optional>
 
 #include "bittersweet/engine/cpu.hpp"
-#include "cpu/last_cuts.hpp"
+#include "cpu/lanes.hpp"
 #include "cpu/parallel.hpp"
-#include "cpu/walk.hpp"
+#include "cpu/rows.hpp"
 
 namespace bittersweet {
 
@@ -16,380 +14,124 @@ using namespace cpu;
 
 namespace {
 
-// How a tensor's groups are taken: rows and inputs by logical index, and where they lie in memory.
-struct Groups {
-  Geometry logical;
-  RowLayout memory;
-
-  bool runs() const noexcept { return memory.kind != RowLayout::scattered && memory.geometry.rows_are_contiguous(); }
-};
-
-Groups groups_of(const ScoreInputs& tensor, const GroupRule& rule) {
-  const Geometry& g = tensor.geometry;
-  const RowLayout rows = rows_in_memory(g, tensor.order);
-  if (rows.kind != RowLayout::permuted || rule.group == 0) return {g, rows};
-  if (tensor.order.p != g.inputs || tensor.order.q != g.inner) return {g, {RowLayout::scattered, g, 0}};
-  // channels_last: the inputs at one kernel position are neighbours, and so are those of a group.
-  const bool whole = g.inputs % rule.group == 0;
-  const Geometry runs = whole ? matrix(g.rows, g.row_size()) : matrix(g.rows * g.inner, g.inputs);
-  return {runs, {RowLayout::strided, runs, 0}};
+// Rows as `groups` says they lie.
+std::int64_t mask_rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule,
+                       const Groups& groups, int most, std::uint64_t* mask) {
+  // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
+  // interleave are taken block by block.
+  const Geometry& g = groups.memory.geometry;
+  const bool runs = groups.runs();
+  if (!runs && (groups.memory.kind != RowLayout::strided || g.input_stride % bits::per_word != 0)) most = 1;
+  const std::int64_t piece = groups.own_words()
+                                 ? std::clamp(std::int64_t{Chunk::size} / g.row_size() / std::int64_t{RowTile::most} *
+                                                  std::int64_t{RowTile::most},
+                                              std::int64_t{RowTile::most}, bits::per_word)
+                                 : bits::per_word;
+  const std::int64_t together = runs ? RowTile::most : piece;
+  const std::int64_t run = runs ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
+  std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
+  std::atomic<std::int64_t> nan{0};
+  parallel_for(most, g.rows / run * pieces, [&](int thread, std::int64_t at) {
+    std::optional<Rows>& own = rows[static_cast<std::size_t>(thread)];
+    if (!own) own.emplace(kernels, view, t, rule, groups, together);
+    const std::int64_t begin = at / pieces * run;
+    const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
+    if (runs && !groups.own_words()) {  // 64 rows begin with a word of their own
+      const std::int64_t word = g.first_of(begin + at % pieces * piece) / bits::per_word;
+      std::fill_n(mask + word, bits::words(g.first_of(end - 1) + g.row_size()) - word, 0);
+    }
+    std::int64_t found = 0;
+    for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)
+      found += own->run(row, std::min(together, end - row), mask);
+    nan += found;
+  });
+  return nan;
 }
 
-// One thread's rows: their scores side by side (each padded to whole mask words), live and keep bits.
-class Rows {
- public:
-  Rows(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule, const Groups& groups,
-       std::int64_t together)
-      : kernels_(kernels),
-        scorer_(view.scorer),
-        tensor_(view.tensors[t]),
-        g_(groups.logical),
-        m_(groups.memory.geometry),
-        kind_(groups.memory.kind),
-        runs_(groups.runs()),
-        rule_(rule),
-        size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
-        words_(bits::words(g_.row_size())),
-        tiles_(runs_ ? RowTile::most : 1, Tiles(kernels, view, t)),
-        scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
-        live_(static_cast<std::size_t>(together * words_)),
-        keep_(live_.size()) {
-    for (std::int64_t r = 0; r < together; ++r)
-      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(m_.row_size(), word);
-    if (kind_ == RowLayout::strided && !runs_) {
-      const std::int64_t width = together * m_.inner;
-      block_.resize(static_cast<std::size_t>(columns_ * width));
-      bytes_.resize(static_cast<std::size_t>(width));
-      packed_.resize(static_cast<std::size_t>(bits::words(width)));
-    }
-    if (kind_ == RowLayout::permuted) packed_.resize(keep_.size());
-    if (rule.group > 0) {
-      ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
-    } else {
-      halves_.resize(static_cast<std::size_t>((words_ + 1) * bits::per_word));
-      ints_.resize(2 * halves_.size());
-      search_ = {halves_.data(), ints_.data(), ints_.data() + halves_.size()};
-      near_.resize(RowTile::most * halves_.size());
-      inside_.resize(RowTile::most * static_cast<std::size_t>(words_));
-      lower_.resize(static_cast<std::size_t>(words_) + 1);
-      equal_.resize(lower_.size());
-    }
-  }
+// f(lanes of a thread, piece) for so many pieces. Returns the sum of what it returns.
+template <class F>
+std::int64_t in_lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, int most, std::int64_t pieces,
+                      F&& f) {
+  std::vector<std::optional<Lanes>> lanes(static_cast<std::size_t>(most));
+  std::atomic<std::int64_t> total{0};
+  parallel_for(most, pieces, [&](int thread, std::int64_t piece) {
+    std::optional<Lanes>& own = lanes[static_cast<std::size_t>(thread)];
+    if (!own) own.emplace(kernels, view, t);
+    total += f(*own, piece);
+  });
+  return total;
+}
 
-  // Masks of rows first .. first + count, which are of one block. Returns the live NaN.
-  std::int64_t run(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    if (kind_ == RowLayout::scattered)
-      load_scattered(first, count);
-    else if (!runs_)
-      load_columns(first, count);
-    else if (tensor_.mask)
-      for (std::int64_t r = 0; r < count; ++r)
-        bits::extract(tensor_.mask, m_.first_of(first + r), m_.row_size(), live(r));
-    std::int64_t nan = 0;
-    for (std::int64_t r = 0, n = 0; r < count; r += n) {
-      n = std::min<std::int64_t>(RowTile::most, count - r);
-      nan += rule_.group > 0 ? choose_in_groups(first, r, n) : choose_in_rows(first, r, n);
-    }
-    if (kind_ == RowLayout::scattered)
-      store_scattered(first, count, mask);
-    else if (runs_)
-      for (std::int64_t r = 0; r < count; ++r) bits::merge(keep(r), m_.row_size(), mask, m_.first_of(first + r));
-    else
-      store_columns(first, count, mask);
-    return nan;
-  }
-
- private:
-  float* scores(std::int64_t r) { return scores_.data() + r * words_ * bits::per_word; }
-  std::uint64_t* live(std::int64_t r) { return live_.data() + r * words_; }
-  std::uint64_t* keep(std::int64_t r) { return keep_.data() + r * words_; }
-
-  void load_row(std::int64_t row, std::int64_t r) {
-    const std::int64_t begin = m_.first_of(row);
-    for (std::int64_t i = 0; i < size_; i += tile_size) {
-      const std::int64_t n = std::min(tile_size, size_ - i);
-      tiles_[0].score(tiles_[0].at(begin + i, n), n, scores(r) + i);
-    }
-  }
-
-  // f(scorer, storage, tiles, elements of each) for the tiles of rows r .. r + count here, side by side: of the scores
-  // that were loaded, or of the inputs of rows that lie in one piece.
-  template <class F>
-  void for_each_tile_of(std::int64_t first, std::int64_t r, std::int64_t count, F&& f) {
-    std::array<RowTile, RowTile::most> rows;
-    const std::int64_t size = runs_ ? tile_size : size_;
-    for (std::int64_t i = 0; i < size_; i += size) {
-      const std::int64_t n = std::min(size, size_ - i), word = i / bits::per_word;
-      for (std::size_t j = 0; j < static_cast<std::size_t>(count); ++j) {
-        const std::int64_t own = r + static_cast<std::int64_t>(j);
-        rows[j] = {runs_ ? tiles_[j].at(m_.first_of(first + own) + i, n) : scored(scores(own)), word, live(own) + word,
-                   keep(own) + word, &reads_[j]};
-      }
-      f(runs_ ? scorer_ : scores_alone, runs_ ? tiles_[0].stored() : as_f32,
-        std::span<const RowTile>(rows).first(static_cast<std::size_t>(count)), n);
-    }
-  }
-
-  // Inputs are taken a few at a time, so that each row is written in runs.
-  void load_columns(std::int64_t first, std::int64_t count) {
-    const std::int64_t width = count * m_.inner;  // elements of these rows at one input: neighbours in memory
-    const std::int64_t start = m_.first_of(first);
-    for (std::int64_t begin = 0; begin < size_ / m_.inner; begin += columns_) {
-      const std::int64_t end = std::min(begin + columns_, size_ / m_.inner);
-      for (std::int64_t input = begin; input < end; ++input)
-        for (std::int64_t i = 0; i < width; i += tile_size) {
-          const std::int64_t n = std::min(tile_size, width - i);
-          tiles_[0].score(tiles_[0].at(start + input * m_.input_stride + i, n), n,
-                          block_.data() + (input - begin) * width + i);
-        }
-      for (std::int64_t r = 0; r < count; ++r)
-        for (std::int64_t input = begin; input < end; ++input) {
-          const float* const from = block_.data() + (input - begin) * width + r * m_.inner;
-          float* const to = scores(r) + input * m_.inner;
-          for (std::int64_t c = 0; c < m_.inner; ++c) to[c] = from[c];  // mostly one: no call for it
-        }
-    }
-    if (m_.inner == 1 && tensor_.mask) {
-      for (std::int64_t word = 0; word < words_; ++word) {
-        std::array<std::uint64_t, bits::per_word> square{};
-        const std::int64_t begin = word * bits::per_word, end = std::min(begin + bits::per_word, m_.inputs);
-        for (std::int64_t input = begin; input < end; ++input)
-          square[static_cast<std::size_t>(input - begin)] =
-              bits::read(tensor_.mask, start + input * m_.input_stride, count);
-        bits::transpose(square.data(), bits::per_word);
-        for (std::int64_t r = 0; r < count; ++r) live(r)[word] = square[static_cast<std::size_t>(r)];
-      }
-      return;
-    }
-    for (std::int64_t r = 0; r < count; ++r) {
-      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(m_.row_size(), word);
-      if (!tensor_.mask) continue;
-      const std::int64_t own = start + r * m_.inner;
-      for (std::int64_t place = 0; place < m_.row_size(); ++place)
-        bits::clear_if(live(r), place,
-                       !bits::get(tensor_.mask, own + place / m_.inner * m_.input_stride + place % m_.inner));
-    }
-  }
-
-  void store_columns(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    const std::int64_t width = count * m_.inner, start = m_.first_of(first);
-    for (std::int64_t word = 0; word < words_ && m_.inner == 1; ++word) {
-      std::array<std::uint64_t, bits::per_word> square{};
-      const std::int64_t begin = word * bits::per_word, end = std::min(begin + bits::per_word, m_.inputs);
-      for (std::int64_t r = 0; r < count; ++r) square[static_cast<std::size_t>(r)] = keep(r)[word];
-      bits::transpose(square.data(), bits::per_word);
-      for (std::int64_t input = begin; input < end; ++input)
-        bits::add(mask, start + input * m_.input_stride, count, square[static_cast<std::size_t>(input - begin)]);
-    }
-    for (std::int64_t input = 0; m_.inner > 1 && input < m_.inputs; ++input) {
-      for (std::int64_t r = 0; r < count; ++r)
-        for (std::int64_t c = 0; c < m_.inner; ++c)
-          bytes_[static_cast<std::size_t>(r * m_.inner + c)] = bits::get(keep(r), input * m_.inner + c);
-      bits::pack(bytes_.data(), width, packed_.data());
-      bits::merge(packed_.data(), width, mask, start + input * m_.input_stride);
-    }
-  }
-
-  // Where the place-th element of a row lies.
-  std::int64_t element(std::int64_t row, std::int64_t place) const {
-    return tensor_.order.memory_of(g_.first_of(row) + place / g_.inner * g_.input_stride + place % g_.inner);
-  }
-
-  void load_scattered(std::int64_t first, std::int64_t count) {
-    std::array<std::int64_t, tile_size> places;
-    for (std::int64_t r = 0; r < count; ++r) {
-      for (std::int64_t i = 0; i < size_; i += tile_size) {
-        const std::int64_t n = std::min(tile_size, size_ - i);
-        for (std::int64_t j = 0; j < n; ++j) places[static_cast<std::size_t>(j)] = element(first + r, i + j);
-        tiles_[0].score(tiles_[0].at(places.data(), n, 1), n, scores(r) + i);
-      }
-      for (std::int64_t word = 0; word < words_; ++word) live(r)[word] = bits::valid(g_.row_size(), word);
-      if (!tensor_.mask) continue;
-      for (std::int64_t place = 0; place < g_.row_size(); ++place)
-        bits::clear_if(live(r), place, !bits::get(tensor_.mask, element(first + r, place)));
-    }
-  }
-
-  void store_scattered(std::int64_t first, std::int64_t count, std::uint64_t* mask) {
-    for (std::int64_t r = 0; r < count; ++r)
-      for (std::int64_t place = 0; place < g_.row_size(); ++place)
-        if (bits::get(keep(r), place)) bits::set(mask, element(first + r, place));
-  }
-
-  std::int64_t share_of(std::int64_t row) const { return rule_.base + (row < rule_.extra); }
-
-  // Keep bits of rows r .. r + count here, and their live NaN. Inputs after the last whole group are kept.
-  std::int64_t choose_in_groups(std::int64_t first, std::int64_t r, std::int64_t count) {
-    std::copy_n(live(r), count * words_, keep(r));
-    std::int64_t nan = 0;
-    if (size_ == 0) return nan;
-    if (g_.inner != 1 || rule_.group != 4) {
-      for (const std::int64_t end = r + count; r < end; ++r) {
-        if (runs_) load_row(first + r, r);
-        nan += kernels_.drop_lowest_of_groups(scores(r), size_ / (rule_.group * g_.inner), rule_.group, g_.inner,
-                                              share_of(first + r), ints_.data(), keep(r));
-      }
-      return nan;
-    }
-    for (std::int64_t n = 0; n < count;) {  // those with the same share
-      std::int64_t alike = 1;
-      while (n + alike < count && share_of(first + r + n + alike) == share_of(first + r + n)) ++alike;
-      for_each_tile_of(
-          first, r + n, alike, [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
-            nan += kernels_.drop_lowest_of_four[by.index()][as](by, rows, elements, share_of(first + r + n));
-          });
-      n += alike;
-    }
-    const std::int64_t last = bits::words(size_) - 1;
-    for (std::int64_t own = r; own < r + count; ++own) keep(own)[last] |= live(own)[last] & ~bits::valid(size_, last);
-    return nan;
-  }
-
-  std::int64_t choose_in_rows(std::int64_t first, std::int64_t r, std::int64_t count) {
-    const std::optional<Bracket> bracket = cuts_.bracket();
-    if (bracket) {
-      for (std::size_t j = 0; j < RowTile::most; ++j)
-        reads_[j] = {inside_.data() + j * static_cast<std::size_t>(words_), near_.data() + j * halves_.size(),
-                     size_ / 8};
-      for_each_tile_of(first, r, count,
-                       [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
-                         kernels_.read_rows[by.index()][as](by, rows, elements, *bracket);
-                       });
-    }
-    std::int64_t nan = 0;
-    for (std::int64_t j = 0; j < count; ++j) {
-      const std::int64_t row = first + r + j, words = bits::words(size_);
-      const std::int64_t alive = tensor_.mask ? kernels_.popcount(live(r + j), words) : size_;
-      const std::int64_t k = share_of(row) - (size_ - alive);
-      const RowRead& read = reads_[static_cast<std::size_t>(j)];
-      if (bracket && k > read.below && k <= read.below + read.count && read.count <= read.room)
-        prune_inside(r + j, read, k - read.below, *bracket), nan += read.nan;
-      else
-        nan += choose_in_row(row, r + j, k);
-    }
-    return nan;
-  }
-
-  // A row that is cut elsewhere.
-  std::int64_t choose_in_row(std::int64_t row, std::int64_t r, std::int64_t k) {
-    const std::int64_t words = bits::words(size_);
-    std::copy_n(live(r), words_, keep(r));
-    if (size_ == 0) return 0;
-    if (runs_) load_row(row, r);
-    if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
-    cuts_.guess(search_);
-    const RowOutcome found = kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, k, search_, keep(r));
-    if (k > 0) cuts_.remember(found.cut.threshold);
-    const bool split = kind_ == RowLayout::permuted && found.cut.ties > 0 &&
-                       count_at(kernels_, scores(r), live(r), size_, found.cut.threshold).equal > found.cut.ties;
-    return split ? split_ties(r, words, found.cut) : found.nan;
-  }
-
-  // Clears the keep bits of the `rank` lowest inside the bracket; of equal ones the first go.
-  void prune_inside(std::int64_t r, const RowRead& read, std::int64_t rank, const Bracket& bracket) {
-    const float threshold = kernels_.ranked_score(read.listed, read.count, rank, bracket, ints_.data());
-    kernels_.compare_listed(read.listed, read.count, threshold, lower_.data(), equal_.data());
-    cuts_.remember(threshold);
-    const std::int64_t listed = bits::words(read.count), words = bits::words(size_);
-    const std::int64_t ties = rank - kernels_.popcount(lower_.data(), listed);
-    if (ties < kernels_.popcount(equal_.data(), listed)) {
-      if (kind_ == RowLayout::permuted) {  // the first by logical index
-        std::copy_n(read.inside, words, packed_.data());
-        for (std::int64_t word = 0; word < listed; ++word) equal_[static_cast<std::size_t>(word)] ^= ~std::uint64_t{0};
-        kernels_.prune_listed(equal_.data(), read.inside, words, packed_.data());
-        std::fill_n(equal_.data(), listed, 0);
-        prune_first(r, ties);
-      } else {
-        bits::keep_first(equal_.data(), listed, ties);
-      }
-    }
-    for (std::size_t word = 0; word < static_cast<std::size_t>(listed); ++word) lower_[word] |= equal_[word];
-    kernels_.prune_listed(lower_.data(), read.inside, words, keep(r));
-  }
-
-  // The same where some of the ties go, in a row whose elements lie in another order: the first by logical index.
-  std::int64_t split_ties(std::int64_t r, std::int64_t words, const Cut& cut) {
-    const std::int64_t nan = keep_words(r, words, {cut.threshold, all_ties});
-    std::copy_n(keep(r), words_, packed_.data());
-    keep_words(r, words, {cut.threshold, 0});
-    for (std::int64_t word = 0; word < words; ++word) packed_[static_cast<std::size_t>(word)] ^= keep(r)[word];
-    prune_first(r, cut.ties);
-    return nan;
-  }
-
-  // Of the bits that packed_ has, the first by logical index.
-  void prune_first(std::int64_t r, std::int64_t count) {
-    bits::keep_first(packed_.data(), size_, tensor_.order, count);
-    for (std::int64_t word = 0; word < bits::words(size_); ++word)
-      keep(r)[word] &= ~packed_[static_cast<std::size_t>(word)];
-  }
-
-  std::int64_t keep_words(std::int64_t r, std::int64_t words, Cut cut) {
-    const std::uint64_t after = keep(r)[words - 1] & ~bits::valid(size_, words - 1);
-    const std::int64_t nan = kernels_.write_mask(scores(r), live(r), size_, cut.threshold, cut.ties, keep(r));
-    keep(r)[words - 1] |= after;
-    return nan;
-  }
-
-  const Kernels& kernels_;
-  const Scorer& scorer_;
-  const ScoreInputs& tensor_;
-  const Geometry g_;  // of logical indices
-  const Geometry m_;  // of memory
-  const RowLayout::Kind kind_;
-  const bool runs_;
-  const GroupRule& rule_;
-  std::int64_t size_;         // elements of a row that are in a group
-  std::int64_t words_;        // mask words of a row
-  std::vector<Tiles> tiles_;  // of rows side by side
-  std::vector<float> scores_;
-  std::vector<std::uint64_t> live_, keep_;
-  std::vector<std::int32_t> ints_;
-  std::vector<std::int16_t> halves_;  // for rows
-  RowSearch search_;
-  LastCuts cuts_;
-  std::array<RowRead, RowTile::most> reads_{};
-  std::vector<float> near_;                            // scores near the last cuts
-  std::vector<std::uint64_t> inside_, lower_, equal_;  // where they are; of their list, those that are so
-  static constexpr std::int64_t columns_ = 16;
-  std::vector<float> block_;  // these are for rows that interleave in memory
-  std::vector<unsigned char> bytes_;
-  std::vector<std::uint64_t> packed_;  // for rows that are permuted there, too
+// Groups that lie one after another in memory, all but the `extra` first of them with the same share.
+struct Runs {
+  std::int64_t size = 0;  // elements of one; 0: the groups are not taken so
+  std::int64_t count = 0, extra = 0;
 };
+
+Runs runs_of(const Groups& groups, const GroupRule& rule) {
+  const std::int64_t shortest_alone = rule.group == 0 ? 192 : 2048;  // rows from here on are taken one by one
+  const Geometry& m = groups.memory.geometry;
+  const bool alike = groups.memory.kind == RowLayout::strided && groups.runs() && m.rows == groups.logical.rows;
+  if (!alike || m.row_size() >= shortest_alone) return {};
+  if (rule.group == 0) return {m.row_size(), m.rows, rule.extra};
+  if (m.inner != 1 || m.inputs % rule.group != 0) return {};
+  const std::int64_t of_row = m.inputs / rule.group;
+  return {rule.group, m.rows * of_row, rule.extra * of_row};
+}
+
+// Rows that interleave, `m` in memory: at each input those of a block are neighbours. The mask's bits are clear.
+std::int64_t mask_columns(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule,
+                          const Geometry& m, int most, std::uint64_t* mask) {
+  const std::int64_t size = rule.group > 0 ? rule.group : m.inputs, levels = (m.inputs + size - 1) / size;
+  const std::int64_t rows = m.rows_per_block(), width = rows * m.inner, together = Lanes::together(size);
+  const std::int64_t strips = (width + together - 1) / together;
+  if (m.input_stride % bits::per_word != 0) most = 1;  // two pieces may share a word of the mask
+  return in_lanes(kernels, view, t, most, m.rows / rows * levels * strips, [&](Lanes& lanes, std::int64_t piece) {
+    const std::int64_t block = piece / strips / levels, input = piece / strips % levels * size;
+    const std::int64_t lane = piece % strips * together, count = std::min(together, width - lane);
+    const std::int64_t start = block * width * m.inputs + input * m.input_stride + lane;
+    if (input + size <= m.inputs) {
+      const std::int64_t extra = std::clamp<std::int64_t>(rule.extra - block * rows, 0, rows) * m.inner;
+      return lanes.columns(start, m.input_stride, count, size, rule.base, extra - lane, mask);
+    }
+    for (std::int64_t left = input; left < m.inputs; ++left)
+      lanes.keep_live(start + (left - input) * m.input_stride, count, mask);
+    return std::int64_t{0};
+  });
+}
 
 }  // namespace
 
 std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const GroupRule& rule, MaskTable masks) {
   const ScoreInputs& tensor = view.tensors[t];
   if (tensor.numel == 0) return 0;
-  // 64 rows share no mask word with others, unless rows interleave at a stride that 64 does not divide. Rows that
-  // interleave are taken block by block.
   const Groups groups = groups_of(tensor, rule);
-  const Geometry& g = groups.memory.geometry;
-  constexpr std::int64_t piece = bits::per_word;
-  const bool runs = groups.runs();
-  const bool alone = runs || (groups.memory.kind == RowLayout::strided && g.input_stride % bits::per_word == 0);
-  const std::int64_t together = runs ? RowTile::most : piece;
-  const std::int64_t run = runs ? g.rows : g.rows_per_block(), pieces = (run + piece - 1) / piece;
-  const int most = alone ? threads(tensor.numel) : 1;
-  if (!runs) std::fill_n(masks[t], bits::words(tensor.numel), 0);
-  std::vector<std::optional<Rows>> rows(static_cast<std::size_t>(most));
-  std::atomic<std::int64_t> nan{0};
-  parallel_for(most, g.rows / run * pieces, [&](int thread, std::int64_t at) {
-    std::optional<Rows>& own = rows[static_cast<std::size_t>(thread)];
-    if (!own) own.emplace(kernels_, view, t, rule, groups, together);
-    const std::int64_t begin = at / pieces * run;
-    const std::int64_t end = begin + std::min(run, (at % pieces + 1) * piece);
-    if (runs) {  // 64 rows begin with a word of their own
-      const std::int64_t word = g.first_of(begin + at % pieces * piece) / bits::per_word;
-      std::fill_n(masks[t] + word, bits::words(g.first_of(end - 1) + g.row_size()) - word, 0);
+  const Geometry& m = groups.memory.geometry;
+  const int most = threads(tensor.numel);
+  std::uint64_t* const mask = masks[t];
+
+  if (const Runs runs = runs_of(groups, rule); runs.size > 0) {
+    std::int64_t first = 0, nan = 0;
+    if (runs.extra == 0 && (runs.size == 2 || runs.size == 4 || runs.size == 8 || runs.size == 16)) {
+      constexpr std::int64_t row = 4096;  // groups that are ranked in registers, in long rows of them
+      const Geometry rows = matrix(tensor.numel / row, row);
+      if (rows.rows > 0)
+        nan =
+            mask_rows(kernels_, view, t, {runs.size, rule.base, 0}, {rows, {RowLayout::strided, rows, 0}}, most, mask);
+      first = rows.rows * row / runs.size;
     }
-    std::int64_t found = 0;
-    for (std::int64_t row = begin + at % pieces * piece; row < end; row += together)
-      found += own->run(row, std::min(together, end - row), masks[t]);
-    nan += found;
-  });
-  return nan;
+    const std::int64_t pieces = (runs.count - first + Lanes::width - 1) / Lanes::width;
+    return nan + in_lanes(kernels_, view, t, most, pieces, [&](Lanes& lanes, std::int64_t piece) {
+             const std::int64_t own = first + piece * Lanes::width;
+             return lanes.runs(own, std::min(Lanes::width, runs.count - own), runs.size, rule.base, runs.extra, mask);
+           });
+  }
+
+  if (!groups.runs()) std::fill_n(mask, bits::words(tensor.numel), 0);
+  const bool columns = groups.memory.kind == RowLayout::strided && !groups.runs() &&
+                       (rule.group > 0 ? m.inner == groups.logical.inner : m.inner == 1);
+  return columns ? mask_columns(kernels_, view, t, rule, m, most, mask)
+                 : mask_rows(kernels_, view, t, rule, groups, most, mask);
 }
 
 }  // namespace bittersweet

@@ -114,13 +114,13 @@ struct RowSearch {
   int spread = 2;
 };
 
-// A row against a bracket, both ends included: how many live scores lie below, how many are NaN, and those inside, in
-// order, as bits and as a list.
+// A row against a bracket, both ends included: the live scores that lie inside, and NaN, in order, as bits and as a
+// list.
 struct RowRead {
   std::uint64_t* inside = nullptr;
   float* listed = nullptr;  // room for as many, and 64 more
   std::int64_t room = 0;
-  std::int64_t below = 0, nan = 0, count = 0;  // count > room: not all are listed
+  std::int64_t count = 0;  // > room: not all are listed
 };
 
 // A tile of a row, and where in it its words are. Rows that are read side by side cover each other's latency.
@@ -131,6 +131,7 @@ struct RowTile {
   const std::uint64_t* live = nullptr;  // from there on; null: all
   std::uint64_t* keep = nullptr;
   RowRead* read = nullptr;
+  std::int64_t gap = 0;  // elements from its end to the place that is read next
 };
 
 struct RowOutcome {
@@ -194,11 +195,12 @@ struct Kernels {
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
-  // Rows in one read (row_read.hpp): tiles of them against the bracket; a rank among those inside; which of them
-  // lie below a threshold, and at it, as bits of the list; and bits of the list to bits of the row that are cleared.
+  // Rows in one read (row_read.hpp): tiles of them against the bracket; a rank among those inside (NaN if one is NaN);
+  // which of them lie below a threshold, and at it, as bits of the list; and bits of the list to bits of the row that
+  // are cleared.
   void (*read_rows[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>, std::int64_t count,
                                                 const Bracket&);
-  float (*ranked_score)(const float* scores, std::int64_t count, std::int64_t rank, const Bracket&, std::int32_t* keys);
+  float (*ranked_score)(float* scores, std::int64_t count, std::int64_t rank, const Bracket&, std::int32_t* keys);
   void (*compare_listed)(const float* scores, std::int64_t count, float threshold, std::uint64_t* below,
                          std::uint64_t* equal);
   void (*prune_listed)(const std::uint64_t* listed, const std::uint64_t* inside, std::int64_t words,
@@ -209,7 +211,10 @@ struct Kernels {
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
   std::int64_t (*drop_lowest_of_groups)(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
                                         std::int64_t share, std::int32_t* scratch, std::uint64_t* keep);
-  // The same for groups of 4 neighbours (group_ranks.hpp).
+  // Of 64 groups side by side (lane_ranks.hpp).
+  std::int64_t (*drop_lowest_across)(float* scores, std::int64_t size, std::int64_t share, std::int64_t more,
+                                     std::uint64_t* keep);
+  // Of groups of 4 neighbours (group_ranks.hpp).
   std::int64_t (*drop_lowest_of_four[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>,
                                                                   std::int64_t count, std::int64_t share);
   TrackSums (*coherence)(const TrackBlock&, float decay);

@@ -32,7 +32,7 @@ class LastCuts {
     const double off = signed_of(threshold) - center_;
     center_ += rows_ == 0 ? off : off / 4;
     deviation_ = rows_ == 0 ? unknown : deviation_ + (std::min(std::abs(off), unknown) - deviation_) / (rows_ + 1);
-    rows_ = std::min(rows_ + 1, 7.0);
+    rows_ = std::min(rows_ + 1, 15.0);
   }
 
  private:

@@ -128,6 +128,21 @@ BITTERSWEET_INLINE Mask both(Mask a, Mask b) { return a & b; }
 
 constexpr int vectors_per_word = 64 / lanes;
 
+// Is one of 64 scores NaN?
+BITTERSWEET_INLINE bool any_nan(const Vec (&a)[vectors_per_word]) {
+#if BITTERSWEET_LANES == 16
+  return (_mm512_cmp_ps_mask(a[0].x, a[1].x, _CMP_UNORD_Q) | _mm512_cmp_ps_mask(a[2].x, a[3].x, _CMP_UNORD_Q)) != 0;
+#else
+  IntVector found{};
+  for (const Vec& one : a) found |= one.x != one.x;
+#if BITTERSWEET_LANES == 8
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(found)) != 0;
+#else
+  return (found[0] | found[1] | found[2] | found[3]) != 0;
+#endif
+#endif
+}
+
 BITTERSWEET_INLINE std::uint64_t pack(const Mask (&mask)[vectors_per_word]) {
 #if BITTERSWEET_LANES == 16
   const __mmask32 low = _mm512_kunpackw(mask[1], mask[0]), high = _mm512_kunpackw(mask[3], mask[2]);
@@ -321,11 +336,15 @@ BITTERSWEET_INLINE void store_word(std::uint16_t* data, const Vec (&a)[vectors_p
 }
 #endif
 
-// Asks for the 64 elements that come 512 later: a new page is not left to the hardware prefetcher.
+// Asks for the 64 elements that come so many later, as far as the second cache: a new page is not left to the hardware
+// prefetcher, and the first cache can wait for fewer lines than are on their way from memory.
+constexpr std::int64_t prefetched = 1024;
+
 template <class T>
 BITTERSWEET_INLINE void prefetch(const T* at) {
   for (std::size_t line = 0; line < sizeof(T); ++line)
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + 512 * sizeof(T) + 64 * line);
+    __builtin_prefetch(reinterpret_cast<const char*>(at + prefetched) + 64 * line, 0, 2);
+  __asm__ volatile("");  // without it GCC takes this for a function of no effect and drops its calls
 }
 
 // Is a product followed by a sum rounded twice here? A unit that contracts them would score other bits.

@@ -20,7 +20,7 @@ void expect_like_reference(auto& engine, const Model& model, const Scorer& score
   const std::int64_t columns = inputs[0].geometry.row_size(), rows = inputs[0].geometry.rows;
   for (const GroupRule& rule :
        {GroupRule{0, columns / 2, rows / 3}, GroupRule{0, columns / 10, 0}, GroupRule{0, columns - columns / 20, 0},
-        GroupRule{4, 2, 0}, GroupRule{4, 1, rows / 2}}) {
+        GroupRule{4, 2, 0}, GroupRule{4, 1, rows / 2}, GroupRule{4, 3, 0}}) {
     if (rule.group > 0 && inputs[0].geometry.inputs < rule.group) continue;
     const FreshMasks expected(inputs), found(inputs);
     const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
@@ -51,6 +51,44 @@ TEST_P(EngineRows, Alike) {
   });
 }
 
+// Rows that interleave, in one block and in three, beside whole words of lanes and a part of one; and short rows.
+// Groups of every way to be ranked, and inputs behind the last whole one.
+TEST_P(EngineRows, SideBySide) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    std::uint64_t seed = 0;
+    for (const Geometry& geometry :
+         {Geometry{200, 77, 1, 1, 200}, Geometry{64, 40, 1, 1, 64}, Geometry{3 * 130, 24, 1, 1, 130, 3},
+          Geometry{70, 12, 3, 3, 210}, matrix(333, 9), matrix(130, 77), matrix(700, 16)})
+      for (const DType dtype : {DType::f32, DType::f16})
+        for (const double dead : {0.0, 0.5}) {
+          Model model = training_model({geometry.rows * geometry.row_size()}, {dtype}, ++seed);
+          model.tensors[0].geometry = geometry;
+          model.tensors[0].input_norm = Array(half_normal(geometry.features(), seed), DType::f32);
+          if (dead > 0) model.set_masks(dead, seed);
+          if (seed % 3 == 0)
+            for (std::size_t i = 0; i < model.tensors[0].weight.size(); i += 5) model.tensors[0].weight.set(i, 0.01f);
+          if (seed % 4 == 0) model.tensors[0].weight.set(11, std::nanf(""));
+          const std::vector<ScoreInputs> inputs = model.inputs();
+          const Scorer scorer = seed % 2 == 0 ? Scorer{Magnitude{}} : Scorer{Wanda{}};
+          const ScoreView view = make_view(inputs, scorer);
+          for (const std::int64_t group : {0, 2, 3, 4, 5, 7, 8, 9, 11, 16})
+            for (const std::int64_t extra : {std::int64_t{0}, geometry.rows / 3}) {
+              const std::int64_t size = group > 0 ? group : geometry.row_size();
+              if (group > geometry.inputs) continue;
+              const FreshMasks expected(inputs), found(inputs);
+              const GroupRule rule{group, size / 2, extra};
+              const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+              ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+              ASSERT_TRUE(same_masks(expected.bits(), found.bits()))
+                  << "groups of " << group << ", " << geometry.rows << " rows of " << geometry.row_size() << ", "
+                  << dead << " dead, " << extra << " extra";
+            }
+          ASSERT_TRUE(model.intact());
+        }
+  });
+}
+
 // Of the scorer identity, one kind of value in the rows that `odd` names.
 TEST_P(EngineRows, OddOnes) {
   run([](auto& engine) {
@@ -74,6 +112,25 @@ TEST_P(EngineRows, OddOnes) {
   });
 }
 
+// Every four of zeros of both signs, equal numbers, infinities and NaN, with every choice of them dead.
+TEST_P(EngineRows, EveryGroupOfFour) {
+  run([](auto& engine) {
+    const float values[] = {0.0f, -0.0f, 1.0f, -1.0f, infinity, -infinity, std::nanf("")};
+    constexpr std::size_t kinds = std::size(values), groups = kinds * kinds * kinds * kinds;
+    Values all(4 * groups);
+    for (std::size_t i = 0; i < groups; ++i)
+      for (std::size_t j = 0, rest = i; j < 4; ++j, rest /= kinds) all[4 * i + j] = values[rest % kinds];
+    for (std::size_t live = 0; live < 16; ++live) {
+      Model model = model_of({all});
+      model.tensors[0].geometry = matrix(49, 196);  // 49 groups a row: a word of the mask begins in any of the rows
+      model.set_masks(0.0, 1);
+      for (std::int64_t i = 0; i < model.tensors[0].numel; ++i)
+        bits::clear_if(model.tensors[0].mask.data(), i, (live >> (i % 4) & 1) == 0);
+      expect_like_reference(engine, model, Identity{}, std::to_string(live) + " as live bits of every four");
+    }
+  });
+}
+
 // Convolutions in channels_last and transposed matrices: ties go by the logical index, not by memory.
 TEST_P(EngineRows, OtherOrdersOfMemory) {
   run([](auto& engine) {
@@ -81,12 +138,16 @@ TEST_P(EngineRows, OtherOrdersOfMemory) {
       for (const double dead : {0.0, 0.4}) {
         Model conv = training_model({80 * 12 * 9}, {dtype}, 3), transposed = training_model({80 * 60}, {dtype}, 4);
         conv.tensors[0].geometry = {80, 12, 9, 108, 9};
+        Model rest = training_model({80 * 10 * 9}, {dtype}, 5);  // with inputs behind the last whole group of four
+        rest.tensors[0].geometry = {80, 10, 9, 90, 9};
         transposed.tensors[0].geometry = matrix(80, 60);
-        for (Model* model : {&conv, &transposed})
+        for (Model* model : {&conv, &rest, &transposed})
           if (dead > 0) model->set_masks(dead, 9);
         conv.tensors[0] = ordered(conv.tensors[0], {12, 9});
+        rest.tensors[0] = ordered(rest.tensors[0], {10, 9});
         transposed.tensors[0] = ordered(transposed.tensors[0], {80, 60});
         expect_like_reference(engine, conv, Magnitude{}, "channels_last");
+        expect_like_reference(engine, rest, Magnitude{}, "channels_last, inputs left over");
         expect_like_reference(engine, transposed, Magnitude{}, "transposed");
       }
   });

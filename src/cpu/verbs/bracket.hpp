@@ -157,7 +157,6 @@ struct Listed {
 template <cpu::Decide D, class S, class T, bool Bits = false>
 void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketPlan& plan, const cpu::TilePlace& place,
                   cpu::BracketState& state) {
-  constexpr std::int64_t ahead = 512;  // elements; a new page is not left to the hardware prefetcher
   constexpr std::int64_t parts = parts_of<S>();
   constexpr std::int64_t slack = 4;  // what is listed without a branch may be nothing
   std::uint16_t list[Chunk::size + parts * slack];
@@ -196,10 +195,7 @@ void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketP
   };
   const auto whole_word = [&](std::int64_t word, Listed& listed) {
     const std::int64_t index = word * bits::per_word;
-    for_each_array<S>([&](auto member) {
-      const char* const next = reinterpret_cast<const char*>(static_cast<const T*>(in.*member) + index + ahead);
-      for (std::size_t line = 0; line < bits::per_word * sizeof(T); line += 64) __builtin_prefetch(next + line);
-    });
+    prefetch_arrays<S, T>(in, index);
     take(decide_any(in, index), word, place.live ? place.live[word] : ~std::uint64_t{0}, listed);
   };
   const std::int64_t whole = place.count / bits::per_word, stride = whole / parts;

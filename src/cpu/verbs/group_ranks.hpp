@@ -129,15 +129,63 @@ std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t shar
   });
 }
 
+template <int A, int B, int C, int D, int... Lane>
+BITTERSWEET_INLINE Vec in_fours(Vec a, std::integer_sequence<int, Lane...>) {
+  constexpr int from[] = {A, B, C, D};
+  return {__builtin_shufflevector(a.x, a.x, (Lane / 4 * 4 + from[Lane % 4])...)};
+}
+
+// Which of every four neighbours have fewer than `share` below them; of equal ones the first is the lower. No NaN.
+BITTERSWEET_INLINE std::uint64_t lowest_of_four(const WordOfScores& scores, std::int64_t share) {
+  constexpr auto all = std::make_integer_sequence<int, lanes>{};
+  constexpr std::uint64_t each = ~std::uint64_t{0} / 15;  // the first of every four bits
+  Mask side[vectors_per_word], across[vectors_per_word];
+  for (int v = 0; v < vectors_per_word; ++v) {
+    const Vec s = scores[v];
+    side[v] = less(in_fours<1, 2, 3, 3>(s, all), in_fours<0, 1, 2, 0>(s, all));
+    across[v] = less(in_fours<2, 3, 2, 3>(s, all), s);
+  }
+  const std::uint64_t p = pack(side), q = pack(across);  // is 1 below 0, 2 below 1, 3 below 2, 3 below 0; 2, 0; 3, 1?
+  // Each has one bit in each of these for one of the other three.
+  const std::uint64_t a = (p & 7 * each) | (~(p << 1) & 8 * each);
+  const std::uint64_t b = ((p >> 3) & each) | (~(p << 1) & 6 * each) | (~p & 8 * each);
+  const std::uint64_t c = (q & 3 * each) | (~(q << 2) & 12 * each);
+  switch (share) {
+    case 0: return 0;
+    case 1: return ~(a | b | c);
+    case 2: return ~((a & b) | (c & (a | b)));
+    case 3: return ~(a & b & c);
+    default: return ~std::uint64_t{0};
+  }
+}
+
 // Writes the bits of up to RowTile::most rows without the `share` lowest of every four neighbours. Returns the live
 // NaN, which stay.
 template <class S, std::size_t St>
 std::int64_t drop_lowest_of_four(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::int64_t count,
                                  std::int64_t share) {
+  const Vec lowest = splat(-std::numeric_limits<float>::infinity());
   std::int64_t nans = 0;
   for_each_word_of_rows<S, StoredType<St>>(
       scorer, rows, count,
       [&](const cpu::RowTile& row, std::int64_t word, std::uint64_t live, const WordOfScores& scores) {
+        WordOfScores s;
+        Mask deep[vectors_per_word];
+        bool plain = true;
+        if (live == ~std::uint64_t{0}) {
+          for (int v = 0; v < vectors_per_word; ++v) s[v] = scores[v];
+        } else {  // the dead are lowest, unless a live score is as low
+          for (int v = 0; v < vectors_per_word; ++v) {
+            const LaneMask on = lanes_on(live, v);
+            s[v] = as_floats(as_bits(kept(scores[v], on)) | as_bits(dropped(lowest, on)));
+            deep[v] = equal(scores[v], lowest);
+          }
+          plain = (pack(deep) & live) == 0;
+        }
+        if (plain && !any_nan(s)) [[likely]] {
+          row.keep[word] = live & ~lowest_of_four(s, share);
+          return;
+        }
         const KeyedWord found = keyed(scores, live);
         nans += bits::count(found.nan);
         row.keep[word] = without_lowest_of<4>(found, share, live);

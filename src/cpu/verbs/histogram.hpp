@@ -9,8 +9,6 @@
 namespace bittersweet {
 namespace {
 
-using KeyVector = std::uint32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
-
 BITTERSWEET_INLINE KeyVector unsigned_key(Vec s) {
   const KeyVector key = reinterpret_cast<KeyVector>(signed_key(s)) ^ key_of_zero;
   return s.x == s.x ? key : KeyVector{} + key_of_nan;

@@ -61,11 +61,8 @@ inline std::int64_t write_halves(const float* scores, std::int64_t count, std::i
   return sum(any_infinite) == 0 ? nans : -1;
 }
 
-constexpr int counts_at_once = 4;
-
 // found[n] = how many halves are at or below at[n].
-BITTERSWEET_INLINE void count_halves(const std::int16_t* halves, std::int64_t count, const int (&at)[counts_at_once],
-                                     std::int64_t (&found)[counts_at_once]) {
+BITTERSWEET_INLINE void count_halves(const std::int16_t* halves, std::int64_t count, const Places& at, Places& found) {
   ShortVector t[counts_at_once];
   for (int n = 0; n < counts_at_once; ++n) t[n] = ShortVector{} + static_cast<std::int16_t>(at[n]), found[n] = 0;
   for (std::int64_t begin = 0; begin < count; begin += most_vectors * short_lanes) {
@@ -79,33 +76,20 @@ BITTERSWEET_INLINE void count_halves(const std::int16_t* halves, std::int64_t co
   }
 }
 
-// The half of the k-th lowest score, and how many lie below it. There are k numbers at least. Counts are taken around
-// a guess, then around the place where the k-th would lie if the scores inside were spread evenly, and in the middle,
-// so that every pass halves the range.
+// The half of the k-th lowest score, and how many lie below it. There are k numbers at least. Counts begin around a
+// guess.
 struct FoundHalf {
   int half;
   std::int64_t below;
 };
 inline FoundHalf find_half(const std::int16_t* halves, std::int64_t count, std::int64_t numbers, std::int64_t k,
                            int guess, int spread) {
-  int under = -infinite - 1, over = infinite - 1;  // fewer than k at or below the first, k or more at the second
-  std::int64_t up_to_under = 0, up_to_over = numbers;
-  int at[counts_at_once];
-  const auto place = [&](int n, int half) { at[n] = std::clamp(half, under + 1, std::max(under + 1, over - 1)); };
-  for (int n = 0; n < counts_at_once; ++n) place(n, guess + (2 * n - 3) * spread);
-  while (over - under > 1) {
-    std::int64_t found[counts_at_once];
-    count_halves(halves, count, at, found);
-    for (int n = 0; n < counts_at_once; ++n) {
-      if (found[n] < k && at[n] > under) under = at[n], up_to_under = found[n];
-      if (found[n] >= k && at[n] < over) over = at[n], up_to_over = found[n];
-    }
-    const int width = over - under, near = std::max(1, width / 16);
-    const double inside = static_cast<double>(up_to_over - up_to_under);
-    const int even = under + static_cast<int>(width * (static_cast<double>(k - up_to_under) - 0.5) / inside);
-    place(0, even - near), place(1, even), place(2, even + near), place(3, under + width / 2);
-  }
-  return {over, up_to_under};
+  RankRange range{-infinite - 1, infinite - 1, 0, numbers};
+  narrow(
+      range, k, {guess - 3 * spread, guess - spread, guess + spread, guess + 3 * spread},
+      [&](const Places& at, Places& found) { count_halves(halves, count, at, found); },
+      [](const RankRange& r) { return r.over - r.under <= 1; });
+  return {static_cast<int>(range.over), range.up_to_under};
 }
 
 // Writes where in a row the bits of a word are set. As many as 64 places more than that may be written.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <limits>
 
 #include "bittersweet/engine/summaries.hpp"
@@ -20,30 +22,51 @@ BITTERSWEET_INLINE void store_ints(std::int32_t* data, std::int64_t index, IntVe
   std::memcpy(data + index, &a, sizeof a);
 }
 
-constexpr std::int32_t no_key = std::numeric_limits<std::int32_t>::max();  // above every number's
+// Where the k-th lowest of some integers lies: fewer than k are at or below `under`, and k or more at or below `over`.
+struct RankRange {
+  std::int64_t under, over, up_to_under, up_to_over;
+};
 
-// The keys up to a multiple of `lanes` are no_key.
-inline std::int64_t count_up_to(const std::int32_t* keys, std::int64_t count, std::int32_t key) {
-  const IntVector t = IntVector{} + key;
-  IntVector found{};  // minus the count
-  for (std::int64_t i = 0; i < count; i += lanes) found += load_ints(keys, i) <= t;
-  return -sum(found);
+constexpr int counts_at_once = 4;
+using Places = std::array<std::int64_t, counts_at_once>;
+
+// Where to count next: where the k-th would lie if what is inside were spread evenly, a standard deviation to both
+// sides of it, and in the middle, so that every pass halves the range.
+inline Places places_in(const RankRange& range, std::int64_t k) {
+  const auto width = static_cast<double>(range.over - range.under);
+  const auto inside = static_cast<double>(range.up_to_over - range.up_to_under);
+  const auto even =
+      range.under + static_cast<std::int64_t>(width * (static_cast<double>(k - range.up_to_under) - 0.5) / inside);
+  const auto near = std::max<std::int64_t>(1, static_cast<std::int64_t>(width / (2 * std::sqrt(inside))));
+  return {even - near, even, even + near, range.under + (range.over - range.under) / 2};
 }
 
-inline std::int32_t lowest_above(const std::int32_t* keys, std::int64_t count, std::int32_t key) {
-  const IntVector t = IntVector{} + key, none = IntVector{} + no_key;
-  IntVector least = none;
-  for (std::int64_t i = 0; i < count; i += lanes) {
-    const IntVector own = load_ints(keys, i), above = own > t ? own : none;
-    least = above < least ? above : least;
+// Narrows a range of more than one integer until done(range). count(at, found): found[n] = how many are at or below
+// at[n].
+template <class C, class D>
+BITTERSWEET_INLINE void narrow(RankRange& range, std::int64_t k, Places at, C&& count, D&& done) {
+  for (; !done(range); at = places_in(range, k)) {
+    for (std::int64_t& place : at) place = std::clamp(place, range.under + 1, range.over - 1);
+    Places found;
+    count(at, found);
+    for (int n = 0; n < counts_at_once; ++n) {
+      if (found[n] < k && at[n] > range.under) range.under = at[n], range.up_to_under = found[n];
+      if (found[n] >= k && at[n] < range.over) range.over = at[n], range.up_to_over = found[n];
+    }
   }
-#if BITTERSWEET_LANES == 16
-  return _mm512_reduce_min_epi32(reinterpret_cast<__m512i>(least));
-#else
-  std::int32_t found = no_key;
-  for (int i = 0; i < lanes; ++i) found = std::min<std::int32_t>(found, least[i]);
-  return found;
-#endif
+}
+
+constexpr std::int32_t no_key = std::numeric_limits<std::int32_t>::max();  // above every number's
+
+// found[n] = how many keys are at or below at[n]. The keys up to a multiple of `lanes` are no_key.
+BITTERSWEET_INLINE void count_keys(const std::int32_t* keys, std::int64_t count, const Places& at, Places& found) {
+  IntVector t[counts_at_once], sums[counts_at_once]{};  // minus the counts
+  for (int n = 0; n < counts_at_once; ++n) t[n] = IntVector{} + static_cast<std::int32_t>(at[n]);
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const IntVector own = load_ints(keys, i);
+    for (int n = 0; n < counts_at_once; ++n) sums[n] += own <= t[n];
+  }
+  for (int n = 0; n < counts_at_once; ++n) found[n] = -sum(sums[n]);
 }
 
 struct RankedKey {
@@ -51,35 +74,48 @@ struct RankedKey {
   std::int64_t below, equal;  // of the keys, so many are
 };
 
-// The rank-th lowest of `count` keys, 1-based, all of them within the bounds; pads them. Guesses lie where it would be
-// if the rest were spread evenly, and in the middle after one that left more than half.
+// The lowest key above `under`, at or below which there are `below`.
+inline RankedKey next_key(const std::int32_t* keys, std::int64_t count, std::int32_t under, std::int64_t below) {
+  const IntVector t = IntVector{} + under, none = IntVector{} + no_key;
+  IntVector least = none;
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const IntVector own = load_ints(keys, i), above = own > t ? own : none;
+    least = above < least ? above : least;
+  }
+#if BITTERSWEET_LANES == 16
+  const std::int32_t key = _mm512_reduce_min_epi32(reinterpret_cast<__m512i>(least));
+#else
+  std::int32_t key = no_key;
+  for (int i = 0; i < lanes; ++i) key = std::min<std::int32_t>(key, least[i]);
+#endif
+  IntVector same{};
+  for (std::int64_t i = 0; i < count; i += lanes) same += load_ints(keys, i) == key;
+  return {key, below, -sum(same)};
+}
+
+// The rank-th lowest of `count` keys, 1-based, all of them within the bounds; pads them.
 inline RankedKey ranked_key(std::int32_t* keys, std::int64_t count, std::int64_t rank, std::int32_t lowest,
                             std::int32_t highest) {
   for (std::int64_t i = count; i % lanes != 0; ++i) keys[i] = no_key;
-  std::int64_t under = std::int64_t{lowest} - 1, over = highest, up_to_under = 0, up_to_over = count;
-  bool middle = false;
-  while (up_to_under + 1 < rank && over - under > 1) {
-    const double share =
-        (static_cast<double>(rank - up_to_under) - 0.5) / static_cast<double>(up_to_over - up_to_under);
-    const std::int64_t width = over - under;
-    const std::int64_t step = middle ? width / 2 : static_cast<std::int64_t>(static_cast<double>(width) * share);
-    const std::int64_t at = std::clamp(under + step, under + 1, over - 1);
-    const std::int64_t found = count_up_to(keys, count, static_cast<std::int32_t>(at));
-    if (found < rank)
-      under = at, up_to_under = found;
-    else
-      over = at, up_to_over = found;
-    middle = !middle && over - under > width / 2;
-  }
-  const std::int32_t key = lowest_above(keys, count, static_cast<std::int32_t>(under));
-  return {key, up_to_under, count_up_to(keys, count, key) - up_to_under};
+  RankRange range{std::int64_t{lowest} - 1, highest, 0, count};
+  narrow(
+      range, rank, places_in(range, rank), [&](const Places& at, Places& found) { count_keys(keys, count, at, found); },
+      [&](const RankRange& r) { return r.up_to_under + 1 >= rank || r.over - r.under <= 1; });
+  return next_key(keys, count, static_cast<std::int32_t>(range.under), range.up_to_under);
 }
 
-// The rank-th lowest of `count` scores, numbers of which none lies outside the bracket. `keys`: room for as many, and
-// 64 more.
-inline float ranked_score(const float* scores, std::int64_t count, std::int64_t rank, const Bracket& bracket,
+// The rank-th lowest of `count` scores, none of which lies outside the bracket; NaN if one is NaN. `keys`: room for as
+// many, and 64 more, like `scores`, which are padded.
+inline float ranked_score(float* scores, std::int64_t count, std::int64_t rank, const Bracket& bracket,
                           std::int32_t* keys) {
-  for (std::int64_t i = 0; i < count; i += lanes) store_ints(keys, i, signed_key(load(scores, i)));
+  store(scores, count, splat(bracket.low));
+  IntVector nan{};
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const Vec s = load(scores, i);
+    nan |= s.x != s.x;
+    store_ints(keys, i, signed_key(s));
+  }
+  if (sum(nan) != 0) return std::numeric_limits<float>::quiet_NaN();
   return score_of_signed(ranked_key(keys, count, rank, signed_key(bracket.low), signed_key(bracket.high)).key);
 }
 

@@ -29,18 +29,14 @@ void read_rows(const Scorer& scorer, std::span<const cpu::RowTile> rows, std::in
   for_each_word_of_rows<S, StoredType<St>>(
       scorer, rows, count,
       [&](const cpu::RowTile& row, std::int64_t word, std::uint64_t live, const WordOfScores& scores) {
-        Mask lower[vectors_per_word], up_to[vectors_per_word], number[vectors_per_word];
+        Mask below[vectors_per_word], above[vectors_per_word];
         for (int v = 0; v < vectors_per_word; ++v) {
-          const Vec s = scores[v];
-          lower[v] = less(s, low);
-          up_to[v] = less_equal(s, high);
-          number[v] = equal(s, s);
+          below[v] = less(scores[v], low);
+          above[v] = less(high, scores[v]);
         }
-        const std::uint64_t gone = pack(lower) & live, inside = pack(up_to) & live & ~gone;
+        const std::uint64_t kept_ones = live & ~pack(below), inside = kept_ones & ~pack(above);
         cpu::RowRead& read = *row.read;
-        read.nan += bits::count(live & ~pack(number));
-        read.below += bits::count(gone);
-        row.keep[word] = live & ~gone;
+        row.keep[word] = kept_ones;
         read.inside[row.word + word] = inside;
         if (read.count <= read.room) store_chosen(read.listed + read.count, scores, inside);
         read.count += bits::count(inside);

@@ -39,6 +39,14 @@ BITTERSWEET_INLINE constexpr void for_each_array(F&& f) {
   if constexpr (r & reads::position) f(&cpu::TileInput::uniform);
 }
 
+// Asks for what the scorer will read of a word's elements. Norms stay in a cache: they serve every row.
+template <class S, class T>
+BITTERSWEET_INLINE void prefetch_arrays(const cpu::TileInput& in, std::int64_t index) {
+  for_each_array<S>([&](auto member) {
+    if (member != &cpu::TileInput::norm) prefetch(static_cast<const T*>(in.*member) + index);
+  });
+}
+
 // A copy of `count` (at most Size) elements of every array, padded with zeros, so that whole vectors can be loaded.
 template <class S, class T, std::int64_t Size>
 struct Padded {

@@ -30,43 +30,44 @@ struct LastWord {
 };
 
 // Tiles of `count` elements each that are read side by side: when several places are read at once, page walks and
-// memory latency are covered. `live` may hold null pointers.
+// memory latency are covered. `live` may hold null pointers. What is read after a tile begins `gap` elements behind it.
 struct SideBySide {
   const cpu::TileInput* in;
   const std::uint64_t* const* live;
   std::int64_t tiles;
   std::int64_t count;
+  std::int64_t gap = 0;
 };
 
 // f(number in `all`, tile, word, live, its 64 scores) for every word of them, the tiles by turns; zeros stand behind
 // their ends. In one loop, so that there is one copy of f.
 template <class S, class T, std::size_t N, class F>
 BITTERSWEET_INLINE void for_each_scored_word(const Scorer& variant, const SideBySide (&all)[N], F&& f) {
-  constexpr std::int64_t ahead = 512;  // elements; a new page is not left to the hardware prefetcher
   const S scorer = *std::get_if<S>(&variant);
+  LastWord<S, T> tail;
   for (std::size_t n = 0; n < N; ++n) {
     const std::int64_t whole = all[n].count / bits::per_word, words = bits::words(all[n].count);
-    for (std::int64_t word = 0; word < words; ++word)
+    for (std::int64_t word = 0; word < words; ++word) {
+      const std::int64_t gap = word + prefetched / bits::per_word < words ? 0 : all[n].gap;
       for (std::int64_t tile = 0; tile < all[n].tiles; ++tile) {
         const cpu::TileInput* in = all[n].in + tile;
         const std::uint64_t* const live = all[n].live[tile];
         std::uint64_t alive = live ? live[word] : ~std::uint64_t{0};
         std::int64_t index = word * bits::per_word;
-        LastWord<S, T> tail;
         if (word == whole) [[unlikely]] {
           tail.copy(*in, index, all[n].count - index);
           in = &tail.in;
           index = 0;
           alive &= bits::valid(all[n].count, word);
         }
-        for_each_array<S>([&](auto member) {
-          const char* const next = reinterpret_cast<const char*>(static_cast<const T*>(in->*member) + index + ahead);
-          for (std::size_t line = 0; line < bits::per_word * sizeof(T); line += 64) __builtin_prefetch(next + line);
-        });
+        prefetch_arrays<S, T>(*in, index + gap);
         WordOfScores scores;
-        for (int v = 0; v < vectors_per_word; ++v) scores[v] = score_at<S, T>(scorer, *in, index + v * lanes);
+        for (int v = 0; v < vectors_per_word; ++v) scores[v] = scorer(elements_at<S, T>(*in, index + v * lanes));
+        if (in->modifier != 1.0f)
+          for (Vec& s : scores) s = s * in->modifier;
         f(n, tile, word, alive, scores);
       }
+    }
   }
 }
 
@@ -84,7 +85,7 @@ BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, std::span<co
   cpu::TileInput in[cpu::RowTile::most];
   const std::uint64_t* live[cpu::RowTile::most];
   for (std::size_t r = 0; r < rows.size(); ++r) in[r] = rows[r].in, live[r] = rows[r].live;
-  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count}};
+  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, rows[0].gap}};
   for_each_scored_word<S, T>(
       scorer, all, [&](std::size_t, std::int64_t r, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
         f(rows[static_cast<std::size_t>(r)], word, on, scores);

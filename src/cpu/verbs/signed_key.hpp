@@ -8,6 +8,8 @@
 namespace bittersweet {
 namespace {
 
+using KeyVector = std::uint32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
+
 constexpr std::int32_t lowest_key = std::numeric_limits<std::int32_t>::min();
 constexpr std::int32_t key_of_nans = std::numeric_limits<std::int32_t>::max() - 1;  // adding 1 to a key is no overflow
 

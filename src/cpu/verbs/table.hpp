@@ -9,6 +9,7 @@
 #include "cpu/verbs/count.hpp"
 #include "cpu/verbs/group.hpp"
 #include "cpu/verbs/histogram.hpp"
+#include "cpu/verbs/lane_ranks.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/rounding.hpp"
 #include "cpu/verbs/row_cut.hpp"
@@ -51,6 +52,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.drop_lowest_of_row = &drop_lowest_of_row;
   k.bury = &bury;
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
+  k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;
   k.retention = &against_update<false>;
   k.snapshot = &against_update<true>;
