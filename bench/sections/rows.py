@@ -23,11 +23,10 @@ def run(bench: Bench) -> list[Table]:
     size = bench.weights // LAYERS
     random = torch.Generator().manual_seed(0)
     memory = [torch.empty(size).normal_(0.0, 0.02, generator=random) for _ in range(LAYERS)]
-    side = 64 * max(1, math.isqrt(size) // 64)
-    experts = (8, 64 * max(1, math.isqrt(size // 8) // 64), 64 * max(1, math.isqrt(size // 8) // 64))
-    kernels = 4 * max(1, math.isqrt(size // 9) // 4)
+    side, kernels = _side(size), math.isqrt(size // 9) // 4 * 4
+    experts = (8, _side(size // 8), _side(size // 8))
     cases: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-        f"{columns:,} columns": ((max(1, size // columns), columns), {}) for columns in COLUMNS
+        f"{columns:,} columns": ((size // columns, columns), {}) for columns in COLUMNS if columns <= size
     }
     cases[f"{side:,} x {side:,}, transposed"] = ((side, side), {"in_dim": 0})
     cases[f"{experts[0]} experts, {experts[1]:,} x {experts[2]:,}"] = (
@@ -56,3 +55,9 @@ def run(bench: Bench) -> list[Table]:
         "of the time of the shortest."
     ]
     return [Table(f"Rows by length and place (about {bench.weights:,} weights)", rows, notes)]
+
+
+def _side(area: int) -> int:
+    """Of a square of whole mask words, or at least of whole groups."""
+    side = math.isqrt(area)
+    return side // 64 * 64 or side // 4 * 4
