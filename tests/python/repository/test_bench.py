@@ -28,6 +28,7 @@ SECTIONS = [
     "peers",
     "ranks",
     "rounding",
+    "rows",
     "selectors",
     "sparse",
     "torch_prune",
@@ -97,7 +98,7 @@ def test_every_section_is_measured_and_nothing_is_judged(finished: tuple[dict[st
 
 @pytest.mark.slow
 def test_rows_that_stand_beside_a_floor_have_the_ratio(finished: tuple[dict[str, Any], str, str]) -> None:
-    for section in ("headline", "hold", "cliffs", "sizes"):
+    for section in ("headline", "hold", "cliffs", "sizes", "rows"):
         beside = [row for row in rows(finished[0], section) if "ratio" in row]
         assert beside
         for row in beside:
