@@ -19,9 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
-# About three times what they are, so that a forgotten folder or unstripped symbols do not pass.
+# Well above what they are, so that a forgotten folder or unstripped symbols do not pass.
 SDIST_LIMIT = 3 * MIB
-WHEEL_LIMIT = 4 * MIB
+WHEEL_LIMIT = 6 * MIB
 CUDA_WHEEL_LIMIT = 100 * MIB
 
 # Everything that belongs into a wheel; whatever matches none of these is refused.
