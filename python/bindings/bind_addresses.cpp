@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <span>
 #include <tuple>
 
 #include "dlpack.hpp"
@@ -103,6 +104,34 @@ std::optional<std::int64_t> number_of(const py::object& object) {
   return {};
 }
 
+// An item of a list that code run in between may have shortened.
+py::object item(const py::list& list, std::size_t i) {
+  if (i >= list.size()) throw ArgumentError("tensors: the list became shorter while it was read");
+  return list[i];
+}
+
+bool has_shape(std::span<const std::int64_t> sizes, const py::object& shape) {
+  if (!PyTuple_CheckExact(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != std::ssize(sizes)) return false;
+  for (std::size_t axis = 0; axis < sizes.size(); ++axis) {
+    const std::int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(axis)));
+    if (size != sizes[axis]) {
+      PyErr_Clear();
+      return false;
+    }
+  }
+  return true;
+}
+
+py::tuple tuple_of(const std::vector<std::int64_t>& sizes) {
+  py::tuple shape(sizes.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) shape[i] = sizes[i];
+  return shape;
+}
+
+py::bytes bytes_of(const std::vector<std::uint64_t>& words) {
+  return {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(std::uint64_t)};
+}
+
 py::object call(py::handle object, py::handle method) {
   return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), method.ptr()));
 }
@@ -167,10 +196,44 @@ class Addresses {
     return true;
   }
 
-  py::list host_views(const py::list& tensors) const {
-    py::list views;
-    for (std::size_t i = 0; i < tensors.size(); ++i) views.append(host_view(tensors[i]));
-    return views;
+  py::tuple host_columns(const py::list& tensors, const py::object& like) const {
+    const std::size_t count = tensors.size();
+    const bool compared = !like.is_none();
+    const py::list shapes = compared ? like.cast<py::list>() : py::list(count);
+    if (shapes.size() != count) throw ArgumentError("shapes: one a tensor is needed");
+    std::vector<std::uint64_t> pointers(count), dtypes(count);
+    py::list odd;
+    for (std::size_t i = 0; i < count; ++i) {
+      const py::object object = item(tensors, i);
+      if (object.is_none()) {
+        if (!compared) shapes[i] = py::none();
+        continue;
+      }
+      const HostView view = host_view(object);
+      if (view.address != 0 && (!compared || has_shape(view.sizes, item(shapes, i)))) {
+        pointers[i] = view.address;
+        dtypes[i] = static_cast<std::uint64_t>(view.dtype);
+        if (!compared) shapes[i] = tuple_of(view.sizes);
+      } else {
+        odd.append(i);
+        if (!compared) shapes[i] = py::none();
+      }
+    }
+    return py::make_tuple(bytes_of(pointers), bytes_of(dtypes), shapes, odd);
+  }
+
+  py::list of_other_shapes(const py::list& tensors, const py::list& shapes) const {
+    if (shapes.size() != tensors.size()) throw ArgumentError("shapes: one a tensor is needed");
+    py::list odd;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const py::object object = item(tensors, i);
+      dlpack::Tensor tensor{};
+      if (object.is_none()) continue;
+      if (!describe(object, tensor) ||
+          !has_shape(std::span(tensor.shape, static_cast<std::size_t>(tensor.ndim)), item(shapes, i)))
+        odd.append(i);
+    }
+    return odd;
   }
 
   static bool knows(const py::object& api) { return exchange_of(api) != nullptr; }
@@ -213,26 +276,30 @@ class Addresses {
     return false;
   }
 
-  // None, or address, element type and shape.
-  py::object host_view(const py::object& object) const {
+  struct HostView {
+    std::uint64_t address = 0;  // 0: it is none
+    DType dtype{};
+    std::vector<std::int64_t> sizes;
+  };
+
+  // Of a plain row-major tensor on the host with memory for all its elements.
+  HostView host_view(const py::object& object) const {
     dlpack::Tensor tensor{};
-    if (!describe(object, tensor) || tensor.device.type != dlpack::host) return py::none();
+    if (!describe(object, tensor) || tensor.device.type != dlpack::host) return {};
     const std::optional<DType> dtype = dtype_of(tensor.dtype);
     const std::uint64_t address = address_of(tensor);
-    if (!dtype || address == 0 || address % size_of(*dtype) != 0) return py::none();
+    if (!dtype || address == 0 || address % size_of(*dtype) != 0) return {};
     // Whatever allocates or calls Python may run code that leaves nothing of `tensor`: it is read first.
     std::int64_t numel = 1;
     bool row_major = true;
-    std::vector<std::int64_t> sizes(tensor.shape, tensor.shape + tensor.ndim);
+    HostView view{address, *dtype, {tensor.shape, tensor.shape + tensor.ndim}};
     for (std::int32_t i = tensor.ndim - 1; i >= 0; --i) {
       row_major &= tensor.shape[i] == 1 || tensor.strides[i] == numel;
       numel *= tensor.shape[i];
     }
-    const auto item = static_cast<int>(size_of(*dtype));
-    if (numel == 0 || !row_major || !has_memory(object, numel * item, item)) return py::none();
-    py::tuple shape(sizes.size());
-    for (std::size_t i = 0; i < sizes.size(); ++i) shape[i] = sizes[i];
-    return py::make_tuple(address, static_cast<int>(*dtype), shape);
+    const auto size = static_cast<int>(size_of(*dtype));
+    if (numel == 0 || !row_major || !has_memory(object, numel * size, size)) return {};
+    return view;
   }
 
   // Strides count for axes longer than 1 only, as for torch's is_contiguous.
@@ -304,8 +371,17 @@ void bind_addresses(py::module_& module) {
           },
           py::arg("tensors"), py::arg("out"), py::arg("places"))
       .def(
-          "host_views", [](const py::object& self, const py::list& tensors) { return made(self).host_views(tensors); },
-          py::arg("tensors"))
+          "host_columns",
+          [](const py::object& self, const py::list& tensors, const py::object& like) {
+            return made(self).host_columns(tensors, like);
+          },
+          py::arg("tensors"), py::arg("like") = py::none())
+      .def(
+          "of_other_shapes",
+          [](const py::object& self, const py::list& tensors, const py::list& shapes) {
+            return made(self).of_other_shapes(tensors, shapes);
+          },
+          py::arg("tensors"), py::arg("shapes"))
       .def_static("knows", &Addresses::knows, py::arg("api"));
 }
 

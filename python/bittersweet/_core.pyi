@@ -381,10 +381,15 @@ class Addresses:
     def __init__(self, api: object, types: tuple[type, ...]) -> None: ...
     def remember(self, tensors: list[Any], apart: bool = False) -> bool: ...
     def read(self, tensors: list[Any], out: array[int], places: array[int]) -> bool: ...
-    def host_views(self, tensors: list[Any]) -> list[tuple[int, int, tuple[int, ...]] | None]:
-        """Address, element type and shape of plain row-major tensors on the host, with memory for all their
-        elements; None for any other and for what has no elements.
+    def host_columns(
+        self, tensors: list[Any], like: list[tuple[int, ...]] | None = None
+    ) -> tuple[bytes, bytes, list[tuple[int, ...]], list[int]]:
+        """Addresses, element types and shapes of plain row-major tensors on the host, with memory for all
+        their elements, of the shapes `like` if those are given. Last the places of all others: 0, 0 and None
+        (or what `like` says) stand for them, as they do for None.
         """
+    def of_other_shapes(self, tensors: list[Any], shapes: list[tuple[int, ...]]) -> list[int]:
+        """The places of those that are neither None nor plain tensors of these shapes."""
     @staticmethod
     def knows(api: object) -> bool: ...
 

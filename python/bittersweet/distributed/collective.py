@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .. import errors
 from ..errors import ArgumentError, NonFiniteScoreError, RankFailed
 from ..options.values import shown
-from .shards import is_dtensor
+from .shards import holds_dtensor
 
 __all__ = ["Failure", "Group", "first_failure", "listed", "on_ranks"]
 
@@ -43,7 +43,7 @@ class Group:
         Raises:
             ArgumentError: No process group, one without this rank, or torch.distributed is not initialised.
         """
-        if process_group is None and not any(is_dtensor(tensor) for tensor in tensors):
+        if process_group is None and not holds_dtensor(tensors):
             return None
         if isinstance(process_group, Group):
             return process_group

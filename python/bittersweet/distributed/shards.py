@@ -19,7 +19,7 @@ from ..options.values import as_int, shown
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MOST_AXES", "Layout", "Shard", "is_dtensor", "local", "shard_of"]
+__all__ = ["MOST_AXES", "Layout", "Shard", "holds_dtensor", "is_dtensor", "local", "shard_of"]
 
 MOST_AXES = 8
 """Axes of a tensor that is split over ranks, at most."""
@@ -113,6 +113,11 @@ def is_dtensor(value: Any) -> bool:
     """Whether this is a DTensor of whatever release of torch; nothing is imported for it."""
     kind: Any = type(value)
     return _is_dtensor_type(kind)
+
+
+def holds_dtensor(values: Iterable[Any]) -> bool:
+    """Whether one of them is a DTensor."""
+    return any(map(_is_dtensor_type, set(map(type, values))))
 
 
 def local(tensor: Any) -> Any:

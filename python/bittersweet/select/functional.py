@@ -113,7 +113,7 @@ def score(
         )
     if out is not None:
         require_writable(view, "out", "tensor")
-        for argument, used in table.views[0].items():
+        for argument, used in table.views(0).items():
             require_disjoint(
                 [("out", view), (argument, used)], "Selection never changes its inputs; pass another out"
             )

@@ -66,8 +66,8 @@ def meet(group: Group, given: Callable[[], Given]) -> tuple[Table, Options, Sequ
         )
         made.append((table, options, writes))
         return [
-            part_of(item, shape, _alike(item, views["weight"].dtype, call))
-            for item, shape, views in zip(local, shapes, table.views, strict=True)
+            part_of(item, shape, _alike(item, dtype, call))
+            for item, shape, dtype in zip(local, shapes, table.columns["weight"].dtypes, strict=True)
         ]
 
     members = Members.meet(group, parts)

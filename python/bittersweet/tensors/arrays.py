@@ -108,6 +108,8 @@ class View:
 
     def memory(self) -> tuple[int, int]:
         """The addresses that are this array's alone: all of them when it is dense, else its first element."""
+        if self.order == ROW_MAJOR and self.copy is None:
+            return self.pointer, self.pointer + self.nbytes
         if self.framework == "torch":
             start, strides = self.source.data_ptr(), self.source.stride()
         else:

@@ -177,8 +177,8 @@ class Mask:
         `orders` are those of the tensors' memory; None: row-major. All lie in one block: a block of the same
         size as before is memory that is warm.
         """
-        numels = [math.prod(shape) for shape in shapes]
-        sizes = [words_for(numel) for numel in numels]
+        numels = list(map(math.prod, shapes))
+        sizes = list(map(words_for, numels))
         on_host, stream = device == HOST, devices.stream_of(device)
         block: Any = warm.words(sum(sizes)) if on_host else devices.words_on(device, sum(sizes))
         ends = list(itertools.accumulate(sizes))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import math
-import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ArgumentError, DeviceError, MissingStateError, ShapeError
 from ..options.scorers import ScorerCall
-from ..options.values import BELOW_ONE, FINITE, as_number, shown
 from . import devices
 from .arrays import FLOAT32, View, inspect, require_disjoint, require_writable, write_back
-from .columns import inspect_all
-from .geometry import Geometry, geometry_of
+from .columns import Column, of_other_shapes
 from .masks import COLUMN, WIDTH, Mask
 from .orders import ROW_MAJOR
+from .rows import Row, corrections, modifiers, require_modifiers, rows_of
 from .threads import follow_torch
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ MaskT = TypeVar("MaskT", Mask, "Mask | None")
 
 ROLES = {"weight": 1, "exp_avg": 2, "exp_avg_sq": 4, "max_exp_avg_sq": 8, "grad": 16}
 _ELEMENTWISE = ("weight", "exp_avg", "exp_avg_sq", "grad", "scores", "max_exp_avg_sq")
-_ONE = 0x3F800000  # the bits of 1.0f
-_MOST = 3.4028234663852886e38  # the largest float32
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -121,61 +117,43 @@ class Table:
         self.writes = tuple(writes)
         reads = frozenset() if scorer is None else scorer.reads
         used = reads | set(self.writes)
-        looked_at = used | {"weight"}
-        self.views = self._inspect(items, scorer, looked_at)
-        self._check_framework()
-        self.framework = self.views[0]["weight"].framework if self.views else "numpy"
-        self.device = self.views[0]["weight"].device if self.views else devices.HOST
-        self.shapes = [views["weight"].shape for views in self.views]
-        self.numels = [views["weight"].numel for views in self.views]
-        self.orders = [ROW_MAJOR if row_major else views["weight"].order or ROW_MAJOR for views in self.views]
+        self.columns = self._read(items, scorer, used)
+        plain = all(column.is_plain for column in self.columns.values())
+        if not plain:
+            self._check_framework()
+        weights = self.columns["weight"]
+        self.framework = weights.view(0).framework if items else "numpy"
+        self.device = weights.view(0).device if items else devices.HOST
+        self.shapes = weights.shapes
+        self.orders = [ROW_MAJOR] * len(items)
+        if not plain and not row_major:
+            self.orders = [weights.view(row).order or ROW_MAJOR for row in range(len(items))]
         if self.writes:
             require_disjoint(self._written(), "Each array that is written must have memory of its own")
-        geometries = [
-            geometry_of(shape, item.in_dim, item.kernel_dims, item.groups, name)
-            for shape, item, name in zip(self.shapes, items, self.names, strict=True)
-        ]
-        for views, geometry, name in zip(self.views, geometries, self.names, strict=True):
-            _check_input_norm(views, geometry, name)
-        needs_step = bool(reads & {"step", "bias_correction1"})
+        rows = rows_of(items, self.names, self.shapes, self.orders)
+        self.numels = [row.numel for row in rows]
+        if "input_norm" in self.columns:
+            _check_input_norms(self.columns["input_norm"], rows, self.names)
+        self.data = array("Q", b"".join(row.words for row in rows))
         if "modifier" in reads and scorer is not None:
-            _require_modifiers(items, self.names, scorer.name)
-        scalars = _scalars(items, self.names, needs_step)
-        self.current = [
+            require_modifiers(items, self.names, scorer.name)
+        self._fill("modifier", modifiers(items, self.names))
+        if reads & {"step", "bias_correction1"}:
+            self._fill("bias_correction1", corrections(items, self.names))
+        self.current: list[Mask | None] = [
             None if item.mask is None else as_mask(item.mask, s, n)
             for item, s, n in zip(items, self.shapes, self.names, strict=True)
         ]
-        stream = devices.stream_of(self.device)
-        for row, (mask, name) in enumerate(zip(self.current, self.names, strict=True)):
-            if mask is not None:
-                mask.require_on(self.device, name, stream)
-                self.current[row] = mask.ordered(self.orders[row])
-
+        self.current = self._put("mask", self.current)
         packed = (m for m, item in zip(self.current, items, strict=True) if m is not item.mask)
         self.copied_bytes = sum(mask.nbytes for mask in packed if mask is not None)
-        relaid = 0
-        self.data = array("Q", bytes(8 * WIDTH * len(items)))
-        for row, (views, order) in enumerate(zip(self.views, self.orders, strict=True)):
-            start = row * WIDTH
-            for argument, view in views.items():
-                if argument not in used:
-                    continue
-                if view.order != order:
-                    plain = order == ROW_MAJOR or argument == "input_norm"
-                    relaid += view.relay(None if plain else views["weight"])
-                column = start + COLUMN[argument]
-                self.data[column] = view.pointer
-                self.data[column + 1] = view.dtype  # the contract puts each dtype beside its pointer
-            column = start + COLUMN["numel"]
-            modifier, correction = scalars[row]
-            *strided, blocks = geometries[row]
-            tail = (self.numels[row], *strided, modifier, correction, sum(self.shapes[row]), blocks, *order)
-            self.data[column : column + len(tail)] = array("Q", tail)
-            current = self.current[row]
-            if current is not None:
-                self.data[start + COLUMN["mask"]] = current.pointer
+        relaid = 0 if plain else sum(self._relay(argument) for argument in self.columns if argument in used)
         self.relaid = relaid > 0
         self.copied_bytes += relaid
+        for argument in used & self.columns.keys():
+            column = self.columns[argument]
+            self._fill(argument, column.pointers)
+            self._fill(argument, column.dtypes, 1)  # the contract puts each dtype beside its pointer
 
     @property
     def engine(self) -> Any:
@@ -196,8 +174,9 @@ class Table:
     def row(self, place: int) -> Table:
         """A table of one tensor of this one, over the same arrays. Nothing is checked again."""
         one = copy.copy(self)
-        for name in ("names", "views", "shapes", "numels", "orders"):
+        for name in ("names", "shapes", "numels", "orders"):
             setattr(one, name, getattr(self, name)[place : place + 1])
+        one.columns = {argument: column.one(place) for argument, column in self.columns.items()}
         one.data = self.data[place * WIDTH : (place + 1) * WIDTH]
         one.current, one.copied_bytes = [None], 0
         return one
@@ -212,59 +191,79 @@ class Table:
 
     def release(self) -> None:
         """Lets go of the arrays, not of the masks: addresses that are not brought up to date may dangle."""
-        for views in self.views:
-            for view in views.values():
-                view.source = view.copy = None
+        for column in self.columns.values():
+            column.release()
 
-    def _put(self, column: str, masks: Sequence[MaskT]) -> list[MaskT]:
-        stream, place = devices.stream_of(self.device), COLUMN[column]
-        for mask, name in zip(masks, self.names, strict=True):
-            if mask is not None:
-                mask.require_on(self.device, name, stream)
-        ordered: list[Any] = [
-            None if mask is None else mask.ordered(order)
-            for mask, order in zip(masks, self.orders, strict=True)
-        ]
-        for row, mask in enumerate(ordered):
-            self.data[row * WIDTH + place] = 0 if mask is None else mask.pointer
-        return ordered
+    def views(self, row: int) -> dict[str, View]:
+        """The arrays of one tensor that the call reads or writes, and its weight."""
+        return {argument: column.view(row) for argument, column in self.columns.items() if row in column}
 
     def has_dtype(self, argument: str, dtype: int) -> bool:
-        return any(argument in views and views[argument].dtype == dtype for views in self.views)
+        return argument in self.columns and dtype in self.columns[argument].dtypes
+
+    def _put(self, column: str, masks: Sequence[MaskT]) -> list[MaskT]:
+        if not any(masks):
+            self._fill(column, [0] * len(masks))
+            return list(masks)
+        stream = devices.stream_of(self.device)
+        for mask, name in zip(masks, self.names, strict=True):
+            if mask is not None and (mask.device, mask.stream) != (self.device, stream):
+                mask.require_on(self.device, name, stream)
+        ordered: list[Any] = [
+            mask if mask is None or mask.order == order else mask.ordered(order)
+            for mask, order in zip(masks, self.orders, strict=True)
+        ]
+        self._fill(column, [0 if mask is None else mask.pointer for mask in ordered])
+        return ordered
+
+    def _fill(self, column: str, words: Iterable[int], behind: int = 0) -> None:
+        """Writes a word of every row."""
+        self.data[COLUMN[column] + behind :: WIDTH] = array("Q", words)
+
+    def _relay(self, argument: str) -> int:
+        """Brings the arrays that lie otherwise into the orders of their tensors; the bytes copied for it."""
+        column, copied = self.columns[argument], 0
+        for row, order in enumerate(self.orders):
+            if row not in column or (view := column.view(row)).order == order:
+                continue
+            plain = order == ROW_MAJOR or argument == "input_norm"
+            copied += view.relay(None if plain else self.columns["weight"].view(row))
+            column.put(row, view)
+        return copied
 
     def _written(self) -> Iterator[tuple[str, View]]:
-        for name, views in zip(self.names, self.views, strict=True):
+        for row, name in enumerate(self.names):
             for argument in self.writes:
-                if argument in views:
-                    yield f"{argument} of '{name}'", views[argument]
+                if argument in self.columns and row in self.columns[argument]:
+                    yield f"{argument} of '{name}'", self.columns[argument].view(row)
 
-    def _inspect(
-        self, items: Sequence[ScoreInputs], scorer: ScorerCall | None, looked_at: frozenset[str]
-    ) -> list[dict[str, View]]:
+    def _read(
+        self, items: Sequence[ScoreInputs], scorer: ScorerCall | None, used: frozenset[str]
+    ) -> dict[str, Column]:
         """The weights and the arrays that the call reads or writes; of others only the shape is looked at."""
-        rows: list[dict[str, View]] = [{} for _ in items]
+        columns: dict[str, Column] = {}
+        shapes: list[tuple[int, ...]] | None = None
         for argument in (*_ELEMENTWISE, "input_norm"):
-            values = [getattr(item, argument) for item in items]
+            values = list(map(attrgetter(argument), items))
             if argument == "weight" or (scorer is not None and argument in scorer.reads):
                 self._require(argument, values, scorer)
-            if set(map(type, values)) <= {type(None)}:
+            elif set(map(type, values)) <= {type(None)}:
                 continue
-            if argument in looked_at:
-                views = inspect_all(values, argument, self.names)
-                for row, view, name in zip(rows, views, self.names, strict=True):
-                    if view is None:
-                        continue
-                    row[argument] = view
-                    if argument in self.writes:
-                        require_writable(view, argument, name)
-                    if argument != "input_norm" and view.shape != row["weight"].shape:
-                        _refuse_shape(view.shape, row["weight"], argument, name)
-            elif argument != "input_norm":
-                for value, row, name in zip(values, rows, self.names, strict=True):
-                    shape = None if value is None else getattr(value, "shape", None)
-                    if shape is not None and shape != row["weight"].shape:
-                        _refuse_shape(shape, row["weight"], argument, name)
-        return rows
+            like = None if argument == "input_norm" else shapes
+            if argument == "weight" or argument in used:
+                column = columns[argument] = Column(values, argument, self.names, like)
+                shapes = column.shapes if shapes is None else shapes
+                if argument in self.writes:
+                    for row, name in enumerate(self.names):
+                        if row in column:
+                            require_writable(column.view(row), argument, name)
+                if like is not None and column.shapes != like:
+                    wrong = next(row for row, shape in enumerate(like) if column.shapes[row] != shape)
+                    _refuse_shape(column.shapes[wrong], like[wrong], argument, self.names[wrong])
+            elif like is not None:
+                for row in of_other_shapes(values, like):
+                    _refuse_shape(values[row].shape, like[row], argument, self.names[row])
+        return columns
 
     def _require(self, argument: str, values: Sequence[Any], scorer: ScorerCall | None) -> None:
         """Raises if one is None."""
@@ -280,11 +279,9 @@ class Table:
             )
 
     def _check_framework(self) -> None:
-        if len({(view.framework, view.device) for views in self.views for view in views.values()}) < 2:
-            return
         first: tuple[View, str, str] | None = None
-        for name, views in zip(self.names, self.views, strict=True):
-            for argument, view in views.items():
+        for row, name in enumerate(self.names):
+            for argument, view in self.views(row).items():
                 if first is None:
                     first = (view, argument, name)
                 elif view.framework != first[0].framework:
@@ -300,9 +297,9 @@ class Table:
                     )
 
 
-def _refuse_shape(shape: Any, weight: View, argument: str, name: str) -> None:
+def _refuse_shape(shape: Any, weight: tuple[int, ...], argument: str, name: str) -> None:
     raise ShapeError(
-        f"{argument} of '{name}' has shape {tuple(shape)} and its weight {weight.shape}; they must be equal"
+        f"{argument} of '{name}' has shape {tuple(shape)} and its weight {weight}; they must be equal"
     )
 
 
@@ -320,66 +317,22 @@ def as_items(inputs: ScoreInputs | Sequence[ScoreInputs]) -> tuple[bool, list[Sc
     return False, items
 
 
-def _check_input_norm(views: dict[str, View], geometry: Geometry, name: str) -> None:
-    norm = views.get("input_norm")
-    if norm is None:
-        return
-    if norm.shape != (geometry.features,):
-        blocks = f" of each of {geometry.blocks} groups" if geometry.blocks > 1 else ""
-        raise ShapeError(
-            f"input_norm of '{name}' has shape {tuple(norm.shape)}; accepted: ({geometry.features},), one "
-            f"norm per input feature{blocks}"
-        )
-    if norm.dtype != FLOAT32:
-        widened = norm.source.float() if norm.framework == "torch" else norm.source.astype("float32")
-        views["input_norm"] = inspect(widened, "input_norm", name)
-
-
-def _scalars(items: Sequence[ScoreInputs], names: Sequence[str], needs_step: bool) -> list[tuple[int, int]]:
-    """The bits of modifier and bias_correction1 of each."""
-    scalars = []
-    former, corrected = None, _ONE
-    for item, name in zip(items, names, strict=True):
-        modifier = _ONE
-        if item.modifier is not None:
-            number = as_number(f"modifier of '{name}'", item.modifier, 0.0, _MOST, "a finite number from 0")
-            modifier = _float_bits(number)
-        if needs_step:
-            if item.step is None:
-                raise MissingStateError(
-                    f"step of '{name}' is missing, and the scorer corrects the bias of exp_avg by it. Pass "
-                    "Adam's step count"
-                )
-            if former is None or item.step is not former.step or item.betas is not former.betas:
-                step, beta1 = _step(item.step, name), _beta1(item.betas, name)
-                former, corrected = item, _float_bits(1.0 - beta1**step)
-        scalars.append((modifier, corrected))
-    return scalars
-
-
-def _step(step: Any, name: str) -> float:
-    if math.prod(getattr(step, "shape", ())) == 1 and hasattr(step, "reshape"):
-        step = step.reshape(())
-    return as_number(f"step of '{name}'", step, 1.0, FINITE, "a count from 1, or a tensor of one element")
-
-
-def _beta1(betas: Any, name: str) -> float:
-    if not isinstance(betas, Sequence) or not betas:
-        raise ArgumentError(f"betas of '{name}': {shown(betas)}; accepted: two numbers, (beta1, beta2)")
-    return as_number(f"betas of '{name}': beta1", betas[0], 0.0, BELOW_ONE, "0 <= beta1 < 1")
-
-
-def _require_modifiers(items: Sequence[ScoreInputs], names: Sequence[str], scorer: str) -> None:
-    for item, name in zip(items, names, strict=True):
-        if item.modifier is None:
-            raise MissingStateError(
-                f"modifier of '{name}' is missing, and scorer '{scorer}' multiplies by it. Pass what its "
-                "tracker's modifiers() returns, or use the scorer in a Pruner"
+def _check_input_norms(norms: Column, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Raises for one that does not fit its weight, and widens those that are not float32."""
+    for place, (row, name) in enumerate(zip(rows, names, strict=True)):
+        if place not in norms:
+            continue
+        geometry, shape = row.geometry, norms.shapes[place]
+        if shape != (geometry.features,):
+            blocks = f" of each of {geometry.blocks} groups" if geometry.blocks > 1 else ""
+            raise ShapeError(
+                f"input_norm of '{name}' has shape {tuple(shape)}; accepted: ({geometry.features},), one "
+                f"norm per input feature{blocks}"
             )
-
-
-def _float_bits(value: float) -> int:
-    return _ONE if value == 1.0 else int.from_bytes(struct.pack("<f", value), "little")
+        if norms.dtypes[place] != FLOAT32:
+            norm = norms.view(place)
+            widened = norm.source.float() if norm.framework == "torch" else norm.source.astype("float32")
+            norms.put(place, inspect(widened, "input_norm", name))
 
 
 def as_mask(value: Any, shape: tuple[int, ...], name: str) -> Mask:

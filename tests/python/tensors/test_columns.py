@@ -10,7 +10,7 @@ import pytest
 import torch
 from bittersweet import _core
 from bittersweet.tensors import arrays, columns, devices
-from bittersweet.tensors.columns import inspect_all
+from bittersweet.tensors.columns import Column, of_other_shapes
 from torch import nn
 
 FIELDS = ("framework", "pointer", "dtype", "shape", "numel", "order", "device", "writable")
@@ -79,11 +79,17 @@ def told(look: Any) -> tuple[str, str]:
 def test_a_tensor_is_what_it_is_alone(kind: str) -> None:
     value = GOOD[kind]()
     alone = arrays.inspect(value, "weight", "a")
-    (found,) = inspect_all([value], "weight", ["a"])
-    assert found is not None
+    column = Column([value], "weight", ["a"])
+    found = column.view(0)
     assert found.source is value or kind == "NumPy"
     assert [getattr(found, field) for field in FIELDS] == [getattr(alone, field) for field in FIELDS]
     assert type(found.shape) is tuple
+    assert (column.pointers[0], column.dtypes[0], column.shapes[0]) == (
+        alone.pointer,
+        alone.dtype,
+        alone.shape,
+    )
+    assert not column.is_plain or (alone.framework, alone.order) == ("torch", arrays.ROW_MAJOR)
 
 
 @pytest.mark.usefixtures("way")
@@ -91,40 +97,90 @@ def test_a_tensor_is_what_it_is_alone(kind: str) -> None:
 def test_the_error_is_that_of_the_tensor_alone(kind: str) -> None:
     value = BAD[kind]()
     alone = told(lambda: arrays.inspect(value, "grad", "b"))
-    assert told(lambda: inspect_all([torch.ones(2), None, value], "grad", ["a", "n", "b"])) == alone
+    assert told(lambda: Column([torch.ones(2), None, value], "grad", ["a", "n", "b"])) == alone
 
 
 @pytest.mark.usefixtures("way")
 def test_a_subclass_is_looked_at_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     value = torch.ones(3).as_subclass(Shaped)
     looked: list[Any] = []
-    monkeypatch.setattr(columns, "inspect", lambda value, *rest: looked.append(value))
-    inspect_all([value, None], "weight", ["a", "b"])
+
+    def look(value: Any, *rest: Any) -> arrays.View:
+        looked.append(value)
+        return arrays.inspect(value, *rest)
+
+    monkeypatch.setattr(columns, "inspect", look)
+    Column([value, None], "weight", ["a", "b"])
     assert len(looked) == 1 and looked[0] is value
 
 
 @pytest.mark.usefixtures("way")
 def test_none_stays_none_and_order_is_kept() -> None:
     values = [None, torch.ones(2), np.ones(3, np.float32), None, nn.Parameter(torch.ones(4))]
-    views = inspect_all(values, "weight", list("abcde"))
-    assert [view and view.shape for view in views] == [None, (2,), (3,), None, (4,)]
+    column = Column(values, "weight", list("abcde"))
+    assert [row in column for row in range(5)] == [False, True, True, False, True]
+    assert [column.shapes[row] for row in range(5) if row in column] == [(2,), (3,), (4,)]
+    assert [column.pointers[row] for row in (0, 3)] == [0, 0] == [column.dtypes[row] for row in (0, 3)]
 
 
-def test_what_no_elements_lie_behind_is_left_to_python() -> None:
+@pytest.mark.usefixtures("way")
+def test_a_tensor_of_another_shape_is_not_plain_and_keeps_its_own() -> None:
+    shapes = [(2, 3), (4,), (), (5,)]
+    values = [torch.ones(2, 3), torch.ones(2, 2), torch.ones(1), None]
+    column = Column(values, "exp_avg", list("abcd"), shapes)
+    assert not column.is_plain
+    assert column.shapes == [(2, 3), (2, 2), (1,), (5,)]
+    assert shapes == [(2, 3), (4,), (), (5,)]
+    assert of_other_shapes(values, shapes) == [1, 2]
+    assert of_other_shapes([object(), torch.ones(4), torch.tensor(1.0), None], shapes) == []
+
+
+@pytest.mark.usefixtures("way")
+def test_one_row_and_release() -> None:
+    values = [torch.ones(2), torch.randn(3, 4).t()]
+    column = Column(values, "weight", ["a", "b"])
+    one = column.one(1)
+    assert one.view(0).source is values[1] and one.pointers[0] == values[1].data_ptr()
+    column.release()
+    assert 0 not in column and list(column.pointers) == [value.data_ptr() for value in values]
+    assert 0 in one
+
+
+def walk() -> _core.Addresses:
     api = devices.runtime.exchange_api()
     if api is None or not _core.Addresses.knows(api):
         pytest.skip("this torch offers no exchange API")
-    walk = _core.Addresses(api, (torch.Tensor, nn.Parameter))
+    return _core.Addresses(api, (torch.Tensor, nn.Parameter))
+
+
+def test_what_no_elements_lie_behind_is_left_to_python() -> None:
     usual = torch.ones(2, 3)
-    odd = [make() for make in BAD.values()] + [torch.empty(0), None, torch.randn(3, 4).t()]
-    found = walk.host_views([usual, *odd])
-    assert found == [(usual.data_ptr(), arrays.FLOAT32, (2, 3))] + [None] * len(odd)
+    odd = [make() for make in BAD.values()] + [torch.empty(0), torch.randn(3, 4).t()]
+    pointers, dtypes, shapes, places = walk().host_columns([usual, None, *odd])
+    assert np.frombuffer(pointers, np.uint64).tolist() == [usual.data_ptr()] + [0] * (len(odd) + 1)
+    assert np.frombuffer(dtypes, np.uint64).tolist() == [arrays.FLOAT32] + [0] * (len(odd) + 1)
+    assert shapes == [(2, 3)] + [None] * (len(odd) + 1)
+    assert places == list(range(2, len(odd) + 2))
+
+
+@pytest.mark.parametrize("shape", [None, (2,), (2, 3, 1), (3, 2), [2, 3], (2, 2**70), (2, "3"), "23"])
+def test_compiled_code_takes_no_other_shape_for_the_same(shape: Any) -> None:
+    tensor = torch.ones(2, 3)
+    assert walk().host_columns([tensor], [shape])[3] == [0]
+    assert walk().of_other_shapes([tensor], [shape]) == [0]
+    assert walk().host_columns([tensor], [(2, 3)])[3] == [] == walk().of_other_shapes([tensor], [(2, 3)])
+
+
+@pytest.mark.parametrize("call", ["host_columns", "of_other_shapes"])
+def test_compiled_code_wants_one_shape_a_tensor(call: str) -> None:
+    with pytest.raises(bs.ArgumentError, match="shapes: one a tensor"):
+        getattr(walk(), call)([torch.ones(2)], [])
 
 
 def test_inside_a_transform_memory_is_missed_as_ever() -> None:
     def look(tensor: torch.Tensor) -> torch.Tensor:
         with pytest.raises(bs.LayoutError, match="no memory"):
-            inspect_all([tensor], "weight", ["a"])
+            Column([tensor], "weight", ["a"])
         return tensor
 
     torch.vmap(look)(torch.ones(2, 3))
