@@ -94,6 +94,10 @@ class StepThenSelect : public HostMemory {
                       std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor) {
     return engine_.survey(tensors, chunks, masks, per_tensor);
   }
+  std::int64_t settle_and_survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                 const Unsettled& unsettled, MaskTable masks, std::span<std::int64_t> per_tensor) {
+    return engine_.settle_and_survey(tensors, chunks, unsettled, masks, per_tensor);
+  }
 
  private:
   // Are all tensors that are stepped read, or some of them, and not scores that were collected from them?

@@ -105,10 +105,10 @@ inline void raise_if_nonfinite(const ScoreView& view, std::span<const std::int64
                   std::accumulate(nan.begin(), nan.end(), std::int64_t{0}), options.scope);
 }
 
-// One selection over one view; `masks` may be empty.
+// One selection over one view; `masks` may be empty. What `later` gets, where it is given, is left to be settled.
 template <Engine E>
 Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64_t live, const PruneOptions& options,
-                 MaskTable masks, Workspace& workspace) {
+                 MaskTable masks, Workspace& workspace, Unsettled* later = nullptr) {
   const Ties ties = ties_of(options);
   const std::vector<Chunk> chunks = make_chunks(view.tensors);
   const SelectContext context{options.seed, options.nonfinite, live, options.between_passes};
@@ -120,7 +120,7 @@ Selection select(E& engine, const ScoreView& view, std::int64_t rank, std::int64
   if (const auto* exact = std::get_if<Exact>(&options.selector); exact && !masks.empty()) {
     ExactRun run = run_exact(*exact, engine, view, chunks, rank, context, workspace, masks);
     raise_if_nonfinite(view, run.selection.nan, options.nonfinite);
-    run.selection.passes += run.masks_hold ? complete_masks(engine, view, chunks, run, ties, masks)
+    run.selection.passes += run.masks_hold ? complete_masks(engine, view, chunks, run, ties, masks, later)
                                            : write_masks(engine, view, chunks, run.selection, ties, workspace, masks);
     return run.selection;
   }
@@ -234,10 +234,11 @@ std::vector<std::int64_t> nonfinite_by_tensor(E& engine, const ScoreView& view, 
 }
 
 // Scope global. Under bounds, tensors beyond one give exactly that, and the others share what is left (bounds.hpp).
+// What `later` gets is left to be settled.
 template <Engine E>
 void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const ScoreView& view, PruneReport& report,
                     std::span<const std::int64_t> dead, const PruneOptions& options, MaskTable masks,
-                    Workspace& workspace) {
+                    Workspace& workspace, Unsettled& later) {
   const std::size_t count = tensors.size();
   const bool bounded = options.max_tensor_sparsity || !options.tensor_sparsity.empty();
   std::vector<std::int64_t> numels(count);
@@ -264,7 +265,8 @@ void prune_globally(E& engine, std::span<const ScoreInputs> tensors, const Score
     for (const ScoreInputs& tensor : free) rest.offset.push_back(rest.offset.back() + tensor.numel);
     const ScoreView& competing = free.size() == count ? view : rest;
     const std::int64_t rank = std::clamp<std::int64_t>(budget - dead_here, 0, competing.size() - dead_here);
-    Selection selection = select(engine, competing, rank, competing.size() - dead_here, options, words, workspace);
+    Selection selection = select(engine, competing, rank, competing.size() - dead_here, options, words, workspace,
+                                 bounded ? nullptr : &later);
     const auto share_of = [&](std::int64_t elements) {
       return static_cast<double>(elements) / static_cast<double>(std::max<std::int64_t>(report.total, 1));
     };
@@ -328,9 +330,10 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
   for (std::size_t t = 0; t < tensors.size(); ++t) dead[t] = tensors[t].numel - dead[t];
   report.dead = std::accumulate(dead.begin(), dead.end(), std::int64_t{0});
   report.tensor_threshold.resize(tensors.size());
+  Unsettled unsettled;
 
   if (scope.kind == Scope::global) {
-    prune_globally(engine, competing, view, report, dead, options, masks, workspace);
+    prune_globally(engine, competing, view, report, dead, options, masks, workspace, unsettled);
   } else {
     const std::vector<std::int64_t> share =
         allocate(competing, dead, options.distribution.value_or(Distribution::uniform), report.k, report.total,
@@ -365,7 +368,10 @@ PruneReport make_masks(E& engine, std::span<const ScoreInputs> tensors, const Sc
 
   std::vector<const std::uint64_t*> fresh(masks.begin(), masks.end());
   report.tensor_pruned.resize(tensors.size());
-  report.empty_rows = engine.survey(tensors, make_chunks(tensors), fresh, report.tensor_pruned);
+  const std::vector<Chunk> chunks = make_chunks(tensors);
+  report.empty_rows = unsettled.live.empty()
+                          ? engine.survey(tensors, chunks, fresh, report.tensor_pruned)
+                          : engine.settle_and_survey(tensors, chunks, unsettled, masks, report.tensor_pruned);
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     report.tensor_pruned[t] = tensors[t].numel - report.tensor_pruned[t];
     report.pruned += report.tensor_pruned[t];

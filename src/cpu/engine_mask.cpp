@@ -36,22 +36,81 @@ void add_chunks(std::span<const Chunk> chunks, const std::vector<std::int64_t>& 
   for (std::size_t c = 0; c < chunks.size(); ++c) per_tensor[chunks[c].tensor] += found[c];
 }
 
+// Clears the bits of a chunk's candidates below the threshold, and of its first `ties` at it; how many.
+std::int64_t settle_chunk(const Kernels& kernels, const Candidates& found, float threshold, std::int64_t ties,
+                          std::uint64_t* mask) {
+  std::int64_t cleared = 0;
+  for (std::int64_t first = 0; first < found.count; first += bits::per_word) {
+    const std::int64_t n = std::min<std::int64_t>(bits::per_word, found.count - first);
+    const float* scores = found.scores + first;
+    alignas(64) float rest[bits::per_word];
+    if (n < bits::per_word) {
+      std::fill(std::copy_n(scores, n, rest), std::end(rest), 0.0f);
+      scores = rest;
+    }
+    std::uint64_t pruned = 0, equal = 0;
+    kernels.compare_listed(scores, n, threshold, &pruned, &equal);
+    for (; equal != 0 && ties > 0; --ties, equal = bits::without_lowest(equal))
+      bits::set(&pruned, bits::lowest_or_width(equal));
+    cleared += bits::count(pruned);
+    for (; pruned != 0; pruned = bits::without_lowest(pruned))
+      bits::clear(mask, found.offsets[first + bits::lowest_or_width(pruned)]);
+  }
+  return cleared;
+}
+
+// Live elements by tensor, and rows that became empty. live(c) prepares a chunk's words and counts their live bits;
+// rows of which other chunks have words too are looked at when all are prepared.
+template <class F>
+std::int64_t survey_after(int threads, std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                          std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor, F&& live) {
+  std::vector<std::int64_t> counts(chunks.size());
+  std::atomic<std::int64_t> emptied{0};
+  const auto look = [&](const Chunk& chunk, std::int64_t first, std::int64_t last, const RowLayout& rows) {
+    if (const std::int64_t found = emptied_rows(tensors[chunk.tensor], rows, masks[chunk.tensor], first, last))
+      emptied += found;
+  };
+  struct Rows {  // from `shared` to `last` begin in this chunk and do not end there; all that interleave in the first
+    std::int64_t shared = 0, last = 0;
+  };
+  std::vector<Rows> others(chunks.size());
+  parallel_for(threads, std::ssize(chunks), [&](int, std::int64_t at) {
+    const auto c = static_cast<std::size_t>(at);
+    counts[c] = live(c);
+    const Chunk& chunk = chunks[c];
+    const ScoreInputs& tensor = tensors[chunk.tensor];
+    const RowLayout rows = rows_in_memory(tensor.geometry, tensor.order);
+    const Geometry& g = rows.geometry;
+    if (rows.kind == RowLayout::scattered || !g.rows_are_contiguous()) {
+      if (chunk.first == 0) others[c] = {0, g.rows};
+      return;
+    }
+    const std::int64_t size = g.row_size(), end = chunk.first + chunk.count, first = (chunk.first + size - 1) / size;
+    others[c] = {std::max(first, end / size), (end + size - 1) / size};
+    look(chunk, first, others[c].shared, rows);
+  });
+  const auto has_others = [](const Rows& rows) { return rows.shared < rows.last; };
+  if (std::ranges::any_of(others, has_others))
+    parallel_for(threads, std::ssize(chunks), [&](int, std::int64_t at) {
+      const auto c = static_cast<std::size_t>(at);
+      const ScoreInputs& tensor = tensors[chunks[c].tensor];
+      if (has_others(others[c]))
+        look(chunks[c], others[c].shared, others[c].last, rows_in_memory(tensor.geometry, tensor.order));
+    });
+  add_chunks(chunks, counts, per_tensor);
+  return emptied;
+}
+
 }  // namespace
 
 void CpuEngine::settle(std::span<const Chunk> chunks, std::span<const Candidates> candidates, float threshold,
                        std::span<const std::int64_t> ties, MaskTable masks) {
   std::int64_t total = 0;
   for (const Candidates& c : candidates) total += c.count;
-  parallel_for(threads(total * 8), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
-    const auto at = static_cast<std::size_t>(c);
-    const Candidates& found = candidates[at];
-    std::uint64_t* const mask = masks[chunks[at].tensor] + chunks[at].first / bits::per_word;
-    std::int64_t left = ties[at];
-    for (std::uint32_t i = 0; i < found.count; ++i) {
-      const bool tie = found.scores[i] == threshold && left > 0;
-      left -= tie;
-      bits::clear_if(mask, found.offsets[i], found.scores[i] < threshold || tie);
-    }
+  parallel_for(threads(total * 8), std::ssize(chunks), [&](int, std::int64_t at) {
+    const auto c = static_cast<std::size_t>(at);
+    settle_chunk(kernels_, candidates[c], threshold, ties[c],
+                 masks[chunks[c].tensor] + chunks[c].first / bits::per_word);
   });
 }
 
@@ -113,25 +172,27 @@ void CpuEngine::popcount(std::span<const ScoreInputs> tensors, std::span<const s
 
 std::int64_t CpuEngine::survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                                std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor) {
-  std::vector<std::int64_t> live(chunks.size());
-  std::atomic<std::int64_t> emptied{0};
-  parallel_for(threads(std::ssize(chunks) * Chunk::size / 16), std::ssize(chunks), [&](int, std::int64_t at) {
-    const auto c = static_cast<std::size_t>(at);
-    const Chunk& chunk = chunks[c];
-    const ScoreInputs& tensor = tensors[chunk.tensor];
-    const RowLayout rows = rows_in_memory(tensor.geometry, tensor.order);
-    const Geometry& g = rows.geometry;
-    const std::uint64_t* const mask = masks[chunk.tensor];
-    live[c] = kernels_.popcount(mask + chunk.first / bits::per_word, bits::words(chunk.count));
-    std::int64_t first = chunk.first == 0 ? 0 : g.rows, last = g.rows;   // interleaved rows fall to the first chunk
-    if (rows.kind != RowLayout::scattered && g.rows_are_contiguous()) {  // else those that begin in this one
-      first = (chunk.first + g.row_size() - 1) / g.row_size();
-      last = (chunk.first + chunk.count + g.row_size() - 1) / g.row_size();
-    }
-    if (const std::int64_t found = emptied_rows(tensor, rows, mask, first, last); found > 0) emptied += found;
-  });
-  add_chunks(chunks, live, per_tensor);
-  return emptied;
+  return survey_after(threads(std::ssize(chunks) * Chunk::size / 16), tensors, chunks, masks, per_tensor,
+                      [&](std::size_t c) {
+                        return kernels_.popcount(masks[chunks[c].tensor] + chunks[c].first / bits::per_word,
+                                                 bits::words(chunks[c].count));
+                      });
+}
+
+std::int64_t CpuEngine::settle_and_survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                          const Unsettled& unsettled, MaskTable masks,
+                                          std::span<std::int64_t> per_tensor) {
+  const std::vector<const std::uint64_t*> settled(masks.begin(), masks.end());
+  return survey_after(
+      threads(std::ssize(chunks) * Chunk::size / 16), tensors, chunks, settled, per_tensor, [&](std::size_t c) {
+        std::uint64_t* const words = masks[chunks[c].tensor] + chunks[c].first / bits::per_word;
+        const std::int64_t cleared =
+            unsettled.candidates.empty()
+                ? 0
+                : settle_chunk(kernels_, unsettled.candidates[c], unsettled.threshold, unsettled.ties[c], words);
+        return unsettled.live[c] < 0 ? kernels_.popcount(words, bits::words(chunks[c].count))
+                                     : unsettled.live[c] - cleared;
+      });
 }
 
 }  // namespace bittersweet

@@ -417,6 +417,20 @@ TEST_P(EngineContract, WriteMaskAndSettle) {
       reference.settle(c.chunks, result.candidates, c.quantiles[10], ties, expected.table());
       engine.settle(c.chunks, result.candidates, c.quantiles[10], ties, found.table());
       ASSERT_TRUE(same_masks(expected.bits(), found.bits())) << "after settle";
+
+      // The same and a survey, where the live bits of some chunks are known.
+      Unsettled left{{}, result.candidates, ties, c.quantiles[10]};
+      for (std::size_t k = 0; k < c.chunks.size(); ++k) {
+        const BracketCounts& counts = result.chunk[k];
+        left.live.push_back(k % 3 == 1 ? -1 : counts.inside + counts.equal_high + counts.above + counts.nan);
+      }
+      FreshMasks again(c.inputs);
+      reference.bracket(c.view, c.chunks, bracket, again.table(), c.view.size(), workspace);
+      std::vector<std::int64_t> live(c.inputs.size()), expected_live(c.inputs.size());
+      const std::int64_t rows = reference.survey(c.inputs, c.chunks, expected.read_only(), expected_live);
+      ASSERT_EQ(engine.settle_and_survey(c.inputs, c.chunks, left, again.table(), live), rows);
+      ASSERT_EQ(live, expected_live);
+      ASSERT_TRUE(same_masks(expected.bits(), again.bits())) << "after settle_and_survey";
     });
   });
 }
@@ -532,9 +546,17 @@ TEST_P(EngineContract, SurveyCountsLiveElementsAndEmptiedRows) {
     std::vector<const std::uint64_t*> masks;
     for (const Words& words : fresh) masks.push_back(words.data());
     std::vector<std::int64_t> live(shapes.size(), -1);
-    EXPECT_EQ(engine.survey(tensors, make_chunks(tensors), masks, live), expected_rows);
+    const std::vector<Chunk> chunks = make_chunks(tensors);
+    EXPECT_EQ(engine.survey(tensors, chunks, masks, live), expected_rows);
     EXPECT_EQ(live, expected_live);
     EXPECT_GT(expected_rows, 1000);
+    std::vector<std::uint64_t*> table;
+    for (Words& words : fresh) table.push_back(words.data());
+    std::ranges::fill(live, -1);
+    Unsettled nothing;
+    nothing.live.assign(chunks.size(), -1);
+    EXPECT_EQ(engine.settle_and_survey(tensors, chunks, nothing, table, live), expected_rows);
+    EXPECT_EQ(live, expected_live);
   });
 }
 

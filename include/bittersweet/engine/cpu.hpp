@@ -60,6 +60,8 @@ class CpuEngine : public HostMemory {
                 std::span<std::int64_t> per_tensor);
   std::int64_t survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                       std::span<const std::uint64_t* const> masks, std::span<std::int64_t> per_tensor);
+  std::int64_t settle_and_survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                 const Unsettled& unsettled, MaskTable masks, std::span<std::int64_t> per_tensor);
 
   void track_coherence(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
                        std::span<const CoherenceMemory> memory, float decay, std::span<TrackSums> sums);
@@ -80,8 +82,6 @@ class CpuEngine : public HostMemory {
   BracketResult bracket_after(const ScoreView& view, std::span<const Chunk> chunks, const Bracket& bracket,
                               MaskTable masks, std::int64_t capacity, Workspace& workspace, bool whole_chunks,
                               F&& before);
-  template <class F>
-  void sample_lines(const ScoreView& view, const LineSample& plan, float* out, F&& score);
   int threads(std::int64_t elements) const;
 
   const cpu::Kernels& kernels_;

@@ -113,7 +113,11 @@ concept Engine =
     RankEngine<E> &&
     requires(E& engine, const ScoreView& view, std::span<const Chunk> chunks, std::span<float* const> outputs,
              std::span<const float> thresholds, std::span<CountsAt> counts, std::span<const ScoreInputs> tensors,
-             std::span<const std::uint64_t* const> bits, std::span<std::int64_t> per_tensor) {
+             std::span<const std::uint64_t* const> bits, std::span<std::int64_t> per_tensor, MaskTable masks,
+             const Unsettled& unsettled) {
+      // `settle` of what is left, if anything is, and `survey`, in one walk over the masks.
+      { engine.settle_and_survey(tensors, chunks, unsettled, masks, per_tensor) } -> std::same_as<std::int64_t>;
+
       // outputs[t][i] = score of element i of tensor t, dead or alive.
       engine.write_scores(view, chunks, outputs);
 

@@ -257,6 +257,13 @@ class ReferenceEngine : public HostMemory {
     return emptied;
   }
 
+  std::int64_t settle_and_survey(std::span<const ScoreInputs> tensors, std::span<const Chunk> chunks,
+                                 const Unsettled& unsettled, MaskTable masks, std::span<std::int64_t> per_tensor) {
+    if (!unsettled.candidates.empty()) settle(chunks, unsettled.candidates, unsettled.threshold, unsettled.ties, masks);
+    const std::vector<const std::uint64_t*> settled(masks.begin(), masks.end());
+    return survey(tensors, chunks, settled, per_tensor);
+  }
+
  private:
   static float score_at(const ScoreView& view, std::size_t t, std::int64_t index) {
     return std::visit([&](const auto& s) { return score_element(s, view, t, index); }, view.scorer);

@@ -77,6 +77,16 @@ struct BracketResult {
   double passes = 1;                              // reads that it took
 };
 
+// What a bracket pass and its completion leave of new masks. By chunk: the live bits that its words have now, or -1
+// where that is not known; and, unless these are empty, the candidates whose bits below the threshold, and the first
+// `ties` at it, have yet to be cleared.
+struct Unsettled {
+  std::vector<std::int64_t> live;
+  std::vector<Candidates> candidates;
+  std::vector<std::int64_t> ties;
+  float threshold = 0.0f;
+};
+
 // One digit of the radix search: the keys whose leading `prefix_bits` bits are `prefix`, by their next `digit_bits`.
 struct Digit {
   std::uint32_t prefix = 0;

@@ -126,11 +126,12 @@ inline std::vector<std::int64_t> ties_present(const ExactRun& run, bool inside) 
 
 // Completes masks that a bracket pass wrote (keep = live and not score <= low): of the ties present in each chunk, as
 // many go as its quota says. Chunks that the provisional bits already describe are left alone; those that hold nothing
-// but ties and decided scores are filled; the rest are scored once more. Returns the extra passes over the inputs that
-// this took.
+// but ties and decided scores are filled; the rest are scored once more. Where `later` is given, it is what is left to
+// be settled, if anything is. Returns the extra passes over the inputs that this took.
 template <RankEngine E>
 double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run,
-                      const std::vector<std::int64_t>& present, std::vector<std::int64_t> quota, MaskTable masks) {
+                      const std::vector<std::int64_t>& present, std::vector<std::int64_t> quota, MaskTable masks,
+                      Unsettled* later = nullptr) {
   const Selection& selection = run.selection;
   const BracketResult& result = run.counts;
   const std::vector<SplitTies> apart = take_split(view, chunks, present, quota);
@@ -167,8 +168,16 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
     if (stale) again.push_back({static_cast<std::uint32_t>(c), quota[c]});
   }
   if (!fills.empty()) engine.fill_mask(view.tensors, chunks, fills, masks);
-  if (selection.place == Place::inside || selection.place == Place::at_high)
+  const bool collected = selection.place == Place::inside || selection.place == Place::at_high;
+  if (later != nullptr && apart.empty()) {
+    for (const BracketCounts& counts : result.chunk)
+      later->live.push_back(counts.inside + counts.equal_high + counts.above + counts.nan);
+    for (const ChunkFill& f : fills) later->live[f.chunk] = -1;
+    for (const ChunkQuota& q : again) later->live[q.chunk] = -1;
+    if (collected) *later = {std::move(later->live), result.candidates, quota, selection.value};
+  } else if (collected) {
     engine.settle(chunks, result.candidates, selection.value, quota, masks);
+  }
   std::int64_t rescored = 0;
   for (const ChunkQuota& q : again) rescored += chunks[q.chunk].count;
   if (!again.empty()) engine.write_mask(view, chunks, again, selection.value, masks);
@@ -180,13 +189,13 @@ double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> c
 // The same for ties that go in order of (tensor, flat index).
 template <RankEngine E>
 double complete_masks(E& engine, const ScoreView& view, std::span<const Chunk> chunks, const ExactRun& run, Ties ties,
-                      MaskTable masks) {
+                      MaskTable masks, Unsettled* later = nullptr) {
   const std::int64_t wanted = ties_wanted(ties, run.selection);
   const bool split = wanted != 0 && wanted != run.selection.equal;
   const std::vector<std::int64_t> present = ties_present(run, split);
   std::vector<std::int64_t> quota = share_ties(present, wanted);
   if (run.selection.place == Place::inside && !split) std::fill(quota.begin(), quota.end(), wanted == 0 ? 0 : all_ties);
-  return complete_masks(engine, view, chunks, run, present, std::move(quota), masks);
+  return complete_masks(engine, view, chunks, run, present, std::move(quota), masks, later);
 }
 
 // Masks for a threshold found without them: one read when ties go one way, else a bracket on the threshold itself,

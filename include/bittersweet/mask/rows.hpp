@@ -27,14 +27,17 @@ inline std::int64_t emptied_rows(const ScoreInputs& tensor, const RowLayout& row
                                  std::int64_t first, std::int64_t last) {
   std::int64_t count = 0;
   const Geometry& g = rows.geometry;
-  if (rows.kind != RowLayout::scattered && g.rows_are_contiguous() && g.row_size() < bits::per_word) {
-    for (std::int64_t row = first; row < last; ++row) count += bits::read(mask, row * g.row_size(), g.row_size()) == 0;
-    if (count == 0) return 0;
-    count = 0;
-  }
-  for (std::int64_t row = first; row < last; ++row)
+  const auto look = [&](std::int64_t row) {
     count += row_is_empty(mask, rows, tensor.order, row) &&
              !(tensor.mask && row_is_empty(tensor.mask, rows, tensor.order, row));
+  };
+  if (rows.kind != RowLayout::scattered && g.rows_are_contiguous()) {  // the head of a row tells most often
+    const std::int64_t size = g.row_size(), head = std::min(size, bits::per_word);
+    for (std::int64_t row = first; row < last; ++row)
+      if (bits::read(mask, row * size, head) == 0) look(row);
+  } else {
+    for (std::int64_t row = first; row < last; ++row) look(row);
+  }
   return count;
 }
 

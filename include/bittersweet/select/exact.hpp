@@ -10,6 +10,7 @@
 #include "bittersweet/radix_key.hpp"
 #include "bittersweet/select/guess.hpp"
 #include "bittersweet/select/histogram.hpp"
+#include "bittersweet/select/nth.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet {
@@ -152,9 +153,8 @@ Selection select_collected(E& engine, std::span<const std::span<const float>> co
   }
   std::vector<float> few;
   for (const std::span<const float>& piece : collected) few.insert(few.end(), piece.begin(), piece.end());
-  const auto kth = few.begin() + (rank - 1);
-  std::nth_element(few.begin(), kth, few.end());
-  const float value = *kth;
+  put_nth(few, static_cast<std::size_t>(rank - 1));
+  const float value = few[static_cast<std::size_t>(rank - 1)];
   return {.value = value,
           .below = std::count_if(few.begin(), few.end(), [&](float s) { return s < value; }),
           .equal = std::count(few.begin(), few.end(), value)};

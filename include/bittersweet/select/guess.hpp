@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/select/nth.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet {
@@ -26,7 +27,7 @@ namespace detail {
 // asking for large orders first leaves less to look through for the small ones.
 inline float nth(std::span<float>& values, double wanted) {
   const auto at = static_cast<std::size_t>(std::clamp(wanted, 1.0, static_cast<double>(values.size()))) - 1;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(at), values.end());
+  put_nth(values, at);
   values = values.first(at + 1);
   return values.back();
 }

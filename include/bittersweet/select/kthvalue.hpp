@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bittersweet/engine/engine.hpp"
+#include "bittersweet/select/nth.hpp"
 #include "bittersweet/select/threshold.hpp"
 
 namespace bittersweet {
@@ -37,9 +38,9 @@ Selection select_kth(const KthValue&, E& engine, const ScoreView& view, std::spa
     }
   result.rank = std::min<std::int64_t>(rank, end - scores);
   if (result.rank <= 0) return result;
-  float* const kth = scores + (result.rank - 1);
-  std::nth_element(scores, kth, end);
-  result.value = *kth == 0.0f ? 0.0f : *kth;  // the two zeros are one value: +0
+  put_nth({scores, end}, static_cast<std::size_t>(result.rank - 1));
+  const float value = scores[result.rank - 1];
+  result.value = value == 0.0f ? 0.0f : value;  // the two zeros are one value: +0
   context.pass_done();
   for (const float* s = scores; s != end; ++s) {
     result.below += *s < result.value;
