@@ -48,15 +48,16 @@ std::int64_t mask_rows(const Kernels& kernels, const ScoreView& view, std::size_
   return nan;
 }
 
-// f(lanes of a thread, piece) for so many pieces. Returns the sum of what it returns.
+// f(lanes of a thread, piece) for so many pieces, which may share words of the mask. Returns the sum of what it
+// returns.
 template <class F>
 std::int64_t in_lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, int most, std::int64_t pieces,
-                      F&& f) {
+                      bool shared, F&& f) {
   std::vector<std::optional<Lanes>> lanes(static_cast<std::size_t>(most));
   std::atomic<std::int64_t> total{0};
   parallel_for(most, pieces, [&](int thread, std::int64_t piece) {
     std::optional<Lanes>& own = lanes[static_cast<std::size_t>(thread)];
-    if (!own) own.emplace(kernels, view, t);
+    if (!own) own.emplace(kernels, view, t, shared && most > 1);
     total += f(*own, piece);
   });
   return total;
@@ -85,8 +86,7 @@ std::int64_t mask_columns(const Kernels& kernels, const ScoreView& view, std::si
   const std::int64_t size = rule.group > 0 ? rule.group : m.inputs, levels = (m.inputs + size - 1) / size;
   const std::int64_t rows = m.rows_per_block(), width = rows * m.inner, together = Lanes::together(size);
   const std::int64_t strips = (width + together - 1) / together;
-  if (m.input_stride % bits::per_word != 0) most = 1;  // two pieces may share a word of the mask
-  return in_lanes(kernels, view, t, most, m.rows / rows * levels * strips, [&](Lanes& lanes, std::int64_t piece) {
+  const auto cut = [&](Lanes& lanes, std::int64_t piece) {
     const std::int64_t block = piece / strips / levels, input = piece / strips % levels * size;
     const std::int64_t lane = piece % strips * together, count = std::min(together, width - lane);
     const std::int64_t start = block * width * m.inputs + input * m.input_stride + lane;
@@ -97,7 +97,9 @@ std::int64_t mask_columns(const Kernels& kernels, const ScoreView& view, std::si
     for (std::int64_t left = input; left < m.inputs; ++left)
       lanes.keep_live(start + (left - input) * m.input_stride, count, mask);
     return std::int64_t{0};
-  });
+  };
+  const bool shared = m.input_stride % bits::per_word != 0;
+  return in_lanes(kernels, view, t, most, m.rows / rows * levels * strips, shared, cut);
 }
 
 }  // namespace
@@ -120,11 +122,16 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
             mask_rows(kernels_, view, t, {runs.size, rule.base, 0}, {rows, {RowLayout::strided, rows, 0}}, most, mask);
       first = rows.rows * row / runs.size;
     }
-    const std::int64_t pieces = (runs.count - first + Lanes::width - 1) / Lanes::width;
-    return nan + in_lanes(kernels_, view, t, most, pieces, [&](Lanes& lanes, std::int64_t piece) {
-             const std::int64_t own = first + piece * Lanes::width;
-             return lanes.runs(own, std::min(Lanes::width, runs.count - own), runs.size, rule.base, runs.extra, mask);
-           });
+    // Neighbours are cut by one thread, so that its reads go on.
+    const std::int64_t piece = std::max<std::int64_t>(1, Chunk::size / (runs.size * Lanes::width)) * Lanes::width;
+    const auto cut = [&](Lanes& lanes, std::int64_t at) {
+      std::int64_t found = 0;
+      const std::int64_t begin = first + at * piece, end = std::min(runs.count, begin + piece);
+      for (std::int64_t own = begin; own < end; own += Lanes::width)
+        found += lanes.runs(own, std::min(Lanes::width, end - own), runs.size, rule.base, runs.extra, mask);
+      return found;
+    };
+    return nan + in_lanes(kernels_, view, t, most, (runs.count - first + piece - 1) / piece, false, cut);
   }
 
   if (!groups.runs()) std::fill_n(mask, bits::words(tensor.numel), 0);

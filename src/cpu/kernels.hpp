@@ -134,6 +134,13 @@ struct RowTile {
   std::int64_t gap = 0;  // elements from its end to the place that is read next
 };
 
+// Where the groups before were cut, as keys (signed_key.hpp): most of them so near the center. Negative: there are
+// none.
+struct LaneGuess {
+  std::int32_t center = 0;
+  std::int32_t reach = -1;
+};
+
 struct RowOutcome {
   Cut cut;
   std::int64_t nan = 0;
@@ -211,9 +218,10 @@ struct Kernels {
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
   std::int64_t (*drop_lowest_of_groups)(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
                                         std::int64_t share, std::int32_t* scratch, std::uint64_t* keep);
-  // Of 64 groups side by side (lane_ranks.hpp).
+  // Of 64 groups side by side (lane_ranks.hpp), and how they get there (turn.hpp).
+  void (*turn_groups)(const float* from, std::int64_t size, float* to);
   std::int64_t (*drop_lowest_across)(float* scores, std::int64_t size, std::int64_t share, std::int64_t more,
-                                     std::uint64_t* keep);
+                                     LaneGuess&, std::uint64_t* keep);
   // Of groups of 4 neighbours (group_ranks.hpp).
   std::int64_t (*drop_lowest_of_four[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>,
                                                                   std::int64_t count, std::int64_t share);

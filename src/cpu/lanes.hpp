@@ -12,8 +12,9 @@ namespace bittersweet::cpu {
 // One thread's 64 groups: their scores element by element, and their keep bits, a word for each.
 class Lanes {
  public:
-  Lanes(const Kernels& kernels, const ScoreView& view, std::size_t t)
-      : kernels_(kernels), tensor_(view.tensors[t]), tiles_(kernels, view, t) {}
+  // `shared`: do other threads write to words of the mask that `columns` and `keep_live` add to?
+  Lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, bool shared)
+      : kernels_(kernels), tensor_(view.tensors[t]), tiles_(kernels, view, t), shared_(shared) {}
 
   // So many lanes of groups of `size` are taken together: runs as long as that are read well, and the first one's
   // scores are still near when the last one's are read.
@@ -28,16 +29,23 @@ class Lanes {
   std::int64_t columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
                        std::int64_t share, std::int64_t more, std::uint64_t* mask) {
     reserve((count + width - 1) / width * size);
-    for_each_word(start, stride, count, size, [&](std::int64_t place, std::int64_t n, std::int64_t at) {
-      tiles_.prefetch(place + ahead * stride, n);
-      score(place, n, scores_.data() + at * width);
-      std::fill(scores_.data() + at * width + n, scores_.data() + (at + 1) * width, 0.0f);
-      keep_[static_cast<std::size_t>(at)] = tensor_.mask ? bits::read(tensor_.mask, place, n) : bits::valid(n, 0);
-    });
+    alignas(64) float line[tile_size];
+    for (std::int64_t j = 0; j < size; ++j) {
+      const std::int64_t first = start + j * stride;
+      tiles_.prefetch(first + ahead * stride, count);
+      score(first, count, line);
+      std::fill(line + count, line + bits::words(count) * width, 0.0f);
+      for (std::int64_t lane = 0; lane < count; lane += width) {
+        const std::int64_t n = std::min(width, count - lane), at = lane / width * size + j;
+        std::copy_n(line + lane, width, scores_.data() + at * width);
+        keep_[static_cast<std::size_t>(at)] =
+            tensor_.mask ? bits::read(tensor_.mask, first + lane, n) : bits::valid(n, 0);
+      }
+    }
     std::int64_t nan = 0;
     for (std::int64_t lane = 0; lane < count; lane += width) nan += cut(lane / width * size, size, share, more - lane);
     for_each_word(start, stride, count, size, [&](std::int64_t place, std::int64_t n, std::int64_t at) {
-      bits::add(mask, place, n, keep_[static_cast<std::size_t>(at)]);
+      add(mask, place, n, keep_[static_cast<std::size_t>(at)]);
     });
     return nan;
   }
@@ -45,7 +53,7 @@ class Lanes {
   // Inputs that are in no group: what lives is kept.
   void keep_live(std::int64_t start, std::int64_t count, std::uint64_t* mask) {
     for_each_word(start, 0, count, 1, [&](std::int64_t place, std::int64_t n, std::int64_t) {
-      bits::add(mask, place, n, tensor_.mask ? bits::read(tensor_.mask, place, n) : bits::valid(n, 0));
+      add(mask, place, n, tensor_.mask ? bits::read(tensor_.mask, place, n) : bits::valid(n, 0));
     });
   }
 
@@ -57,13 +65,11 @@ class Lanes {
     reserve(size);
     rows_.resize(static_cast<std::size_t>(size * width));
     words_.assign(static_cast<std::size_t>(size), 0);
+    tiles_.prefetch(start + elements, elements);
     for (std::int64_t i = 0; i < elements; i += tile_size)
       score(start + i, std::min(tile_size, elements - i), rows_.data() + i);
-    for (std::int64_t j = 0; j < size; ++j) {
-      float* const to = scores_.data() + j * width;
-      for (std::int64_t g = 0; g < count; ++g) to[g] = rows_[static_cast<std::size_t>(g * size + j)];
-      std::fill(to + count, to + width, 0.0f);
-    }
+    std::fill(rows_.begin() + elements, rows_.end(), 0.0f);
+    kernels_.turn_groups(rows_.data(), size, scores_.data());
     if (tensor_.mask) {
       bits::extract(tensor_.mask, start, elements, words_.data());
       std::fill_n(keep_.begin(), size, 0);
@@ -83,6 +89,14 @@ class Lanes {
  private:
   static constexpr std::int64_t ahead = 4;  // inputs
 
+  void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t live) const {
+    if (!shared_) return bits::add(mask, first, count, live);
+    std::uint64_t* const word = mask + first / width;
+    const std::int64_t shift = first % width;
+    __atomic_fetch_or(word, live << shift, __ATOMIC_RELAXED);
+    if (shift + count > width) __atomic_fetch_or(word + 1, live >> (width - shift), __ATOMIC_RELAXED);
+  }
+
   void reserve(std::int64_t words) {
     if (std::ssize(keep_) >= words) return;
     keep_.resize(static_cast<std::size_t>(words));
@@ -101,13 +115,15 @@ class Lanes {
 
   std::int64_t cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more) {
     return kernels_.drop_lowest_across(scores_.data() + from * width, size, share,
-                                       std::clamp<std::int64_t>(more, 0, width),
+                                       std::clamp<std::int64_t>(more, 0, width), guess_,
                                        keep_.data() + static_cast<std::ptrdiff_t>(from));
   }
 
   const Kernels& kernels_;
   const ScoreInputs& tensor_;
   Tiles tiles_;
+  const bool shared_;
+  LaneGuess guess_;
   std::vector<float> scores_, rows_;  // 64 lanes element by element; groups one by one
   std::vector<std::uint64_t> keep_, words_;
 };

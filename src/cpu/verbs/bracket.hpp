@@ -108,8 +108,8 @@ BITTERSWEET_INLINE Decided compare_ends(const float* scores, const Bracket& brac
 
 // Exact scores of the listed positions of a tile, and what they mean. Nearly all lie inside, so whole words are copied.
 template <class S, class T>
-void classify(const S& scorer, const cpu::TileInput& in, const std::uint16_t* list, std::int64_t count,
-              const cpu::BracketPlan& plan, const cpu::TilePlace& place, cpu::BracketState& state) {
+void classify(const S& scorer, const cpu::TileInput in, const std::uint16_t* list, std::int64_t count,
+              const cpu::BracketPlan plan, const cpu::TilePlace place, cpu::BracketState& state) {
   constexpr std::int64_t batch = bits::per_word;
   const auto collect = [&](const float* score, const std::uint16_t* at, std::int64_t n) {
     std::memcpy(state.scores + state.stored, score, static_cast<std::size_t>(n) * sizeof(float));
@@ -155,8 +155,11 @@ struct Listed {
 };
 
 template <cpu::Decide D, class S, class T, bool Bits = false>
-void bracket_tile(const S& scorer, const cpu::TileInput& in, const cpu::BracketPlan& plan, const cpu::TilePlace& place,
+void bracket_tile(const S& scorer, const cpu::TileInput& tile, const cpu::BracketPlan& how, const cpu::TilePlace& where,
                   cpu::BracketState& state) {
+  const cpu::TileInput in = tile;  // which what is written could change
+  const cpu::BracketPlan plan = how;
+  const cpu::TilePlace place = where;
   constexpr std::int64_t parts = parts_of<S>();
   constexpr std::int64_t slack = 4;  // what is listed without a branch may be nothing
   std::uint16_t list[Chunk::size + parts * slack];

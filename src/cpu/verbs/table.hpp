@@ -16,6 +16,7 @@
 #include "cpu/verbs/row_read.hpp"
 #include "cpu/verbs/score.hpp"
 #include "cpu/verbs/track.hpp"
+#include "cpu/verbs/turn.hpp"
 #include "cpu/verbs/write_mask.hpp"
 
 namespace bittersweet {
@@ -52,6 +53,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.drop_lowest_of_row = &drop_lowest_of_row;
   k.bury = &bury;
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
+  k.turn_groups = &turn_groups;
   k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;
   k.retention = &against_update<false>;
