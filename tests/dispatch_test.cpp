@@ -114,6 +114,8 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
     add(kernels.drop_lowest_of_row);
     add(kernels.bury);
     add(kernels.drop_lowest_of_groups);
+    add(kernels.turn_groups);
+    add(kernels.drop_lowest_across);
     add(kernels.write_mask);
     add(kernels.apply_mask);
     add(kernels.popcount);

@@ -106,15 +106,16 @@ std::optional<std::int64_t> number_of(const py::object& object) {
 
 // An item of a list that code run in between may have shortened.
 py::object item(const py::list& list, std::size_t i) {
-  if (i >= list.size()) throw ArgumentError("tensors: the list became shorter while it was read");
+  if (i >= list.size()) throw ArgumentError("a list became shorter while it was read");
   return list[i];
 }
 
 bool has_shape(std::span<const std::int64_t> sizes, const py::object& shape) {
   if (!PyTuple_CheckExact(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != std::ssize(sizes)) return false;
   for (std::size_t axis = 0; axis < sizes.size(); ++axis) {
-    const std::int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(axis)));
-    if (size != sizes[axis]) {
+    PyObject* const number = PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(axis));
+    if (!PyLong_CheckExact(number)) return false;  // whose __index__ could run code that leaves nothing of `sizes`
+    if (PyLong_AsLongLong(number) != sizes[axis]) {
       PyErr_Clear();
       return false;
     }
@@ -196,28 +197,23 @@ class Addresses {
     return true;
   }
 
-  py::tuple host_columns(const py::list& tensors, const py::object& like) const {
+  py::tuple host_columns(const py::list& tensors, const std::optional<py::list>& like) const {
     const std::size_t count = tensors.size();
-    const bool compared = !like.is_none();
-    const py::list shapes = compared ? like.cast<py::list>() : py::list(count);
-    if (shapes.size() != count) throw ArgumentError("shapes: one a tensor is needed");
+    if (like && like->size() != count) throw ArgumentError("like: one shape a tensor is needed");
     std::vector<std::uint64_t> pointers(count), dtypes(count);
-    py::list odd;
+    py::list shapes, odd;
     for (std::size_t i = 0; i < count; ++i) {
       const py::object object = item(tensors, i);
-      if (object.is_none()) {
-        if (!compared) shapes[i] = py::none();
-        continue;
-      }
-      const HostView view = host_view(object);
-      if (view.address != 0 && (!compared || has_shape(view.sizes, item(shapes, i)))) {
+      py::object shape = like ? item(*like, i) : py::tuple();
+      const HostView view = object.is_none() ? HostView{} : host_view(object);
+      if (view.address != 0 && (!like || has_shape(view.sizes, shape))) {
         pointers[i] = view.address;
         dtypes[i] = static_cast<std::uint64_t>(view.dtype);
-        if (!compared) shapes[i] = tuple_of(view.sizes);
-      } else {
+        if (!like) shape = tuple_of(view.sizes);
+      } else if (!object.is_none()) {
         odd.append(i);
-        if (!compared) shapes[i] = py::none();
       }
+      shapes.append(std::move(shape));
     }
     return py::make_tuple(bytes_of(pointers), bytes_of(dtypes), shapes, odd);
   }
@@ -372,7 +368,7 @@ void bind_addresses(py::module_& module) {
           py::arg("tensors"), py::arg("out"), py::arg("places"))
       .def(
           "host_columns",
-          [](const py::object& self, const py::list& tensors, const py::object& like) {
+          [](const py::object& self, const py::list& tensors, const std::optional<py::list>& like) {
             return made(self).host_columns(tensors, like);
           },
           py::arg("tensors"), py::arg("like") = py::none())

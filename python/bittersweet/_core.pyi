@@ -385,7 +385,7 @@ class Addresses:
         self, tensors: list[Any], like: list[tuple[int, ...]] | None = None
     ) -> tuple[bytes, bytes, list[tuple[int, ...]], list[int]]:
         """Addresses, element types and shapes of plain row-major tensors on the host, with memory for all
-        their elements, of the shapes `like` if those are given. Last the places of all others: 0, 0 and None
+        their elements, of the shapes `like` if those are given. Last the places of all others: 0, 0 and ()
         (or what `like` says) stand for them, as they do for None.
         """
     def of_other_shapes(self, tensors: list[Any], shapes: list[tuple[int, ...]]) -> list[int]:

@@ -139,7 +139,8 @@ void draw_lines(const ScoreView& view, const LineSample& plan, std::int64_t firs
 // ask(runs) and score(runs, out) for blocks of lines: what one reads is on its way while the one before is scored.
 template <class A, class F>
 void for_each_block(int threads, const ScoreView& view, const LineSample& plan, float* out, A&& ask, F&& score) {
-  constexpr std::int64_t block = tile_size / LineSample::width, piece = 8 * block;
+  constexpr std::int64_t block = tile_size / LineSample::width;
+  const std::int64_t piece = std::clamp<std::int64_t>(plan.lines / (4 * threads * block), 1, 8) * block;
   parallel_for(threads, (plan.lines + piece - 1) / piece, [&](int, std::int64_t p) {
     const std::int64_t last = std::min(plan.lines, (p + 1) * piece);
     Runs both[] = {Runs(LineSample::width), Runs(LineSample::width)};

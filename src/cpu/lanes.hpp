@@ -65,7 +65,7 @@ class Lanes {
     reserve(size);
     rows_.resize(static_cast<std::size_t>(size * width));
     words_.assign(static_cast<std::size_t>(size), 0);
-    tiles_.prefetch(start + elements, elements);
+    tiles_.prefetch(start + elements, std::min({elements, tile_size, tensor_.numel - start - elements}));
     for (std::int64_t i = 0; i < elements; i += tile_size)
       score(start + i, std::min(tile_size, elements - i), rows_.data() + i);
     std::fill(rows_.begin() + elements, rows_.end(), 0.0f);
@@ -90,11 +90,10 @@ class Lanes {
   static constexpr std::int64_t ahead = 4;  // inputs
 
   void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t live) const {
-    if (!shared_) return bits::add(mask, first, count, live);
-    std::uint64_t* const word = mask + first / width;
-    const std::int64_t shift = first % width;
-    __atomic_fetch_or(word, live << shift, __ATOMIC_RELAXED);
-    if (shift + count > width) __atomic_fetch_or(word + 1, live >> (width - shift), __ATOMIC_RELAXED);
+    if (shared_)
+      bits::add_shared(mask, first, count, live);
+    else
+      bits::add(mask, first, count, live);
   }
 
   void reserve(std::int64_t words) {

@@ -112,6 +112,26 @@ TEST_P(EngineRows, OddOnes) {
   });
 }
 
+// Sixty-four short rows after sixty-four of another scale, so that what was remembered of those misleads; and some of
+// nothing but zeros, NaN or infinities among them.
+TEST_P(EngineRows, ScalesThatJump) {
+  run([](auto& engine) {
+    for (const std::int64_t columns : {13, 40, 130}) {
+      const std::vector<float> scales{1.0f,  1e30f,    1e-30f, 0.0f, 1.0f, std::nanf(""),
+                                      -1.0f, infinity, 1e-42f, 1.0f, 1.0f};
+      const auto rows = static_cast<std::int64_t>(64 * scales.size());
+      Values values = half_normal(rows * columns, 3);
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] *= scales[i / static_cast<std::size_t>(64 * columns)];
+      for (const double dead : {0.0, 0.3}) {
+        Model model = model_of({values});
+        model.tensors[0].geometry = matrix(rows, columns);
+        if (dead > 0) model.set_masks(dead, 5);
+        expect_like_reference(engine, model, Identity{}, std::to_string(columns) + " columns");
+      }
+    }
+  });
+}
+
 // Every four of zeros of both signs, equal numbers, infinities and NaN, with every choice of them dead.
 TEST_P(EngineRows, EveryGroupOfFour) {
   run([](auto& engine) {

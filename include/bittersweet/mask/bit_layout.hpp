@@ -145,6 +145,13 @@ constexpr void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, 
   if (shift + count > per_word) mask[word + 1] |= bits >> (per_word - shift);
 }
 
+// The same for words that other threads add to.
+inline void add_shared(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t bits) noexcept {
+  const std::int64_t word = first / per_word, shift = first % per_word;
+  __atomic_fetch_or(mask + word, bits << shift, __ATOMIC_RELAXED);
+  if (shift + count > per_word) __atomic_fetch_or(mask + word + 1, bits >> (per_word - shift), __ATOMIC_RELAXED);
+}
+
 // Words as `side` by `side` matrices beside each other, each transposed: in the m-th, bit j of word i becomes bit i of
 // word j. Source: Warren, Hacker's Delight, 7-3.
 constexpr void transpose(std::uint64_t* block, std::int64_t side) noexcept {

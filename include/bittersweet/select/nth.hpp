@@ -1,4 +1,4 @@
-// The n-th smallest of values in memory, some five times as fast as std::nth_element over as many.
+// The n-th smallest of values in memory, of many thousands some five times as fast as std::nth_element.
 #pragma once
 
 #include <algorithm>

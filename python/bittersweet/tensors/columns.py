@@ -49,7 +49,7 @@ class Column:
         else:
             pointers, dtypes, shapes, odd = walk.host_columns(values, like)
             self.pointers, self.dtypes = array("Q", pointers), array("Q", dtypes)
-            self.shapes = shapes if like is None else list(like)
+            self.shapes = shapes
         self.is_plain = not odd
         for row in odd:
             self.put(row, inspect(values[row], argument, names[row], FLOATS))

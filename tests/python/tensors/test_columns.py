@@ -119,7 +119,7 @@ def test_none_stays_none_and_order_is_kept() -> None:
     values = [None, torch.ones(2), np.ones(3, np.float32), None, nn.Parameter(torch.ones(4))]
     column = Column(values, "weight", list("abcde"))
     assert [row in column for row in range(5)] == [False, True, True, False, True]
-    assert [column.shapes[row] for row in range(5) if row in column] == [(2,), (3,), (4,)]
+    assert column.shapes == [(), (2,), (3,), (), (4,)]
     assert [column.pointers[row] for row in (0, 3)] == [0, 0] == [column.dtypes[row] for row in (0, 3)]
 
 
@@ -159,7 +159,7 @@ def test_what_no_elements_lie_behind_is_left_to_python() -> None:
     pointers, dtypes, shapes, places = walk().host_columns([usual, None, *odd])
     assert np.frombuffer(pointers, np.uint64).tolist() == [usual.data_ptr()] + [0] * (len(odd) + 1)
     assert np.frombuffer(dtypes, np.uint64).tolist() == [arrays.FLOAT32] + [0] * (len(odd) + 1)
-    assert shapes == [(2, 3)] + [None] * (len(odd) + 1)
+    assert shapes == [(2, 3)] + [()] * (len(odd) + 1)
     assert places == list(range(2, len(odd) + 2))
 
 
@@ -171,9 +171,22 @@ def test_compiled_code_takes_no_other_shape_for_the_same(shape: Any) -> None:
     assert walk().host_columns([tensor], [(2, 3)])[3] == [] == walk().of_other_shapes([tensor], [(2, 3)])
 
 
+def test_a_number_that_runs_code_is_no_size() -> None:
+    tensor, ran = torch.ones(2, 3), []
+
+    class Size:
+        def __index__(self) -> int:
+            ran.append(tensor.resize_(1))
+            return 2
+
+    assert walk().of_other_shapes([tensor], [(Size(), 3)]) == [0]
+    assert walk().host_columns([tensor], [(Size(), 3)])[3] == [0]
+    assert not ran
+
+
 @pytest.mark.parametrize("call", ["host_columns", "of_other_shapes"])
 def test_compiled_code_wants_one_shape_a_tensor(call: str) -> None:
-    with pytest.raises(bs.ArgumentError, match="shapes: one a tensor"):
+    with pytest.raises(bs.ArgumentError, match="a tensor is needed"):
         getattr(walk(), call)([torch.ones(2)], [])
 
 
