@@ -2,6 +2,7 @@
 #include "bittersweet/track.hpp"
 
 #include "bittersweet/engine/cpu.hpp"
+#include "cpu/prefetch.hpp"
 #include "fp_environment.hpp"
 #include "track_checks.hpp"
 
@@ -14,11 +15,12 @@ CpuEngine& cpu_engine() {
 }
 
 // Asks the memory for what sketch_tensor will read.
-void prefetch(const ScoreInputs& tensor, const SketchMemory& sketch) {
+void ask_for(const ScoreInputs& tensor, const SketchMemory& sketch) {
   for (std::int64_t i = 0; i < sketch.count; i += SketchMemory::run)
     for (const TensorView* array : {&tensor.exp_avg, &tensor.exp_avg_sq})
-      __builtin_prefetch(static_cast<const char*>(array->data) +
-                         static_cast<std::size_t>(sketch.positions[i]) * size_of(array->dtype));
+      cpu::prefetch(
+          static_cast<const char*>(array->data) + static_cast<std::size_t>(sketch.positions[i]) * size_of(array->dtype),
+          static_cast<std::size_t>(SketchMemory::run) * size_of(array->dtype));
 }
 
 }  // namespace
@@ -46,7 +48,7 @@ void track_sketch(std::span<const ScoreInputs> tensors, std::span<const SketchMe
   check_sketch(tensors, memory, decay);
   constexpr std::size_t ahead = 4;  // tensors whose misses overlap with the work on this one
   for (std::size_t t = 0; t < tensors.size() + ahead; ++t) {
-    if (t < tensors.size()) prefetch(tensors[t], memory[t]);
+    if (t < tensors.size()) ask_for(tensors[t], memory[t]);
     if (t >= ahead) observe(*memory[t - ahead].scalars, sketch_tensor(tensors[t - ahead], memory[t - ahead]), decay);
   }
 }

@@ -1,6 +1,7 @@
 // The verbs that score a few places: lines of a sample, before or after an optimizer's step, and given positions.
 #include "bittersweet/engine/cpu.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/prefetch.hpp"
 #include "cpu/step_in_pass.hpp"
 #include "cpu/walk.hpp"
 
@@ -51,7 +52,7 @@ void ask_for_runs(const Kernels& kernels, const ScoreView& view, const Runs& run
     const std::uint64_t* const mask = view.tensors[t].mask;
     for (std::int64_t r = 0; r < n; ++r) {
       tiles.prefetch(firsts[r], runs.width);
-      if (mask) __builtin_prefetch(words_at(mask, firsts[r]));
+      if (mask) prefetch(words_at(mask, firsts[r]), sizeof *mask);
     }
   });
 }
@@ -75,9 +76,8 @@ void ask_for_stepped_runs(const ScoreView& view, const Runs& runs) {
     for (std::int64_t r = 0; r < n; ++r)
       for (const std::uint32_t role : stepped)
         if (const TensorView& array = roles::of(view.tensors[t], role); array.data != nullptr)
-          for (std::size_t byte = 0; byte < static_cast<std::size_t>(runs.width) * size_of(array.dtype); byte += 64)
-            __builtin_prefetch(static_cast<const char*>(array.data) +
-                               static_cast<std::size_t>(firsts[r]) * size_of(array.dtype) + byte);
+          prefetch(static_cast<const char*>(array.data) + static_cast<std::size_t>(firsts[r]) * size_of(array.dtype),
+                   static_cast<std::size_t>(runs.width) * size_of(array.dtype));
   });
 }
 

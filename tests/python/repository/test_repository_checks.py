@@ -102,3 +102,21 @@ def test_weak_symbols_in_an_instruction_set_unit_are_found(
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert printed in done.stdout
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("c++", "ar", "nm", "objdump"))),
+    reason="a compiler and binutils are needed to make an archive",
+)
+@pytest.mark.parametrize(("body", "code"), [("__builtin_prefetch(at);", 0), ("(void)at;", 1)])
+def test_dropped_prefetches_are_found(tmp_path: Path, body: str, code: int) -> None:
+    (tmp_path / "track.cpp").write_text(f"void ask(const void* at) {{ {body} }}")
+    (tmp_path / "unit.cpp").write_text("int table() { return 1; }")
+    subprocess.run(["c++", "-c", "track.cpp", "-o", "track.cpp.o"], cwd=tmp_path, check=True)
+    subprocess.run(["c++", "-c", "unit.cpp", "-o", "verbs_v4.cpp.o"], cwd=tmp_path, check=True)
+    subprocess.run(["ar", "rc", "library.a", "verbs_v4.cpp.o", "track.cpp.o"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["bash", SYMBOLS, tmp_path / "library.a"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert code == 0 or "cpu::prefetch" in done.stdout
