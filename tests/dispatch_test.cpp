@@ -115,6 +115,7 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
     add(kernels.bury);
     add(kernels.drop_lowest_of_groups);
     add(kernels.turn_groups);
+    add(kernels.split_keys);
     add(kernels.drop_lowest_across);
     add(kernels.write_mask);
     add(kernels.apply_mask);

@@ -69,8 +69,16 @@ struct Runs {
   std::int64_t count = 0, extra = 0;
 };
 
-Runs runs_of(const Groups& groups, const GroupRule& rule) {
-  const std::int64_t shortest_alone = rule.group == 0 ? 192 : 2048;  // rows from here on are taken one by one
+// Are neighbours of such a group ranked in registers (group_ranks.hpp, group.hpp)?
+bool ranked_in_registers(const Kernels& kernels, std::int64_t size) {
+  return size == 2 || size == 4 || ((size == 8 || size == 16) && size <= kernels.lanes);
+}
+
+Runs runs_of(const Kernels& kernels, const Groups& groups, const GroupRule& rule) {
+  // Rows from here on are taken one by one; those of groups that are not ranked in registers never.
+  const std::int64_t shortest_alone = rule.group == 0                            ? 640
+                                      : ranked_in_registers(kernels, rule.group) ? 2048
+                                                                                 : groups.logical.row_size() + 1;
   const Geometry& m = groups.memory.geometry;
   const bool alike = groups.memory.kind == RowLayout::strided && groups.runs() && m.rows == groups.logical.rows;
   if (!alike || m.row_size() >= shortest_alone) return {};
@@ -86,20 +94,28 @@ std::int64_t mask_columns(const Kernels& kernels, const ScoreView& view, std::si
   const std::int64_t size = rule.group > 0 ? rule.group : m.inputs, levels = (m.inputs + size - 1) / size;
   const std::int64_t rows = m.rows_per_block(), width = rows * m.inner, together = Lanes::together(size);
   const std::int64_t strips = (width + together - 1) / together;
+  // A thread goes down a strip, as it asks the memory ahead, for as much as a chunk.
+  const std::int64_t deep = std::clamp(std::int64_t{Chunk::size} / (together * size), std::int64_t{1}, levels);
+  const std::int64_t stretches = (levels + deep - 1) / deep;
   const auto cut = [&](Lanes& lanes, std::int64_t piece) {
-    const std::int64_t block = piece / strips / levels, input = piece / strips % levels * size;
+    const std::int64_t block = piece / strips / stretches, top = piece / strips % stretches * deep;
     const std::int64_t lane = piece % strips * together, count = std::min(together, width - lane);
-    const std::int64_t start = block * width * m.inputs + input * m.input_stride + lane;
-    if (input + size <= m.inputs) {
-      const std::int64_t extra = std::clamp<std::int64_t>(rule.extra - block * rows, 0, rows) * m.inner;
-      return lanes.columns(start, m.input_stride, count, size, rule.base, extra - lane, mask);
+    const std::int64_t extra = std::clamp<std::int64_t>(rule.extra - block * rows, 0, rows) * m.inner;
+    std::int64_t nan = 0;
+    for (std::int64_t level = top; level < std::min(top + deep, levels); ++level) {
+      const std::int64_t input = level * size;
+      const std::int64_t start = block * width * m.inputs + input * m.input_stride + lane;
+      if (input + size <= m.inputs) {
+        nan += lanes.columns(start, m.input_stride, count, size, rule.base, extra - lane, mask);
+        continue;
+      }
+      for (std::int64_t left = input; left < m.inputs; ++left)
+        lanes.keep_live(start + (left - input) * m.input_stride, count, mask);
     }
-    for (std::int64_t left = input; left < m.inputs; ++left)
-      lanes.keep_live(start + (left - input) * m.input_stride, count, mask);
-    return std::int64_t{0};
+    return nan;
   };
   const bool shared = m.input_stride % bits::per_word != 0;
-  return in_lanes(kernels, view, t, most, m.rows / rows * levels * strips, shared, cut);
+  return in_lanes(kernels, view, t, most, m.rows / rows * stretches * strips, shared, cut);
 }
 
 }  // namespace
@@ -112,9 +128,9 @@ std::int64_t CpuEngine::group_mask(const ScoreView& view, std::size_t t, const G
   const int most = threads(tensor.numel);
   std::uint64_t* const mask = masks[t];
 
-  if (const Runs runs = runs_of(groups, rule); runs.size > 0) {
+  if (const Runs runs = runs_of(kernels_, groups, rule); runs.size > 0) {
     std::int64_t first = 0, nan = 0;
-    if (runs.extra == 0 && (runs.size == 2 || runs.size == 4 || runs.size == 8 || runs.size == 16)) {
+    if (runs.extra == 0 && ranked_in_registers(kernels_, runs.size)) {
       constexpr std::int64_t row = 4096;  // groups that are ranked in registers, in long rows of them
       const Geometry rows = matrix(tensor.numel / row, row);
       if (rows.rows > 0)

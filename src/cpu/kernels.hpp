@@ -134,11 +134,55 @@ struct RowTile {
   std::int64_t gap = 0;  // elements from its end to the place that is read next
 };
 
-// Where the groups before were cut, as keys (signed_key.hpp): most of them so near the center. Negative: there are
-// none.
+// Where the groups before were cut, as upper halves of keys (signed_key.hpp): most of them so near the center.
+// Negative: there are none.
 struct LaneGuess {
   std::int32_t center = 0;
   std::int32_t reach = -1;
+};
+
+// What will be read next. Work on what has been read asks for 16 elements of every array here and there.
+struct ReadNext {
+  static constexpr std::size_t most = 4;
+  static constexpr std::int64_t elements = 16;
+  std::array<const char*, most> at{};
+  std::array<std::size_t, most> bytes{};  // of so many elements
+  std::size_t arrays = 0;
+  std::int64_t left = 0;  // times to ask
+};
+
+// The groups of a row: `size` inputs at each of `inner` places, so many blocks of them.
+struct RowGroups {
+  std::int64_t blocks = 0, size = 0, inner = 1;
+
+  BITTERSWEET_FORMULA std::int64_t count() const noexcept { return blocks * size * inner; }
+  // Element by element, so many integers for one, in whole words of bits; and room for a vector behind all.
+  BITTERSWEET_FORMULA std::int64_t stride() const noexcept { return bits::words(blocks * inner) * bits::per_word; }
+  BITTERSWEET_FORMULA std::int64_t room() const noexcept { return size * stride() + bits::per_word; }
+};
+
+// Room for its work: RowGroups::room() keys, as many bits, and the row's own bits.
+struct GroupScratch {
+  std::int32_t* keys = nullptr;
+  std::uint64_t* gone = nullptr;
+  std::uint64_t* dropped = nullptr;
+};
+
+// 64 groups side by side, element by element: their keys in halves and their live bits, a word for each element.
+struct LaneBlock {
+  static constexpr std::int64_t few = 12;  // are ranked by comparing them all
+  std::int64_t size = 0;                   // elements of a group
+  const std::int16_t* upper = nullptr;
+  const std::uint16_t* lower = nullptr;
+  bool nans = false;  // is one NaN?
+  std::uint64_t* keep = nullptr;
+  ReadNext next;
+  // Of lanes whose bit is set in `open`, the elements among which the cut lies: 32 bits of their keys, unsigned, then
+  // their places, in order. So many of the lowest of them go as well.
+  std::uint64_t* listed = nullptr;  // room for 64 * size, a lane's from lane * size on
+  std::uint64_t open = 0;
+  std::array<std::int32_t, 64> listed_of{};
+  std::array<std::int32_t, 64> more_go{};
 };
 
 struct RowOutcome {
@@ -182,6 +226,7 @@ struct AdamChunk {
 
 struct Kernels {
   const char* name;
+  std::int64_t lanes;  // floats of a vector
   bool (*contracts)();
   void (*score[scorer_count][stored_count])(const Scorer&, const TileInput&, std::int64_t count, float* out);
   void (*bracket[scorer_count][stored_count])(const Scorer&, const TileInput&, const BracketPlan&, const TilePlace&,
@@ -216,12 +261,13 @@ struct Kernels {
   RowOutcome (*drop_lowest_of_row)(const float* scores, std::int64_t count, std::int64_t k, RowSearch&,
                                    std::uint64_t* keep);
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
-  std::int64_t (*drop_lowest_of_groups)(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep);
+  std::int64_t (*drop_lowest_of_groups)(float* row, const RowGroups&, std::int64_t share, const GroupScratch&,
+                                        std::uint64_t* keep, ReadNext);
   // Of 64 groups side by side (lane_ranks.hpp), and how they get there (turn.hpp).
   void (*turn_groups)(const float* from, std::int64_t size, float* to);
-  std::int64_t (*drop_lowest_across)(float* scores, std::int64_t size, std::int64_t share, std::int64_t more,
-                                     LaneGuess&, std::uint64_t* keep);
+  std::int64_t (*split_keys)(const float* scores, const std::uint64_t* live, std::int64_t words, std::int64_t step,
+                             std::int16_t* upper, std::uint16_t* lower);
+  void (*drop_lowest_across)(LaneBlock&, std::int64_t share, std::int64_t more, LaneGuess&);
   // Of groups of 4 neighbours (group_ranks.hpp).
   std::int64_t (*drop_lowest_of_four[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>,
                                                                   std::int64_t count, std::int64_t share);

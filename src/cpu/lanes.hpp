@@ -2,14 +2,15 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <span>
 
+#include "bittersweet/engine/workspace.hpp"
 #include "bittersweet/mask/bit_layout.hpp"
 #include "cpu/tiles.hpp"
 
 namespace bittersweet::cpu {
 
-// One thread's 64 groups: their scores element by element, and their keep bits, a word for each.
+// One thread's groups, 64 to a block: their keys in halves, element by element, and their keep bits, a word for each.
 class Lanes {
  public:
   // `shared`: do other threads write to words of the mask that `columns` and `keep_live` add to?
@@ -19,7 +20,7 @@ class Lanes {
   // So many lanes of groups of `size` are taken together: runs as long as that are read well, and the first one's
   // scores are still near when the last one's are read.
   static std::int64_t together(std::int64_t size) {
-    constexpr std::int64_t scores = std::int64_t{1} << 20;
+    constexpr std::int64_t scores = std::int64_t{1} << 19;
     return std::clamp(scores / size / width * width, width, tile_size);
   }
 
@@ -28,25 +29,23 @@ class Lanes {
   // the share. The mask's bits are clear. Returns the live NaN.
   std::int64_t columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
                        std::int64_t share, std::int64_t more, std::uint64_t* mask) {
-    reserve((count + width - 1) / width * size);
-    alignas(64) float line[tile_size];
+    const std::int64_t words = bits::words(count);
+    reserve(words, size, tile_size);
+    std::int64_t nan = 0;
     for (std::int64_t j = 0; j < size; ++j) {
       const std::int64_t first = start + j * stride;
       tiles_.prefetch(first + ahead * stride, count);
-      score(first, count, line);
-      std::fill(line + count, line + bits::words(count) * width, 0.0f);
-      for (std::int64_t lane = 0; lane < count; lane += width) {
-        const std::int64_t n = std::min(width, count - lane), at = lane / width * size + j;
-        std::copy_n(line + lane, width, scores_.data() + at * width);
-        keep_[static_cast<std::size_t>(at)] =
-            tensor_.mask ? bits::read(tensor_.mask, first + lane, n) : bits::valid(n, 0);
+      score(first, count, scores_);
+      std::fill(scores_ + count, scores_ + words * width, 0.0f);
+      for (std::int64_t word = 0; word < words; ++word) {
+        const std::int64_t n = std::min(width, count - word * width);
+        keep_[word * size + j] = tensor_.mask ? bits::read(tensor_.mask, first + word * width, n) : bits::valid(n, 0);
       }
+      nan += kernels_.split_keys(scores_, keep_ + j, words, size, upper_ + j * width, lower_ + j * width);
     }
-    std::int64_t nan = 0;
-    for (std::int64_t lane = 0; lane < count; lane += width) nan += cut(lane / width * size, size, share, more - lane);
-    for_each_word(start, stride, count, size, [&](std::int64_t place, std::int64_t n, std::int64_t at) {
-      add(mask, place, n, keep_[static_cast<std::size_t>(at)]);
-    });
+    for (std::int64_t word = 0; word < words; ++word) cut(word * size, size, share, more - word * width, nan != 0, {});
+    for_each_word(start, stride, count, size,
+                  [&](std::int64_t place, std::int64_t n, std::int64_t at) { add(mask, place, n, keep_[at]); });
     return nan;
   }
 
@@ -62,25 +61,27 @@ class Lanes {
   std::int64_t runs(std::int64_t first, std::int64_t count, std::int64_t size, std::int64_t base, std::int64_t extra,
                     std::uint64_t* mask) {
     const std::int64_t start = first * size, elements = count * size;
-    reserve(size);
-    rows_.resize(static_cast<std::size_t>(size * width));
-    words_.assign(static_cast<std::size_t>(size), 0);
-    tiles_.prefetch(start + elements, std::min({elements, tile_size, tensor_.numel - start - elements}));
+    reserve(1, size, (size + 1) * width);  // turning reads a vector behind them
+    turned_ = memory_.get<float>(5, static_cast<std::size_t>(size * width));
+    words_ = memory_.get<std::uint64_t>(6, static_cast<std::size_t>(size));
     for (std::int64_t i = 0; i < elements; i += tile_size)
-      score(start + i, std::min(tile_size, elements - i), rows_.data() + i);
-    std::fill(rows_.begin() + elements, rows_.end(), 0.0f);
-    kernels_.turn_groups(rows_.data(), size, scores_.data());
+      score(start + i, std::min(tile_size, elements - i), scores_ + i);
+    std::fill(scores_ + elements, scores_ + (size + 1) * width, 0.0f);
     if (tensor_.mask) {
-      bits::extract(tensor_.mask, start, elements, words_.data());
-      std::fill_n(keep_.begin(), size, 0);
-      bits::transpose(words_.data(), 0, width, size, keep_.data());
-      std::fill(words_.begin(), words_.end(), 0);
+      bits::extract(tensor_.mask, start, elements, words_);
+      std::fill(words_ + bits::words(elements), words_ + size, 0);
+      std::fill_n(keep_, size, 0);
+      bits::transpose(words_, 0, width, size, keep_);
     } else {
-      std::fill_n(keep_.begin(), size, bits::valid(count, 0));
+      std::fill_n(keep_, size, bits::valid(count, 0));
     }
-    const std::int64_t nan = cut(0, size, base, extra - first);
-    bits::transpose(keep_.data(), 0, size, width, words_.data());
-    std::copy_n(words_.data(), bits::words(elements), mask + start / bits::per_word);
+    kernels_.turn_groups(scores_, size, turned_);
+    const std::int64_t nan = kernels_.split_keys(turned_, keep_, size, 1, upper_, lower_);
+    const std::int64_t after = std::min(elements, tensor_.numel - start - elements);
+    cut(0, size, base, extra - first, nan != 0, tiles_.next(start + elements, after));
+    std::fill_n(words_, size, 0);
+    bits::transpose(keep_, 0, size, width, words_);
+    std::copy_n(words_, bits::words(elements), mask + start / bits::per_word);
     return nan;
   }
 
@@ -96,10 +97,14 @@ class Lanes {
       bits::add(mask, first, count, live);
   }
 
-  void reserve(std::int64_t words) {
-    if (std::ssize(keep_) >= words) return;
-    keep_.resize(static_cast<std::size_t>(words));
-    scores_.resize(static_cast<std::size_t>(words * width));
+  // For so many times 64 groups of `size`, scored so many elements at a time.
+  void reserve(std::int64_t words, std::int64_t size, std::int64_t scores) {
+    const auto all = static_cast<std::size_t>(words * size);
+    upper_ = memory_.get<std::int16_t>(0, all * width);
+    lower_ = memory_.get<std::uint16_t>(1, all * width);
+    keep_ = memory_.get<std::uint64_t>(2, all);
+    listed_ = memory_.get<std::uint64_t>(3, static_cast<std::size_t>(size * width));
+    scores_ = memory_.get<float>(4, static_cast<std::size_t>(scores));
   }
 
   // f(place, lanes, at) for every input and every 64 lanes of it: word `at` of all, those of 64 lanes together.
@@ -112,10 +117,26 @@ class Lanes {
 
   void score(std::int64_t first, std::int64_t count, float* to) { tiles_.score(tiles_.at(first, count), count, to); }
 
-  std::int64_t cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more) {
-    return kernels_.drop_lowest_across(scores_.data() + from * width, size, share,
-                                       std::clamp<std::int64_t>(more, 0, width), guess_,
-                                       keep_.data() + static_cast<std::ptrdiff_t>(from));
+  void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans,
+           const ReadNext& next) {
+    LaneBlock block{.size = size,
+                    .upper = upper_ + from * width,
+                    .lower = lower_ + from * width,
+                    .nans = nans,
+                    .keep = keep_ + from,
+                    .next = next,
+                    .listed = listed_};
+    kernels_.drop_lowest_across(block, share, std::clamp<std::int64_t>(more, 0, width), guess_);
+    for (std::uint64_t open = block.open; open != 0; open = bits::without_lowest(open)) {
+      const int lane = bits::lowest_or_width(open);
+      const std::int64_t go = block.more_go[static_cast<std::size_t>(lane)];
+      const std::span listed(listed_ + lane * size,
+                             static_cast<std::size_t>(block.listed_of[static_cast<std::size_t>(lane)]));
+      if (!std::is_sorted(listed.begin(), listed.end()))  // equal keys are
+        std::nth_element(listed.begin(), listed.begin() + go - 1, listed.end());
+      for (const std::uint64_t one : listed.first(static_cast<std::size_t>(go)))
+        bits::clear(block.keep + static_cast<std::uint32_t>(one), lane);
+    }
   }
 
   const Kernels& kernels_;
@@ -123,8 +144,14 @@ class Lanes {
   Tiles tiles_;
   const bool shared_;
   LaneGuess guess_;
-  std::vector<float> scores_, rows_;  // 64 lanes element by element; groups one by one
-  std::vector<std::uint64_t> keep_, words_;
+  Workspace memory_;
+  std::int16_t* upper_ = nullptr;  // keys in halves, and live bits, of 64 groups at a time element by element
+  std::uint16_t* lower_ = nullptr;
+  std::uint64_t* keep_ = nullptr;
+  std::uint64_t* listed_ = nullptr;
+  float* scores_ = nullptr;  // of one input, or group by group
+  float* turned_ = nullptr;  // for those
+  std::uint64_t* words_ = nullptr;
 };
 
 }  // namespace bittersweet::cpu

@@ -52,8 +52,10 @@ class Rows {
         rule_(rule),
         size_(rule.group > 0 ? g_.inputs / rule.group * rule.group * g_.inner : g_.row_size()),
         words_(bits::words(g_.row_size())),
+        groups_{rule.group > 0 ? g_.inputs / rule.group : 0, rule.group, g_.inner},
         tiles_(runs_ ? RowTile::most : 1, Tiles(kernels, view, t)),
-        scores_(static_cast<std::size_t>(together * words_ * bits::per_word), std::numeric_limits<float>::quiet_NaN()),
+        scores_(static_cast<std::size_t>((together * words_ + 1) * bits::per_word),
+                std::numeric_limits<float>::quiet_NaN()),
         live_(static_cast<std::size_t>(together * words_)),
         keep_(live_.size()),
         kept_(keep_.data()) {
@@ -67,7 +69,9 @@ class Rows {
     }
     if (kind_ == RowLayout::permuted) packed_.resize(keep_.size());
     if (rule.group > 0) {
-      ints_.resize(2 * static_cast<std::size_t>(size_ + rule.group * bits::per_word));
+      ints_.resize(static_cast<std::size_t>(groups_.room()));
+      equal_.resize(static_cast<std::size_t>(bits::words(groups_.room())));
+      lower_.resize(static_cast<std::size_t>(words_));
     } else {
       halves_.resize(static_cast<std::size_t>((words_ + 1) * bits::per_word));
       ints_.resize(2 * halves_.size());
@@ -114,6 +118,12 @@ class Rows {
       const std::int64_t n = std::min(tile_size, size_ - i);
       tiles_[0].score(tiles_[0].at(begin + i, n), n, scores(r) + i);
     }
+  }
+
+  // The row behind this one.
+  ReadNext next_row(std::int64_t row) const {
+    const std::int64_t begin = m_.first_of(row) + m_.row_size();
+    return tiles_[0].next(begin, std::min(size_, tensor_.numel - begin));
   }
 
   // f(scorer, storage, tiles, elements of each) for the tiles of rows r .. r + count here, side by side: of the scores
@@ -213,10 +223,11 @@ class Rows {
     std::int64_t nan = 0;
     if (size_ == 0) return nan;
     if (g_.inner != 1 || rule_.group != 4) {
+      const GroupScratch scratch{ints_.data(), equal_.data(), lower_.data()};
       for (const std::int64_t end = r + count; r < end; ++r) {
         if (runs_) load_row(first + r, r);
-        nan += kernels_.drop_lowest_of_groups(scores(r), size_ / (rule_.group * g_.inner), rule_.group, g_.inner,
-                                              share_of(first + r), ints_.data(), keep(r));
+        nan += kernels_.drop_lowest_of_groups(scores(r), groups_, share_of(first + r), scratch, keep(r),
+                                              runs_ ? next_row(first + r) : ReadNext{});
       }
       return nan;
     }
@@ -331,8 +342,9 @@ class Rows {
   const bool runs_, own_words_;
   const std::int64_t split_;
   const GroupRule& rule_;
-  std::int64_t size_;         // elements of a row that are in a group
-  std::int64_t words_;        // mask words of a row
+  std::int64_t size_;   // elements of a row that are in a group
+  std::int64_t words_;  // mask words of a row
+  const RowGroups groups_;
   std::vector<Tiles> tiles_;  // of rows side by side
   std::vector<float> scores_;
   std::vector<std::uint64_t> live_, keep_;
@@ -343,7 +355,7 @@ class Rows {
   LastCuts cuts_;
   std::array<RowRead, RowTile::most> reads_{};
   std::vector<float> near_;                            // scores near the last cuts
-  std::vector<std::uint64_t> inside_, lower_, equal_;  // where they are; of their list, those that are so
+  std::vector<std::uint64_t> inside_, lower_, equal_;  // where they are; of their list, those that are so; GroupScratch
   static constexpr std::int64_t columns_ = 16;
   std::vector<float> block_;  // these are for rows that interleave in memory
   std::vector<unsigned char> bytes_;

@@ -7,6 +7,7 @@
 #include "bittersweet/rows.hpp"
 #include "bittersweet/score/score_view.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace bittersweet::cpu {
 
@@ -60,7 +61,7 @@ class Tiles {
       (array.dtype == DType::bf16 ? kernels_.from_bf16 : kernels_.from_f16)(narrow, count, copy_[s]);
       in_.*stream_[s].slot = copy_[s];
       // A tile is about a page, which no hardware prefetcher sees beyond: the next comes while this is worked on.
-      for (std::int64_t line = 0; line < count; line += 32) __builtin_prefetch(narrow + count + line, 0, 2);
+      cpu::prefetch(narrow + count, static_cast<std::size_t>(count) * sizeof *narrow);
     }
     make(first, count);
     return in_;
@@ -100,14 +101,24 @@ class Tiles {
     return in_;
   }
 
-  // Asks the memory for `width` elements that a later call will gather.
+  // Asks the memory for `width` elements that a later call will read, as far as the second cache.
   void prefetch(std::int64_t first, std::int64_t width) const {
     for (std::size_t s = 0; s < streams_; ++s) {
       const std::size_t size = size_of(stream_[s].array.dtype);
       const char* const at = static_cast<const char*>(stream_[s].array.data) + static_cast<std::size_t>(first) * size;
-      for (std::size_t byte = 0; byte < static_cast<std::size_t>(width) * size; byte += 64)
-        __builtin_prefetch(at + byte);
+      cpu::prefetch(at, static_cast<std::size_t>(width) * size);
     }
+  }
+
+  // The same, for those who ask themselves.
+  ReadNext next(std::int64_t first, std::int64_t count) const {
+    ReadNext next{.arrays = streams_, .left = count / ReadNext::elements};
+    for (std::size_t s = 0; s < streams_; ++s) {
+      const std::size_t size = size_of(stream_[s].array.dtype);
+      next.at[s] = static_cast<const char*>(stream_[s].array.data) + static_cast<std::size_t>(first) * size;
+      next.bytes[s] = static_cast<std::size_t>(ReadNext::elements) * size;
+    }
+    return next;
   }
 
   void score(const TileInput& in, std::int64_t count, float* out) const {
@@ -115,7 +126,7 @@ class Tiles {
   }
 
  private:
-  static constexpr std::size_t max_streams = 4;
+  static constexpr std::size_t max_streams = ReadNext::most;
 
   DType element() const noexcept { return stored_ == as_bf16 ? DType::bf16 : DType::f32; }
 

@@ -59,7 +59,8 @@ TEST_P(EngineRows, SideBySide) {
     std::uint64_t seed = 0;
     for (const Geometry& geometry :
          {Geometry{200, 77, 1, 1, 200}, Geometry{64, 40, 1, 1, 64}, Geometry{3 * 130, 24, 1, 1, 130, 3},
-          Geometry{70, 12, 3, 3, 210}, matrix(333, 9), matrix(130, 77), matrix(700, 16)})
+          Geometry{70, 12, 3, 3, 210}, Geometry{9, 24, 9, 24 * 9, 9}, Geometry{5, 33, 70, 33 * 70, 70}, matrix(333, 9),
+          matrix(130, 77), matrix(700, 16), matrix(9, 2112)})
       for (const DType dtype : {DType::f32, DType::f16})
         for (const double dead : {0.0, 0.5}) {
           Model model = training_model({geometry.rows * geometry.row_size()}, {dtype}, ++seed);
@@ -72,7 +73,7 @@ TEST_P(EngineRows, SideBySide) {
           const std::vector<ScoreInputs> inputs = model.inputs();
           const Scorer scorer = seed % 2 == 0 ? Scorer{Magnitude{}} : Scorer{Wanda{}};
           const ScoreView view = make_view(inputs, scorer);
-          for (const std::int64_t group : {0, 2, 3, 4, 5, 7, 8, 9, 11, 16})
+          for (const std::int64_t group : {0, 2, 3, 4, 5, 7, 8, 9, 11, 16, 32})
             for (const std::int64_t extra : {std::int64_t{0}, geometry.rows / 3}) {
               const std::int64_t size = group > 0 ? group : geometry.row_size();
               if (group > geometry.inputs) continue;
@@ -129,6 +130,18 @@ TEST_P(EngineRows, ScalesThatJump) {
         expect_like_reference(engine, model, Identity{}, std::to_string(columns) + " columns");
       }
     }
+  });
+}
+
+// Lanes of more elements than a 16-bit count can hold.
+TEST_P(EngineRows, LongLanes) {
+  run([](auto& engine) {
+    Model model = training_model({5 * 66000}, {DType::f32}, 1);
+    model.tensors[0].geometry = {5, 66000, 1, 1, 5};
+    for (std::size_t i = 0; i < model.tensors[0].weight.size(); i += 7) model.tensors[0].weight.set(i, 0.0f);
+    expect_like_reference(engine, model, Magnitude{}, "66,000 inputs of rows that interleave");
+    model.set_masks(0.6, 1);
+    expect_like_reference(engine, model, Magnitude{}, "the same, 60 % dead");
   });
 }
 

@@ -168,6 +168,23 @@ TEST(BitLayout, ExtractAndMerge) {
 
 // ---- from thresholds to bits ----
 
+TEST(BitLayout, Appender) {
+  Generator random(3);
+  for (const std::int64_t first : {0, 1, 63, 64, 100}) {
+    Words found = random_mask(640, 0.3, 4), expected = found;
+    for (std::int64_t i = first; i < 500; ++i) bits::clear(found.data(), i), bits::clear(expected.data(), i);
+    bits::Appender next(found.data(), first);
+    for (std::int64_t at = first, count = 1; at + count <= 500; at += count, count = count % 64 + 9) {
+      count = std::min<std::int64_t>(count, 64);
+      const std::uint64_t some = random.bits() & bits::valid(count, 0);
+      next.add(some, count);
+      bits::add(expected.data(), at, count, some);
+    }
+    next.end();
+    EXPECT_TRUE(std::equal(found.data(), found.data() + 10, expected.data())) << first;
+  }
+}
+
 TEST(Ties, TheFirstInOrderArePruned) {
   using Counts = std::vector<std::int64_t>;
   EXPECT_EQ(share_ties({3, 0, 5, 2}, 0), (Counts{0, 0, 0, 0}));
@@ -253,6 +270,33 @@ TEST(MaskView, EmptiedRowsAgainstEveryLayout) {
     EXPECT_FALSE(row_is_empty(after.data(), rows_in_memory(g, order), order, 5)) << shape.name;
   }
   EXPECT_EQ(emptied_rows(ScoreInputs{.geometry = {3, 0, 1, 0, 1}}, nullptr), 0);
+}
+
+// Short rows, of which many begin in one word, from any row to any.
+TEST(MaskView, EmptiedShortRows) {
+  for (const std::int64_t columns : {1, 2, 3, 4, 8, 9, 16, 32, 33, 63, 64, 65}) {
+    const std::int64_t rows = 150, numel = rows * columns;
+    const Words before = random_mask(numel, 0.5, 1), after = random_mask(numel, 1 - 1 / (1.0 + columns), 2);
+    const auto empty = [&](const Words& mask, std::int64_t row) {
+      bool none = true;
+      for (std::int64_t c = 0; c < columns; ++c) none &= !bits::get(mask.data(), row * columns + c);
+      return none;
+    };
+    const ScoreInputs masked{.mask = before.data(), .numel = numel, .geometry = matrix(rows, columns)};
+    const ScoreInputs whole{.numel = numel, .geometry = matrix(rows, columns)};
+    for (const std::int64_t first : {0, 1, 32, 64, 70})
+      for (const std::int64_t last : {64, 128, 149, 150}) {
+        std::int64_t of_masked = 0, of_whole = 0;
+        for (std::int64_t row = first; row < last; ++row) {
+          of_masked += empty(after, row) && !empty(before, row);
+          of_whole += empty(after, row);
+        }
+        const RowLayout layout = rows_in_memory(whole.geometry, whole.order);
+        EXPECT_EQ(emptied_rows(masked, layout, after.data(), first, last), of_masked) << columns << ", " << first;
+        EXPECT_EQ(emptied_rows(whole, layout, after.data(), first, last), of_whole) << columns << ", " << first;
+        EXPECT_TRUE(of_whole > 0 || columns > 9 || last - first < 64) << columns;
+      }
+  }
 }
 
 TEST(MaskView, Differing) {

@@ -116,6 +116,13 @@ inline void unpack(const std::uint64_t* mask, std::int64_t numel, unsigned char*
   for (std::int64_t i = 0; i < numel; ++i) keep[i] = get(mask, i);
 }
 
+// The first bit of every run of `size` bits that are all 0; `size` divides 64.
+constexpr std::uint64_t empty_runs(std::uint64_t word, std::int64_t size) noexcept {
+  const std::uint64_t firsts = size == per_word ? 1 : ~std::uint64_t{0} / ((std::uint64_t{1} << size) - 1);
+  for (std::int64_t width = size / 2; width > 0; width /= 2) word |= word >> width;  // of the run, and of the next
+  return ~word & firsts;
+}
+
 // Clears all set bits but the first `count`.
 constexpr void keep_first(std::uint64_t* mask, std::int64_t words, std::int64_t count) noexcept {
   for (std::int64_t word = 0; word < words; ++word) {
@@ -152,6 +159,32 @@ inline void add_shared(std::uint64_t* mask, std::int64_t first, std::int64_t cou
   if (shift + count > per_word) __atomic_fetch_or(mask + word + 1, bits >> (per_word - shift), __ATOMIC_RELAXED);
 }
 
+// Sets bits one after another, from bit `first` of a mask on.
+class Appender {
+ public:
+  constexpr Appender(std::uint64_t* mask, std::int64_t first) noexcept
+      : word_(mask + first / per_word), shift_(first % per_word) {}
+
+  // `count` bits, 1 to 64, that have nothing set behind them.
+  BITTERSWEET_FORMULA constexpr void add(std::uint64_t bits, std::int64_t count) noexcept {
+    held_ |= bits << shift_;
+    shift_ += count;
+    if (shift_ < per_word) return;
+    *word_++ |= held_;
+    shift_ -= per_word;
+    held_ = shift_ > 0 ? bits >> (count - shift_) : 0;
+  }
+
+  BITTERSWEET_FORMULA constexpr void end() noexcept {
+    if (held_ != 0) *word_ |= held_;
+  }
+
+ private:
+  std::uint64_t* word_;
+  std::int64_t shift_;
+  std::uint64_t held_ = 0;
+};
+
 // Words as `side` by `side` matrices beside each other, each transposed: in the m-th, bit j of word i becomes bit i of
 // word j. Source: Warren, Hacker's Delight, 7-3.
 constexpr void transpose(std::uint64_t* block, std::int64_t side) noexcept {
@@ -178,11 +211,20 @@ constexpr void transpose(const std::uint64_t* from, std::int64_t first, std::int
       if (height <= width) {  // the squares lie along the rows
         for (std::int64_t i = 0; i < height; ++i) block[i] = read(from, first + (r + i) * columns + c, width);
         transpose(block, side);
-        for (std::int64_t j = 0; j < width; ++j)
-          add(to, first + (c + j) * rows + r, height, (block[j % side] >> (j / side * side)) & valid(height, 0));
+        Appender next(to, first + c * rows);  // if these are all rows
+        for (std::int64_t square = 0; square < width; square += side)
+          for (std::int64_t j = square; j < std::min(square + side, width); ++j) {
+            const std::uint64_t own = (block[j - square] >> square) & valid(height, 0);
+            if (height == rows)
+              next.add(own, height);
+            else
+              add(to, first + (c + j) * rows + r, height, own);
+          }
+        next.end();
       } else {  // along the columns
-        for (std::int64_t i = 0; i < height; ++i)
-          block[i % side] |= read(from, first + (r + i) * columns + c, width) << (i / side * side);
+        for (std::int64_t square = 0; square < height; square += side)
+          for (std::int64_t i = square; i < std::min(square + side, height); ++i)
+            block[i - square] |= read(from, first + (r + i) * columns + c, width) << square;
         transpose(block, side);
         for (std::int64_t j = 0; j < width; ++j) add(to, first + (c + j) * rows + r, height, block[j]);
       }

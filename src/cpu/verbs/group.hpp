@@ -26,65 +26,69 @@ inline void bury(float* scores, const std::uint64_t* live, std::int64_t words, s
   }
 }
 
-// The score of `rank` elements of a group is lower, or equal at a lower place: those with a rank under `share` go.
-// `keys` holds element j of every group as one run of `stride` integers. Work grows with the square of `size`.
-inline void mark_lowest(std::int32_t* keys, std::int32_t* marks, std::int64_t size, std::int64_t stride,
-                        std::int64_t share) {
-  const IntVector fewer = IntVector{} + static_cast<std::int32_t>(share);
-  for (std::int64_t g = 0; g < stride; g += lanes)
-    for (std::int64_t i = 0; i < size; ++i) {
-      const IntVector own = load_ints(keys, i * stride + g);
-      IntVector rank{};
-      for (std::int64_t j = 0; j < i; ++j) rank -= load_ints(keys, j * stride + g) <= own;
-      for (std::int64_t j = i + 1; j < size; ++j) rank -= load_ints(keys, j * stride + g) < own;
-      const IntVector gone = (rank < fewer) & (own != key_of_nans);
-      store_ints(marks, i * stride + g, gone & std::bit_cast<std::int32_t>(1.0f));
+// Which of element `i` of 64 groups, from the g-th on, have fewer than `share` lower ones in their group, or equal ones
+// before them. Element j of the groups is the run of `stride` keys from j * stride on. Dead ones go first, NaN never.
+BITTERSWEET_INLINE std::uint64_t lowest_of(const std::int32_t* keys, std::int64_t size, std::int64_t stride,
+                                           std::int64_t i, std::int64_t g, std::int64_t share) {
+  const auto of = [&](std::int64_t j, int v) { return load_ints(keys, j * stride + g + v * lanes); };
+  IntVector own[vectors_per_word], rank[vectors_per_word]{};
+  for (int v = 0; v < vectors_per_word; ++v) own[v] = of(i, v);
+  for (std::int64_t j = 0; j < i; ++j)
+    for (int v = 0; v < vectors_per_word; ++v) rank[v] = one_more(rank[v], less(of(j, v), own[v] + 1));
+  for (std::int64_t j = i + 1; j < size; ++j)
+    for (int v = 0; v < vectors_per_word; ++v) rank[v] = one_more(rank[v], less(of(j, v), own[v]));
+  const IntVector fewer = IntVector{} + static_cast<std::int32_t>(share), nan = IntVector{} + key_of_nans;
+  Mask gone[vectors_per_word];
+  for (int v = 0; v < vectors_per_word; ++v) gone[v] = both(less(rank[v], fewer), less(own[v], nan));
+  return pack(gone);
+}
+
+// Runs of `inner` keys, element by element. As much as a vector more than they are is read and written.
+inline void gather_elements(const float* row, const cpu::RowGroups groups, std::int32_t* keys) {
+  const std::int64_t stride = groups.stride();
+  for (std::int64_t j = 0; j < groups.size; ++j)
+    for (std::int64_t block = 0; block < groups.blocks; ++block) {
+      const float* const from = row + (block * groups.size + j) * groups.inner;
+      std::int32_t* const to = keys + j * stride + block * groups.inner;
+      for (std::int64_t c = 0; c < groups.inner; c += lanes) store_ints(to, c, as_bits(load(from, c)));
     }
 }
 
-inline std::int64_t drop_lowest_of_runs(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                        std::int64_t share, std::int32_t* scratch, std::uint64_t* keep) {
-  const std::int64_t count = blocks * size * inner;
-  const std::int64_t nans = for_each_keyed_word(row, count, keep, [&](std::int64_t word, const KeyedWord& found) {
+// Work grows with the square of `size`.
+inline std::int64_t drop_lowest_of_runs(float* row, const cpu::RowGroups groups, std::int64_t share,
+                                        const cpu::GroupScratch scratch, std::uint64_t* keep, cpu::ReadNext& next) {
+  const std::int64_t count = groups.count(), stride = groups.stride(), words = stride / bits::per_word;
+  const std::int64_t nans = for_each_keyed_word(row, count, keep, next, [&](std::int64_t word, const KeyedWord& found) {
     for (int v = 0; v < vectors_per_word; ++v) store(row, word * bits::per_word + v * lanes, as_floats(found.keys[v]));
   });
-  const std::int64_t groups = blocks * inner, stride = (groups + lanes - 1) / lanes * lanes;
-  std::int32_t* const keys = scratch;
-  std::int32_t* const marks = scratch + size * stride;
-  const auto each = [&](auto&& f) {  // f(element of the row, its place by place in the group)
-    for (std::int64_t j = 0; j < size; ++j)
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        float* const run = row + (block * size + j) * inner;
-        if (inner == 1)  // no loop for one element
-          f(*run, j * stride + block);
-        else
-          for (std::int64_t lane = 0; lane < inner; ++lane) f(run[lane], j * stride + block * inner + lane);
+  gather_elements(row, groups, scratch.keys);
+  for (std::int64_t i = 0; i < groups.size; ++i)
+    for (std::int64_t word = 0; word < words; ++word)
+      scratch.gone[i * words + word] = lowest_of(scratch.keys, groups.size, stride, i, word * bits::per_word, share);
+  std::fill_n(scratch.dropped, bits::words(count), 0);
+  bits::Appender dropped(scratch.dropped, 0);
+  for (std::int64_t block = 0; block < groups.blocks; ++block)
+    for (std::int64_t i = 0; i < groups.size; ++i)
+      for (std::int64_t c = 0; c < groups.inner; c += bits::per_word) {
+        const std::int64_t some = std::min(bits::per_word, groups.inner - c);
+        dropped.add(bits::read(scratch.gone, i * stride + block * groups.inner + c, some), some);
       }
-  };
-  each([&](float key, std::int64_t at) { keys[at] = std::bit_cast<std::int32_t>(key); });
-  for (std::int64_t j = 0; j < size; ++j) std::fill(keys + j * stride + groups, keys + (j + 1) * stride, 0);
-  mark_lowest(keys, marks, size, stride, share);
-  each([&](float& mark, std::int64_t at) { mark = std::bit_cast<float>(marks[at]); });
-  for (std::int64_t word = 0; word < bits::words(count); ++word) {
-    Mask gone[vectors_per_word];
-    for (int v = 0; v < vectors_per_word; ++v)
-      gone[v] = less(splat(0.0f), load(row, word * bits::per_word + v * lanes));
-    keep[word] &= ~(pack(gone) & bits::valid(count, word));
-  }
+  dropped.end();
+  for (std::int64_t word = 0; word < bits::words(count); ++word) keep[word] &= ~scratch.dropped[word];
   return nans;
 }
 
-// Clears the bits of the `share` lowest of every group in a row of scores. The group of an element is `size` inputs at
-// one of `inner` places, there are `blocks` * `inner` of them, and `keep` comes with the live bits. Returns the live
-// NaN, which stay. `scratch` has room for two integers a score and 2 * 64 * size more; the row may be overwritten.
-inline std::int64_t drop_lowest_of_groups(float* row, std::int64_t blocks, std::int64_t size, std::int64_t inner,
-                                          std::int64_t share, std::int32_t* scratch, std::uint64_t* keep) {
-  if (inner == 1 && size == 2) return drop_lowest<2>(row, 2 * blocks, share, keep);
+// Clears the bits of the `share` lowest of every group in a row of scores; `keep` comes with the live bits. Returns the
+// live NaN, which stay. A vector more than the row is read, and it may be overwritten.
+inline std::int64_t drop_lowest_of_groups(float* row, const cpu::RowGroups& groups, std::int64_t share,
+                                          const cpu::GroupScratch& scratch, std::uint64_t* keep, cpu::ReadNext next) {
+  const std::int64_t size = groups.inner == 1 ? groups.size : 0, count = groups.count();
+  if (size == 2) return drop_lowest<2>(row, count, share, keep, next);
   if constexpr (lanes >= 8)
-    if (inner == 1 && size == 8) return drop_lowest<8>(row, 8 * blocks, share, keep);
+    if (size == 8) return drop_lowest<8>(row, count, share, keep, next);
   if constexpr (lanes >= 16)
-    if (inner == 1 && size == 16) return drop_lowest<16>(row, 16 * blocks, share, keep);
-  return drop_lowest_of_runs(row, blocks, size, inner, share, scratch, keep);
+    if (size == 16) return drop_lowest<16>(row, count, share, keep, next);
+  return drop_lowest_of_runs(row, groups, share, scratch, keep, next);
 }
 
 }  // namespace

@@ -35,9 +35,10 @@ BITTERSWEET_INLINE KeyedWord keyed(const WordOfScores& scores, std::uint64_t ali
 // f(word, keys of its 64 elements, its live NaN) for whole words of a row in a buffer. Returns how many NaN live.
 template <class F>
 BITTERSWEET_INLINE std::int64_t for_each_keyed_word(const float* row, std::int64_t count, const std::uint64_t* live,
-                                                    F&& f) {
+                                                    cpu::ReadNext& next, F&& f) {
   std::int64_t nans = 0;
   for (std::int64_t word = 0; word < bits::words(count); ++word) {
+    for (std::int64_t i = 0; i < bits::per_word; i += cpu::ReadNext::elements) ask(next);
     WordOfScores scores;
     for (int v = 0; v < vectors_per_word; ++v) scores[v] = load(row, word * bits::per_word + v * lanes);
     KeyedWord found = keyed(scores, live[word]);
@@ -122,8 +123,9 @@ BITTERSWEET_INLINE std::uint64_t without_lowest_of(const KeyedWord& word, std::i
 }
 
 template <int Size>
-std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t share, std::uint64_t* keep) {
-  return for_each_keyed_word(row, count, keep, [&](std::int64_t word, const KeyedWord& found) {
+std::int64_t drop_lowest(const float* row, std::int64_t count, std::int64_t share, std::uint64_t* keep,
+                         cpu::ReadNext& next) {
+  return for_each_keyed_word(row, count, keep, next, [&](std::int64_t word, const KeyedWord& found) {
     const std::uint64_t valid = bits::valid(count, word), kept_ones = without_lowest_of<Size>(found, share, keep[word]);
     keep[word] = (kept_ones & valid) | (keep[word] & ~valid);
   });

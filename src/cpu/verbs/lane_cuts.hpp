@@ -1,134 +1,156 @@
-// Where groups that lie side by side, one a lane, are cut: the range of each one's keys is narrowed, in all lanes of a
-// vector at once.
+// Where groups that lie side by side, one a lane, are cut: the upper halves of their keys are counted up to two places
+// in a pass, in all lanes of a vector at once.
 #pragma once
 
+#include <cmath>
+
 #include "cpu/kernels.hpp"
-#include "cpu/verbs/row_rank.hpp"
+#include "cpu/verbs/row_cut.hpp"
+#include "cpu/verbs/score.hpp"
 
 namespace bittersweet {
 namespace {
 
-// A vector's lanes: fewer than `share` keys of each are at or below `under`, and so many or more at or below `over`.
-struct LaneCuts {
-  IntVector share, under, over, up_to_under, up_to_over;
-};
+constexpr std::int32_t half_of_dead = lowest_key >> 16, half_of_nans = key_of_nans >> 16;
 
 BITTERSWEET_INLINE IntVector chosen(IntVector where, IntVector a, IntVector b) { return where ? a : b; }
 BITTERSWEET_INLINE IntVector lower(IntVector a, IntVector b) { return a < b ? a : b; }
 BITTERSWEET_INLINE IntVector higher(IntVector a, IntVector b) { return a > b ? a : b; }
-BITTERSWEET_INLINE IntVector added(IntVector a, std::uint32_t b) {  // which may wrap around
-  return reinterpret_cast<IntVector>(reinterpret_cast<KeyVector>(a) + b);
-}
 BITTERSWEET_INLINE bool any(IntVector a) { return sum(a) != 0; }
 
-// The live numbers of a vector's lanes: their lowest and highest key, and how many keys are up to those of the dead,
-// and up to the last of theirs.
-struct LaneKeys {
-  IntVector least = IntVector{} + key_of_nans, most = IntVector{} + lowest_key, dead{}, numbers{};
-};
+// A ShortVector's lanes as integers: the first ones, and the rest.
+constexpr int ints_per_short = 2;
+using LaneInts = IntVector[ints_per_short];
+using QuarterVector = std::int16_t __attribute__((vector_size(2 * BITTERSWEET_LANES)));
 
-inline LaneKeys live_keys(const std::int32_t* keys, std::int64_t size) {
-  LaneKeys found;
-  const IntVector lowest = found.most, nan = found.least;
-  for (std::int64_t j = 0; j < size; ++j) {
-    const IntVector key = load_ints(keys, j * bits::per_word);
-    found.least = lower(found.least, chosen(key == lowest, nan, key));
-    found.most = higher(found.most, chosen(key == nan, lowest, key));
-    found.dead -= key == lowest;
-    found.numbers -= key != nan;
-  }
-  return found;
+template <int... I>
+BITTERSWEET_INLINE void widen(ShortVector a, LaneInts& to, std::integer_sequence<int, I...>) {
+  to[0] = __builtin_convertvector(__builtin_shufflevector(a, a, I...), IntVector);
+  to[1] = __builtin_convertvector(__builtin_shufflevector(a, a, (lanes + I)...), IntVector);
+}
+template <int... I>
+BITTERSWEET_INLINE ShortVector narrowed(const LaneInts& a, std::integer_sequence<int, I...>) {
+  const auto low = __builtin_convertvector(a[0], QuarterVector), high = __builtin_convertvector(a[1], QuarterVector);
+  return __builtin_shufflevector(low, high, I...);
+}
+BITTERSWEET_INLINE ShortVector narrowed(const LaneInts& a) {
+  return narrowed(a, std::make_integer_sequence<int, short_lanes>{});
 }
 
-// The range that holds the cuts: from below the lowest live key to the highest number. Where no live number goes it is
-// the dead ones' key, where all of them go the highest's.
-BITTERSWEET_INLINE LaneCuts widest_range(const LaneKeys& keys, IntVector wanted) {
-  const IntVector lowest = IntVector{} + lowest_key, none = wanted <= keys.dead, all = wanted >= keys.numbers;
-  return {.share = chosen(none, keys.dead, chosen(all, keys.numbers, wanted)),
-          .under = chosen(none, lowest, chosen(all, keys.most, added(keys.least, -1u))),
-          .over = chosen(none, lowest, keys.most),
-          .up_to_under = keys.dead,
-          .up_to_over = chosen(none, keys.dead, keys.numbers)};
-}
-
-// Where to count next: at the only key that can be the cut, if what is inside says so, else by turns where the cut
-// would be if that were spread evenly, and in the middle.
-BITTERSWEET_INLINE IntVector next_place(const LaneCuts& cuts, bool spread) {
-  const IntVector width =  // negative if it is wide
-      reinterpret_cast<IntVector>(reinterpret_cast<KeyVector>(cuts.over) - reinterpret_cast<KeyVector>(cuts.under));
-  const IntVector inside = cuts.up_to_over - cuts.up_to_under, wanted = cuts.share - cuts.up_to_under;
-  IntVector place = (cuts.under & cuts.over) + ((cuts.under ^ cuts.over) >> 1);
-  if (spread) {
-    const IntVector near = (width > 1) & (width < (1 << 30)) & (inside > wanted);
-    const FloatVector some = __builtin_convertvector(chosen(near, wanted, IntVector{}), FloatVector) - 0.5f;
-    const FloatVector all = __builtin_convertvector(chosen(near, inside, IntVector{} + 1), FloatVector);
-    const FloatVector room = __builtin_convertvector(chosen(near, width, IntVector{}), FloatVector);
-    place = chosen(near, cuts.under + __builtin_convertvector(room * (some / all), IntVector), place);
-  }
-  return chosen(wanted == 1, added(cuts.under, 1), chosen(inside - wanted == 1, added(cuts.over, -1u), place));
-}
-
-// Within the range; `under` where no key lies between its ends.
-BITTERSWEET_INLINE IntVector within(const LaneCuts& cuts, IntVector place) {
-  const IntVector first = added(cuts.under, 1), last = added(cuts.over, -1u);
-  return chosen((cuts.over == cuts.under) | (cuts.over == first), cuts.under, lower(higher(place, first), last));
-}
-
-// Counts the keys up to a place, and keeps the highest of those and the lowest of the others.
-BITTERSWEET_INLINE void look(IntVector key, IntVector place, IntVector& found, IntVector& highest, IntVector& lowest) {
+// Counts the halves up to a place.
+BITTERSWEET_INLINE void look(ShortVector half, ShortVector place, ShortVector& found) {
 #if BITTERSWEET_LANES == 16
-  const auto raw = [](IntVector a) { return reinterpret_cast<__m512i>(a); };
-  const __mmask16 up_to = _mm512_cmple_epi32_mask(raw(key), raw(place));
-  found = reinterpret_cast<IntVector>(_mm512_mask_add_epi32(raw(found), up_to, raw(found), _mm512_set1_epi32(1)));
-  highest = reinterpret_cast<IntVector>(_mm512_mask_max_epi32(raw(highest), up_to, raw(highest), raw(key)));
-  lowest = reinterpret_cast<IntVector>(
-      _mm512_mask_min_epi32(raw(lowest), static_cast<__mmask16>(~up_to), raw(lowest), raw(key)));
+  const __mmask32 up_to = _mm512_cmple_epi16_mask(as_512(half), as_512(place));
+  found =
+      reinterpret_cast<ShortVector>(_mm512_mask_add_epi16(as_512(found), up_to, as_512(found), _mm512_set1_epi16(1)));
 #else
-  const IntVector up_to = key <= place;
-  found -= up_to;
-  highest = higher(highest, chosen(up_to, key, highest));
-  lowest = lower(lowest, chosen(up_to, lowest, key));
+  found -= half <= place;
 #endif
 }
 
-// Until every lane's cut lies between two neighbours, or on one value: first at both ends of the guess, then with ends
-// that keep to keys that there are, which costs twice as much and needs half as many counts. The keys are the vector's.
-inline void narrow(LaneCuts& cuts, const std::int32_t* keys, std::int64_t size, const cpu::LaneGuess& guess) {
-  for (int turn = guess.reach < 0 ? 2 : 0;; ++turn) {
-    const std::int32_t guessed = turn == 0 ? guess.center - guess.reach : guess.center + guess.reach;
-    const IntVector place = within(cuts, turn < 2 ? IntVector{} + guessed : next_place(cuts, turn % 3 != 1));
-    if (!any((cuts.up_to_over > cuts.share) & (place != cuts.under))) return;
-    IntVector found{}, highest = place, lowest = added(place, 1);  // of the keys up to the place, and of those above it
-    if (turn < 2) {
-      for (std::int64_t j = 0; j < size; ++j) found -= load_ints(keys, j * bits::per_word) <= place;
-    } else {
-      highest = IntVector{} + lowest_key;
-      lowest = IntVector{} + key_of_nans;
-      for (std::int64_t j = 0; j < size; ++j) look(load_ints(keys, j * bits::per_word), place, found, highest, lowest);
+// How many of the `size` halves of each lane are up to each of two places.
+inline void count_halves(const std::int16_t* halves, std::int64_t size, const LaneInts (&places)[2],
+                         LaneInts (&found)[2], cpu::ReadNext& next) {
+  const ShortVector low = narrowed(places[0]), high = narrowed(places[1]);
+  for (LaneInts& one : found)
+    for (IntVector& part : one) part = IntVector{};
+  constexpr std::int64_t most = std::numeric_limits<std::int16_t>::max();
+  for (std::int64_t begin = 0; begin < size; begin += most) {
+    const std::int64_t end = std::min(size, begin + most);
+    ShortVector up_to_low{}, up_to_high{};
+    for (std::int64_t j = begin; j < end;) {
+      ask(next);
+      for (const std::int64_t some = std::min(end, j + 4); j < some; ++j) {
+        const ShortVector half = load_shorts(halves, j * bits::per_word);
+        look(half, low, up_to_low);
+        look(half, high, up_to_high);
+      }
     }
-    const IntVector enough = found >= cuts.share;
-    cuts.over = chosen(enough, highest, cuts.over);
-    cuts.up_to_over = chosen(enough, found, cuts.up_to_over);
-    cuts.under = chosen(enough, cuts.under, added(lowest, -1u));
-    cuts.up_to_under = chosen(enough, cuts.up_to_under, found);
+    LaneInts some;
+    const auto add = [&](ShortVector counts, LaneInts& to) {
+      widen(counts, some, std::make_integer_sequence<int, lanes>{});
+      for (int part = 0; part < ints_per_short; ++part) to[part] += some[part];
+    };
+    add(up_to_low, found[0]);
+    add(up_to_high, found[1]);
+  }
+}
+
+// Fewer than `share` halves of a lane are at or below `under`, and so many or more at or below `over`. Where no live
+// number goes, both are those of the dead.
+struct LaneCuts {
+  IntVector share, under, over, up_to_under, up_to_over;
+
+  BITTERSWEET_INLINE IntVector unsettled() const { return up_to_over > share; }  // some inside go, and some stay
+  BITTERSWEET_INLINE IntVector open() const { return unsettled() & (over - under > 1); }
+  BITTERSWEET_INLINE IntVector left() const { return (up_to_over - up_to_under) & unsettled(); }  // to be ranked
+
+  BITTERSWEET_INLINE void learn(IntVector place, IntVector found) {
+    const IntVector enough = found >= share, lowers = enough & (place < over), lifts = ~enough & (place > under);
+    over = chosen(lowers, place, over);
+    up_to_over = chosen(lowers, found, up_to_over);
+    under = chosen(lifts, place, under);
+    up_to_under = chosen(lifts, found, up_to_under);
+  }
+
+  // Where to count next: to both sides of where the cut would be if what is inside were spread evenly; or in thirds.
+  BITTERSWEET_INLINE void next(bool spread, IntVector& low, IntVector& high) const {
+    const IntVector width = over - under;
+    if (spread) {
+      const FloatVector room = __builtin_convertvector(width, FloatVector);
+      const FloatVector inside =
+          __builtin_convertvector(higher(up_to_over - up_to_under, IntVector{} + 1), FloatVector);
+      const FloatVector even = room * (__builtin_convertvector(share - up_to_under, FloatVector) / inside);
+      const FloatVector near = 0.5f * room / sqrt(Vec{inside}).x;
+      low = under + __builtin_convertvector(even - near, IntVector);
+      high = under + __builtin_convertvector(even + near, IntVector);
+    } else {
+      low = under + width / 3;
+      high = over - width / 3;
+    }
+    low = higher(lower(low, over - 1), under + 1);
+    high = higher(lower(high, over - 1), under + 1);
+  }
+};
+
+// The ranges of a vector's lanes, from below the lowest number to the highest, narrowed until few are left inside, or
+// no half lies between its ends.
+inline void narrow(LaneCuts (&cuts)[ints_per_short], const std::int16_t* halves, std::int64_t size,
+                   const cpu::LaneGuess& guess, cpu::ReadNext& next) {
+  const std::int64_t few = (2 * size + 150) / 24;  // are ranked one by one in less than another count takes
+  for (int turn = guess.reach < 0 ? 1 : 0;; ++turn) {
+    LaneInts places[2], found[2];
+    IntVector open{}, left{};
+    for (int part = 0; part < ints_per_short; ++part) {
+      open |= cuts[part].open();
+      left += cuts[part].left();
+      cuts[part].next(turn % 3 != 2, places[0][part], places[1][part]);
+      if (turn > 0) continue;
+      places[0][part] = IntVector{} + (guess.center - guess.reach);
+      places[1][part] = IntVector{} + (guess.center + guess.reach);
+    }
+    if (sum(left) <= few || !any(open)) return;
+    count_halves(halves, size, places, found, next);
+    for (int part = 0; part < ints_per_short; ++part)
+      for (int one = 0; one < 2; ++one) cuts[part].learn(places[one][part], found[one][part]);
   }
 }
 
 // What the next lanes are told: around the mean of these cuts, twice as far as they lie from it on average.
-inline void remember(const LaneCuts (&cuts)[vectors_per_word], cpu::LaneGuess& guess) {
-  std::int64_t sum = 0, off = 0, count = 0;
+inline void remember(const LaneCuts (&cuts)[shorts_per_word][ints_per_short], cpu::LaneGuess& guess) {
+  std::int32_t sum = 0, off = 0, count = 0;
   const auto each = [&](auto&& f) {
-    for (const LaneCuts& of : cuts)
-      for (int lane = 0; lane < lanes; ++lane)
-        if (of.over[lane] != lowest_key) f(std::int64_t{of.over[lane]});
+    for (const auto& vector : cuts)
+      for (const LaneCuts& of : vector)
+        for (int lane = 0; lane < lanes; ++lane)
+          if (of.over[lane] != half_of_dead) f(of.over[lane]);
   };
-  each([&](std::int64_t cut) { sum += cut, ++count; });
+  each([&](std::int32_t cut) { sum += cut, ++count; });
   if (count == 0) return;
-  const std::int64_t mean = sum / count;
-  each([&](std::int64_t cut) { off += std::abs(cut - mean); });
-  constexpr std::int64_t most = std::int64_t{1} << 28;  // so that no end overflows
-  guess = {static_cast<std::int32_t>(std::clamp<std::int64_t>(mean, lowest_key + most, key_of_nans - most)),
-           static_cast<std::int32_t>(std::min(2 * off / count, most))};
+  const std::int32_t mean = sum / count;
+  each([&](std::int32_t cut) { off += std::abs(cut - mean); });
+  const std::int32_t reach = std::min(2 * off / count + 1, 1 << 12);
+  guess = {std::clamp(mean, half_of_dead + reach, half_of_nans - reach), reach};
 }
 
 }  // namespace

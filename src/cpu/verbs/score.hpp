@@ -47,6 +47,15 @@ BITTERSWEET_INLINE void prefetch_arrays(const cpu::TileInput& in, std::int64_t i
   });
 }
 
+BITTERSWEET_INLINE void ask(cpu::ReadNext& next) {
+  if (next.left == 0) return;
+  --next.left;
+  for (std::size_t i = 0; i < next.arrays; ++i) {
+    __builtin_prefetch(next.at[i], 0, 2);
+    next.at[i] += next.bytes[i];
+  }
+}
+
 // A copy of `count` (at most Size) elements of every array, padded with zeros, so that whole vectors can be loaded.
 template <class S, class T, std::int64_t Size>
 struct Padded {

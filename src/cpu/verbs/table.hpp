@@ -25,6 +25,7 @@ namespace {
 inline cpu::Kernels make_kernels(const char* name) {
   cpu::Kernels k{};
   k.name = name;
+  k.lanes = lanes;
   k.contracts = &contracts;
   const auto fill = [&]<std::size_t I, std::size_t St>() {
     using S = std::variant_alternative_t<I, Scorer>;
@@ -54,6 +55,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.bury = &bury;
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
   k.turn_groups = &turn_groups;
+  k.split_keys = &split_keys;
   k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;
   k.retention = &against_update<false>;

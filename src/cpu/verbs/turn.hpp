@@ -24,20 +24,17 @@ BITTERSWEET_INLINE void turn_square(IntVector (&rows)[lanes]) {
   if constexpr (Step > 1) turn_square<Step / 2>(rows);
 }
 
-// Element j of group g, from[g * size + j], to to[64 * j + g], for 64 groups.
+// Element j of group g, from[g * size + j], to to[64 * j + g], for 64 groups. A vector more than they are may be read.
 inline void turn_groups(const float* from, std::int64_t size, float* to) {
   for (std::int64_t g = 0; g < 64; g += lanes)
     for (std::int64_t next = 0; next < size; next += lanes) {
-      const std::int64_t j = std::min(next, size - lanes);  // the last square may overlap the one before
-      if (j < 0) {
-        for (std::int64_t i = 0; i < size; ++i)
-          for (std::int64_t lane = g; lane < g + lanes; ++lane) to[64 * i + lane] = from[lane * size + i];
-        break;
-      }
+      // The last square may overlap the one before, or the groups behind.
+      const std::int64_t j = std::max<std::int64_t>(std::min(next, size - lanes), 0);
       IntVector rows[lanes];
       for (int i = 0; i < lanes; ++i) std::memcpy(&rows[i], from + (g + i) * size + j, sizeof rows[i]);
       turn_square<lanes / 2>(rows);
-      for (int i = 0; i < lanes; ++i) std::memcpy(to + 64 * (j + i) + g, &rows[i], sizeof rows[i]);
+      const std::int64_t inputs = std::min<std::int64_t>(size, lanes);
+      for (std::int64_t i = 0; i < inputs; ++i) std::memcpy(to + 64 * (j + i) + g, &rows[i], sizeof rows[i]);
     }
 }
 
