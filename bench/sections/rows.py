@@ -51,8 +51,7 @@ def run(bench: Bench) -> list[Table]:
             rows += [rounds.against(f"{case}: {name}", name, "w", None) for name in scopes]
     notes = [
         "Magnitude. Short rows and those that interleave are cut 64 at a time, a lane each; groups of 2, 4, "
-        "8 and 16 of short rows are ranked in registers. The report that looks for emptied rows takes much "
-        "of the time of the shortest."
+        "8 and 16 of short rows are ranked in registers."
     ]
     return [Table(f"Rows by length and place (about {bench.weights:,} weights)", rows, notes)]
 
