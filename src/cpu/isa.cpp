@@ -3,6 +3,7 @@
 
 #include "bittersweet/error.hpp"
 #include "cpu/isa.hpp"
+#include "cpu/prefetch.hpp"
 #include "cpu/x86_levels.hpp"
 
 namespace bittersweet::cpu {
@@ -49,6 +50,17 @@ const Kernels& choose() {
 }
 
 }  // namespace
+
+std::int64_t asked_ahead() noexcept {
+#if defined(__x86_64__)
+  static const bool zen = [] {
+    __builtin_cpu_init();
+    return static_cast<bool>(__builtin_cpu_is("amd"));
+  }();
+  if (zen) return 256;
+#endif
+  return 1024;
+}
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();

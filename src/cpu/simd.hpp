@@ -336,14 +336,15 @@ BITTERSWEET_INLINE void store_word(std::uint16_t* data, const Vec (&a)[vectors_p
 }
 #endif
 
-// Asks for the 64 elements that come so many later, as far as the second cache: a new page is not left to the hardware
-// prefetcher, and the first cache can wait for fewer lines than are on their way from memory.
-constexpr std::int64_t prefetched = 1024;
+// Asks for the 64 elements that come `ahead` later, as far as the second cache: a new page is not left to the hardware
+// prefetcher, and the first cache can wait for fewer lines than are on their way from memory. Passes that calculate
+// longer than they read ask so far ahead; others cpu::asked_ahead().
+constexpr std::int64_t far_ahead = 1024;
 
 template <class T>
-BITTERSWEET_INLINE void prefetch(const T* at) {
+BITTERSWEET_INLINE void prefetch(const T* at, std::int64_t ahead = far_ahead) {
   for (std::size_t line = 0; line < sizeof(T); ++line)
-    __builtin_prefetch(reinterpret_cast<const char*>(at + prefetched) + 64 * line, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(at + ahead) + 64 * line, 0, 2);
   __asm__ volatile("");  // without it GCC takes this for a function of no effect and drops its calls
 }
 

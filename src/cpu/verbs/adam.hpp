@@ -6,6 +6,7 @@
 
 #include "bittersweet/optim/adam.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/prefetch.hpp"
 #include "cpu/verbs/adam_rounding.hpp"
 
 namespace bittersweet {
@@ -29,12 +30,12 @@ struct AdamPlace {
   BITTERSWEET_INLINE AdamPlace from(std::int64_t i) const {
     return {w + i, g + i, m + i, v + i, largest == nullptr ? nullptr : largest + i, index + i};
   }
-  BITTERSWEET_INLINE void ask() const {
-    prefetch(w);
-    prefetch(g);
-    prefetch(m);
-    prefetch(v);
-    if (largest != nullptr) prefetch(largest);
+  BITTERSWEET_INLINE void ask(std::int64_t ahead) const {
+    prefetch(w, ahead);
+    prefetch(g, ahead);
+    prefetch(m, ahead);
+    prefetch(v, ahead);
+    if (largest != nullptr) prefetch(largest, ahead);
   }
 };
 
@@ -160,18 +161,19 @@ bool adam_pass(const AdamStep& step, const cpu::AdamChunk& chunk) {
   AdamPass<C, Largest, R, W, S> pass(step, chunk);
   const std::int64_t whole = chunk.count / bits::per_word, rest = chunk.count % bits::per_word;
   const auto keep = [&](std::int64_t word) { return bits::live(chunk.keep, chunk.count, word); };
+  const std::int64_t ahead = cpu::asked_ahead();
   if (chunk.skip == cpu::Skip::nothing) {
     for (std::int64_t word = 0; word < whole; ++word) {
       const auto here = at.from(word * bits::per_word);
-      here.ask();
+      here.ask(ahead);
       pass.word(here, keep(word));
     }
   } else {
-    constexpr std::int64_t ahead = 512 / bits::per_word;
     const bool by_lines = chunk.skip == cpu::Skip::lines;
     for (std::int64_t word = 0; word < whole; ++word) {
       const auto here = at.from(word * bits::per_word);
-      if (word + ahead >= whole || keep(word + ahead) != 0) here.ask();  // what follows may be the next chunk's
+      const std::int64_t asked = word + ahead / bits::per_word;
+      if (asked >= whole || keep(asked) != 0) here.ask(ahead);  // what follows may be the next chunk's
       if (const std::uint64_t live = keep(word); live == 0)
         continue;
       else if (by_lines)

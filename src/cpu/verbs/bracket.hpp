@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "bittersweet/mask/bit_layout.hpp"
+#include "cpu/prefetch.hpp"
 #include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {
@@ -196,9 +197,10 @@ void bracket_tile(const S& scorer, const cpu::TileInput& tile, const cpu::Bracke
     else
       return decide<D, S, T>(scorer, group, index, plan);
   };
+  const std::int64_t ahead = Bits ? far_ahead : cpu::asked_ahead();
   const auto whole_word = [&](std::int64_t word, Listed& listed) {
     const std::int64_t index = word * bits::per_word;
-    prefetch_arrays<S, T>(in, index);
+    prefetch_arrays<S, T>(in, index, ahead);
     take(decide_any(in, index), word, place.live ? place.live[word] : ~std::uint64_t{0}, listed);
   };
   const std::int64_t whole = place.count / bits::per_word, stride = whole / parts;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bittersweet/engine/summaries.hpp"
+#include "cpu/prefetch.hpp"
 #include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {
@@ -66,7 +67,7 @@ void moments_of_blocks(const Scorer& scorer, const cpu::TileInput& in, const std
       tile[b] = from_word<S, StoredType<St>>(in, word);
       alive[b] = live ? live + word : nullptr;
     }
-    const SideBySide all[] = {{tile, alive, n, size}};
+    const SideBySide all[] = {{tile, alive, n, size, cpu::asked_ahead()}};
     for_each_scored_word<S, StoredType<St>>(
         scorer, all, [&](std::size_t, std::int64_t b, std::int64_t, std::uint64_t on, const WordOfScores& scores) {
           sums[b].add(blocks[b], on, scores);

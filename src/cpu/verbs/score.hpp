@@ -41,9 +41,9 @@ BITTERSWEET_INLINE constexpr void for_each_array(F&& f) {
 
 // Asks for what the scorer will read of a word's elements. Norms stay in a cache: they serve every row.
 template <class S, class T>
-BITTERSWEET_INLINE void prefetch_arrays(const cpu::TileInput& in, std::int64_t index) {
+BITTERSWEET_INLINE void prefetch_arrays(const cpu::TileInput& in, std::int64_t index, std::int64_t ahead) {
   for_each_array<S>([&](auto member) {
-    if (member != &cpu::TileInput::norm) prefetch(static_cast<const T*>(in.*member) + index);
+    if (member != &cpu::TileInput::norm) prefetch(static_cast<const T*>(in.*member) + index, ahead);
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "cpu/prefetch.hpp"
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/score.hpp"
 
@@ -30,12 +31,14 @@ struct LastWord {
 };
 
 // Tiles of `count` elements each that are read side by side: when several places are read at once, page walks and
-// memory latency are covered. `live` may hold null pointers. What is read after a tile begins `gap` elements behind it.
+// memory latency are covered. `live` may hold null pointers. What is read after a tile begins `gap` elements behind it;
+// `ahead`: how far to ask.
 struct SideBySide {
   const cpu::TileInput* in;
   const std::uint64_t* const* live;
   std::int64_t tiles;
   std::int64_t count;
+  std::int64_t ahead;
   std::int64_t gap = 0;
 };
 
@@ -48,7 +51,7 @@ BITTERSWEET_INLINE void for_each_scored_word(const Scorer& variant, const SideBy
   for (std::size_t n = 0; n < N; ++n) {
     const std::int64_t whole = all[n].count / bits::per_word, words = bits::words(all[n].count);
     for (std::int64_t word = 0; word < words; ++word) {
-      const std::int64_t gap = word + prefetched / bits::per_word < words ? 0 : all[n].gap;
+      const std::int64_t gap = word + all[n].ahead / bits::per_word < words ? 0 : all[n].gap;
       for (std::int64_t tile = 0; tile < all[n].tiles; ++tile) {
         const cpu::TileInput* in = all[n].in + tile;
         const std::uint64_t* const live = all[n].live[tile];
@@ -60,7 +63,7 @@ BITTERSWEET_INLINE void for_each_scored_word(const Scorer& variant, const SideBy
           index = 0;
           alive &= bits::valid(all[n].count, word);
         }
-        prefetch_arrays<S, T>(*in, index + gap);
+        prefetch_arrays<S, T>(*in, index + gap, all[n].ahead);
         WordOfScores scores;
         for (int v = 0; v < vectors_per_word; ++v) scores[v] = scorer(elements_at<S, T>(*in, index + v * lanes));
         if (in->modifier != 1.0f)
@@ -85,7 +88,7 @@ BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, std::span<co
   cpu::TileInput in[cpu::RowTile::most];
   const std::uint64_t* live[cpu::RowTile::most];
   for (std::size_t r = 0; r < rows.size(); ++r) in[r] = rows[r].in, live[r] = rows[r].live;
-  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, rows[0].gap}};
+  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, far_ahead, rows[0].gap}};
   for_each_scored_word<S, T>(
       scorer, all, [&](std::size_t, std::int64_t r, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
         f(rows[static_cast<std::size_t>(r)], word, on, scores);
@@ -112,8 +115,9 @@ BITTERSWEET_INLINE void for_each_scored_word(const Scorer& scorer, const cpu::Ti
     tile[part] = from_word<S, T>(in, part * stride);
     alive[part] = live ? live + part * stride : nullptr;
   }
-  const SideBySide all[] = {{tile, alive, parts, stride * bits::per_word},
-                            {tile + parts, alive + parts, 1, count - common * bits::per_word}};
+  const std::int64_t ahead = cpu::asked_ahead();
+  const SideBySide all[] = {{tile, alive, parts, stride * bits::per_word, ahead},
+                            {tile + parts, alive + parts, 1, count - common * bits::per_word, ahead}};
   for_each_scored_word<S, T>(
       scorer, all,
       [&](std::size_t, std::int64_t, std::int64_t, std::uint64_t on, const WordOfScores& scores) { f(on, scores); });
