@@ -1,10 +1,13 @@
 // The verbs of scorers with a memory: blocks of each chunk in order, summed by chunk, then by tensor.
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 
 #include "bittersweet/engine/cpu.hpp"
 #include "cpu/isa.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace bittersweet {
 
@@ -50,6 +53,12 @@ class Kept {
   alignas(64) float copy_[Moments::block];
 };
 
+// How far a pass over these asks: where halves are copied first, it calculates longer than it reads.
+std::int64_t ahead_over(std::initializer_list<const TensorView*> arrays) {
+  const bool in_place = std::ranges::all_of(arrays, [](const TensorView* a) { return a->dtype == DType::f32; });
+  return in_place ? asked_ahead() : far_ahead;
+}
+
 // f(chunk's index, first, count) for every block, of one chunk after the other.
 template <class F>
 void for_each_block(const Chunk& chunk, F&& f) {
@@ -82,6 +91,7 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
     const ScoreInputs& tensor = tensors[chunk.tensor];
     const CoherenceMemory& state = memory[chunk.tensor];
     const bool known = state.scalars->updates > 0;
+    const std::int64_t ahead = ahead_over({&tensor.weight, &state.previous, &state.average});
     Floats weight(kernels_);
     Kept previous(kernels_), average(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
@@ -90,6 +100,7 @@ void CpuEngine::track_coherence(std::span<const ScoreInputs> tensors, std::span<
       block.w = weight.at(tensor.weight, first, count);
       block.live = live_at(tensor, first);
       block.count = count;
+      block.ahead = ahead;
       if (!known) {
         std::memcpy(block.previous, block.w, static_cast<std::size_t>(count) * sizeof(float));
         std::memset(block.average, 0, static_cast<std::size_t>(count) * sizeof(float));
@@ -109,12 +120,14 @@ void CpuEngine::measure_retention(std::span<const ScoreInputs> tensors, std::spa
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
+    const std::int64_t ahead = ahead_over({&memory[chunk.tensor].previous, &tensor.exp_avg});
     Floats previous(kernels_), exp_avg(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
       of_chunk[static_cast<std::size_t>(c)] +=
           kernels_.retention({.w = previous.at(memory[chunk.tensor].previous, first, count),
                               .m = exp_avg.at(tensor.exp_avg, first, count),
-                              .count = count});
+                              .count = count,
+                              .ahead = ahead});
     });
   });
   sum_chunks(chunks, of_chunk, sums);
@@ -126,6 +139,8 @@ void CpuEngine::compare_snapshot(std::span<const ScoreInputs> tensors, std::span
   parallel_for(threads(elements(chunks)), static_cast<std::int64_t>(chunks.size()), [&](int, std::int64_t c) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
+    const std::int64_t ahead =
+        ahead_over({&tensor.weight, &tensor.exp_avg, &tensor.exp_avg_sq, &snapshots[chunk.tensor].snapshot});
     Floats weight(kernels_), exp_avg(kernels_), exp_avg_sq(kernels_), snapshot(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
       TrackBlock block{.snapshot = snapshot.at(snapshots[chunk.tensor].snapshot, first, count)};
@@ -134,6 +149,7 @@ void CpuEngine::compare_snapshot(std::span<const ScoreInputs> tensors, std::span
       block.v = exp_avg_sq.at(tensor.exp_avg_sq, first, count);
       block.live = live_at(tensor, first);
       block.count = count;
+      block.ahead = ahead;
       of_chunk[static_cast<std::size_t>(c)] += kernels_.snapshot(block);
     });
   });
@@ -146,11 +162,12 @@ void CpuEngine::accumulate_movement(std::span<const ScoreInputs> tensors, std::s
     const Chunk& chunk = chunks[static_cast<std::size_t>(c)];
     const ScoreInputs& tensor = tensors[chunk.tensor];
     const MovementMemory& state = movements[chunk.tensor];
+    const std::int64_t ahead = ahead_over({&state.sums, &tensor.grad, &tensor.weight});
     Floats grad(kernels_), weight(kernels_);
     Kept sums(kernels_);
     for_each_block(chunk, [&](std::int64_t first, std::int64_t count) {
       kernels_.movement(sums.at(state.sums, first, count), grad.at(tensor.grad, first, count),
-                        weight.at(tensor.weight, first, count), count, state.rate);
+                        weight.at(tensor.weight, first, count), count, state.rate, ahead);
       sums.store(state.sums, first, count, state.key());
     });
   });

@@ -59,7 +59,7 @@ std::int64_t asked_ahead() noexcept {
   }();
   if (zen) return 256;
 #endif
-  return 1024;
+  return far_ahead;
 }
 
 const Kernels& kernels() {

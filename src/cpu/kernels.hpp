@@ -14,6 +14,7 @@
 #include "bittersweet/engine/summaries.hpp"
 #include "bittersweet/engine/track.hpp"
 #include "bittersweet/score/scorers.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace bittersweet::cpu {
 
@@ -200,6 +201,7 @@ struct TrackBlock {
   float* average = nullptr;         // coherence
   const std::uint64_t* live = nullptr;
   std::int64_t count = 0;
+  std::int64_t ahead = far_ahead;  // how far to ask
 };
 
 // How an optimizer's arrays are stored: weights and gradients, then the states.
@@ -274,7 +276,8 @@ struct Kernels {
   TrackSums (*coherence)(const TrackBlock&, float decay);
   TrackSums (*retention)(const TrackBlock&);
   TrackSums (*snapshot)(const TrackBlock&);
-  void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate);
+  void (*movement)(float* accumulator, const float* g, const float* w, std::int64_t count, float rate,
+                   std::int64_t ahead);
   void (*stochastic_round)(const float* from, std::uint16_t* to, std::int64_t count, const RoundingKey&,
                            std::int64_t first);
   // One step by [arrays][contracted]; true if a dead weight that it read was not zero.

@@ -16,9 +16,11 @@ inline void prefetch(const void* at, std::size_t bytes) noexcept {
   __asm__ volatile("");
 }
 
-// How many elements ahead passes ask that reading bounds, a multiple of 64. Zen's second cache fetches more lines at a
-// time by itself than the first can wait for, unless what it would fetch was asked for: there it is no more than the
-// start of a page that four streams need. Found by measuring (docs/benchmarks.md, "On an AMD EPYC").
+// How many elements ahead passes ask, a multiple of 64: those that calculate longer than they read, and those that
+// reading bounds. Zen's second cache fetches more lines at a time by itself than the first can wait for, unless they
+// were asked for before: there it is no more than the start of a page that four streams need. Found by measuring
+// (docs/benchmarks.md, "On an AMD EPYC").
+inline constexpr std::int64_t far_ahead = 1024;
 std::int64_t asked_ahead() noexcept;
 
 }  // namespace bittersweet::cpu

@@ -10,6 +10,7 @@
 
 #include "bittersweet/mask/bit_layout.hpp"
 #include "bittersweet/score/scorer.hpp"
+#include "cpu/prefetch.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -268,8 +269,8 @@ BITTERSWEET_INLINE IntVector to_bf16(Vec a) {
   return (reinterpret_cast<IntVector>(rounded) & number) | (0x7fc0 & ~number);
 }
 
-BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) {
-  const IntVector wide = to_bf16(a);
+// The lower halves.
+BITTERSWEET_INLINE void store_low(std::uint16_t* data, std::int64_t index, IntVector wide) {
 #if BITTERSWEET_LANES == 16
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + index), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(wide)));
 #elif BITTERSWEET_LANES == 8
@@ -281,6 +282,8 @@ BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) {
   std::memcpy(data + index, &narrow, sizeof narrow);
 #endif
 }
+
+BITTERSWEET_INLINE void store(std::uint16_t* data, std::int64_t index, Vec a) { store_low(data, index, to_bf16(a)); }
 
 // To f16: rounded to nearest, as float_to_f16.
 BITTERSWEET_INLINE void store(Half* data, std::int64_t index, Vec a) {
@@ -321,28 +324,32 @@ BITTERSWEET_INLINE Vec dropped(Vec a, LaneMask on) { return as_floats(as_bits(a)
 // Those lanes of a; +0 elsewhere.
 BITTERSWEET_INLINE Vec where(std::uint64_t word, int k, Vec a) { return kept(a, lanes_on(word, k)); }
 
-// 64 elements.
+// 64 elements. Their upper halves are 0 in what is stored by lower halves.
 template <class T>
 BITTERSWEET_INLINE void store_word(T* data, const Vec (&a)[vectors_per_word]) {
   for (int k = 0; k < vectors_per_word; ++k) store(data, k * lanes, a[k]);
 }
+BITTERSWEET_INLINE void store_word(std::uint16_t* data, const IntVector (&a)[vectors_per_word]) {
 #if BITTERSWEET_LANES == 8
-BITTERSWEET_INLINE void store_word(std::uint16_t* data, const Vec (&a)[vectors_per_word]) {  // two vectors at once
-  for (int k = 0; k < vectors_per_word; k += 2) {
-    const auto at = [&](int i) { return reinterpret_cast<__m256i>(to_bf16(a[k + i])); };
+  for (int k = 0; k < vectors_per_word; k += 2) {  // two vectors at once
+    const auto at = [&](int i) { return reinterpret_cast<__m256i>(a[k + i]); };
     const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(at(0), at(1)), 0xd8);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(data + k * lanes), halves);
   }
-}
+#else
+  for (int k = 0; k < vectors_per_word; ++k) store_low(data, k * lanes, a[k]);
 #endif
+}
+BITTERSWEET_INLINE void store_word(std::uint16_t* data, const Vec (&a)[vectors_per_word]) {
+  IntVector bits[vectors_per_word];
+  for (int k = 0; k < vectors_per_word; ++k) bits[k] = to_bf16(a[k]);
+  store_word(data, bits);
+}
 
 // Asks for the 64 elements that come `ahead` later, as far as the second cache: a new page is not left to the hardware
-// prefetcher, and the first cache can wait for fewer lines than are on their way from memory. Passes that calculate
-// longer than they read ask so far ahead; others cpu::asked_ahead().
-constexpr std::int64_t far_ahead = 1024;
-
+// prefetcher, and the first cache can wait for fewer lines than are on their way from memory.
 template <class T>
-BITTERSWEET_INLINE void prefetch(const T* at, std::int64_t ahead = far_ahead) {
+BITTERSWEET_INLINE void prefetch(const T* at, std::int64_t ahead = cpu::far_ahead) {
   for (std::size_t line = 0; line < sizeof(T); ++line)
     __builtin_prefetch(reinterpret_cast<const char*>(at + ahead) + 64 * line, 0, 2);
   __asm__ volatile("");  // without it GCC takes this for a function of no effect and drops its calls

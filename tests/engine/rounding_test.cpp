@@ -53,6 +53,16 @@ TEST_P(RoundingContract, IsTheReferences) {
   }
 }
 
+// Words of which none, one or all are left alone.
+TEST_P(RoundingContract, OrdinaryValuesAndFewOthers) {
+  Generator random(11);
+  Values values(64 * 40 + 9);
+  for (float& value : values) value = 2.0f * random.uniform() - 1.0f;
+  for (const std::size_t at : {64 * 5, 64 * 17 + 63, 64 * 30 + 31, 64 * 40 + 3}) values[at] = -0x1.ffp127f;
+  std::fill_n(values.begin() + 64 * 20, 64, not_a_number);
+  EXPECT_EQ(rounded(ReferenceRounder{}, values), rounded(CpuEngine(GetParam().isa, GetParam().threads), values));
+}
+
 TEST_P(RoundingContract, EveryArrayByItsKey) {
   const std::vector<std::int64_t> sizes{5, 0, 64, 70001, 8, 65536 * 2 + 3};
   std::vector<Values> values;

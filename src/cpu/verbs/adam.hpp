@@ -6,7 +6,6 @@
 
 #include "bittersweet/optim/adam.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/prefetch.hpp"
 #include "cpu/verbs/adam_rounding.hpp"
 
 namespace bittersweet {
@@ -56,11 +55,9 @@ class AdamPass {
         compute(at, k, load(at.w, k * lanes), w[k], m[k], v[k], largest[k]);
     }
     const auto rounding = rounds_.word(at.index);
-#pragma GCC unroll 8
-    for (int k = 0; k < vectors_per_word; ++k) rounding.vector(k, w[k], m[k], v[k]);
-    store_word(at.w, w);
-    store_word(at.m, m);
-    store_word(at.v, v);
+    rounding.template store<AdamArray::weight>(at.w, w);
+    rounding.template store<AdamArray::exp_avg>(at.m, m);
+    rounding.template store<AdamArray::exp_avg_sq>(at.v, v);
     if constexpr (Largest) store_word(at.largest, largest);
   }
 

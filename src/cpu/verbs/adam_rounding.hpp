@@ -13,12 +13,16 @@ class ToNearest {
   explicit ToNearest(const RoundingKey*) {}
   struct Word {
     void vector(int, const Vec&, const Vec&, const Vec&) const {}
+    template <AdamArray A, class T>
+    BITTERSWEET_INLINE void store(T* to, const Vec (&a)[vectors_per_word]) const {
+      store_word(to, a);
+    }
   };
   Word word(std::int64_t) const { return {}; }
   float one(float x, AdamArray, std::int64_t) const { return x; }
 };
 
-// Before the stores, to values that these keep.
+// Stochastically: vectors before they are stored, to values that this keeps, or 64 elements as they are.
 template <bool States>
 class Drawn {
  public:
@@ -29,20 +33,29 @@ class Drawn {
         v_(adam_key(*tensor, AdamArray::exp_avg_sq)) {}
 
   struct Word {
-    alignas(64) std::uint16_t w[bits::per_word], m[bits::per_word], v[bits::per_word];
+    RandomWord w, m, v;
 
     BITTERSWEET_INLINE void vector(int k, Vec& weight, Vec& first, Vec& second) const {
-      weight = stochastic(weight, w + k * lanes);
-      if constexpr (States) first = stochastic(first, m + k * lanes);
-      if constexpr (States) second = stochastic(second, v + k * lanes);
+      weight = stochastic(weight, w.of[k]);
+      if constexpr (States) first = stochastic(first, m.of[k]);
+      if constexpr (States) second = stochastic(second, v.of[k]);
+    }
+    template <AdamArray A, class T>
+    BITTERSWEET_INLINE void store(T* to, const Vec (&a)[vectors_per_word]) const {
+      if constexpr (A == AdamArray::weight)
+        store_stochastic_word(to, a, w);
+      else if constexpr (States)
+        store_stochastic_word(to, a, A == AdamArray::exp_avg ? m : v);
+      else
+        store_word(to, a);
     }
   };
   BITTERSWEET_INLINE Word word(std::int64_t index) const {
-    Word drawn;
-    w_.word(index, drawn.w);
-    if constexpr (States) m_.word(index, drawn.m);
-    if constexpr (States) v_.word(index, drawn.v);
-    return drawn;
+    if constexpr (!States) return {w_.word(index), {}, {}};
+    if constexpr (lanes < 16) return {w_.word(index), m_.word(index), v_.word(index)};  // too few registers for three
+    RandomWord drawn[3];
+    RoundingBits::draw<3>({&w_, &m_, &v_}, {index, index, index}, drawn);
+    return {drawn[0], drawn[1], drawn[2]};
   }
   float one(float x, AdamArray array, std::int64_t index) const {
     if (!States && array != AdamArray::weight) return x;

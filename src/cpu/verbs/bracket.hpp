@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "bittersweet/mask/bit_layout.hpp"
-#include "cpu/prefetch.hpp"
 #include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {
@@ -197,7 +196,7 @@ void bracket_tile(const S& scorer, const cpu::TileInput& tile, const cpu::Bracke
     else
       return decide<D, S, T>(scorer, group, index, plan);
   };
-  const std::int64_t ahead = Bits ? far_ahead : cpu::asked_ahead();
+  const std::int64_t ahead = Bits ? cpu::far_ahead : cpu::asked_ahead();
   const auto whole_word = [&](std::int64_t word, Listed& listed) {
     const std::int64_t index = word * bits::per_word;
     prefetch_arrays<S, T>(in, index, ahead);

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "bittersweet/engine/summaries.hpp"
-#include "cpu/prefetch.hpp"
 #include "cpu/verbs/scored.hpp"
 
 namespace bittersweet {

@@ -3,7 +3,6 @@
 
 #include <span>
 
-#include "cpu/prefetch.hpp"
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/score.hpp"
 
@@ -88,7 +87,7 @@ BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, std::span<co
   cpu::TileInput in[cpu::RowTile::most];
   const std::uint64_t* live[cpu::RowTile::most];
   for (std::size_t r = 0; r < rows.size(); ++r) in[r] = rows[r].in, live[r] = rows[r].live;
-  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, far_ahead, rows[0].gap}};
+  const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, cpu::far_ahead, rows[0].gap}};
   for_each_scored_word<S, T>(
       scorer, all, [&](std::size_t, std::int64_t r, std::int64_t word, std::uint64_t on, const WordOfScores& scores) {
         f(rows[static_cast<std::size_t>(r)], word, on, scores);

@@ -6,7 +6,6 @@
 #include "bittersweet/engine/track.hpp"
 #include "bittersweet/mask/bit_layout.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/prefetch.hpp"
 #include "cpu/simd.hpp"
 
 namespace bittersweet {
@@ -123,11 +122,10 @@ struct CoherenceSums {
 
 inline TrackSums coherence_block(const cpu::TrackBlock& block, float decay) {
   CoherenceSums sums;
-  const std::int64_t ahead = cpu::asked_ahead();
   for_each_live_word(block, [&](std::uint64_t live, std::int64_t first, std::int64_t count) {
     for (const float* array :
          {block.w, static_cast<const float*>(block.previous), static_cast<const float*>(block.average)})
-      prefetch(array + first, ahead);
+      prefetch(array + first, block.ahead);
     if (count == bits::per_word)
       return sums.add(live, block.w + first, block.previous + first, block.average + first, decay);
     PaddedWord<3> rest;
@@ -151,12 +149,11 @@ template <bool Snapshot>
 TrackSums against_update(const cpu::TrackBlock& block) {
   TrackSums total;
   Sums xy, xx, yy, r, rr;
-  const std::int64_t ahead = cpu::asked_ahead();
   for_each_live_word(block, [&](std::uint64_t live, std::int64_t first, std::int64_t count) {
     const float *w = block.w + first, *m = block.m + first;
     const float *v = Snapshot ? block.v + first : nullptr, *past = Snapshot ? block.snapshot + first : nullptr;
     for (const float* array : {w, m, v, past})
-      if (array != nullptr) prefetch(array, ahead);
+      if (array != nullptr) prefetch(array, block.ahead);
     PaddedWord<4> rest;
     if (count < bits::per_word) {
       w = rest.copy(0, w, count);
@@ -195,8 +192,8 @@ TrackSums against_update(const cpu::TrackBlock& block) {
   return total;
 }
 
-inline void movement_block(float* accumulator, const float* g, const float* w, std::int64_t count, float rate) {
-  const std::int64_t ahead = cpu::asked_ahead();
+inline void movement_block(float* accumulator, const float* g, const float* w, std::int64_t count, float rate,
+                           std::int64_t ahead) {
   std::int64_t i = 0;
   for (; i + bits::per_word <= count; i += bits::per_word) {
     for (const float* array : {static_cast<const float*>(accumulator), g, w}) prefetch(array + i, ahead);
