@@ -1,6 +1,4 @@
 // The verbs over masks: bits of collected candidates, zeros under a mask, verification, counts.
-#include <numeric>
-
 #include "bittersweet/engine/cpu.hpp"
 #include "bittersweet/mask/rows.hpp"
 #include "cpu/parallel.hpp"

@@ -16,10 +16,10 @@ inline void prefetch(const void* at, std::size_t bytes) noexcept {
   __asm__ volatile("");
 }
 
-// How many elements ahead passes ask, a multiple of 64: those that calculate longer than they read, and those that
-// reading bounds. Zen's second cache fetches more lines at a time by itself than the first can wait for, unless they
-// were asked for before: there it is no more than the start of a page that four streams need. Found by measuring
-// (docs/benchmarks.md, "On an AMD EPYC").
+// How many elements ahead passes ask, a multiple of 64: far ahead where calculating takes much longer than reading, and
+// where reading bounds. Zen's second cache fetches more lines at a time by itself than the first can wait for, unless
+// they were asked for before: there it is no more than the start of a page that four streams need. Which pass asks by
+// which was found by measuring (docs/benchmarks.md, "On an AMD EPYC").
 inline constexpr std::int64_t far_ahead = 1024;
 std::int64_t asked_ahead() noexcept;
 

@@ -4,6 +4,7 @@
 #include "bittersweet/engine/reference_rounding.hpp"
 #include "bittersweet/error.hpp"
 #include "bittersweet/prune.hpp"
+#include "cpu/isa.hpp"
 #include "support/compare.hpp"
 #include "support/engines.hpp"
 #include "support/inputs.hpp"
@@ -80,6 +81,18 @@ TEST_P(RoundingContract, EveryArrayByItsKey) {
   }
   CpuEngine(GetParam().isa, GetParam().threads).stochastic_round(arrays);
   EXPECT_EQ(found, wanted);
+}
+
+// Blocks beyond 32 bits, and the last one before them.
+TEST_P(RoundingContract, FarIntoAnArray) {
+  const Values values = half_normal(64 * 9 + 5, 3);
+  for (const std::int64_t first : {std::int64_t{7} << 35, (std::int64_t{1} << 35) - 64 * 4}) {
+    Halves found(values.size()), wanted(values.size());
+    cpu::kernels_of(GetParam().isa).stochastic_round(values.data(), found.data(), std::ssize(values), key, first);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      wanted[i] = stochastic_bf16_bits(values[i], rounding_bits(key, static_cast<std::uint64_t>(first) + i));
+    EXPECT_EQ(found, wanted) << first;
+  }
 }
 
 // Random123's known answers of philox4x32 with ten rounds.

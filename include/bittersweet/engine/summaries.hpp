@@ -38,6 +38,9 @@ struct Bracket {
   bool heavy_ends = false;  // one end is a value of many elements: count it in registers rather than one by one
 };
 
+// Is a value with so many copies among those drawn from a model an end of many elements? Fewer are cheaper one by one.
+inline bool is_heavy(double copies, double drawn) { return copies >= std::max(16.0, drawn / 128); }
+
 // How live scores lie against a bracket. `equal_high` stays 0 when low == high.
 struct BracketCounts {
   std::int64_t below = 0;

@@ -141,7 +141,7 @@ Bracket guess_bracket(E& engine, std::span<const float> sample, std::int64_t ran
       return;
     }
     to_move = value;
-    bracket.heavy_ends |= copies >= std::max(16.0, drawn / 128);  // fewer are cheaper one by one
+    bracket.heavy_ends |= is_heavy(copies, drawn);
   };
   if (high <= drawn) move(bracket.high, high);
   if (low >= 1) move(bracket.low, low);

@@ -113,7 +113,7 @@ inline Narrowed narrow(const Narrowing& range, std::span<const std::int32_t> sum
   if (upper) found.high = at_high ? range.begin(to) : range.end(to);
   found.low = key_of(score_of(found.low));
   found.high = std::max(found.low, key_of(score_of(found.high)));
-  const auto often = [&](std::size_t b) { return sums[b] >= std::max(16.0, drawn / 2048); };
+  const auto often = [&](std::size_t b) { return is_heavy(sums[b], drawn); };
   found.heavy = (at_low && often(from)) || (at_high && often(to));
 
   double inside = 0;

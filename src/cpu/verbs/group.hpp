@@ -34,10 +34,10 @@ BITTERSWEET_INLINE std::uint64_t lowest_of(const std::int32_t* keys, std::int64_
   IntVector own[vectors_per_word], rank[vectors_per_word]{};
   for (int v = 0; v < vectors_per_word; ++v) own[v] = of(i, v);
   for (std::int64_t j = 0; j < i; ++j)
-    for (int v = 0; v < vectors_per_word; ++v) rank[v] = one_more(rank[v], less(of(j, v), own[v] + 1));
+    for (int v = 0; v < vectors_per_word; ++v) rank[v] = one_less(rank[v], less(own[v], of(j, v)));
   for (std::int64_t j = i + 1; j < size; ++j)
     for (int v = 0; v < vectors_per_word; ++v) rank[v] = one_more(rank[v], less(of(j, v), own[v]));
-  const IntVector fewer = IntVector{} + static_cast<std::int32_t>(share), nan = IntVector{} + key_of_nans;
+  const IntVector fewer = IntVector{} + static_cast<std::int32_t>(share - i), nan = IntVector{} + key_of_nans;
   Mask gone[vectors_per_word];
   for (int v = 0; v < vectors_per_word; ++v) gone[v] = both(less(rank[v], fewer), less(own[v], nan));
   return pack(gone);

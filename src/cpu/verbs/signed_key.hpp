@@ -50,6 +50,15 @@ BITTERSWEET_INLINE IntVector one_more(IntVector a, Mask where) {
 #endif
 }
 
+BITTERSWEET_INLINE IntVector one_less(IntVector a, Mask where) {
+#if BITTERSWEET_LANES == 16
+  return reinterpret_cast<IntVector>(
+      _mm512_mask_sub_epi32(reinterpret_cast<__m512i>(a), where, reinterpret_cast<__m512i>(a), _mm512_set1_epi32(1)));
+#else
+  return a + where;
+#endif
+}
+
 BITTERSWEET_INLINE std::int64_t sum(IntVector a) {
 #if BITTERSWEET_LANES == 16
   return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(a));
