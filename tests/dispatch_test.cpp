@@ -103,18 +103,20 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
         add(kernels.moments[scorer][stored]);
         add(kernels.count_cuts[scorer][stored]);
         add(kernels.read_rows[scorer][stored]);
+        add(kernels.drop_lowest_of_few[scorer][stored]);
         add(kernels.drop_lowest_of_four[scorer][stored]);
       }
     add(kernels.from_f16);
     add(kernels.from_bf16);
     add(kernels.uniform);
-    add(kernels.ranked_score);
+    add(kernels.rank_listed);
     add(kernels.compare_listed);
     add(kernels.prune_listed);
     add(kernels.drop_lowest_of_row);
     add(kernels.bury);
     add(kernels.drop_lowest_of_groups);
     add(kernels.turn_groups);
+    add(kernels.drop_lowest_of_turned);
     add(kernels.split_keys);
     add(kernels.drop_lowest_across);
     add(kernels.write_mask);

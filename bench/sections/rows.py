@@ -12,6 +12,8 @@ from tables import Table
 
 LAYERS = 6
 COLUMNS = (2, 4, 9, 16, 64, 128, 256, 512, 1024, 4096, 65536)
+SCALED = (512, 1024, 4096)  # columns of rows that each have a scale of their own
+SPREAD = 0.2  # of the logarithm of those scales
 SCOPES: dict[str, dict[str, Any]] = {
     "row, 50 %": {"scope": "row", "sparsity": 0.5, "rounding": "floor"},
     "2:4": {"scope": "2:4"},
@@ -28,6 +30,11 @@ def run(bench: Bench) -> list[Table]:
     cases: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
         f"{columns:,} columns": ((size // columns, columns), {}) for columns in COLUMNS if columns <= size
     }
+    cases |= {
+        f"{columns:,} columns, rows of their own scales": ((size // columns, columns), {})
+        for columns in SCALED
+        if columns <= size
+    }
     cases[f"{side:,} x {side:,}, transposed"] = ((side, side), {"in_dim": 0})
     cases[f"{experts[0]} experts, {experts[1]:,} x {experts[2]:,}"] = (
         experts,
@@ -41,6 +48,10 @@ def run(bench: Bench) -> list[Table]:
         for case, (shape, axes) in cases.items():
             bench.say(case)
             weights = [one[: math.prod(shape)].view(shape) for one in memory]
+            if "scales" in case:
+                own = torch.Generator().manual_seed(1)
+                scales = torch.empty(shape[0], 1).normal_(0.0, SPREAD, generator=own).exp()
+                weights = [one * scales for one in weights]
             inputs = [bs.ScoreInputs(weight, **axes) for weight in weights]
             rounds = Rounds(bench, threads, bench.floor.over(weights))
             rounds.add_read_floor("w", weights)
@@ -50,8 +61,10 @@ def run(bench: Bench) -> list[Table]:
             rounds.run()
             rows += [rounds.against(f"{case}: {name}", name, "w", None) for name in scopes]
     notes = [
-        "Magnitude. Short rows and those that interleave are cut 64 at a time, a lane each; groups of 2, 4, "
-        "8 and 16 of short rows are ranked in registers."
+        "Magnitude. Rows under 384 columns and those that interleave are cut 64 at a time, a lane each; "
+        "groups of 2, 4, 8 and 16 of short rows are ranked in registers.",
+        f"Rows of their own scales: each multiplied by e^x, x normal with a standard deviation of {SPREAD}, "
+        "as rows of trained layers differ. The others are all alike.",
     ]
     return [Table(f"Rows by length and place (about {bench.weights:,} weights)", rows, notes)]
 

@@ -76,7 +76,7 @@ bool ranked_in_registers(const Kernels& kernels, std::int64_t size) {
 
 Runs runs_of(const Kernels& kernels, const Groups& groups, const GroupRule& rule) {
   // Rows from here on are taken one by one; those of groups that are not ranked in registers never.
-  const std::int64_t shortest_alone = rule.group == 0                            ? 640
+  const std::int64_t shortest_alone = rule.group == 0                            ? 384
                                       : ranked_in_registers(kernels, rule.group) ? 2048
                                                                                  : groups.logical.row_size() + 1;
   const Geometry& m = groups.memory.geometry;

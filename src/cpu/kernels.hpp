@@ -118,15 +118,27 @@ struct RowSearch {
 // A row against a bracket, both ends included: the live scores that lie inside, and NaN, in order, as bits and as a
 // list.
 struct RowRead {
+  Bracket bracket;
   std::uint64_t* inside = nullptr;
   float* listed = nullptr;  // room for as many, and 64 more
   std::int64_t room = 0;
   std::int64_t count = 0;  // > room: not all are listed
+  std::int64_t kept = 0;   // all but those below it
 };
+
+// A rank among scores that are listed: the score of that rank, NaN if one of them is; how many are below it, and equal.
+struct ListedRank {
+  float threshold = 0.0f;
+  std::int64_t below = 0;
+  std::int64_t equal = 0;
+};
+
+// Groups of no more elements than these are ranked by comparing every two.
+inline constexpr std::int64_t few_lanes = 12;
 
 // A tile of a row, and where in it its words are. Rows that are read side by side cover each other's latency.
 struct RowTile {
-  static constexpr std::size_t most = 4;
+  static constexpr std::size_t most = 4, room = few_lanes;  // rows; inputs of groups that interleave
   TileInput in;
   std::int64_t word = 0;                // of the row
   const std::uint64_t* live = nullptr;  // from there on; null: all
@@ -157,12 +169,12 @@ struct RowGroups {
   std::int64_t blocks = 0, size = 0, inner = 1;
 
   BITTERSWEET_FORMULA std::int64_t count() const noexcept { return blocks * size * inner; }
-  // Element by element, so many integers for one, in whole words of bits; and room for a vector behind all.
+  // Element by element, so many integers for one, in whole words of bits; and room for a group and a vector behind all.
   BITTERSWEET_FORMULA std::int64_t stride() const noexcept { return bits::words(blocks * inner) * bits::per_word; }
-  BITTERSWEET_FORMULA std::int64_t room() const noexcept { return size * stride() + bits::per_word; }
+  BITTERSWEET_FORMULA std::int64_t room() const noexcept { return size * (stride() + inner) + bits::per_word; }
 };
 
-// Room for its work: RowGroups::room() keys, as many bits, and the row's own bits.
+// Room for its work: RowGroups::room() keys, three times as many bits, and the row's own bits.
 struct GroupScratch {
   std::int32_t* keys = nullptr;
   std::uint64_t* gone = nullptr;
@@ -171,8 +183,7 @@ struct GroupScratch {
 
 // 64 groups side by side, element by element: their keys in halves and their live bits, a word for each element.
 struct LaneBlock {
-  static constexpr std::int64_t few = 12;  // are ranked by comparing them all
-  std::int64_t size = 0;                   // elements of a group
+  std::int64_t size = 0;  // elements of a group
   const std::int16_t* upper = nullptr;
   const std::uint16_t* lower = nullptr;
   bool nans = false;  // is one NaN?
@@ -249,14 +260,14 @@ struct Kernels {
                              std::int64_t& ties, std::uint64_t* mask);
   void (*apply_mask)(const ApplyArrays&, const std::uint64_t* mask, std::int64_t count);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
-  // Rows in one read (row_read.hpp): tiles of them against the bracket; a rank among those inside (NaN if one is NaN);
-  // which of them lie below a threshold, and at it, as bits of the list; and bits of the list to bits of the row that
-  // are cleared.
-  void (*read_rows[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>, std::int64_t count,
-                                                const Bracket&);
-  float (*ranked_score)(float* scores, std::int64_t count, std::int64_t rank, const Bracket&, std::int32_t* keys);
-  void (*compare_listed)(const float* scores, std::int64_t count, float threshold, std::uint64_t* below,
-                         std::uint64_t* equal);
+  // Rows in one read (row_read.hpp): tiles of them against their brackets; a rank among those inside (`below` and
+  // `equal`: which they are, as bits of the list; `keys`: room for as many, and 64 more, like the list); which of a
+  // list lie below a threshold, and at it; and bits of the list to bits of the row that are cleared.
+  void (*read_rows[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>, std::int64_t count);
+  ListedRank (*rank_listed)(float* scores, std::int64_t count, std::int64_t rank, const Bracket&, std::int32_t* keys,
+                            std::uint64_t* below, std::uint64_t* equal);
+  ListedRank (*compare_listed)(const float* scores, std::int64_t count, float threshold, std::uint64_t* below,
+                               std::uint64_t* equal);
   void (*prune_listed)(const std::uint64_t* listed, const std::uint64_t* inside, std::int64_t words,
                        std::uint64_t* keep);
   // A row's k lowest (row_cut.hpp); dead elements out of the way, and the lowest of every few inputs (group.hpp).
@@ -270,6 +281,12 @@ struct Kernels {
   std::int64_t (*split_keys)(const float* scores, const std::uint64_t* live, std::int64_t words, std::int64_t step,
                              std::int16_t* upper, std::uint16_t* lower);
   void (*drop_lowest_across)(LaneBlock&, std::int64_t share, std::int64_t more, LaneGuess&);
+  // Of groups of few elements (lane_few.hpp): `inputs` are tiles of as many groups each; or 64 groups, turned.
+  std::int64_t (*drop_lowest_of_few[scorer_count][stored_count])(const Scorer&, std::span<const RowTile> inputs,
+                                                                 std::int64_t count, std::int64_t share,
+                                                                 std::int64_t more);
+  std::int64_t (*drop_lowest_of_turned)(const float* scores, std::int64_t size, std::int64_t share, std::int64_t more,
+                                        std::uint64_t* keep);
   // Of groups of 4 neighbours (group_ranks.hpp).
   std::int64_t (*drop_lowest_of_four[scorer_count][stored_count])(const Scorer&, std::span<const RowTile>,
                                                                   std::int64_t count, std::int64_t share);

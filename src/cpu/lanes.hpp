@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <deque>
 #include <span>
 
 #include "bittersweet/engine/workspace.hpp"
 #include "bittersweet/mask/bit_layout.hpp"
-#include "cpu/tiles.hpp"
+#include "cpu/walk.hpp"
 
 namespace bittersweet::cpu {
 
@@ -15,7 +17,7 @@ class Lanes {
  public:
   // `shared`: do other threads write to words of the mask that `columns` and `keep_live` add to?
   Lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, bool shared)
-      : kernels_(kernels), tensor_(view.tensors[t]), tiles_(kernels, view, t), shared_(shared) {}
+      : kernels_(kernels), view_(view), t_(t), tensor_(view.tensors[t]), shared_(shared) {}
 
   // So many lanes of groups of `size` are taken together: runs as long as that are read well, and the first one's
   // scores are still near when the last one's are read.
@@ -30,11 +32,12 @@ class Lanes {
   std::int64_t columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
                        std::int64_t share, std::int64_t more, std::uint64_t* mask) {
     const std::int64_t words = bits::words(count);
+    if (size <= few_lanes) return few_columns(start, stride, count, size, share, more, mask);
     reserve(words, size, tile_size);
     std::int64_t nan = 0;
     for (std::int64_t j = 0; j < size; ++j) {
       const std::int64_t first = start + j * stride;
-      tiles_.prefetch(first + ahead * stride, count);
+      tiles(0).prefetch(first + ahead * stride, count);
       score(first, count, scores_);
       std::fill(scores_ + count, scores_ + words * width, 0.0f);
       for (std::int64_t word = 0; word < words; ++word) {
@@ -46,6 +49,29 @@ class Lanes {
     for (std::int64_t word = 0; word < words; ++word) cut(word * size, size, share, more - word * width, nan != 0, {});
     for_each_word(start, stride, count, size,
                   [&](std::int64_t place, std::int64_t n, std::int64_t at) { add(mask, place, n, keep_[at]); });
+    return nan;
+  }
+
+  // The same of few inputs: they are read side by side.
+  std::int64_t few_columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
+                           std::int64_t share, std::int64_t more, std::uint64_t* mask) {
+    const std::int64_t words = bits::words(count);
+    keep_ = memory_.get<std::uint64_t>(2, static_cast<std::size_t>(words * size));
+    std::array<RowTile, RowTile::room> inputs;
+    for (std::int64_t j = 0; j < size; ++j) {
+      const std::int64_t first = start + j * stride;
+      std::uint64_t* const keep = keep_ + j * words;
+      if (tensor_.mask) bits::extract(tensor_.mask, first, count, keep);
+      inputs[static_cast<std::size_t>(j)] = {.in = tiles(static_cast<std::size_t>(j)).at(first, count),
+                                             .live = tensor_.mask ? keep : nullptr,
+                                             .keep = keep,
+                                             .gap = size * stride - count};
+    }
+    const std::int64_t nan = drop_few(view_.scorer, tiles(0).stored(),
+                                      std::span(inputs).first(static_cast<std::size_t>(size)), count, share, more);
+    for (std::int64_t j = 0; j < size; ++j)
+      for (std::int64_t lane = 0; lane < count; lane += width)
+        add(mask, start + j * stride + lane, std::min(width, count - lane), keep_[j * words + lane / width]);
     return nan;
   }
 
@@ -76,9 +102,16 @@ class Lanes {
       std::fill_n(keep_, size, bits::valid(count, 0));
     }
     kernels_.turn_groups(scores_, size, turned_);
-    const std::int64_t nan = kernels_.split_keys(turned_, keep_, size, 1, upper_, lower_);
-    const std::int64_t after = std::min(elements, tensor_.numel - start - elements);
-    cut(0, size, base, extra - first, nan != 0, tiles_.next(start + elements, after));
+    const std::int64_t next = start + elements, after = std::min(elements, tensor_.numel - next);
+    std::int64_t nan = 0;
+    if (size <= few_lanes) {
+      tiles(0).prefetch(next, after);
+      nan =
+          kernels_.drop_lowest_of_turned(turned_, size, base, std::clamp<std::int64_t>(extra - first, 0, width), keep_);
+    } else {
+      nan = kernels_.split_keys(turned_, keep_, size, 1, upper_, lower_);
+      cut(0, size, base, extra - first, nan != 0, tiles(0).next(next, after));
+    }
     std::fill_n(words_, size, 0);
     bits::transpose(keep_, 0, size, width, words_);
     std::copy_n(words_, bits::words(elements), mask + start / bits::per_word);
@@ -115,7 +148,20 @@ class Lanes {
         f(start + j * stride + lane, std::min(width, count - lane), lane / width * size + j);
   }
 
-  void score(std::int64_t first, std::int64_t count, float* to) { tiles_.score(tiles_.at(first, count), count, to); }
+  void score(std::int64_t first, std::int64_t count, float* to) {
+    tiles(0).score(tiles(0).at(first, count), count, to);
+  }
+
+  // Of the j-th input that is read side by side with others.
+  Tiles& tiles(std::size_t j) {
+    while (tiles_.size() <= j) tiles_.emplace_back(kernels_, view_, t_);
+    return tiles_[j];
+  }
+
+  std::int64_t drop_few(const Scorer& scorer, Stored stored, std::span<const RowTile> inputs, std::int64_t count,
+                        std::int64_t share, std::int64_t more) const {
+    return kernels_.drop_lowest_of_few[scorer.index()][stored](scorer, inputs, count, share, more);
+  }
 
   void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans,
            const ReadNext& next) {
@@ -140,8 +186,10 @@ class Lanes {
   }
 
   const Kernels& kernels_;
+  const ScoreView& view_;
+  const std::size_t t_;
   const ScoreInputs& tensor_;
-  Tiles tiles_;
+  std::deque<Tiles> tiles_;
   const bool shared_;
   LaneGuess guess_;
   Workspace memory_;

@@ -9,31 +9,11 @@
 #include <vector>
 
 #include "bittersweet/mask/bit_layout.hpp"
+#include "cpu/groups.hpp"
 #include "cpu/last_cuts.hpp"
 #include "cpu/walk.hpp"
 
 namespace bittersweet::cpu {
-
-// How a tensor's groups are taken: rows and inputs by logical index, and where they lie in memory.
-struct Groups {
-  Geometry logical;
-  RowLayout memory;
-  std::int64_t split = 1;  // rows in memory for one of the tensor's
-
-  bool runs() const noexcept { return memory.kind != RowLayout::scattered && memory.geometry.rows_are_contiguous(); }
-  bool own_words() const noexcept { return runs() && memory.geometry.row_size() % bits::per_word == 0; }
-};
-
-inline Groups groups_of(const ScoreInputs& tensor, const GroupRule& rule) {
-  const Geometry& g = tensor.geometry;
-  const RowLayout rows = rows_in_memory(g, tensor.order);
-  if (rows.kind != RowLayout::permuted || rule.group == 0) return {g, rows};
-  if (tensor.order.p != g.inputs || tensor.order.q != g.inner) return {g, {RowLayout::scattered, g, 0}};
-  // channels_last: the inputs at one kernel position are neighbours, and so are those of a group.
-  const bool whole = g.inputs % rule.group == 0;
-  const Geometry runs = whole ? matrix(g.rows, g.row_size()) : matrix(g.rows * g.inner, g.inputs);
-  return {runs, {RowLayout::strided, runs, 0}, whole ? 1 : g.inner};
-}
 
 // One thread's rows: their scores side by side (each padded to whole mask words), live and keep bits.
 class Rows {
@@ -70,7 +50,7 @@ class Rows {
     if (kind_ == RowLayout::permuted) packed_.resize(keep_.size());
     if (rule.group > 0) {
       ints_.resize(static_cast<std::size_t>(groups_.room()));
-      equal_.resize(static_cast<std::size_t>(bits::words(groups_.room())));
+      equal_.resize(static_cast<std::size_t>(3 * (bits::words(groups_.room()) + 1)));
       lower_.resize(static_cast<std::size_t>(words_));
     } else {
       halves_.resize(static_cast<std::size_t>((words_ + 1) * bits::per_word));
@@ -246,29 +226,83 @@ class Rows {
   }
 
   std::int64_t choose_in_rows(std::int64_t first, std::int64_t r, std::int64_t count) {
-    const std::optional<Bracket> bracket = cuts_.bracket();
-    if (bracket) {
-      for (std::size_t j = 0; j < RowTile::most; ++j)
-        reads_[j] = {inside_.data() + j * static_cast<std::size_t>(words_), near_.data() + j * halves_.size(),
-                     size_ / 8};
-      for_each_tile_of(first, r, count,
-                       [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
-                         kernels_.read_rows[by.index()][as](by, rows, elements, *bracket);
-                       });
+    std::array<std::int64_t, RowTile::most> alive, go;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const auto at = static_cast<std::size_t>(j);
+      alive[at] = tensor_.mask ? kernels_.popcount(live(r + j), bits::words(size_)) : size_;
+      go[at] = share_of(first + r + j) - (size_ - alive[at]);
     }
+    std::array<double, RowTile::most> mean{};
+    bool read_first = true;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const auto at = static_cast<std::size_t>(j);
+      if (go[at] > 0 && cuts_.differ(size_)) mean[at] = mean_of_part(first + r + j, r + j);
+      const std::optional<Bracket> bracket = go[at] > 0 ? cuts_.bracket(mean[at]) : below_all;
+      read_first &= bracket.has_value();
+      if (bracket) expect(at, *bracket);
+    }
+    if (read_first) read(first, r, count);
     std::int64_t nan = 0;
     for (std::int64_t j = 0; j < count; ++j) {
-      const std::int64_t row = first + r + j, words = bits::words(size_);
-      const std::int64_t alive = tensor_.mask ? kernels_.popcount(live(r + j), words) : size_;
-      const std::int64_t k = share_of(row) - (size_ - alive);
-      if (!bracket || !prune_inside(r + j, reads_[static_cast<std::size_t>(j)], k, alive, *bracket))
-        nan += choose_in_row(row, r + j, k);
+      const auto at = static_cast<std::size_t>(j);
+      std::optional<std::int64_t> found;
+      if (read_first) found = choose_by_reads(first, r + j, &reads_[at], go[at], alive[at], mean[at]);
+      nan += found ? *found : choose_in_row(first + r + j, r + j, go[at], mean[at]);
     }
     return nan;
   }
 
+  // Of the first scores of a row that live, an eighth of them at most. 0 if it is not positive.
+  double mean_of_part(std::int64_t row, std::int64_t r) {
+    constexpr std::int64_t most = 256;
+    const std::int64_t count = std::min(most, size_ / 8 / bits::per_word * bits::per_word);
+    const Scorer& by = runs_ ? scorer_ : scores_alone;
+    const TileInput in = runs_ ? tiles_[0].at(m_.first_of(row), count) : scored(scores(r));
+    Moments found;
+    kernels_.moments[by.index()][runs_ ? tiles_[0].stored() : as_f32](by, in, live(r), count, &found);
+    return found.finite > 0 && found.sum > 0 ? found.sum / static_cast<double>(found.finite) : 0;
+  }
+
+  // The `at`-th of the next rows is to be read against this.
+  void expect(std::size_t at, const Bracket& bracket) {
+    reads_[at] = {bracket, inside_.data() + at * static_cast<std::size_t>(words_), near_.data() + at * halves_.size(),
+                  size_ / 4};
+  }
+
+  // Rows r .. r + count here.
+  void read(std::int64_t first, std::int64_t r, std::int64_t count) {
+    for_each_tile_of(first, r, count,
+                     [&](const Scorer& by, Stored as, std::span<const RowTile> rows, std::int64_t elements) {
+                       kernels_.read_rows[by.index()][as](by, rows, elements);
+                     });
+  }
+
+  // Keep bits of a row that was read against a bracket, and is read again around where its own cut must be until that
+  // is there; its live NaN. None if it is not found so, or if scores go and one is NaN. Rows before this one are done.
+  std::optional<std::int64_t> choose_by_reads(std::int64_t first, std::int64_t r, const RowRead* row, std::int64_t k,
+                                              std::int64_t alive, double mean) {
+    constexpr int most = 3;
+    if (k <= 0) return nan_of(*row);
+    for (int again = 0;; ++again) {
+      const std::int64_t below = alive - row->kept, rank = k - below;
+      if (rank > 0 && rank <= row->count) return prune_inside(r, *row, rank, mean);
+      const std::optional<Bracket> next = LastCuts::after(row->bracket, below, row->count, k);
+      if (!next || again == most) return std::nullopt;
+      expect(0, *next);
+      read(first, r, 1);
+      row = reads_.data();
+    }
+  }
+
+  // The live NaN of a row that was read against minus infinity, which keeps all. None if there are too many to list.
+  std::optional<std::int64_t> nan_of(const RowRead& read) {
+    if (read.count > read.room) return std::nullopt;
+    return read.count -
+           kernels_.compare_listed(read.listed, read.count, below_all.low, lower_.data(), equal_.data()).equal;
+  }
+
   // A row that is cut elsewhere.
-  std::int64_t choose_in_row(std::int64_t row, std::int64_t r, std::int64_t k) {
+  std::int64_t choose_in_row(std::int64_t row, std::int64_t r, std::int64_t k, double mean) {
     const std::int64_t words = bits::words(size_);
     std::copy_n(live(r), words_, keep(r));
     if (size_ == 0) return 0;
@@ -276,24 +310,22 @@ class Rows {
     if (tensor_.mask) kernels_.bury(scores(r), live(r), words, ~std::uint32_t{0});
     cuts_.guess(search_);
     const RowOutcome found = kernels_.drop_lowest_of_row(scores(r), words * bits::per_word, k, search_, keep(r));
-    if (k > 0) cuts_.remember(found.cut.threshold);
+    if (k > 0) cuts_.remember(found.cut.threshold, mean);
     const bool split = kind_ == RowLayout::permuted && found.cut.ties > 0 &&
                        count_at(kernels_, scores(r), live(r), size_, found.cut.threshold).equal > found.cut.ties;
     return split ? split_ties(r, words, found.cut) : found.nan;
   }
 
-  // Clears the keep bits of the lowest inside the bracket, of equal ones the first, until k are gone. False if another
-  // bracket would be needed, or a score is NaN.
-  bool prune_inside(std::int64_t r, const RowRead& read, std::int64_t k, std::int64_t alive, const Bracket& bracket) {
-    const std::int64_t rank = k - (alive - kernels_.popcount(keep(r), bits::words(size_)));
-    if (rank <= 0 || rank > read.count || read.count > read.room) return false;
-    const float threshold = kernels_.ranked_score(read.listed, read.count, rank, bracket, ints_.data());
-    if (std::isnan(threshold)) return false;
-    kernels_.compare_listed(read.listed, read.count, threshold, lower_.data(), equal_.data());
-    cuts_.remember(threshold);
-    const std::int64_t listed = bits::words(read.count), words = bits::words(size_);
-    const std::int64_t ties = rank - kernels_.popcount(lower_.data(), listed);
-    if (ties < kernels_.popcount(equal_.data(), listed)) {
+  // Clears the keep bits of the `rank` lowest inside the bracket, of equal ones the first. None if they are too many
+  // to be listed, or a score is NaN.
+  std::optional<std::int64_t> prune_inside(std::int64_t r, const RowRead& read, std::int64_t rank, double mean) {
+    if (read.count > read.room) return std::nullopt;
+    const ListedRank found =
+        kernels_.rank_listed(read.listed, read.count, rank, read.bracket, ints_.data(), lower_.data(), equal_.data());
+    if (std::isnan(found.threshold)) return std::nullopt;
+    cuts_.remember(found.threshold, mean);
+    const std::int64_t listed = bits::words(read.count), words = bits::words(size_), ties = rank - found.below;
+    if (ties < found.equal) {
       if (kind_ == RowLayout::permuted) {  // the first by logical index
         std::copy_n(read.inside, words, packed_.data());
         for (std::int64_t word = 0; word < listed; ++word) equal_[static_cast<std::size_t>(word)] ^= ~std::uint64_t{0};
@@ -306,7 +338,7 @@ class Rows {
     }
     for (std::size_t word = 0; word < static_cast<std::size_t>(listed); ++word) lower_[word] |= equal_[word];
     kernels_.prune_listed(lower_.data(), read.inside, words, keep(r));
-    return true;
+    return 0;
   }
 
   // The same where some of the ties go, in a row whose elements lie in another order: the first by logical index.
@@ -333,6 +365,7 @@ class Rows {
     return nan;
   }
 
+  static constexpr Bracket below_all{-std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
   const Kernels& kernels_;
   const Scorer& scorer_;
   const ScoreInputs& tensor_;

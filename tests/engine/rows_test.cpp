@@ -94,7 +94,7 @@ TEST_P(EngineRows, SideBySide) {
 TEST_P(EngineRows, OddOnes) {
   run([](auto& engine) {
     const std::int64_t rows = 70;
-    for (const std::int64_t columns : {40, 64, 321})
+    for (const std::int64_t columns : {40, 64, 321, 400})
       for (const float value : {0.0f, -0.0f, 1e-40f, infinity, -infinity, std::nanf(""), 7.0f, 1e30f})
         for (const std::int64_t every : {1, 9, 40})
           for (const double share : {0.02, 1.0}) {
@@ -117,7 +117,7 @@ TEST_P(EngineRows, OddOnes) {
 // nothing but zeros, NaN or infinities among them.
 TEST_P(EngineRows, ScalesThatJump) {
   run([](auto& engine) {
-    for (const std::int64_t columns : {13, 40, 130}) {
+    for (const std::int64_t columns : {13, 40, 130, 449}) {
       const std::vector<float> scales{1.0f,  1e30f,    1e-30f, 0.0f, 1.0f, std::nanf(""),
                                       -1.0f, infinity, 1e-42f, 1.0f, 1.0f};
       const auto rows = static_cast<std::int64_t>(64 * scales.size());
@@ -130,6 +130,98 @@ TEST_P(EngineRows, ScalesThatJump) {
         expect_like_reference(engine, model, Identity{}, std::to_string(columns) + " columns");
       }
     }
+  });
+}
+
+// Rows each of a scale of its own, so that where the rows before were cut says little of the next; of numbers that are
+// all different, and of few values.
+TEST_P(EngineRows, EachOfItsOwnScale) {
+  run([](auto& engine) {
+    std::uint64_t seed = 0;
+    for (const std::int64_t columns : {200, 384, 500, 1024, 2100})
+      for (const double spread : {0.05, 0.3, 1.5})
+        for (const float grid : {0.0f, 0.01f})
+          for (const double dead : {0.0, 0.5}) {
+            const std::int64_t rows = 30;
+            Values values = half_normal(rows * columns, ++seed);
+            const Values sizes = half_normal(rows, seed + 1000);
+            for (std::size_t i = 0; i < values.size(); ++i) {
+              if (grid > 0) values[i] = std::round(values[i] / grid) * grid;
+              values[i] *= std::exp(static_cast<float>(50 * spread) * sizes[i / static_cast<std::size_t>(columns)]);
+            }
+            if (seed % 3 == 0)
+              for (const float odd : {std::nanf(""), infinity, -infinity})
+                for (std::size_t i = seed; i < values.size(); i += 8999) values[i * 7 % values.size()] = odd;
+            Model model = model_of({values});
+            model.tensors[0].geometry = matrix(rows, columns);
+            if (dead > 0) model.set_masks(dead, seed);
+            expect_like_reference(engine, model, Identity{},
+                                  std::to_string(columns) + " columns, spread " + std::to_string(spread) + ", grid " +
+                                      std::to_string(grid) + ", dead " + std::to_string(dead));
+          }
+  });
+}
+
+// Kernels of many places: the elements of a group lie apart in their row, with inputs behind the last whole group.
+TEST_P(EngineRows, KernelsOfManyPlaces) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    std::uint64_t seed = 0;
+    for (const std::int64_t inner : {2, 3, 9, 25, 63, 64, 65, 100})
+      for (const std::int64_t inputs : {4, 8, 13, 31})
+        for (const double dead : {0.0, 0.4}) {
+          const std::int64_t rows = 7;
+          Values values = half_normal(rows * inputs * inner, ++seed);
+          for (std::size_t i = 0; i < values.size(); i += 3) values[i] = -values[i];
+          if (seed % 2 == 0)
+            for (std::size_t i = 0; i < values.size(); i += 2) values[i] = std::round(values[i] * 50);
+          if (seed % 3 == 0)
+            for (const float odd : {std::nanf(""), infinity, -infinity, -0.0f})
+              for (std::size_t i = seed % 7; i < values.size(); i += 11) values[(i * 13) % values.size()] = odd;
+          Model model = model_of({values});
+          model.tensors[0].geometry = {rows, inputs, inner, inputs * inner, inner};
+          if (dead > 0) model.set_masks(dead, seed);
+          const std::vector<ScoreInputs> tensors = model.inputs();
+          const ScoreView view = make_view(tensors, Identity{});
+          for (const std::int64_t group : {2, 3, 4, 8})
+            for (std::int64_t share = 0; share <= group && group <= inputs; ++share) {
+              const FreshMasks expected(tensors), found(tensors);
+              const GroupRule rule{group, share, share == 1 ? rows / 2 : 0};
+              const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+              ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+              ASSERT_TRUE(same_masks(expected.bits(), found.bits()))
+                  << share << " of " << group << ", " << inputs << " inputs at " << inner << " places, seed " << seed;
+            }
+          ASSERT_TRUE(model.intact());
+        }
+  });
+}
+
+// The same in other orders of memory: channels_last, whose ties go by the logical index; rows that interleave, of
+// several places at each input; and element by element.
+TEST_P(EngineRows, OfTheirOwnScaleInOtherOrders) {
+  run([](auto& engine) {
+    const std::int64_t rows = 40, inputs = 90, inner = 9;
+    for (const float grid : {0.0f, 0.004f})
+      for (const double dead : {0.0, 0.4}) {
+        Values values = half_normal(rows * inputs * inner, 11);
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          if (grid > 0) values[i] = std::round(values[i] / grid) * grid;
+          values[i] *= std::exp(0.4f * static_cast<float>(i / static_cast<std::size_t>(inputs * inner) % 7));
+        }
+        Model model = model_of({values});
+        model.tensors[0].geometry = {rows, inputs, inner, inputs * inner, inner};
+        if (dead > 0) model.set_masks(dead, 3);
+        Model interleaved = model_of({values});
+        interleaved.tensors[0].geometry = {rows, inputs, inner, inner, rows * inner};
+        if (dead > 0) interleaved.set_masks(dead, 3);
+        expect_like_reference(engine, interleaved, Identity{}, "rows that interleave");
+        Model scattered = model;
+        model.tensors[0] = ordered(model.tensors[0], {inputs, inner});
+        expect_like_reference(engine, model, Identity{}, "channels_last");
+        scattered.tensors[0] = ordered(scattered.tensors[0], {rows * inputs, inner});
+        expect_like_reference(engine, scattered, Identity{}, "kernel places first");
+      }
   });
 }
 

@@ -7,6 +7,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/verbs/bits.hpp"
 #include "cpu/verbs/group_ranks.hpp"
+#include "cpu/verbs/group_spread.hpp"
 #include "cpu/verbs/row_rank.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
@@ -58,9 +59,20 @@ inline void gather_elements(const float* row, const cpu::RowGroups groups, std::
 inline std::int64_t drop_lowest_of_runs(float* row, const cpu::RowGroups groups, std::int64_t share,
                                         const cpu::GroupScratch scratch, std::uint64_t* keep, cpu::ReadNext& next) {
   const std::int64_t count = groups.count(), stride = groups.stride(), words = stride / bits::per_word;
+  const bool four = groups.size == 4 && groups.inner <= most_places;
   const std::int64_t nans = for_each_keyed_word(row, count, keep, next, [&](std::int64_t word, const KeyedWord& found) {
-    for (int v = 0; v < vectors_per_word; ++v) store(row, word * bits::per_word + v * lanes, as_floats(found.keys[v]));
+    const std::int64_t at = word * bits::per_word;
+    if (four) scratch.dropped[word] = found.nan;
+    for (int v = 0; v < vectors_per_word; ++v)
+      if (four)
+        store_ints(scratch.keys, at + v * lanes, found.keys[v]);
+      else
+        store(row, at + v * lanes, as_floats(found.keys[v]));
   });
+  if (four) {
+    drop_lowest_of_spread_four(scratch.keys, groups, share, scratch, keep);
+    return nans;
+  }
   gather_elements(row, groups, scratch.keys);
   for (std::int64_t i = 0; i < groups.size; ++i)
     for (std::int64_t word = 0; word < words; ++word)

@@ -137,6 +137,18 @@ BITTERSWEET_INLINE Vec in_fours(Vec a, std::integer_sequence<int, Lane...>) {
   return {__builtin_shufflevector(a.x, a.x, (Lane / 4 * 4 + from[Lane % 4])...)};
 }
 
+// Of four elements, each with one bit in each of three words for one of the others, set if that is lower: those with
+// fewer than `share` lower ones.
+BITTERSWEET_INLINE std::uint64_t fewer_lower(std::int64_t share, std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+  switch (share) {
+    case 0: return 0;
+    case 1: return ~(a | b | c);
+    case 2: return ~((a & b) | (c & (a | b)));
+    case 3: return ~(a & b & c);
+    default: return ~std::uint64_t{0};
+  }
+}
+
 // Which of every four neighbours have fewer than `share` below them; of equal ones the first is the lower. No NaN.
 BITTERSWEET_INLINE std::uint64_t lowest_of_four(const WordOfScores& scores, std::int64_t share) {
   constexpr auto all = std::make_integer_sequence<int, lanes>{};
@@ -152,13 +164,7 @@ BITTERSWEET_INLINE std::uint64_t lowest_of_four(const WordOfScores& scores, std:
   const std::uint64_t a = (p & 7 * each) | (~(p << 1) & 8 * each);
   const std::uint64_t b = ((p >> 3) & each) | (~(p << 1) & 6 * each) | (~p & 8 * each);
   const std::uint64_t c = (q & 3 * each) | (~(q << 2) & 12 * each);
-  switch (share) {
-    case 0: return 0;
-    case 1: return ~(a | b | c);
-    case 2: return ~((a & b) | (c & (a | b)));
-    case 3: return ~(a & b & c);
-    default: return ~std::uint64_t{0};
-  }
+  return fewer_lower(share, a, b, c);
 }
 
 // Writes the bits of up to RowTile::most rows without the `share` lowest of every four neighbours. Returns the live

@@ -1,19 +1,12 @@
-// The lowest of 64 groups side by side, a group a lane: of few elements by their ranks, else by where the upper halves
-// of their keys are cut; the few that are left around there are listed.
+// The lowest of 64 groups side by side, a group a lane: by where the upper halves of their keys are cut; the few that
+// are left around there are listed.
 #pragma once
 
-#include "cpu/verbs/group_ranks.hpp"
 #include "cpu/verbs/lane_cuts.hpp"
+#include "cpu/verbs/lane_few.hpp"
 
 namespace bittersweet {
 namespace {
-
-// What the groups of a vector give: `share`, the first `more` of all one more.
-BITTERSWEET_INLINE IntVector shares_of(int v, std::int64_t share, std::int64_t more) {
-  IntVector wanted{};
-  for (int lane = 0; lane < lanes; ++lane) wanted[lane] = static_cast<std::int32_t>(share + (v * lanes + lane < more));
-  return wanted;
-}
 
 template <int... I>
 BITTERSWEET_INLINE ShortVector even_ones(ShortVector a, ShortVector b, std::integer_sequence<int, I...>) {
@@ -46,41 +39,6 @@ inline std::int64_t split_keys(const float* scores, const std::uint64_t* live, s
     nans += split_word(own, live[at], upper + at * bits::per_word, lower + at * bits::per_word);
   }
   return nans;
-}
-
-template <int... I>
-BITTERSWEET_INLINE void join(ShortVector upper, ShortVector lower, IntVector* keys, std::integer_sequence<int, I...>) {
-  const auto at = [](int i) { return i / 2 + (i % 2 == 0 ? short_lanes : 0); };
-  keys[0] = reinterpret_cast<IntVector>(__builtin_shufflevector(upper, lower, at(I)...));
-  keys[1] = reinterpret_cast<IntVector>(__builtin_shufflevector(upper, lower, (at(I) + lanes)...));
-}
-
-// Groups of no more than cpu::LaneBlock::few.
-inline void drop_by_ranks(cpu::LaneBlock& block, std::int64_t share, std::int64_t more) {
-  constexpr std::int64_t few = cpu::LaneBlock::few;
-  Mask gone[few][vectors_per_word];
-  for (int v = 0; v < shorts_per_word; ++v) {
-    IntVector key[few][ints_per_short];
-    for (std::int64_t j = 0; j < block.size; ++j) {
-      const std::int64_t at = j * bits::per_word + v * short_lanes;
-      join(load_shorts(block.upper, at), load_shorts(block.lower, at), key[j],
-           std::make_integer_sequence<int, short_lanes>{});
-    }
-    for (int part = 0; part < ints_per_short; ++part) {
-      const int own = v * ints_per_short + part;
-      const IntVector wanted = shares_of(own, share, more), nan = IntVector{} + key_of_nans;
-      for (std::int64_t j = 0; j < block.size; ++j) {
-        ask(block.next);
-        const IntVector key_of_j = key[j][part], next = key_of_j + 1;
-        IntVector rank{};
-        for (std::int64_t i = 0; i < j; ++i)
-          rank = one_more(rank, less(key[i][part], next));  // of equal ones the first
-        for (std::int64_t i = j + 1; i < block.size; ++i) rank = one_more(rank, less(key[i][part], key_of_j));
-        gone[j][own] = both(less(rank, wanted), less(key_of_j, nan));
-      }
-    }
-  }
-  for (std::int64_t j = 0; j < block.size; ++j) block.keep[j] &= ~pack(gone[j]);
 }
 
 // The widest ranges of a vector's lanes, the v-th: from the dead to the highest number.
@@ -130,7 +88,6 @@ inline std::uint64_t ties_of(const cpu::LaneBlock& block, const ShortVector (&un
 inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::int64_t more, cpu::LaneGuess& guess) {
   const std::int64_t size = block.size;
   block.open = 0;
-  if (size <= cpu::LaneBlock::few) return drop_by_ranks(block, share, more);
   std::uint64_t live = ~std::uint64_t{0};
   for (std::int64_t j = 0; j < size; ++j) live &= block.keep[j];
   const bool plain = live == ~std::uint64_t{0} && !block.nans;

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <limits>
 
-#include "bittersweet/engine/summaries.hpp"
 #include "cpu/verbs/signed_key.hpp"
 
 namespace bittersweet {
@@ -102,21 +101,6 @@ inline RankedKey ranked_key(std::int32_t* keys, std::int64_t count, std::int64_t
       range, rank, places_in(range, rank), [&](const Places& at, Places& found) { count_keys(keys, count, at, found); },
       [&](const RankRange& r) { return r.up_to_under + 1 >= rank || r.over - r.under <= 1; });
   return next_key(keys, count, static_cast<std::int32_t>(range.under), range.up_to_under);
-}
-
-// The rank-th lowest of `count` scores, none of which lies outside the bracket; NaN if one is NaN. `keys`: room for as
-// many, and 64 more, like `scores`, which are padded.
-inline float ranked_score(float* scores, std::int64_t count, std::int64_t rank, const Bracket& bracket,
-                          std::int32_t* keys) {
-  store(scores, count, splat(bracket.low));
-  IntVector nan{};
-  for (std::int64_t i = 0; i < count; i += lanes) {
-    const Vec s = load(scores, i);
-    nan |= s.x != s.x;
-    store_ints(keys, i, signed_key(s));
-  }
-  if (sum(nan) != 0) return std::numeric_limits<float>::quiet_NaN();
-  return score_of_signed(ranked_key(keys, count, rank, signed_key(bracket.low), signed_key(bracket.high)).key);
 }
 
 }  // namespace

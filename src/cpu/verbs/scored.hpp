@@ -84,8 +84,8 @@ BITTERSWEET_INLINE cpu::TileInput from_word(const cpu::TileInput& in, std::int64
 template <class S, class T, class F>
 BITTERSWEET_INLINE void for_each_word_of_rows(const Scorer& scorer, std::span<const cpu::RowTile> rows,
                                               std::int64_t count, F&& f) {
-  cpu::TileInput in[cpu::RowTile::most];
-  const std::uint64_t* live[cpu::RowTile::most];
+  cpu::TileInput in[cpu::RowTile::room];
+  const std::uint64_t* live[cpu::RowTile::room];
   for (std::size_t r = 0; r < rows.size(); ++r) in[r] = rows[r].in, live[r] = rows[r].live;
   const SideBySide all[] = {{in, live, static_cast<std::int64_t>(rows.size()), count, cpu::far_ahead, rows[0].gap}};
   for_each_scored_word<S, T>(

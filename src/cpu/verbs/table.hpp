@@ -9,10 +9,12 @@
 #include "cpu/verbs/count.hpp"
 #include "cpu/verbs/group.hpp"
 #include "cpu/verbs/histogram.hpp"
+#include "cpu/verbs/lane_few.hpp"
 #include "cpu/verbs/lane_ranks.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/rounding.hpp"
 #include "cpu/verbs/row_cut.hpp"
+#include "cpu/verbs/row_listed.hpp"
 #include "cpu/verbs/row_read.hpp"
 #include "cpu/verbs/score.hpp"
 #include "cpu/verbs/track.hpp"
@@ -35,6 +37,7 @@ inline cpu::Kernels make_kernels(const char* name) {
     k.moments[I][St] = &moments_of_blocks<S, St>;
     k.count_cuts[I][St] = &count_cuts<S, St>;
     k.read_rows[I][St] = &read_rows<S, St>;
+    k.drop_lowest_of_few[I][St] = &drop_lowest_of_few<S, St>;
     k.drop_lowest_of_four[I][St] = &drop_lowest_of_four<S, St>;
   };
   [&]<std::size_t... I>(std::index_sequence<I...>) {
@@ -48,7 +51,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.write_mask = &write_mask_tile;
   k.apply_mask = &apply_mask_tile;
   k.popcount = &popcount_words;
-  k.ranked_score = &ranked_score;
+  k.rank_listed = &rank_listed;
   k.compare_listed = &compare_listed;
   k.prune_listed = &prune_listed;
   k.drop_lowest_of_row = &drop_lowest_of_row;
@@ -56,6 +59,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
   k.turn_groups = &turn_groups;
   k.split_keys = &split_keys;
+  k.drop_lowest_of_turned = &drop_lowest_of_turned;
   k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;
   k.retention = &against_update<false>;
