@@ -8,7 +8,7 @@
 
 #include "bittersweet/engine/workspace.hpp"
 #include "bittersweet/mask/bit_layout.hpp"
-#include "cpu/walk.hpp"
+#include "cpu/tiles.hpp"
 
 namespace bittersweet::cpu {
 
@@ -49,29 +49,6 @@ class Lanes {
     for (std::int64_t word = 0; word < words; ++word) cut(word * size, size, share, more - word * width, nan != 0, {});
     for_each_word(start, stride, count, size,
                   [&](std::int64_t place, std::int64_t n, std::int64_t at) { add(mask, place, n, keep_[at]); });
-    return nan;
-  }
-
-  // The same of few inputs: they are read side by side.
-  std::int64_t few_columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
-                           std::int64_t share, std::int64_t more, std::uint64_t* mask) {
-    const std::int64_t words = bits::words(count);
-    keep_ = memory_.get<std::uint64_t>(2, static_cast<std::size_t>(words * size));
-    std::array<RowTile, RowTile::room> inputs;
-    for (std::int64_t j = 0; j < size; ++j) {
-      const std::int64_t first = start + j * stride;
-      std::uint64_t* const keep = keep_ + j * words;
-      if (tensor_.mask) bits::extract(tensor_.mask, first, count, keep);
-      inputs[static_cast<std::size_t>(j)] = {.in = tiles(static_cast<std::size_t>(j)).at(first, count),
-                                             .live = tensor_.mask ? keep : nullptr,
-                                             .keep = keep,
-                                             .gap = size * stride - count};
-    }
-    const std::int64_t nan = drop_few(view_.scorer, tiles(0).stored(),
-                                      std::span(inputs).first(static_cast<std::size_t>(size)), count, share, more);
-    for (std::int64_t j = 0; j < size; ++j)
-      for (std::int64_t lane = 0; lane < count; lane += width)
-        add(mask, start + j * stride + lane, std::min(width, count - lane), keep_[j * words + lane / width]);
     return nan;
   }
 
@@ -158,9 +135,27 @@ class Lanes {
     return tiles_[j];
   }
 
-  std::int64_t drop_few(const Scorer& scorer, Stored stored, std::span<const RowTile> inputs, std::int64_t count,
-                        std::int64_t share, std::int64_t more) const {
-    return kernels_.drop_lowest_of_few[scorer.index()][stored](scorer, inputs, count, share, more);
+  // `columns` of few inputs: they are read side by side.
+  std::int64_t few_columns(std::int64_t start, std::int64_t stride, std::int64_t count, std::int64_t size,
+                           std::int64_t share, std::int64_t more, std::uint64_t* mask) {
+    const std::int64_t words = bits::words(count);
+    keep_ = memory_.get<std::uint64_t>(2, static_cast<std::size_t>(words * size));
+    std::array<RowTile, RowTile::room> inputs;
+    for (std::int64_t j = 0; j < size; ++j) {
+      const std::int64_t first = start + j * stride;
+      std::uint64_t* const keep = keep_ + j * words;
+      if (tensor_.mask) bits::extract(tensor_.mask, first, count, keep);
+      inputs[static_cast<std::size_t>(j)] = {.in = tiles(static_cast<std::size_t>(j)).at(first, count),
+                                             .live = tensor_.mask ? keep : nullptr,
+                                             .keep = keep,
+                                             .gap = size * stride - count};
+    }
+    const std::int64_t nan = kernels_.drop_lowest_of_few[view_.scorer.index()][tiles(0).stored()](
+        view_.scorer, std::span(inputs).first(static_cast<std::size_t>(size)), count, share, more);
+    for (std::int64_t j = 0; j < size; ++j)
+      for (std::int64_t lane = 0; lane < count; lane += width)
+        add(mask, start + j * stride + lane, std::min(width, count - lane), keep_[j * words + lane / width]);
+    return nan;
   }
 
   void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans,
