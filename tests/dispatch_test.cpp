@@ -118,6 +118,7 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
     add(kernels.turn_groups);
     add(kernels.drop_lowest_of_turned);
     add(kernels.split_keys);
+    add(kernels.split_groups);
     add(kernels.drop_lowest_across);
     add(kernels.write_mask);
     add(kernels.apply_mask);

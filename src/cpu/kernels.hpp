@@ -181,11 +181,15 @@ struct GroupScratch {
   std::uint64_t* dropped = nullptr;
 };
 
-// 64 groups side by side, element by element: their keys in halves and their live bits, a word for each element.
+// 64 groups side by side, element by element: their keys in halves and their live bits, a word for each element. Of
+// groups that lie one after another there may be their scores in place of the lower halves, for which there is room,
+// and as much to make them in.
 struct LaneBlock {
   std::int64_t size = 0;  // elements of a group
   const std::int16_t* upper = nullptr;
-  const std::uint16_t* lower = nullptr;
+  std::int16_t* lower = nullptr;
+  const float* scores = nullptr;
+  std::int16_t* as_they_lie = nullptr;
   bool nans = false;  // is one NaN?
   std::uint64_t* keep = nullptr;
   ReadNext next;
@@ -279,7 +283,9 @@ struct Kernels {
   // Of 64 groups side by side (lane_ranks.hpp), and how they get there (turn.hpp).
   void (*turn_groups)(const float* from, std::int64_t size, float* to);
   std::int64_t (*split_keys)(const float* scores, const std::uint64_t* live, std::int64_t words, std::int64_t step,
-                             std::int16_t* upper, std::uint16_t* lower);
+                             std::int16_t* upper, std::int16_t* lower);
+  std::int64_t (*split_groups)(const float* scores, const std::uint64_t* live, std::int64_t size,
+                               std::int16_t* as_they_lie, std::int16_t* upper);
   void (*drop_lowest_across)(LaneBlock&, std::int64_t share, std::int64_t more, LaneGuess&);
   // Of groups of few elements (lane_few.hpp): `inputs` are tiles of as many groups each; or 64 groups, turned.
   std::int64_t (*drop_lowest_of_few[scorer_count][stored_count])(const Scorer&, std::span<const RowTile> inputs,

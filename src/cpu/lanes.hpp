@@ -19,11 +19,12 @@ class Lanes {
   Lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, bool shared)
       : kernels_(kernels), view_(view), t_(t), tensor_(view.tensors[t]), shared_(shared) {}
 
-  // So many lanes of groups of `size` are taken together: runs as long as that are read well, and the first one's
-  // scores are still near when the last one's are read.
+  // So many lanes of groups of `size` are taken together: few enough for a second cache to hold their upper halves, but
+  // two words of them up to twice as many elements: longer runs are read better.
   static std::int64_t together(std::int64_t size) {
-    constexpr std::int64_t scores = std::int64_t{1} << 19;
-    return std::clamp(scores / size / width * width, width, tile_size);
+    constexpr std::int64_t scores = std::int64_t{1} << 18;
+    const auto whole = [&](std::int64_t most) { return most / size / width * width; };
+    return std::clamp(whole(scores), std::clamp(whole(2 * scores), width, 2 * width), tile_size);
   }
 
   // A group each of `count` rows, or of places in them, that are neighbours in memory: the element of the first one at
@@ -46,9 +47,13 @@ class Lanes {
       }
       nan += kernels_.split_keys(scores_, keep_ + j, words, size, upper_ + j * width, lower_ + j * width);
     }
-    for (std::int64_t word = 0; word < words; ++word) cut(word * size, size, share, more - word * width, nan != 0, {});
-    for_each_word(start, stride, count, size,
-                  [&](std::int64_t place, std::int64_t n, std::int64_t at) { add(mask, place, n, keep_[at]); });
+    for (std::int64_t word = 0; word < words; ++word)
+      cut(word * size, size, share, more - word * width, nan != 0, nullptr, {});
+    constexpr std::int64_t soon = 16;  // inputs: the mask's words lie apart, and are read before they are written
+    for_each_word(start, stride, count, size, [&](std::int64_t place, std::int64_t n, std::int64_t at) {
+      __builtin_prefetch(mask + (place + soon * stride) / width, 1);
+      add(mask, place, n, keep_[at]);
+    });
     return nan;
   }
 
@@ -65,7 +70,6 @@ class Lanes {
                     std::uint64_t* mask) {
     const std::int64_t start = first * size, elements = count * size;
     reserve(1, size, (size + 1) * width);  // turning reads a vector behind them
-    turned_ = memory_.get<float>(5, static_cast<std::size_t>(size * width));
     words_ = memory_.get<std::uint64_t>(6, static_cast<std::size_t>(size));
     for (std::int64_t i = 0; i < elements; i += tile_size)
       score(start + i, std::min(tile_size, elements - i), scores_ + i);
@@ -76,18 +80,21 @@ class Lanes {
       std::fill_n(keep_, size, 0);
       bits::transpose(words_, 0, width, size, keep_);
     } else {
+      for (std::int64_t word = 0; word < size; ++word) words_[word] = bits::valid(elements, word);
       std::fill_n(keep_, size, bits::valid(count, 0));
     }
-    kernels_.turn_groups(scores_, size, turned_);
     const std::int64_t next = start + elements, after = std::min(elements, tensor_.numel - next);
     std::int64_t nan = 0;
     if (size <= few_lanes) {
       tiles(0).prefetch(next, after);
+      turned_ = memory_.get<float>(5, static_cast<std::size_t>(size * width));
+      kernels_.turn_groups(scores_, size, turned_);
       nan =
           kernels_.drop_lowest_of_turned(turned_, size, base, std::clamp<std::int64_t>(extra - first, 0, width), keep_);
     } else {
-      nan = kernels_.split_keys(turned_, keep_, size, 1, upper_, lower_);
-      cut(0, size, base, extra - first, nan != 0, tiles(0).next(next, after));
+      as_they_lie_ = memory_.get<std::int16_t>(7, static_cast<std::size_t>(size * width));
+      nan = kernels_.split_groups(scores_, words_, size, as_they_lie_, upper_);
+      cut(0, size, base, extra - first, nan != 0, scores_, tiles(0).next(next, after));
     }
     std::fill_n(words_, size, 0);
     bits::transpose(keep_, 0, size, width, words_);
@@ -111,7 +118,7 @@ class Lanes {
   void reserve(std::int64_t words, std::int64_t size, std::int64_t scores) {
     const auto all = static_cast<std::size_t>(words * size);
     upper_ = memory_.get<std::int16_t>(0, all * width);
-    lower_ = memory_.get<std::uint16_t>(1, all * width);
+    lower_ = memory_.get<std::int16_t>(1, all * width);
     keep_ = memory_.get<std::uint64_t>(2, all);
     listed_ = memory_.get<std::uint64_t>(3, static_cast<std::size_t>(size * width));
     scores_ = memory_.get<float>(4, static_cast<std::size_t>(scores));
@@ -158,11 +165,14 @@ class Lanes {
     return nan;
   }
 
-  void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans,
+  // `scores` may be null: then there are lower halves.
+  void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans, const float* scores,
            const ReadNext& next) {
     LaneBlock block{.size = size,
                     .upper = upper_ + from * width,
                     .lower = lower_ + from * width,
+                    .scores = scores,
+                    .as_they_lie = as_they_lie_,
                     .nans = nans,
                     .keep = keep_ + from,
                     .next = next,
@@ -189,11 +199,13 @@ class Lanes {
   LaneGuess guess_;
   Workspace memory_;
   std::int16_t* upper_ = nullptr;  // keys in halves, and live bits, of 64 groups at a time element by element
-  std::uint16_t* lower_ = nullptr;
+  std::int16_t* lower_ = nullptr;
   std::uint64_t* keep_ = nullptr;
   std::uint64_t* listed_ = nullptr;
   float* scores_ = nullptr;  // of one input, or group by group
-  float* turned_ = nullptr;  // for those
+  // Of groups that lie one after another: scores, element by element, or halves; and live bits.
+  float* turned_ = nullptr;
+  std::int16_t* as_they_lie_ = nullptr;
   std::uint64_t* words_ = nullptr;
 };
 

@@ -41,6 +41,13 @@ struct Vec {
 
 #define BITTERSWEET_INLINE inline __attribute__((always_inline))
 
+// Before a loop of up to 32 turns over an array of vectors: one that stays a loop keeps the array in memory.
+#if defined(__clang__)
+#define BITTERSWEET_UNROLLED _Pragma("unroll")
+#else
+#define BITTERSWEET_UNROLLED _Pragma("GCC unroll 32")
+#endif
+
 BITTERSWEET_INLINE Vec splat(float value) { return {FloatVector{} + value}; }
 
 BITTERSWEET_INLINE Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }

@@ -90,6 +90,51 @@ TEST_P(EngineRows, SideBySide) {
   });
 }
 
+// Rows that are taken 64 at a time by sorting, and some that are too short or too long: beside each other, and one
+// after another; some shares are more than a row has.
+TEST_P(EngineRows, EveryShortLength) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    const std::int64_t rows = 70;
+    std::uint64_t seed = 0;
+    const auto check = [&](std::int64_t columns, bool interleaved, int distinct, double dead) {
+      Values values = half_normal(rows * columns, ++seed);
+      const bool small = seed % 13 == 0, with_nan = seed % 11 == 0, with_infinities = seed % 7 == 0;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (distinct > 0) values[i] = static_cast<float>(i * 7 % static_cast<std::size_t>(distinct)) - 1.0f;
+        if (small) values[i] *= 0x1p-140f;
+        if (i % 5 == 0 && columns % 2 == 0) values[i] = -values[i];  // -0 as well
+        if (with_infinities && i % 19 == 0) values[i] = i % 2 == 0 ? infinity : -infinity;
+      }
+      if (with_nan) values[seed % values.size()] = std::nanf("");
+      Model model = model_of({values});
+      model.tensors[0].geometry = interleaved ? Geometry{rows, columns, 1, 1, rows} : matrix(rows, columns);
+      if (dead > 0) model.set_masks(dead, seed);
+      const std::vector<ScoreInputs> inputs = model.inputs();
+      const ScoreView view = make_view(inputs, Identity{});
+      for (const std::int64_t share : {std::int64_t{0}, std::int64_t{1}, columns / 2, columns - 1, columns})
+        for (const std::int64_t extra : {0, 21, 45, 66}) {
+          if (extra > 0 && share != columns / 2 && share != columns) continue;
+          const FreshMasks expected(inputs), found(inputs);
+          const GroupRule rule{0, share, extra};
+          const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+          ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+          ASSERT_TRUE(same_masks(expected.bits(), found.bits()))
+              << share << " of " << columns << " columns, " << extra << " extra, " << dead << " dead, seed " << seed;
+        }
+      ASSERT_TRUE(model.intact());
+    };
+    std::vector<std::int64_t> lengths = {80, 96, 97, 104, 113, 127, 128, 129, 136};
+    for (std::int64_t columns = 2; columns <= 72; ++columns) lengths.push_back(columns);
+    for (const std::int64_t columns : lengths)
+      for (const bool interleaved : {false, true}) {
+        for (const int distinct : {0, 1, 3})  // values but for their signs; 0: as many as there are weights
+          for (const double dead : {0.0, 0.4}) check(columns, interleaved, distinct, dead);
+        check(columns, interleaved, 0, 1.0);
+      }
+  });
+}
+
 // Of the scorer identity, one kind of value in the rows that `odd` names.
 TEST_P(EngineRows, OddOnes) {
   run([](auto& engine) {

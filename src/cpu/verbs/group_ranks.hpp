@@ -19,16 +19,22 @@ struct KeyedWord {
 BITTERSWEET_INLINE KeyedWord keyed(const WordOfScores& scores, std::uint64_t alive) {
   const Vec lowest = as_floats(IntVector{} + lowest_key);
   KeyedWord word;
-  Mask number[vectors_per_word];
+  word.nan = 0;
+  for (int v = 0; v < vectors_per_word; ++v) word.keys[v] = signed_key(scores[v]);
+  if (any_nan(scores)) [[unlikely]] {
+    Mask number[vectors_per_word];
+    for (int v = 0; v < vectors_per_word; ++v) {
+      const Vec s = scores[v];
+      number[v] = equal(s, s);
+      word.keys[v] = s.x == s.x ? word.keys[v] : IntVector{} + key_of_nans;
+    }
+    word.nan = ~pack(number) & alive;
+  }
+  if (alive == ~std::uint64_t{0}) return word;
   for (int v = 0; v < vectors_per_word; ++v) {
-    const Vec s = scores[v];
-    number[v] = equal(s, s);
-    word.keys[v] = s.x == s.x ? signed_key(s) : IntVector{} + key_of_nans;
-    if (alive == ~std::uint64_t{0}) continue;
     const LaneMask on = lanes_on(alive, v);
     word.keys[v] = as_bits(kept(as_floats(word.keys[v]), on)) | as_bits(dropped(lowest, on));
   }
-  word.nan = ~pack(number) & alive;
   return word;
 }
 

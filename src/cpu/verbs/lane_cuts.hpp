@@ -16,7 +16,20 @@ constexpr std::int32_t half_of_dead = lowest_key >> 16, half_of_nans = key_of_na
 BITTERSWEET_INLINE IntVector chosen(IntVector where, IntVector a, IntVector b) { return where ? a : b; }
 BITTERSWEET_INLINE IntVector lower(IntVector a, IntVector b) { return a < b ? a : b; }
 BITTERSWEET_INLINE IntVector higher(IntVector a, IntVector b) { return a > b ? a : b; }
-BITTERSWEET_INLINE bool any(IntVector a) { return sum(a) != 0; }
+BITTERSWEET_INLINE ShortVector lower(ShortVector a, ShortVector b) {
+#if BITTERSWEET_LANES == 16
+  return reinterpret_cast<ShortVector>(_mm512_min_epi16(as_512(a), as_512(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+BITTERSWEET_INLINE ShortVector higher(ShortVector a, ShortVector b) {
+#if BITTERSWEET_LANES == 16
+  return reinterpret_cast<ShortVector>(_mm512_max_epi16(as_512(a), as_512(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
 
 // A ShortVector's lanes as integers: the first ones, and the rest.
 constexpr int ints_per_short = 2;
@@ -28,6 +41,7 @@ BITTERSWEET_INLINE void widen(ShortVector a, LaneInts& to, std::integer_sequence
   to[0] = __builtin_convertvector(__builtin_shufflevector(a, a, I...), IntVector);
   to[1] = __builtin_convertvector(__builtin_shufflevector(a, a, (lanes + I)...), IntVector);
 }
+BITTERSWEET_INLINE void widen(ShortVector a, LaneInts& to) { widen(a, to, std::make_integer_sequence<int, lanes>{}); }
 template <int... I>
 BITTERSWEET_INLINE ShortVector narrowed(const LaneInts& a, std::integer_sequence<int, I...>) {
   const auto low = __builtin_convertvector(a[0], QuarterVector), high = __builtin_convertvector(a[1], QuarterVector);
@@ -37,14 +51,14 @@ BITTERSWEET_INLINE ShortVector narrowed(const LaneInts& a) {
   return narrowed(a, std::make_integer_sequence<int, short_lanes>{});
 }
 
-// Counts the halves up to a place.
-BITTERSWEET_INLINE void look(ShortVector half, ShortVector place, ShortVector& found) {
+// Counts the halves above a place: those up to it would take an instruction more.
+BITTERSWEET_INLINE void count_above(ShortVector half, ShortVector place, ShortVector& above) {
 #if BITTERSWEET_LANES == 16
-  const __mmask32 up_to = _mm512_cmple_epi16_mask(as_512(half), as_512(place));
-  found =
-      reinterpret_cast<ShortVector>(_mm512_mask_add_epi16(as_512(found), up_to, as_512(found), _mm512_set1_epi16(1)));
+  const __mmask32 found = _mm512_cmpgt_epi16_mask(as_512(half), as_512(place));
+  above =
+      reinterpret_cast<ShortVector>(_mm512_mask_add_epi16(as_512(above), found, as_512(above), _mm512_set1_epi16(1)));
 #else
-  found -= half <= place;
+  above -= half > place;
 #endif
 }
 
@@ -57,24 +71,30 @@ inline void count_halves(const std::int16_t* halves, std::int64_t size, const La
   constexpr std::int64_t most = std::numeric_limits<std::int16_t>::max();
   for (std::int64_t begin = 0; begin < size; begin += most) {
     const std::int64_t end = std::min(size, begin + most);
-    ShortVector up_to_low{}, up_to_high{};
+    ShortVector above_low{}, above_high{};
     for (std::int64_t j = begin; j < end;) {
       ask(next);
       for (const std::int64_t some = std::min(end, j + 4); j < some; ++j) {
         const ShortVector half = load_shorts(halves, j * bits::per_word);
-        look(half, low, up_to_low);
-        look(half, high, up_to_high);
+        count_above(half, low, above_low);
+        count_above(half, high, above_high);
       }
     }
     LaneInts some;
-    const auto add = [&](ShortVector counts, LaneInts& to) {
-      widen(counts, some, std::make_integer_sequence<int, lanes>{});
-      for (int part = 0; part < ints_per_short; ++part) to[part] += some[part];
+    const auto add = [&](ShortVector above, LaneInts& to) {
+      widen(above, some);
+      for (int part = 0; part < ints_per_short; ++part) to[part] += static_cast<std::int32_t>(end - begin) - some[part];
     };
-    add(up_to_low, found[0]);
-    add(up_to_high, found[1]);
+    add(above_low, found[0]);
+    add(above_high, found[1]);
   }
 }
+
+// Halves below `under` go, and those from there to below `over` are left to be ranked: none where they are the same.
+struct LaneEnds {
+  ShortVector under[shorts_per_word], over[shorts_per_word];
+  std::int64_t many = 0;  // are left
+};
 
 // Fewer than `share` halves of a lane are at or below `under`, and so many or more at or below `over`. Where no live
 // number goes, both are those of the dead.
@@ -113,23 +133,22 @@ struct LaneCuts {
   }
 };
 
-// The ranges of a vector's lanes, from below the lowest number to the highest, narrowed until few are left inside, or
-// no half lies between its ends.
+// The ranges of a vector's lanes, from below the lowest number to the highest, narrowed until few are left inside of
+// those that have a half between their ends.
 inline void narrow(LaneCuts (&cuts)[ints_per_short], const std::int16_t* halves, std::int64_t size,
                    const cpu::LaneGuess& guess, cpu::ReadNext& next) {
   const std::int64_t few = (2 * size + 150) / 24;  // are ranked one by one in less than another count takes
   for (int turn = guess.reach < 0 ? 1 : 0;; ++turn) {
     LaneInts places[2], found[2];
-    IntVector open{}, left{};
+    IntVector left{};
     for (int part = 0; part < ints_per_short; ++part) {
-      open |= cuts[part].open();
-      left += cuts[part].left();
+      left += cuts[part].left() & cuts[part].open();
       cuts[part].next(turn % 3 != 2, places[0][part], places[1][part]);
       if (turn > 0) continue;
       places[0][part] = IntVector{} + (guess.center - guess.reach);
       places[1][part] = IntVector{} + (guess.center + guess.reach);
     }
-    if (sum(left) <= few || !any(open)) return;
+    if (sum(left) <= few) return;
     count_halves(halves, size, places, found, next);
     for (int part = 0; part < ints_per_short; ++part)
       for (int one = 0; one < 2; ++one) cuts[part].learn(places[one][part], found[one][part]);

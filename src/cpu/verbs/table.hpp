@@ -59,6 +59,7 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
   k.turn_groups = &turn_groups;
   k.split_keys = &split_keys;
+  k.split_groups = &split_groups;
   k.drop_lowest_of_turned = &drop_lowest_of_turned;
   k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;
