@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import bittersweet as bs
 import torch
@@ -20,46 +20,73 @@ SCOPES: dict[str, dict[str, Any]] = {
 }
 
 
-def run(bench: Bench) -> list[Table]:
-    bench.say(f"making {LAYERS} tensors")
-    size = bench.weights // LAYERS
-    random = torch.Generator().manual_seed(0)
-    memory = [torch.empty(size).normal_(0.0, 0.02, generator=random) for _ in range(LAYERS)]
+class Shape(NamedTuple):
+    """Of each of the weights, and what makes a ScoreInputs of them."""
+
+    sizes: tuple[int, ...]
+    axes: dict[str, Any]
+
+
+def shapes(size: int) -> dict[str, Shape]:
+    """The cases, of about `size` elements."""
     side, kernels = _side(size), math.isqrt(size // 9) // 4 * 4
     experts = (8, _side(size // 8), _side(size // 8))
-    cases: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-        f"{columns:,} columns": ((size // columns, columns), {}) for columns in COLUMNS if columns <= size
+    found = {
+        f"{columns:,} columns": Shape((size // columns, columns), {})
+        for columns in COLUMNS
+        if columns <= size
     }
-    cases |= {
-        f"{columns:,} columns, rows of their own scales": ((size // columns, columns), {})
+    found |= {
+        f"{columns:,} columns, rows of their own scales": Shape((size // columns, columns), {})
         for columns in SCALED
         if columns <= size
     }
-    cases[f"{side:,} x {side:,}, transposed"] = ((side, side), {"in_dim": 0})
-    cases[f"{experts[0]} experts, {experts[1]:,} x {experts[2]:,}"] = (
-        experts,
-        {"in_dim": 1, "kernel_dims": 0},
+    found[f"{side:,} x {side:,}, transposed"] = Shape((side, side), {"in_dim": 0})
+    found[f"{experts[0]} experts, {experts[1]:,} x {experts[2]:,}"] = Shape(
+        experts, {"in_dim": 1, "kernel_dims": 0}
     )
-    cases[f"{kernels:,} x {kernels:,} x 3 x 3"] = ((kernels, kernels, 3, 3), {})
+    found[f"{kernels:,} x {kernels:,} x 3 x 3"] = Shape((kernels, kernels, 3, 3), {})
+    return found
 
+
+def memory_of(weights: int) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.empty(weights // LAYERS).normal_(0.0, 0.02, generator=random) for _ in range(LAYERS)]
+
+
+def weights_of(case: str, shape: Shape, memory: list[torch.Tensor]) -> list[torch.Tensor]:
+    weights = [one[: math.prod(shape.sizes)].view(shape.sizes) for one in memory]
+    if "scales" not in case:
+        return weights
+    own = torch.Generator().manual_seed(1)
+    scales = torch.empty(shape.sizes[0], 1).normal_(0.0, SPREAD, generator=own).exp()
+    return [one * scales for one in weights]
+
+
+def scopes_of(shape: Shape) -> list[str]:
+    return [name for name in SCOPES if name != "2:4" or shape.sizes[-1] % 4 == 0 or len(shape.sizes) == 4]
+
+
+def make(inputs: list[bs.ScoreInputs], scope: str) -> Any:
+    return bs.make_masks(inputs, scorer="magnitude", **SCOPES[scope])
+
+
+def run(bench: Bench) -> list[Table]:
+    bench.say(f"making {LAYERS} tensors")
+    memory = memory_of(bench.weights)
     rows = []
     for threads in bench.threads:
         bench.say(in_words(threads))
-        for case, (shape, axes) in cases.items():
+        for case, shape in shapes(bench.weights // LAYERS).items():
             bench.say(case)
-            weights = [one[: math.prod(shape)].view(shape) for one in memory]
-            if "scales" in case:
-                own = torch.Generator().manual_seed(1)
-                scales = torch.empty(shape[0], 1).normal_(0.0, SPREAD, generator=own).exp()
-                weights = [one * scales for one in weights]
-            inputs = [bs.ScoreInputs(weight, **axes) for weight in weights]
+            weights = weights_of(case, shape, memory)
+            inputs = [bs.ScoreInputs(weight, **shape.axes) for weight in weights]
             rounds = Rounds(bench, threads, bench.floor.over(weights))
             rounds.add_read_floor("w", weights)
-            scopes = [name for name in SCOPES if name != "2:4" or shape[-1] % 4 == 0 or len(shape) == 4]
-            for name in scopes:
-                rounds.add(name, lambda i=inputs, n=name: bs.make_masks(i, scorer="magnitude", **SCOPES[n]))
+            for name in scopes_of(shape):
+                rounds.add(name, lambda i=inputs, n=name: make(i, n))
             rounds.run()
-            rows += [rounds.against(f"{case}: {name}", name, "w", None) for name in scopes]
+            rows += [rounds.against(f"{case}: {name}", name, "w", None) for name in scopes_of(shape)]
     notes = [
         "Magnitude. Rows under 384 columns and those that interleave are cut 64 at a time, a lane each; "
         "groups of 2, 4, 8 and 16 of short rows are ranked in registers.",

@@ -18,6 +18,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import bittersweet as bs  # noqa: E402
+
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 SECTIONS = [
     "headline",
@@ -138,6 +140,39 @@ def test_the_checkpoint_benchmark_runs(tmp_path: Path) -> None:
     assert 0 < results["checkpoint"]["peak_mib"] < 150
     assert len(results["peers"]) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def versions(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        BENCH / "versions.py",
+        *arguments,
+        "--weights",
+        WEIGHTS,
+        "--rounds",
+        3,
+        "--threads",
+        1,
+    ]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_versions_are_compared_by_turns(tmp_path: Path) -> None:
+    out, package = tmp_path / "versions.json", Path(bs.__file__).parents[1]
+    done = versions(package, package, "--case", "transposed", "16 columns: row", "--out", out)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert [case["case"].partition(",")[0] for case in cases] == ["16 columns: row", "128 x 128", "128 x 128"]
+    for case in cases:
+        assert case["ratio"][0] == 1.0 and len(case["ms"]) == len(case["ratio"]) == 2 and min(case["ms"]) > 0
+    assert done.stdout.count("ratio") == len(cases)
+
+
+def test_versions_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    alone, missing = versions(tmp_path), versions(tmp_path, tmp_path)
+    assert alone.returncode == 2 and "DIRECTORY: 1 given; name two versions or more" in alone.stderr
+    assert missing.returncode == 1 and f"there is no 'bittersweet' in {tmp_path}" in missing.stderr
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="page faults are counted in small pages")
