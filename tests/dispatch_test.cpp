@@ -103,6 +103,7 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
         add(kernels.moments[scorer][stored]);
         add(kernels.count_cuts[scorer][stored]);
         add(kernels.read_rows[scorer][stored]);
+        add(kernels.split_columns[scorer][stored]);
         add(kernels.drop_lowest_of_few[scorer][stored]);
         add(kernels.drop_lowest_of_four[scorer][stored]);
       }
@@ -117,8 +118,8 @@ TEST(Dispatch, EveryIsaHasItsOwnKernels) {
     add(kernels.drop_lowest_of_groups);
     add(kernels.turn_groups);
     add(kernels.drop_lowest_of_turned);
-    add(kernels.split_keys);
-    add(kernels.split_groups);
+    add(kernels.lower_halves);
+    add(kernels.turn_halves);
     add(kernels.drop_lowest_across);
     add(kernels.write_mask);
     add(kernels.apply_mask);

@@ -92,8 +92,13 @@ Runs runs_of(const Kernels& kernels, const Groups& groups, const GroupRule& rule
 std::int64_t mask_columns(const Kernels& kernels, const ScoreView& view, std::size_t t, const GroupRule& rule,
                           const Geometry& m, int most, std::uint64_t* mask) {
   const std::int64_t size = rule.group > 0 ? rule.group : m.inputs, levels = (m.inputs + size - 1) / size;
-  const std::int64_t rows = m.rows_per_block(), width = rows * m.inner, together = Lanes::together(size);
-  const std::int64_t strips = (width + together - 1) / together;
+  const std::int64_t rows = m.rows_per_block(), width = rows * m.inner;
+  const auto parts = [&](std::int64_t of) { return (width + of - 1) / of; };
+  // Strips of much the same width, two for each thread at least.
+  const std::int64_t fair = m.rows / rows * levels * width / (2 * most);
+  const std::int64_t widest = std::clamp(fair, bits::per_word, Lanes::together(size));
+  const std::int64_t together = bits::words(parts(parts(widest))) * bits::per_word;
+  const std::int64_t strips = parts(together);
   // A thread goes down a strip, as it asks the memory ahead, for as much as a chunk.
   const std::int64_t deep = std::clamp(std::int64_t{Chunk::size} / (together * size), std::int64_t{1}, levels);
   const std::int64_t stretches = (levels + deep - 1) / deep;

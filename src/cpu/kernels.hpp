@@ -181,20 +181,17 @@ struct GroupScratch {
   std::uint64_t* dropped = nullptr;
 };
 
-// 64 groups side by side, element by element: their keys in halves and their live bits, a word for each element. Of
-// groups that lie one after another there may be their scores in place of the lower halves, for which there is room,
-// and as much to make them in.
+// 64 groups side by side, element by element: the upper halves of their keys, the lower ones or null, and their live
+// bits, a word for each element.
 struct LaneBlock {
   std::int64_t size = 0;  // elements of a group
   const std::int16_t* upper = nullptr;
-  std::int16_t* lower = nullptr;
-  const float* scores = nullptr;
-  std::int16_t* as_they_lie = nullptr;
+  const std::int16_t* lower = nullptr;
   bool nans = false;  // is one NaN?
   std::uint64_t* keep = nullptr;
   ReadNext next;
-  // Of lanes whose bit is set in `open`, the elements among which the cut lies: 32 bits of their keys, unsigned, then
-  // their places, in order. So many of the lowest of them go as well.
+  // Of lanes whose bit is set in `open`, the places of the elements among which the cut lies, in order. So many of the
+  // lowest of them go as well.
   std::uint64_t* listed = nullptr;  // room for 64 * size, a lane's from lane * size on
   std::uint64_t open = 0;
   std::array<std::int32_t, 64> listed_of{};
@@ -280,13 +277,14 @@ struct Kernels {
   void (*bury)(float* scores, const std::uint64_t* live, std::int64_t words, std::uint32_t bits_of_dead);
   std::int64_t (*drop_lowest_of_groups)(float* row, const RowGroups&, std::int64_t share, const GroupScratch&,
                                         std::uint64_t* keep, ReadNext);
-  // Of 64 groups side by side (lane_ranks.hpp), and how they get there (turn.hpp).
+  // Of 64 groups side by side (lane_ranks.hpp), and how they get there (lane_halves.hpp, turn.hpp).
   void (*turn_groups)(const float* from, std::int64_t size, float* to);
-  std::int64_t (*split_keys)(const float* scores, const std::uint64_t* live, std::int64_t words, std::int64_t step,
-                             std::int16_t* upper, std::int16_t* lower);
-  std::int64_t (*split_groups)(const float* scores, const std::uint64_t* live, std::int64_t size,
-                               std::int16_t* as_they_lie, std::int16_t* upper);
-  void (*drop_lowest_across)(LaneBlock&, std::int64_t share, std::int64_t more, LaneGuess&);
+  std::int64_t (*split_columns[scorer_count][stored_count])(const Scorer&, std::span<const RowTile> inputs,
+                                                            std::int64_t count, std::int64_t first, std::int64_t size,
+                                                            std::int16_t* upper, std::uint64_t* keep);
+  void (*lower_halves)(const float* scores, std::int64_t j, std::int64_t size, std::int16_t* lower);
+  void (*turn_halves)(const std::int16_t* from, std::int64_t size, std::int16_t* to);
+  bool (*drop_lowest_across)(LaneBlock&, std::int64_t share, std::int64_t more, LaneGuess&);
   // Of groups of few elements (lane_few.hpp): `inputs` are tiles of as many groups each; or 64 groups, turned.
   std::int64_t (*drop_lowest_of_few[scorer_count][stored_count])(const Scorer&, std::span<const RowTile> inputs,
                                                                  std::int64_t count, std::int64_t share,

@@ -8,23 +8,26 @@
 
 #include "bittersweet/engine/workspace.hpp"
 #include "bittersweet/mask/bit_layout.hpp"
+#include "bittersweet/radix_key.hpp"
 #include "cpu/tiles.hpp"
 
 namespace bittersweet::cpu {
 
-// One thread's groups, 64 to a block: their keys in halves, element by element, and their keep bits, a word for each.
+// One thread's groups, 64 to a block: halves of their keys (lane_halves.hpp), and their keep bits, a word for each
+// element.
 class Lanes {
  public:
   // `shared`: do other threads write to words of the mask that `columns` and `keep_live` add to?
   Lanes(const Kernels& kernels, const ScoreView& view, std::size_t t, bool shared)
       : kernels_(kernels), view_(view), t_(t), tensor_(view.tensors[t]), shared_(shared) {}
 
-  // So many lanes of groups of `size` are taken together: few enough for a second cache to hold their upper halves, but
-  // two words of them up to twice as many elements: longer runs are read better.
+  // So many lanes of groups of `size` are taken together: each input of them is a run of memory, which is read the
+  // better the longer it is: so many that some megabytes hold what is kept of them, but four words of rows up to four
+  // times as long.
   static std::int64_t together(std::int64_t size) {
-    constexpr std::int64_t scores = std::int64_t{1} << 18;
+    constexpr std::int64_t scores = std::int64_t{1} << 20;
     const auto whole = [&](std::int64_t most) { return most / size / width * width; };
-    return std::clamp(whole(scores), std::clamp(whole(2 * scores), width, 2 * width), tile_size);
+    return std::clamp(whole(scores), std::clamp(whole(4 * scores), width, 4 * width), tile_size);
   }
 
   // A group each of `count` rows, or of places in them, that are neighbours in memory: the element of the first one at
@@ -36,19 +39,29 @@ class Lanes {
     if (size <= few_lanes) return few_columns(start, stride, count, size, share, more, mask);
     reserve(words, size, tile_size);
     std::int64_t nan = 0;
-    for (std::int64_t j = 0; j < size; ++j) {
-      const std::int64_t first = start + j * stride;
-      tiles(0).prefetch(first + ahead * stride, count);
-      score(first, count, scores_);
-      std::fill(scores_ + count, scores_ + words * width, 0.0f);
-      for (std::int64_t word = 0; word < words; ++word) {
-        const std::int64_t n = std::min(width, count - word * width);
-        keep_[word * size + j] = tensor_.mask ? bits::read(tensor_.mask, first + word * width, n) : bits::valid(n, 0);
+    std::array<RowTile, RowTile::most> inputs;
+    for (std::int64_t j = 0, n = 0; j < size; j += n) {
+      n = std::min<std::int64_t>(RowTile::most, size - j);
+      for (std::int64_t i = 0; i < n; ++i) {
+        const std::int64_t first = start + (j + i) * stride;
+        std::uint64_t* const live = live_ + i * words;
+        if (tensor_.mask) bits::extract(tensor_.mask, first, count, live);
+        if (!tiles(0).in_place()) tiles(0).prefetch(first + std::int64_t{RowTile::most} * stride, count);
+        inputs[static_cast<std::size_t>(i)] = {.in = tiles(static_cast<std::size_t>(i)).at(first, count),
+                                               .live = tensor_.mask ? live : nullptr,
+                                               .gap = std::int64_t{RowTile::most} * stride - words * width};
       }
-      nan += kernels_.split_keys(scores_, keep_ + j, words, size, upper_ + j * width, lower_ + j * width);
+      nan += kernels_.split_columns[view_.scorer.index()][tiles(0).stored()](
+          view_.scorer, std::span(inputs).first(static_cast<std::size_t>(n)), count, j, size, upper_, keep_);
     }
     for (std::int64_t word = 0; word < words; ++word)
-      cut(word * size, size, share, more - word * width, nan != 0, nullptr, {});
+      cut({.size = size,
+           .upper = upper_ + word * size * width,
+           .nans = nan != 0,
+           .keep = keep_ + word * size,
+           .next = {},
+           .listed = listed_},
+          share, more - word * width, {start + word * width, 1, stride, std::min(width, count - word * width)});
     constexpr std::int64_t soon = 16;  // inputs: the mask's words lie apart, and are read before they are written
     for_each_word(start, stride, count, size, [&](std::int64_t place, std::int64_t n, std::int64_t at) {
       __builtin_prefetch(mask + (place + soon * stride) / width, 1);
@@ -71,9 +84,6 @@ class Lanes {
     const std::int64_t start = first * size, elements = count * size;
     reserve(1, size, (size + 1) * width);  // turning reads a vector behind them
     words_ = memory_.get<std::uint64_t>(6, static_cast<std::size_t>(size));
-    for (std::int64_t i = 0; i < elements; i += tile_size)
-      score(start + i, std::min(tile_size, elements - i), scores_ + i);
-    std::fill(scores_ + elements, scores_ + (size + 1) * width, 0.0f);
     if (tensor_.mask) {
       bits::extract(tensor_.mask, start, elements, words_);
       std::fill(words_ + bits::words(elements), words_ + size, 0);
@@ -86,6 +96,7 @@ class Lanes {
     const std::int64_t next = start + elements, after = std::min(elements, tensor_.numel - next);
     std::int64_t nan = 0;
     if (size <= few_lanes) {
+      score_runs(start, elements, size);
       tiles(0).prefetch(next, after);
       turned_ = memory_.get<float>(5, static_cast<std::size_t>(size * width));
       kernels_.turn_groups(scores_, size, turned_);
@@ -93,8 +104,23 @@ class Lanes {
           kernels_.drop_lowest_of_turned(turned_, size, base, std::clamp<std::int64_t>(extra - first, 0, width), keep_);
     } else {
       as_they_lie_ = memory_.get<std::int16_t>(7, static_cast<std::size_t>(size * width));
-      nan = kernels_.split_groups(scores_, words_, size, as_they_lie_, upper_);
-      cut(0, size, base, extra - first, nan != 0, scores_, tiles(0).next(next, after));
+      for (std::int64_t i = 0; i < elements; i += tile_size) {
+        const std::int64_t n = std::min(tile_size, elements - i);
+        std::uint64_t* const live = words_ + i / width;
+        // What is read next is asked for while this is worked on: here for no more than is read now.
+        const RowTile tile{.in = tiles(0).at(start + i, n), .live = live, .gap = -bits::words(n) * width};
+        nan += kernels_.split_columns[view_.scorer.index()][tiles(0).stored()](view_.scorer, std::span(&tile, 1), n, 0,
+                                                                               1, as_they_lie_ + i, live);
+      }
+      std::fill(as_they_lie_ + bits::words(elements) * width, as_they_lie_ + size * width, half_of_dead);
+      kernels_.turn_halves(as_they_lie_, size, upper_);
+      cut({.size = size,
+           .upper = upper_,
+           .nans = nan != 0,
+           .keep = keep_,
+           .next = tiles(0).next(next, after),
+           .listed = listed_},
+          base, extra - first, {start, size, 1, count});
     }
     std::fill_n(words_, size, 0);
     bits::transpose(keep_, 0, size, width, words_);
@@ -105,7 +131,7 @@ class Lanes {
   static constexpr std::int64_t width = bits::per_word;
 
  private:
-  static constexpr std::int64_t ahead = 4;  // inputs
+  static constexpr std::int16_t half_of_dead = std::numeric_limits<std::int16_t>::min();  // of a key
 
   void add(std::uint64_t* mask, std::int64_t first, std::int64_t count, std::uint64_t live) const {
     if (shared_)
@@ -118,10 +144,11 @@ class Lanes {
   void reserve(std::int64_t words, std::int64_t size, std::int64_t scores) {
     const auto all = static_cast<std::size_t>(words * size);
     upper_ = memory_.get<std::int16_t>(0, all * width);
-    lower_ = memory_.get<std::int16_t>(1, all * width);
+    lower_ = memory_.get<std::int16_t>(1, static_cast<std::size_t>(size * width));
     keep_ = memory_.get<std::uint64_t>(2, all);
     listed_ = memory_.get<std::uint64_t>(3, static_cast<std::size_t>(size * width));
     scores_ = memory_.get<float>(4, static_cast<std::size_t>(scores));
+    live_ = memory_.get<std::uint64_t>(8, RowTile::most * static_cast<std::size_t>(words));
   }
 
   // f(place, lanes, at) for every input and every 64 lanes of it: word `at` of all, those of 64 lanes together.
@@ -165,29 +192,80 @@ class Lanes {
     return nan;
   }
 
-  // `scores` may be null: then there are lower halves.
-  void cut(std::int64_t from, std::int64_t size, std::int64_t share, std::int64_t more, bool nans, const float* scores,
-           const ReadNext& next) {
-    LaneBlock block{.size = size,
-                    .upper = upper_ + from * width,
-                    .lower = lower_ + from * width,
-                    .scores = scores,
-                    .as_they_lie = as_they_lie_,
-                    .nans = nans,
-                    .keep = keep_ + from,
-                    .next = next,
-                    .listed = listed_};
-    kernels_.drop_lowest_across(block, share, std::clamp<std::int64_t>(more, 0, width), guess_);
+  // Scores of groups that lie one after another; behind them are zeros.
+  void score_runs(std::int64_t start, std::int64_t elements, std::int64_t size) {
+    for (std::int64_t i = 0; i < elements; i += tile_size)
+      score(start + i, std::min(tile_size, elements - i), scores_ + i);
+    std::fill(scores_ + elements, scores_ + (size + 1) * width, 0.0f);
+  }
+
+  // Where the elements of `count` groups lie: from the first one's first, so far apart are groups, and their elements.
+  struct Place {
+    std::int64_t start, group, element, count;
+  };
+
+  void cut(LaneBlock block, std::int64_t share, std::int64_t more, const Place& place) {
+    more = std::clamp<std::int64_t>(more, 0, width);
+    if (!kernels_.drop_lowest_across(block, share, more, guess_)) {
+      make_lower(block.size, place);
+      block.lower = lower_;
+      kernels_.drop_lowest_across(block, share, more, guess_);
+    }
+    find_keys(block, place);
     for (std::uint64_t open = block.open; open != 0; open = bits::without_lowest(open)) {
       const int lane = bits::lowest_or_width(open);
       const std::int64_t go = block.more_go[static_cast<std::size_t>(lane)];
-      const std::span listed(listed_ + lane * size,
-                             static_cast<std::size_t>(block.listed_of[static_cast<std::size_t>(lane)]));
+      const std::span<std::uint64_t> listed = list_of(block, lane);
       if (!std::is_sorted(listed.begin(), listed.end()))  // equal keys are
         std::nth_element(listed.begin(), listed.begin() + go - 1, listed.end());
       for (const std::uint64_t one : listed.first(static_cast<std::size_t>(go)))
         bits::clear(block.keep + static_cast<std::uint32_t>(one), lane);
     }
+  }
+
+  static std::span<std::uint64_t> list_of(const LaneBlock& block, int lane) {
+    return {block.listed + lane * block.size,
+            static_cast<std::size_t>(block.listed_of[static_cast<std::size_t>(lane)])};
+  }
+
+  // The lower halves of 64 groups.
+  void make_lower(std::int64_t size, const Place& place) {
+    if (place.group > 1) {  // one after another
+      score_runs(place.start, place.count * size, size);
+      for (std::int64_t word = 0; word < size; ++word)
+        kernels_.lower_halves(scores_ + word * width, 0, 1, as_they_lie_ + word * width);
+      kernels_.turn_halves(as_they_lie_, size, lower_);
+      return;
+    }
+    std::fill_n(scores_, width, 0.0f);
+    for (std::int64_t j = 0; j < size; ++j) {
+      score(place.start + j * place.element, place.count, scores_);
+      kernels_.lower_halves(scores_, j, size, lower_);
+    }
+  }
+
+  // Puts its key (radix_key.hpp) above the place of each element that is listed.
+  void find_keys(const LaneBlock& block, const Place& place) {
+    constexpr std::size_t most = 512;
+    std::array<std::int64_t, most> elements;
+    std::array<std::uint64_t*, most> listed;
+    std::array<float, most> scores;
+    std::size_t count = 0;
+    const auto find = [&] {
+      const auto n = static_cast<std::int64_t>(count);
+      tiles(0).score(tiles(0).at(elements.data(), n, 1), n, scores.data());
+      for (std::size_t i = 0; i < count; ++i) *listed[i] |= std::uint64_t{key_of(scores[i])} << 32;
+      count = 0;
+    };
+    for (std::uint64_t open = block.open; open != 0; open = bits::without_lowest(open)) {
+      const int lane = bits::lowest_or_width(open);
+      for (std::uint64_t& one : list_of(block, lane)) {
+        elements[count] = place.start + lane * place.group + static_cast<std::int64_t>(one) * place.element;
+        listed[count++] = &one;
+        if (count == most) find();
+      }
+    }
+    if (count > 0) find();
   }
 
   const Kernels& kernels_;
@@ -198,11 +276,12 @@ class Lanes {
   const bool shared_;
   LaneGuess guess_;
   Workspace memory_;
-  std::int16_t* upper_ = nullptr;  // keys in halves, and live bits, of 64 groups at a time element by element
-  std::int16_t* lower_ = nullptr;
+  std::int16_t* upper_ = nullptr;
+  std::int16_t* lower_ = nullptr;  // of 64 groups
   std::uint64_t* keep_ = nullptr;
   std::uint64_t* listed_ = nullptr;
-  float* scores_ = nullptr;  // of one input, or group by group
+  std::uint64_t* live_ = nullptr;  // of a few inputs
+  float* scores_ = nullptr;        // of one input, or group by group
   // Of groups that lie one after another: scores, element by element, or halves; and live bits.
   float* turned_ = nullptr;
   std::int16_t* as_they_lie_ = nullptr;

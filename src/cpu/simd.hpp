@@ -126,29 +126,43 @@ BITTERSWEET_INLINE Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x,
 BITTERSWEET_INLINE Mask less_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_LE_OQ); }
 BITTERSWEET_INLINE Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_EQ_OQ); }
 BITTERSWEET_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+BITTERSWEET_INLINE Mask unordered(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_UNORD_Q); }
 #else
 using Mask = IntVector;
 BITTERSWEET_INLINE Mask less(Vec a, Vec b) { return a.x < b.x; }
 BITTERSWEET_INLINE Mask less_equal(Vec a, Vec b) { return a.x <= b.x; }
 BITTERSWEET_INLINE Mask equal(Vec a, Vec b) { return a.x == b.x; }
 BITTERSWEET_INLINE Mask both(Mask a, Mask b) { return a & b; }
+BITTERSWEET_INLINE Mask unordered(Vec a, Vec b) {  // is one of them NaN?
+#if BITTERSWEET_LANES == 8
+  return reinterpret_cast<Mask>(_mm256_cmp_ps(a.x, b.x, _CMP_UNORD_Q));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Mask>(_mm_cmpunord_ps(a.x, b.x));
+#else
+  return (a.x != a.x) | (b.x != b.x);
+#endif
+}
 #endif
 
 constexpr int vectors_per_word = 64 / lanes;
 
+BITTERSWEET_INLINE bool any(Mask a) {
+#if BITTERSWEET_LANES == 16
+  return a != 0;
+#elif BITTERSWEET_LANES == 8
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(a)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(reinterpret_cast<__m128>(a)) != 0;
+#else
+  return (a[0] | a[1] | a[2] | a[3]) != 0;
+#endif
+}
+
 // Is one of 64 scores NaN?
 BITTERSWEET_INLINE bool any_nan(const Vec (&a)[vectors_per_word]) {
-#if BITTERSWEET_LANES == 16
-  return (_mm512_cmp_ps_mask(a[0].x, a[1].x, _CMP_UNORD_Q) | _mm512_cmp_ps_mask(a[2].x, a[3].x, _CMP_UNORD_Q)) != 0;
-#else
-  IntVector found{};
-  for (const Vec& one : a) found |= one.x != one.x;
-#if BITTERSWEET_LANES == 8
-  return _mm256_movemask_ps(reinterpret_cast<__m256>(found)) != 0;
-#else
-  return (found[0] | found[1] | found[2] | found[3]) != 0;
-#endif
-#endif
+  Mask found{};
+  for (int k = 0; k < vectors_per_word; k += 2) found |= unordered(a[k], a[k + 1]);
+  return any(found);
 }
 
 BITTERSWEET_INLINE std::uint64_t pack(const Mask (&mask)[vectors_per_word]) {

@@ -90,6 +90,65 @@ TEST_P(EngineRows, SideBySide) {
   });
 }
 
+// Long rows that interleave, in strips of several words and a part of one, some of them in blocks; alike, of their own
+// scales, and of few values, so that the lower halves of keys decide.
+TEST_P(EngineRows, LongSideBySide) {
+  run([](auto& engine) {
+    ReferenceEngine reference;
+    std::uint64_t seed = 0;
+    for (const Geometry& geometry : {Geometry{330, 400, 1, 1, 330}, Geometry{130, 1030, 1, 1, 130},
+                                     Geometry{2 * 70, 391, 1, 1, 70, 2}, Geometry{600, 129, 1, 1, 600}})
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+        for (const int distinct : {0, 1, 3, 40})  // values but for their signs; 0: as many as there are weights
+          for (const double dead : {0.0, 0.4}) {
+            const std::int64_t numel = geometry.rows * geometry.row_size(), width = geometry.rows_per_block();
+            Model model = training_model({numel}, {dtype}, ++seed);
+            Array& weight = model.tensors[0].weight;
+            for (std::size_t i = 0; i < weight.size(); ++i) {
+              const auto lane = static_cast<std::int64_t>(i) % width;
+              if (distinct > 0) weight.set(i, static_cast<float>(i * 7 % static_cast<std::size_t>(distinct)) - 1.0f);
+              if (seed % 3 == 0) weight.set(i, weight[i] * static_cast<float>(1 + lane % 5));
+              if (seed % 5 == 0 && i % 23 == 0) weight.set(i, i % 2 == 0 ? infinity : -infinity);
+            }
+            if (seed % 4 == 0) weight.set(seed * 97 % weight.size(), std::nanf(""));
+            model.tensors[0].geometry = geometry;
+            model.tensors[0].input_norm = Array(half_normal(geometry.features(), seed), DType::f32);
+            if (dead > 0) model.set_masks(dead, seed);
+            const std::vector<ScoreInputs> inputs = model.inputs();
+            const Scorer scorer = seed % 7 == 0 ? Scorer{Wanda{}} : Scorer{Magnitude{}};
+            const ScoreView view = make_view(inputs, scorer);
+            const std::int64_t size = geometry.row_size();
+            for (const GroupRule& rule :
+                 {GroupRule{0, size / 2, geometry.rows / 3}, GroupRule{0, 1, 0}, GroupRule{0, size - 2, 67}}) {
+              const FreshMasks expected(inputs), found(inputs);
+              const std::int64_t nan = reference.group_mask(view, 0, rule, expected.table());
+              ASSERT_EQ(engine.group_mask(view, 0, rule, found.table()), nan);
+              ASSERT_TRUE(same_masks(expected.bits(), found.bits()))
+                  << rule.base << " of " << size << ", " << distinct << " values, " << dead << " dead, seed " << seed;
+            }
+            ASSERT_TRUE(model.intact());
+          }
+  });
+}
+
+// Blocks of 64 rows of which all but the last one or two are there: nothing of those is read.
+TEST_P(EngineRows, PartOfABlock) {
+  run([](auto& engine) {
+    std::uint64_t seed = 0;
+    for (const std::int64_t rows : {1, 62, 63, 127})
+      for (const std::int64_t columns : {13, 80, 100, 127, 200, 383})
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+          for (const double dead : {0.0, 0.4}) {
+            Model model = training_model({rows * columns}, {dtype}, ++seed);
+            model.tensors[0].geometry = matrix(rows, columns);
+            if (dead > 0) model.set_masks(dead, seed);
+            expect_like_reference(
+                engine, model, Magnitude{},
+                std::to_string(rows) + " rows of " + std::to_string(columns) + ", seed " + std::to_string(seed));
+          }
+  });
+}
+
 // Rows that are taken 64 at a time by sorting, and some that are too short or too long: beside each other, and one
 // after another; some shares are more than a row has.
 TEST_P(EngineRows, EveryShortLength) {

@@ -62,6 +62,12 @@ BITTERSWEET_INLINE void count_above(ShortVector half, ShortVector place, ShortVe
 #endif
 }
 
+// Where the halves of lanes v * short_lanes ... lie, an element behind the other.
+template <class T>
+BITTERSWEET_INLINE T* halves_of(T* all, std::int64_t size, int v) {
+  return all + v * size * short_lanes;
+}
+
 // How many of the `size` halves of each lane are up to each of two places.
 inline void count_halves(const std::int16_t* halves, std::int64_t size, const LaneInts (&places)[2],
                          LaneInts (&found)[2], cpu::ReadNext& next) {
@@ -75,7 +81,7 @@ inline void count_halves(const std::int16_t* halves, std::int64_t size, const La
     for (std::int64_t j = begin; j < end;) {
       ask(next);
       for (const std::int64_t some = std::min(end, j + 4); j < some; ++j) {
-        const ShortVector half = load_shorts(halves, j * bits::per_word);
+        const ShortVector half = load_shorts(halves, j * short_lanes);
         count_above(half, low, above_low);
         count_above(half, high, above_high);
       }
@@ -138,24 +144,27 @@ struct LaneCuts {
 inline void narrow(LaneCuts (&cuts)[ints_per_short], const std::int16_t* halves, std::int64_t size,
                    const cpu::LaneGuess& guess, cpu::ReadNext& next) {
   const std::int64_t few = (2 * size + 150) / 24;  // are ranked one by one in less than another count takes
-  for (int turn = guess.reach < 0 ? 1 : 0;; ++turn) {
-    LaneInts places[2], found[2];
+  std::int64_t before = std::numeric_limits<std::int64_t>::max();
+  for (bool guessed = guess.reach < 0;; guessed = true) {
     IntVector left{};
+    for (const LaneCuts& part : cuts) left += part.left() & part.open();
+    const std::int64_t many = sum(left);
+    if (many <= few) return;
+    LaneInts places[2], found[2];
     for (int part = 0; part < ints_per_short; ++part) {
-      left += cuts[part].left() & cuts[part].open();
-      cuts[part].next(turn % 3 != 2, places[0][part], places[1][part]);
-      if (turn > 0) continue;
+      cuts[part].next(2 * many <= before, places[0][part], places[1][part]);
+      if (guessed) continue;
       places[0][part] = IntVector{} + (guess.center - guess.reach);
       places[1][part] = IntVector{} + (guess.center + guess.reach);
     }
-    if (sum(left) <= few) return;
+    if (guessed) before = many;
     count_halves(halves, size, places, found, next);
     for (int part = 0; part < ints_per_short; ++part)
       for (int one = 0; one < 2; ++one) cuts[part].learn(places[one][part], found[one][part]);
   }
 }
 
-// What the next lanes are told: around the mean of these cuts, twice as far as they lie from it on average.
+// What the next lanes are told: around the mean of these cuts, three times as far as they lie from it on average.
 inline void remember(const LaneCuts (&cuts)[shorts_per_word][ints_per_short], cpu::LaneGuess& guess) {
   std::int32_t sum = 0, off = 0, count = 0;
   const auto each = [&](auto&& f) {
@@ -168,7 +177,7 @@ inline void remember(const LaneCuts (&cuts)[shorts_per_word][ints_per_short], cp
   if (count == 0) return;
   const std::int32_t mean = sum / count;
   each([&](std::int32_t cut) { off += std::abs(cut - mean); });
-  const std::int32_t reach = std::min(2 * off / count + 1, 1 << 12);
+  const std::int32_t reach = std::min(3 * off / count + 1, 1 << 12);
   guess = {std::clamp(mean, half_of_dead + reach, half_of_nans - reach), reach};
 }
 

@@ -4,77 +4,11 @@
 
 #include "cpu/verbs/lane_cuts.hpp"
 #include "cpu/verbs/lane_few.hpp"
+#include "cpu/verbs/lane_halves.hpp"
 #include "cpu/verbs/lane_sort.hpp"
-#include "cpu/verbs/turn.hpp"
 
 namespace bittersweet {
 namespace {
-
-template <int... I>
-BITTERSWEET_INLINE ShortVector even_ones(ShortVector a, ShortVector b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (2 * I)...);
-}
-
-constexpr auto all_shorts = std::make_integer_sequence<int, short_lanes>{};
-
-// The halves of 64 keys.
-BITTERSWEET_INLINE void store_upper(std::int16_t* to, const IntVector (&keys)[vectors_per_word]) {
-  for (int v = 0; v < shorts_per_word; ++v) {
-    const ShortVector halves = odd_ones(reinterpret_cast<ShortVector>(keys[2 * v]),
-                                        reinterpret_cast<ShortVector>(keys[2 * v + 1]), all_shorts);
-    std::memcpy(to + v * short_lanes, &halves, sizeof halves);
-  }
-}
-BITTERSWEET_INLINE void store_lower(std::int16_t* to, const IntVector (&keys)[vectors_per_word]) {
-  for (int v = 0; v < shorts_per_word; ++v) {
-    const ShortVector halves = even_ones(reinterpret_cast<ShortVector>(keys[2 * v]),
-                                         reinterpret_cast<ShortVector>(keys[2 * v + 1]), all_shorts);
-    std::memcpy(to + v * short_lanes, &halves, sizeof halves);
-  }
-}
-
-BITTERSWEET_INLINE KeyedWord keyed(const float* scores, std::uint64_t live) {
-  WordOfScores own;
-  for (int v = 0; v < vectors_per_word; ++v) own[v] = load(scores, v * lanes);
-  return keyed(own, live);
-}
-
-// Of `words` times 64 scores, each `step` times as far from the one before as there; so are their live bits. Returns
-// the live NaN.
-inline std::int64_t split_keys(const float* scores, const std::uint64_t* live, std::int64_t words, std::int64_t step,
-                               std::int16_t* upper, std::int16_t* lower) {
-  std::int64_t nans = 0;
-  for (std::int64_t word = 0; word < words; ++word) {
-    const std::int64_t at = word * step;
-    const KeyedWord own = keyed(scores + word * bits::per_word, live[at]);
-    store_upper(upper + at * bits::per_word, own.keys);
-    store_lower(lower + at * bits::per_word, own.keys);
-    nans += bits::count(own.nan);
-  }
-  return nans;
-}
-
-// The upper halves of 64 groups of `size` that lie one after another, like their live bits: as they lie, then turned.
-// Returns the live NaN.
-inline std::int64_t split_groups(const float* scores, const std::uint64_t* live, std::int64_t size,
-                                 std::int16_t* as_they_lie, std::int16_t* upper) {
-  std::int64_t nans = 0;
-  for (std::int64_t word = 0; word < size; ++word) {
-    const KeyedWord own = keyed(scores + word * bits::per_word, live[word]);
-    store_upper(as_they_lie + word * bits::per_word, own.keys);
-    nans += bits::count(own.nan);
-  }
-  turn_halves(as_they_lie, size, upper);
-  return nans;
-}
-
-// The lower halves, which few blocks need.
-inline void split_lower(const cpu::LaneBlock& block) {
-  for (std::int64_t word = 0; word < block.size; ++word)
-    store_lower(block.as_they_lie + word * bits::per_word,
-                keyed(block.scores + word * bits::per_word, ~std::uint64_t{0}).keys);
-  turn_halves(block.as_they_lie, block.size, block.lower);
-}
 
 // The widest ranges of a vector's lanes, the v-th: from the dead to the highest number.
 inline void widest(LaneCuts (&cuts)[ints_per_short], cpu::LaneBlock& block, bool plain, int v, std::int64_t share,
@@ -83,7 +17,7 @@ inline void widest(LaneCuts (&cuts)[ints_per_short], cpu::LaneBlock& block, bool
   const IntVector all = IntVector{} + static_cast<std::int32_t>(block.size);
   const LaneInts ends[2] = {{dead, dead}, {highest, highest}};
   LaneInts found[2] = {{}, {all, all}};
-  if (!plain) count_halves(block.upper + v * short_lanes, block.size, ends, found, block.next);
+  if (!plain) count_halves(halves_of(block.upper, block.size, v), block.size, ends, found, block.next);
   for (int part = 0; part < ints_per_short; ++part) {
     const IntVector wanted = shares_of(v * ints_per_short + part, share, more);
     const IntVector buried = found[0][part], numbers = found[1][part], none = wanted <= buried;
@@ -105,7 +39,7 @@ inline LaneEnds cut_by_counting(cpu::LaneBlock& block, std::int64_t share, std::
   Mask unsettled[vectors_per_word];
   for (int v = 0; v < shorts_per_word; ++v) {
     widest(cuts[v], block, plain, v, share, more);
-    narrow(cuts[v], block.upper + v * short_lanes, block.size, guess, block.next);
+    narrow(cuts[v], halves_of(block.upper, block.size, v), block.size, guess, block.next);
     LaneInts first, last;
     for (int part = 0; part < ints_per_short; ++part) {
       const LaneCuts& own = cuts[v][part];
@@ -131,9 +65,11 @@ inline std::uint64_t ties_of(const cpu::LaneBlock& block, const ShortVector (&un
   ShortMask alike[shorts_per_word];
   for (int v = 0; v < shorts_per_word; ++v) {
     ShortVector least = ShortVector{} + std::numeric_limits<std::int16_t>::max(), most = ~least;
+    const std::int16_t* const upper = halves_of<const std::int16_t>(block.upper, block.size, v);
+    const std::int16_t* const lower_ones = halves_of<const std::int16_t>(block.lower, block.size, v);
     for (std::int64_t j = 0; j < block.size; ++j) {
-      const std::int64_t at = j * bits::per_word + v * short_lanes;
-      const ShortVector inside = load_shorts(block.upper, at) == under[v], low = load_shorts(block.lower, at);
+      const ShortVector inside = load_shorts(upper, j * short_lanes) == under[v];
+      const ShortVector low = load_shorts(lower_ones, j * short_lanes);
       least = inside & (low < least) ? low : least;
       most = inside & (low > most) ? low : most;
     }
@@ -148,8 +84,9 @@ inline std::uint64_t ties_of(const cpu::LaneBlock& block, const ShortVector (&un
 }
 
 // Clears the bits of the `share` lowest of each of 64 groups, in the first `more` of one more, but for those that are
-// left in the lists of open lanes. Dead elements go first, and NaN never.
-inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::int64_t more, cpu::LaneGuess& guess) {
+// left in the lists of open lanes. Dead elements go first, and NaN never. False, and nothing is cleared, if so many are
+// left that the lower halves of the keys are wanted.
+inline bool drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::int64_t more, cpu::LaneGuess& guess) {
   const std::int64_t size = block.size;
   const bool sorted = size <= sorted_lanes && !block.nans;
   const LaneEnds ends = sorted ? cut_by_sorting(block, share, more) : cut_by_counting(block, share, more, guess);
@@ -157,7 +94,7 @@ inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::i
   ShortVector ties[shorts_per_word]{};
   std::uint64_t tied = 0;
   if (many > size && size <= std::numeric_limits<std::int16_t>::max()) {
-    if (block.scores) split_lower(block);
+    if (!block.lower) return false;
     tied = ties_of(block, under, over, ties) & block.open;
   }
   block.open &= ~tied;
@@ -166,7 +103,7 @@ inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::i
     ShortMask gone[shorts_per_word], low[shorts_per_word];
     ask(block.next);
     for (int v = 0; v < shorts_per_word; ++v) {
-      const ShortVector half = load_shorts(block.upper, j * bits::per_word + v * short_lanes);
+      const ShortVector half = load_shorts(halves_of(block.upper, size, v), j * short_lanes);
       gone[v] = less(half, under[v]);
       low[v] = less(half, over[v]);
     }
@@ -174,7 +111,7 @@ inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::i
     block.keep[j] &= ~below;
     if (tied != 0) {
       for (int v = 0; v < shorts_per_word; ++v) {
-        const ShortVector half = load_shorts(block.upper, j * bits::per_word + v * short_lanes);
+        const ShortVector half = load_shorts(halves_of(block.upper, size, v), j * short_lanes);
         const ShortVector next = (half == under[v]) & (ties[v] > 0);
         ties[v] += next;
         gone[v] = less(next, ShortVector{});
@@ -182,14 +119,11 @@ inline void drop_lowest_across(cpu::LaneBlock& block, std::int64_t share, std::i
       block.keep[j] &= ~(pack(gone) & tied);
     }
     for (std::uint64_t left = pack(low) & ~below & block.open; left != 0; left = bits::without_lowest(left)) {
-      const std::int64_t lane = bits::lowest_or_width(left), at = j * bits::per_word + lane;
-      const auto low_half =
-          static_cast<std::uint16_t>(block.scores ? signed_key(block.scores[lane * size + j]) : block.lower[at]);
-      block.listed[lane * size + block.listed_of[static_cast<std::size_t>(lane)]++] =
-          static_cast<std::uint64_t>(block.upper[at] - half_of_dead) << 48 | std::uint64_t{low_half} << 32 |
-          static_cast<std::uint64_t>(j);
+      const std::int64_t lane = bits::lowest_or_width(left);
+      block.listed[lane * size + block.listed_of[static_cast<std::size_t>(lane)]++] = static_cast<std::uint64_t>(j);
     }
   }
+  return true;
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ BITTERSWEET_INLINE void merge_runs(ShortVector* a) {
 BITTERSWEET_INLINE void sort_eight(const std::int16_t* from, std::int64_t count, ShortVector* to) {
   ShortVector a[octet];
   BITTERSWEET_UNROLLED
-  for (int i = 0; i < octet; ++i) a[i] = i < count ? load_shorts(from, i * bits::per_word) : ShortVector{} + above_all;
+  for (int i = 0; i < octet; ++i) a[i] = i < count ? load_shorts(from, i * short_lanes) : ShortVector{} + above_all;
   BITTERSWEET_UNROLLED
   for (int i = 0; i < octet; i += 2) merge_runs<1>(a + i);
   merge_runs<2>(a);
@@ -56,8 +56,8 @@ __attribute__((noinline)) inline void sort_halves(const std::int16_t* from, std:
   const std::int64_t whole = count / octet * octet;
   std::int64_t padded = octet;
   while (padded < count) padded *= 2;
-  for (std::int64_t i = 0; i < whole; i += octet) sort_eight(from + i * bits::per_word, octet, to + i);
-  for (std::int64_t i = whole; i < padded; i += octet) sort_eight(from + i * bits::per_word, count - i, to + i);
+  for (std::int64_t i = 0; i < whole; i += octet) sort_eight(from + i * short_lanes, octet, to + i);
+  for (std::int64_t i = whole; i < padded; i += octet) sort_eight(from + i * short_lanes, count - i, to + i);
   for (std::int64_t i = 0; i + octet < padded; i += 2 * octet) merge_runs<octet>(to + i);
   for (std::int64_t i = 0; i + 2 * octet < padded; i += 4 * octet) merge_runs<2 * octet>(to + i);
   if (padded == 8 * octet) merge_runs<4 * octet>(to);
@@ -85,10 +85,10 @@ inline LaneEnds cut_by_sorting(cpu::LaneBlock& block, std::int64_t share, std::i
   std::int64_t first = octet;
   while (2 * first < size) first *= 2;
   for (int v = 0; v < shorts_per_word; ++v) {
-    const std::int16_t* const halves = block.upper + v * short_lanes;
+    const std::int16_t* const halves = halves_of(block.upper, size, v);
     ShortVector sorted[sorted_lanes];
     sort_halves(halves, first, sorted);
-    sort_halves(halves + first * bits::per_word, size - first, sorted + first);
+    sort_halves(halves + first * short_lanes, size - first, sorted + first);
     const auto kth = [&](std::int64_t k) { return kth_of(sorted, first, sorted + first, size - first, k); };
     ShortVector wanted = ShortVector{} + static_cast<std::int16_t>(share), cut = kth(share);
     if (more > v * short_lanes) {
@@ -101,7 +101,7 @@ inline LaneEnds cut_by_sorting(cpu::LaneBlock& block, std::int64_t share, std::i
     ShortVector below{}, above{};
     for (std::int64_t j = 0; j < size; ++j) {
       for (int k = 0; k < asks; ++k) ask(block.next);
-      const ShortVector half = load_shorts(halves, j * bits::per_word);
+      const ShortVector half = load_shorts(halves, j * short_lanes);
       count_above(cut, half, below);
       count_above(half, cut, above);
     }

@@ -11,6 +11,7 @@ namespace {
 using KeyVector = std::uint32_t __attribute__((vector_size(4 * BITTERSWEET_LANES)));
 
 constexpr std::int32_t lowest_key = std::numeric_limits<std::int32_t>::min();
+constexpr std::int32_t infinite_key = 0x7f800000;
 constexpr std::int32_t key_of_nans = std::numeric_limits<std::int32_t>::max() - 1;  // adding 1 to a key is no overflow
 
 // Numbers only. Adding 0 makes one zero of two.
@@ -24,6 +25,22 @@ inline std::int32_t signed_key(float s) {
   return raw ^ ((raw >> 31) & 0x7fffffff);
 }
 inline float score_of_signed(std::int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
+
+// Are these 64 numbers none of which has a sign? Then their bits are their keys.
+BITTERSWEET_INLINE bool are_keys(const Vec (&scores)[vectors_per_word]) {
+#if BITTERSWEET_LANES == 16
+  const auto raw = [&](int v) { return reinterpret_cast<__m512i>(as_bits(scores[v])); };
+  const __m512i most = _mm512_max_epu32(_mm512_max_epu32(raw(0), raw(1)), _mm512_max_epu32(raw(2), raw(3)));
+  return _mm512_cmpgt_epu32_mask(most, _mm512_set1_epi32(infinite_key)) == 0;
+#else
+  KeyVector most{};
+  for (const Vec& one : scores) {
+    const auto raw = reinterpret_cast<KeyVector>(one.x);
+    most = raw > most ? raw : most;
+  }
+  return !any(reinterpret_cast<Mask>(most > KeyVector{} + infinite_key));
+#endif
+}
 
 BITTERSWEET_INLINE Mask less(IntVector a, IntVector b) {
 #if BITTERSWEET_LANES == 16

@@ -10,6 +10,7 @@
 #include "cpu/verbs/group.hpp"
 #include "cpu/verbs/histogram.hpp"
 #include "cpu/verbs/lane_few.hpp"
+#include "cpu/verbs/lane_halves.hpp"
 #include "cpu/verbs/lane_ranks.hpp"
 #include "cpu/verbs/moments.hpp"
 #include "cpu/verbs/rounding.hpp"
@@ -37,6 +38,7 @@ inline cpu::Kernels make_kernels(const char* name) {
     k.moments[I][St] = &moments_of_blocks<S, St>;
     k.count_cuts[I][St] = &count_cuts<S, St>;
     k.read_rows[I][St] = &read_rows<S, St>;
+    k.split_columns[I][St] = &split_columns<S, St>;
     k.drop_lowest_of_few[I][St] = &drop_lowest_of_few<S, St>;
     k.drop_lowest_of_four[I][St] = &drop_lowest_of_four<S, St>;
   };
@@ -58,8 +60,8 @@ inline cpu::Kernels make_kernels(const char* name) {
   k.bury = &bury;
   k.drop_lowest_of_groups = &drop_lowest_of_groups;
   k.turn_groups = &turn_groups;
-  k.split_keys = &split_keys;
-  k.split_groups = &split_groups;
+  k.lower_halves = &lower_halves;
+  k.turn_halves = &turn_halves;
   k.drop_lowest_of_turned = &drop_lowest_of_turned;
   k.drop_lowest_across = &drop_lowest_across;
   k.coherence = &coherence_block;

@@ -67,15 +67,16 @@ BITTERSWEET_INLINE void turn_octets(OctetVector (&rows)[8]) {
   }
 }
 
-// The same of 16-bit elements, of groups of 8 or more.
+// The same of 16-bit elements, of groups of 8 or more, to vectors of lanes each of which lies in a row of its own.
 inline void turn_halves(const std::int16_t* from, std::int64_t size, std::int16_t* to) {
   for_each_square<8>(size, [&](std::int64_t g, std::int64_t j) {
     OctetVector rows[8];
     BITTERSWEET_UNROLLED
     for (int i = 0; i < 8; ++i) std::memcpy(&rows[i], from + (g + i) * size + j, sizeof rows[i]);
     turn_octets(rows);
+    std::int16_t* const own = to + g / short_lanes * size * short_lanes + g % short_lanes;
     BITTERSWEET_UNROLLED
-    for (int i = 0; i < 8; ++i) std::memcpy(to + 64 * (j + i) + g, &rows[i], sizeof rows[i]);
+    for (int i = 0; i < 8; ++i) std::memcpy(own + (j + i) * short_lanes, &rows[i], sizeof rows[i]);
   });
 }
 
