@@ -16,6 +16,7 @@ import datetime
 import functools
 import hashlib
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out:
         about = {
             "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", *sys.argv]),
+            "command": shlex.join(["python", *sys.argv]),
             "cpu": processor(),
             "rounds": options.rounds,
         }
